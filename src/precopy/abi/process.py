@@ -1,0 +1,17 @@
+"""System calls on this process for which Python has no function of its own."""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+
+from precopy.errors import KernelCallError
+
+_PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
+
+
+def die_with_parent() -> None:
+    """Has the kernel kill this process when its parent ends, however that ends. Raises `KernelCallError`."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0) != 0:
+        raise KernelCallError("prctl(PR_SET_PDEATHSIG)", "this process", ctypes.get_errno())

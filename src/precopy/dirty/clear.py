@@ -1,0 +1,111 @@
+"""Clear policies: when pages that a sync found are re-armed, and in how many calls.
+
+Every policy keeps law 1: `ClearPolicy.before_read` of a page range returns only when each page of it that was
+harvested is armed again. What a policy decides is *when* and in which portions; turning a page range into calls that
+the kernel accepts is the tracker's business (law 3), and so is masking by what was harvested (law 2).
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+from precopy.bitmap import BITS_PER_WORD, Bitmap
+from precopy.dirty.log import DirtyLog
+from precopy.errors import UsageError
+
+MIN_CHUNK_SHIFT, MAX_CHUNK_SHIFT = 6, 31
+DEFAULT_CHUNK_SHIFT = 15
+"""Chunks of 128 MiB; QEMU's default is 18 (1 GiB). docs/adr/0006-clear-chunk.md has the measurements."""
+
+
+class ClearPolicy(Protocol):
+    """When log_clear is called for what a sync found."""
+
+    @property
+    def name(self) -> str: ...
+
+    def harvested(self, dirty: Bitmap, log: DirtyLog) -> None:
+        """Called by every sync with all that it harvested, pending before or not."""
+
+    def before_read(self, start: int, count: int, log: DirtyLog) -> None:
+        """Called before the content of ``count`` pages from ram_addr page ``start`` is read for sending."""
+
+
+class PerPage:
+    """One clear for each dirty page, at once: QEMU's path for unaligned blocks before the seed's patch.
+
+    Source: ``physical_memory_sync_dirty_bitmap`` calling ``physical_memory_test_and_clear_dirty`` for one page at a
+    time, each of which ends in ``memory_region_clear_dirty_bitmap``. This is the reference that others are compared
+    against, and the only loop over single pages.
+    """
+
+    name = "per-page"
+
+    def harvested(self, dirty: Bitmap, log: DirtyLog) -> None:
+        for page in dirty.indexes().tolist():
+            log.clear(page, 1)
+
+    def before_read(self, start: int, count: int, log: DirtyLog) -> None:
+        """Nothing is left to do: all was cleared in the sync."""
+
+
+class Merged:
+    """One clear for all that a sync found, at once: what the seed's patch does, but none where nothing is dirty.
+
+    The tracker makes one call a slot of it, and more only where a gap of clean pages costs more than a call.
+    """
+
+    name = "merged"
+
+    def harvested(self, dirty: Bitmap, log: DirtyLog) -> None:
+        found = np.flatnonzero(dirty.words != 0)
+        if found.size:
+            start = int(found[0]) * BITS_PER_WORD
+            log.clear(start, min((int(found[-1]) + 1) * BITS_PER_WORD, dirty.size) - start)
+
+    def before_read(self, start: int, count: int, log: DirtyLog) -> None:
+        """Nothing is left to do: all was cleared in the sync."""
+
+
+class Deferred:
+    """Chunks of ``2**shift`` pages, each cleared just before its first page is read after a sync that found some.
+
+    Source: QEMU's ``clear_bmap`` (``migration_clear_memory_region_dirty_bitmap``), which serves aligned blocks only;
+    here it serves every block. A sync makes no clear at all, and a page written again before its chunk is read costs
+    neither a second write fault nor a second transfer.
+    """
+
+    name = "deferred"
+
+    def __init__(self, pages: int, shift: int = DEFAULT_CHUNK_SHIFT) -> None:
+        if not MIN_CHUNK_SHIFT <= shift <= MAX_CHUNK_SHIFT:
+            raise UsageError(f"the clear chunk shift is {MIN_CHUNK_SHIFT} to {MAX_CHUNK_SHIFT}, not {shift}")
+        self.pages, self.shift = pages, shift
+        self._marked = np.zeros((pages >> shift) + 1, np.bool_)
+
+    def harvested(self, dirty: Bitmap, log: DirtyLog) -> None:  # noqa: ARG002 - it defers
+        self._marked[np.flatnonzero(dirty.words != 0) >> (self.shift - 6)] = True
+
+    def before_read(self, start: int, count: int, log: DirtyLog) -> None:
+        first, last = start >> self.shift, (start + count - 1) >> self.shift
+        for chunk in range(first, last + 1):
+            if self._marked[chunk]:
+                self._marked[chunk] = False
+                begin = chunk << self.shift
+                log.clear(begin, min(1 << self.shift, self.pages - begin))
+
+
+CLEAR_POLICIES = ("per-page", "merged", "deferred")
+
+
+def clear_policy(name: str, pages: int, shift: int = DEFAULT_CHUNK_SHIFT) -> ClearPolicy:
+    """The policy called ``name`` for a ram_addr space of ``pages`` pages. Raises `UsageError`."""
+    if name == "per-page":
+        return PerPage()
+    if name == "merged":
+        return Merged()
+    if name == "deferred":
+        return Deferred(pages, shift)
+    raise UsageError(f"no clear policy is called {name!r}; there are {', '.join(CLEAR_POLICIES)}")

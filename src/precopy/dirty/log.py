@@ -1,0 +1,68 @@
+"""The seam between dirty memory and whatever knows first which pages were written: the kernel, or an emulated CPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from precopy.bitmap import Bitmap
+
+
+@dataclass(frozen=True)
+class LogCounters:
+    """What a dirty log has done since it was made: calls into the kernel, by kind, and seconds spent in them.
+
+    A log that needs no system calls counts its own operations.
+    """
+
+    get_calls: int = 0
+    get_s: float = 0.0
+    clear_calls: int = 0
+    clear_s: float = 0.0
+
+    def __sub__(self, earlier: LogCounters) -> LogCounters:
+        return LogCounters(
+            self.get_calls - earlier.get_calls,
+            self.get_s - earlier.get_s,
+            self.clear_calls - earlier.clear_calls,
+            self.clear_s - earlier.clear_s,
+        )
+
+
+@runtime_checkable
+class DirtyLog(Protocol):
+    """A tracker with manual protect: harvesting leaves bits set, and only `clear` re-arms pages.
+
+    tests/contract/test_dirty_log.py holds every implementation to this:
+
+    - A page written after it was last armed is in the next `harvest`, and in every later one until it is cleared.
+    - `clear` re-arms exactly those pages of its range that an earlier `harvest` reported (law 2), so that a write
+      which no harvest has reported yet is never forgotten.
+    - Nothing is asked of the caller's alignment (law 3).
+    """
+
+    @property
+    def name(self) -> str:
+        """The tracker's name in reports, such as ``kvm dirty log``."""
+        ...
+
+    @property
+    def counters(self) -> LogCounters:
+        """What was done so far."""
+        ...
+
+    def start(self) -> None:
+        """Starts logging. All pages may count as dirty at first. Raises `Unsupported`, `KernelCallError`."""
+        ...
+
+    def harvest(self, dirty: Bitmap) -> None:
+        """Sets in ``dirty`` (over the ram_addr space) every page written since it was last armed (log_sync)."""
+        ...
+
+    def clear(self, start: int, count: int) -> None:
+        """Re-arms the harvested pages among ``count`` from ram_addr page ``start`` (log_clear)."""
+        ...
+
+    def stop(self) -> None:
+        """Stops logging; the guest runs at full speed again. May be called twice."""
+        ...

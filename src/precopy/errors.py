@@ -1,0 +1,162 @@
+"""Every error that precopy raises on purpose, as one tree; each leaf names what happened and carries it as data.
+
+::
+
+    PrecopyError                    exit 1   anything below; `str()` is the one sentence a user reads
+    ├── UsageError                  exit 2   an argument or an input that cannot be meant
+    │   ├── BitmapRangeError                 a page range outside a bitmap
+    │   └── LayoutError                      blocks or sections that cannot be a memory
+    ├── Unsupported                 exit 3   this machine lacks something; says what and what to do
+    │   └── OutOfMemory                      the memory asked for is not there
+    ├── KernelCallError             exit 1   a system call failed: operation, target, errno
+    ├── GuestError                  exit 1   the guest stopped for a reason that it should not have
+    ├── LocalProtocolError          exit 1   this side used the protocol wrongly (our bug, not the peer's)
+    ├── NotConverged                exit 4   the migration gave up; the guest runs on at the source
+    ├── PeerError                   exit 5   the other side is gone, or said no, or spoke nonsense
+    │   ├── PeerLost                         the connection ended, or nothing came in time
+    │   ├── PeerRefused                      the other side said no, and why
+    │   ├── HelloMismatch                    what the source wants to send does not fit this side
+    │   └── PeerProtocolError                what came is not what the protocol allows here
+    ├── OutcomeUnknown              exit 6   lost between commit and its answer: which side runs is not known
+    ├── VerificationFailed          exit 7   memories differ, or the guest's own invariant is broken
+    └── Cancelled                   exit 130 the user asked to stop
+
+The exit code of a command is its error's `exit_code`; success is 0.
+"""
+
+from __future__ import annotations
+
+import os
+
+
+class PrecopyError(Exception):
+    """Base of the tree. ``exit_code`` is what a command ends with when this reaches it."""
+
+    exit_code = 1
+
+
+class UsageError(PrecopyError):
+    """An argument or an input that cannot be meant."""
+
+    exit_code = 2
+
+
+class BitmapRangeError(UsageError):
+    """A page range that does not lie inside its bitmap. Data: ``start``, ``count``, ``size`` (all in pages)."""
+
+    def __init__(self, start: int, count: int, size: int) -> None:
+        super().__init__(f"pages [{start}, {start + count}) do not lie inside a bitmap of {size} pages")
+        self.start, self.count, self.size = start, count, size
+
+
+class LayoutError(UsageError):
+    """RAM blocks or sections that cannot be a guest's memory."""
+
+
+class Unsupported(PrecopyError):
+    """This machine lacks something. Data: ``what`` is missing and the ``remedy``."""
+
+    exit_code = 3
+
+    def __init__(self, what: str, remedy: str) -> None:
+        super().__init__(f"{what}; {remedy}")
+        self.what, self.remedy = what, remedy
+
+
+class OutOfMemory(Unsupported):
+    """Memory that was asked for is not there. Data: ``wanted`` and ``available`` in bytes."""
+
+    def __init__(self, name: str, wanted: int, available: int | None) -> None:
+        have = "" if available is None else f", {available >> 20} MiB are available"
+        super().__init__(f"not enough memory for {name}: {wanted >> 20} MiB asked for{have}", "use a smaller --ram")
+        self.name, self.wanted, self.available = name, wanted, available
+
+
+class KernelCallError(PrecopyError):
+    """A system call failed. Data: ``operation`` (its name in the kernel's headers), ``target``, ``errno``."""
+
+    def __init__(self, operation: str, target: str, errno: int) -> None:
+        super().__init__(f"{operation} on {target} failed: {os.strerror(errno)} (errno {errno})")
+        self.operation, self.target, self.errno = operation, target, errno
+
+
+class GuestError(PrecopyError):
+    """The guest stopped for a reason that it should not have."""
+
+
+class LocalProtocolError(PrecopyError):
+    """This side tried what the protocol does not allow in its state: a bug of ours, never the peer's."""
+
+
+class NotConverged(PrecopyError):
+    """The migration gave up before the commit; the guest runs on at the source.
+
+    Data: ``rounds`` made, ``remaining`` bytes, ``expected_downtime`` and ``downtime_limit`` in seconds.
+    """
+
+    exit_code = 4
+
+    def __init__(self, rounds: int, remaining: int, expected_downtime: float, downtime_limit: float) -> None:
+        super().__init__(
+            f"did not converge in {rounds} rounds: {remaining / 2**20:.1f} MiB still dirty would mean a downtime of "
+            f"{1e3 * expected_downtime:.0f} ms, the limit is {1e3 * downtime_limit:.0f} ms; the guest runs on at the "
+            f"source; raise --downtime-limit or --max-bandwidth, or lower the guest's write rate"
+        )
+        self.rounds, self.remaining = rounds, remaining
+        self.expected_downtime, self.downtime_limit = expected_downtime, downtime_limit
+
+
+class PeerError(PrecopyError):
+    """The other side is gone, said no, or spoke nonsense. Before the commit the guest is safe on its own side."""
+
+    exit_code = 5
+
+
+class PeerLost(PeerError):
+    """The connection ended, or nothing came in time (``silent``)."""
+
+    def __init__(self, message: str, *, silent: bool = False) -> None:
+        super().__init__(message)
+        self.silent = silent
+
+
+class PeerRefused(PeerError):
+    """The other side said no. Data: ``reason``, in its words."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the other side refused: {reason}")
+        self.reason = reason
+
+
+class HelloMismatch(PeerError):
+    """What the source wants to send does not fit the memory or the machine that is waiting for it here."""
+
+
+class PeerProtocolError(PeerError):
+    """What came is not what the protocol allows here."""
+
+
+class OutcomeUnknown(PrecopyError):
+    """The link was lost after the commit was sent and before it was answered. Data: ``session``, ``cause``."""
+
+    exit_code = 6
+
+    def __init__(self, session: str, cause: str) -> None:
+        super().__init__(
+            f"outcome unknown: the commit of session {session} was sent but not answered ({cause}); the guest stays "
+            f"paused at the source; ask the destination with `precopy status`, then `precopy resume` here if it does "
+            f"not run there, or `precopy quit` here if it does"
+        )
+        self.session, self.cause = session, cause
+
+
+class VerificationFailed(PrecopyError):
+    """Two memories that must be equal are not, or a guest's invariant is broken."""
+
+    exit_code = 7
+
+
+class Cancelled(PrecopyError):
+    """The user asked to stop; before the commit the guest runs on at the source."""
+
+    exit_code = 130

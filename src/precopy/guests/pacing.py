@@ -1,0 +1,33 @@
+"""The host's half of a guest's write rate: after each burst the vCPU waits until the next is due."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+import numpy.typing as npt
+
+from precopy.guests import params
+
+_CATCH_UP_S = 0.05
+
+
+class Pacer:
+    """Paces one vCPU by the parameters in its ``page`` of guest memory, which migrate with it."""
+
+    def __init__(self, page: npt.NDArray[np.uint64]) -> None:
+        self._page = page
+        self._due = 0.0
+
+    def restart(self) -> None:
+        """The vCPU runs again after a pause, which is not to be caught up with."""
+        self._due = time.monotonic()
+
+    def wait(self, halt: threading.Event) -> None:
+        """Waits until the next burst is due, or until ``halt`` is set."""
+        now = time.monotonic()
+        # A host that was slow may be made up for, but not without limit.
+        self._due = max(self._due + int(self._page[params.INTERVAL_NS // 8]) / 1e9, now - _CATCH_UP_S)
+        if self._due > now:
+            halt.wait(self._due - now)

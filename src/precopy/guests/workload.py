@@ -1,0 +1,37 @@
+"""What a guest is to do: which pattern, how fast."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from precopy.errors import UsageError
+from precopy.guests.programs import WORKLOADS
+
+_BURST_S = 0.001
+"""Bursts are about this long: short enough to look even, long enough that exits cost little."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """``pattern`` is one of WORKLOADS, ``rate`` pages written a second by all vCPUs together (None: as fast as it
+    goes), ``hot_share`` the hot set's share of the pages. Raises `UsageError`."""
+
+    pattern: str = "random"
+    rate: int | None = 20_000
+    hot_share: float = 1 / 16
+
+    def __post_init__(self) -> None:
+        if self.pattern not in WORKLOADS:
+            raise UsageError(f"no workload is called {self.pattern!r}; there are {', '.join(WORKLOADS)}")
+        if self.rate is not None and self.rate <= 0:
+            raise UsageError("the write rate has to be above 0 (the idle workload writes nothing)")
+        if not 0 < self.hot_share < 1:
+            raise UsageError("the hot set's share of the pages has to be above 0 and below 1")
+
+    def burst(self, vcpus: int) -> tuple[int, int]:
+        """(writes in a burst, nanoseconds for it) of each vCPU; (0, 0) where nothing is paced."""
+        if self.rate is None:
+            return 0, 0
+        writes = max(math.ceil(self.rate * _BURST_S / vcpus), 1)
+        return writes, int(1e9 * writes * vcpus / self.rate)

@@ -1,0 +1,130 @@
+"""One vCPU: a thread in KVM_RUN that can be stopped at an instruction boundary within fractions of a millisecond.
+
+To stop it, ``immediate_exit`` is set in its ``kvm_run`` and a signal is sent to its thread, whose handler does
+nothing. Whichever comes first, the vCPU leaves KVM_RUN, or does not enter it. An exit that the kernel completes only
+on the next entry (port output) is completed by entering once more with ``immediate_exit`` set, so that the saved
+state is whole. Source: Documentation/virt/kvm/api.rst, "immediate_exit" and the note on completing exits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import mmap
+import os
+import signal
+import threading
+from collections.abc import Callable
+
+from precopy.abi import kvm
+from precopy.abi.ioctl import call
+from precopy.errors import GuestError
+from precopy.kvm.system import KvmSystem
+
+KICK = signal.SIGRTMIN + 4
+_STOP_S = 10.0
+
+ExitHandler = Callable[["Vcpu"], None]
+
+
+def install_kick_handler() -> None:
+    """Has the kick signal do nothing, instead of ending the process. Python allows this in the main thread only, so
+    a guest made in another thread needs it called before. Raises `GuestError` where it was not."""
+    if callable(signal.getsignal(KICK)):
+        return
+    try:
+        signal.signal(KICK, lambda *_: None)
+    except ValueError as error:
+        raise GuestError("the first KVM guest of a process has to be made in its main thread") from error
+
+
+class Vcpu:
+    """vCPU ``number`` of a VM, stopped at first. ``on_io`` is called in its thread for each port output."""
+
+    def __init__(self, system: KvmSystem, vm: int, number: int, on_io: ExitHandler) -> None:
+        self.number, self._on_io = number, on_io
+        self.target = f"vCPU {number}"
+        self.fd = call(vm, kvm.CREATE_VCPU, number, target=self.target)
+        self._page = mmap.mmap(self.fd, system.run_size)
+        self.run = kvm.Run.from_buffer(self._page)
+        call(self.fd, kvm.SET_CPUID2, system.cpuid, target=self.target)
+        self.error: GuestError | None = None
+        self.halt = threading.Event()
+        """Set when the vCPU is to stop: a handler that waits should wait for this."""
+        self.halt.set()
+        self._go = threading.Event()
+        self._stopped = threading.Event()
+        self._closing = False
+        self._thread = threading.Thread(target=self._main, name=f"vcpu-{number}", daemon=True)
+
+    def start(self) -> None:
+        """Starts the thread; the vCPU stays stopped."""
+        self._thread.start()
+        self._stopped.wait(_STOP_S)
+
+    def resume(self) -> None:
+        self._stopped.clear()
+        self.halt.clear()
+        self.run.immediate_exit = 0
+        self._go.set()
+
+    def request_stop(self) -> None:
+        """Asks the vCPU to stop; `wait_stopped` waits until it has."""
+        self.run.immediate_exit = 1
+        self._go.clear()
+        self.halt.set()
+        self._kick()
+
+    def wait_stopped(self) -> None:
+        """Raises `GuestError` where the vCPU does not stop within seconds."""
+        if not self._stopped.wait(_STOP_S):
+            raise GuestError(f"{self.target} did not stop within {_STOP_S:g} s")
+
+    def close(self) -> None:
+        """Ends the thread and gives the vCPU back."""
+        self._closing = True
+        self.request_stop()
+        self._go.set()
+        if self._thread.ident is not None:
+            self._thread.join(_STOP_S)
+        del self.run
+        with contextlib.suppress(BufferError):
+            self._page.close()
+        os.close(self.fd)
+
+    def _kick(self) -> None:
+        ident = self._thread.ident
+        if ident is not None and self._thread.is_alive():
+            with contextlib.suppress(ProcessLookupError):
+                signal.pthread_kill(ident, KICK)
+
+    def _main(self) -> None:
+        incomplete = False  # an exit that the next entry completes
+        while True:
+            if self.error or (not self._go.is_set() and not incomplete):
+                self._stopped.set()
+                self._go.wait()
+                if self.error:
+                    self._go.clear()
+            if self._closing:
+                return
+            try:
+                incomplete = self._enter()
+            except GuestError as error:
+                self.error = error
+                self._go.clear()
+
+    def _enter(self) -> bool:
+        """Runs until an exit; returns whether it needs another entry to be complete. Raises `GuestError`."""
+        try:
+            fcntl.ioctl(self.fd, kvm.RUN.number, 0)
+        except InterruptedError:
+            return False
+        except OSError as error:
+            raise GuestError(f"{self.target}: KVM_RUN failed: {error.strerror}") from error
+        reason = self.run.exit_reason
+        if reason != kvm.EXIT_IO:
+            name = kvm.EXIT_REASONS.get(reason, "not one that precopy knows")
+            raise GuestError(f"{self.target} left the guest for reason {reason} ({name})")
+        self._on_io(self)
+        return True

@@ -1,0 +1,254 @@
+"""The destination's side of a migration.
+
+Law 4: **At most one side runs.** The guest is run here only after `Commit`. Until then any failure ends in an error
+with the guest never having run here; after `Commit` and before `Running`, a failure is answered with `Abort`, which
+promises that it did not and will not run.
+
+Law 5: **The peer is not trusted.** Runs are held against the layout before a byte is written, and content goes only
+where a valid run says. What the source claims allocates nothing: the memory is this side's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from precopy.bitmap import Runs
+from precopy.errors import HelloMismatch, LayoutError, PeerProtocolError, PrecopyError, VerificationFailed
+from precopy.memory.layout import RamLayout
+from precopy.migration.channel import Channel
+from precopy.ports import ByteStream, Clock, SystemClock, VmControl
+from precopy.wire import (
+    Commit,
+    Compare,
+    DeviceState,
+    Hello,
+    PageBatch,
+    Pages,
+    Prepare,
+    Ready,
+    Role,
+    RoundAck,
+    RoundEnd,
+    Running,
+    Welcome,
+)
+from precopy.wire.frames import MAX_DIFFERENT, MAX_TORN
+
+
+@dataclass(frozen=True)
+class Received:
+    """A guest that arrived and runs. Times in seconds; ``compared_pages`` is 0 where no verification was asked for."""
+
+    session: str
+    rounds: int
+    received_bytes: int
+    received_pages: int
+    zero_pages: int
+    compared_pages: int
+    total_s: float
+    load_state_s: float
+    resume_s: float
+
+
+@dataclass(frozen=True)
+class Arriving:
+    """Progress: what has arrived so far."""
+
+    round: int
+    received_bytes: int
+
+
+class Destination:
+    """Receives a guest into ``vm``, which is paused and whose memory is all zero."""
+
+    def __init__(
+        self,
+        vm: VmControl,
+        stream: ByteStream,
+        *,
+        emit: Callable[[Arriving], None] = lambda _: None,
+        clock: Clock | None = None,
+    ) -> None:
+        self.vm, self.memory = vm, vm.memory
+        self.session: str | None = None
+        self._emit = emit
+        self._clock = clock or SystemClock()
+        self._channel = Channel(stream, Role.DESTINATION)
+        # Which pages have content: a zero page that never had any needs no write, and so no memory.
+        self._written = np.zeros(vm.memory.layout.end_page, np.bool_)
+        self._torn: list[int] = []
+        self._round = self._round_batches = self._round_pages = 0
+        self._bytes = self._pages = self._zero = 0
+        self._state: bytes | None = None
+        self._compared = self._different = 0
+        self._different_pages: list[int] = []
+        self._load_s = 0.0
+
+    def run(self) -> Received:
+        """Receives the guest and runs it. Raises `PeerError`, `GuestError`, `VerificationFailed`; then it never ran."""
+        try:
+            return self._receive()
+        except BaseException as error:
+            self._channel.give_up(str(error) if isinstance(error, PrecopyError) else _reason(error))
+            raise
+
+    def _receive(self) -> Received:
+        start = self._clock.now()
+        hello = self._channel.expect(Hello)
+        _check_hello(hello, self.vm.machine, self.memory.layout)
+        self.session = hello.session
+        self._channel.send(Welcome(hello.session))
+        while not isinstance(frame := self._channel.receive(), Commit):
+            self._take(frame)
+        committed = self._clock.now()
+        self.vm.resume()
+        resume_s = self._clock.now() - committed
+        self._channel.send(Running(resume_s))
+        return Received(
+            session=hello.session,
+            rounds=self._round,
+            received_bytes=self._bytes,
+            received_pages=self._pages,
+            zero_pages=self._zero,
+            compared_pages=self._compared,
+            total_s=self._clock.now() - start,
+            load_state_s=self._load_s,
+            resume_s=resume_s,
+        )
+
+    def _take(self, frame: object) -> None:
+        """One frame before the commit; the codec has already held it against the state."""
+        match frame:
+            case Pages(batch):
+                self._take_pages(batch)
+            case RoundEnd():
+                self._end_round(frame)
+            case DeviceState(state):
+                self._state = state
+            case Compare(batch):
+                self._compare(batch)
+            case Prepare():
+                self._prepare(frame)
+            case _:
+                raise PeerProtocolError(f"{type(frame).__name__} has no place here")
+
+    def _take_pages(self, batch: PageBatch) -> None:
+        buffers = self._buffers(batch)
+        self._channel.stream.receive_into(buffers)
+        if batch.digest(buffers) != batch.checksum:
+            if len(self._torn) >= MAX_TORN:
+                raise PeerProtocolError(f"more than {MAX_TORN} batches of round {self._round + 1} do not match")
+            self._torn.append(self._round_batches)
+        if len(batch.zero):
+            self._zero_out(batch.zero)
+        self._written[batch.content.indexes()] = True
+        self._round_batches += 1
+        self._round_pages += batch.pages
+        self._pages += batch.pages
+        self._zero += batch.zero.pages
+        self._bytes += batch.content.pages * self.memory.layout.page_size
+        if self._round_batches % 64 == 0:
+            self._emit(Arriving(self._round + 1, self._bytes))
+
+    def _buffers(self, batch: PageBatch) -> list[memoryview]:
+        try:
+            self.memory.layout.block_of(batch.zero)
+            return self.memory.buffers(batch.content)
+        except LayoutError as error:
+            raise PeerProtocolError(f"the source sends {error}") from error
+
+    def _zero_out(self, zero: Runs) -> None:
+        for start, length in zero:
+            written = self._written[start : start + length]
+            if written.any():
+                self.memory.write_zero(Runs.of((start, length)))
+                written[:] = False
+
+    def _end_round(self, end: RoundEnd) -> None:
+        if (end.number, end.batches, end.pages) != (self._round + 1, self._round_batches, self._round_pages):
+            raise PeerProtocolError(
+                f"round {end.number} claims {end.batches} batches with {end.pages} pages; round {self._round + 1} had "
+                f"{self._round_batches} with {self._round_pages}"
+            )
+        self._channel.send(RoundAck(end.number, end.pages, tuple(self._torn)))
+        self._emit(Arriving(end.number, self._bytes))
+        self._round, self._round_batches, self._round_pages, self._torn = end.number, 0, 0, []
+
+    def _compare(self, batch: PageBatch) -> None:
+        """Holds what the source has against what is here, byte for byte."""
+        here = self._buffers(batch)
+        scratch = memoryview(bytearray(sum(map(len, here))))
+        sent: list[memoryview] = []
+        at = 0
+        for view in here:
+            sent.append(scratch[at : at + len(view)])
+            at += len(view)
+        self._channel.stream.receive_into(sent)
+        if batch.digest(sent) != batch.checksum:
+            raise PeerProtocolError("the link damages data: a batch sent for comparison does not match its checksum")
+        for (start, _), mine, theirs in zip(batch.content, here, sent, strict=True):
+            if not np.array_equal(np.frombuffer(mine, np.uint64), np.frombuffer(theirs, np.uint64)):
+                self._differ(start, mine, theirs)
+        content, _ = self.memory.split_zero(batch.zero)
+        for start, length in content:
+            self._note(range(start, start + length))
+        self._compared += batch.pages
+
+    def _differ(self, start: int, mine: memoryview, theirs: memoryview) -> None:
+        size = self.memory.layout.page_size
+        ours, sent = (np.frombuffer(view, np.uint8).reshape(-1, size) for view in (mine, theirs))
+        self._note([start + int(row) for row in np.flatnonzero((ours != sent).any(axis=1))])
+
+    def _note(self, pages: range | list[int]) -> None:
+        self._different += len(pages)
+        self._different_pages.extend(pages[: MAX_DIFFERENT - len(self._different_pages)])
+
+    def _prepare(self, prepare: Prepare) -> None:
+        if self._state is None:
+            raise PeerProtocolError("the source asks to get ready and has sent no state")
+        began = self._clock.now()
+        self.vm.load_state(self._state)
+        self._load_s = self._clock.now() - began
+        broken: tuple[str, ...] = ()
+        if prepare.compared:
+            broken = self.vm.check().broken
+        self._channel.send(Ready(self._compared, tuple(self._different_pages), self._different, broken[:MAX_DIFFERENT]))
+        if self._different:
+            raise VerificationFailed(f"{self._different} of {self._compared} pages differ from the source's")
+        if broken:
+            raise VerificationFailed(f"the guest's invariant is broken: {broken[0]}")
+
+
+def _check_hello(hello: Hello, machine: str, layout: RamLayout) -> None:
+    """Raises `HelloMismatch` that names the first thing that does not fit."""
+    if hello.machine != machine:
+        raise HelloMismatch(f"the source's guest is {hello.machine[:200]!r}, this side runs {machine!r}")
+    if hello.page_size != layout.page_size:
+        raise HelloMismatch(f"the source's pages have {hello.page_size} bytes, this side's {layout.page_size}")
+    theirs = {block.name: block for block in hello.blocks}
+    for block in layout.blocks:
+        claim = theirs.pop(block.name, None)
+        if claim is None:
+            raise HelloMismatch(f"RAM block {block.name!r} exists here and not at the source")
+        if claim.pages != block.pages:
+            size = layout.page_size
+            raise HelloMismatch(
+                f"RAM block {block.name!r} has {claim.pages * size} bytes at the source and {block.pages * size} here; "
+                f"start both sides with the same --ram and --layout"
+            )
+        if claim.first_page != block.first_page:
+            raise HelloMismatch(
+                f"RAM block {block.name!r} is at ram_addr page {claim.first_page} at the source and at "
+                f"{block.first_page} here"
+            )
+    if theirs:
+        raise HelloMismatch(f"RAM block {next(iter(theirs))[:200]!r} exists at the source and not here")
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "the destination was interrupted by its user"
+    return f"internal error at the destination: {type(error).__name__}"

@@ -1,0 +1,34 @@
+"""What a user can set about a migration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from precopy.dirty.clear import CLEAR_POLICIES, DEFAULT_CHUNK_SHIFT
+from precopy.errors import UsageError
+
+
+@dataclass(frozen=True)
+class MigrationOptions:
+    """Raises `UsageError` for values that cannot be meant.
+
+    ``clear``: the clear policy; ``clear_chunk_shift``: chunks of 2**shift pages for ``deferred``.
+    ``max_bandwidth``: bytes a second at most, None for no limit. ``downtime_limit``: seconds.
+    ``max_rounds``: rounds before the migration gives up. ``verify``: compare the paused memories byte for byte and
+    check the guest's invariant at the destination before the commit (the time is reported, not part of downtime).
+    """
+
+    clear: str = "deferred"
+    clear_chunk_shift: int = DEFAULT_CHUNK_SHIFT
+    max_bandwidth: int | None = None
+    downtime_limit: float = 0.3
+    max_rounds: int = 30
+    verify: bool = False
+
+    def __post_init__(self) -> None:
+        if self.clear not in CLEAR_POLICIES:
+            raise UsageError(f"no clear policy is called {self.clear!r}; there are {', '.join(CLEAR_POLICIES)}")
+        if self.max_bandwidth is not None and self.max_bandwidth <= 0:
+            raise UsageError("the largest bandwidth has to be above 0")
+        if self.downtime_limit < 0 or self.max_rounds < 1:
+            raise UsageError("the downtime limit cannot be negative, and at least one round is needed")

@@ -1,0 +1,165 @@
+"""One round: reading what is pending out of the guest's memory and sending it.
+
+Law 1 in this module: `MigrationBitmap.take` re-arms pages before it hands them out, and only then are they read.
+
+Torn batches. A batch's checksum is made over guest memory and the batch is sent from guest memory, and the guest may
+write in between; then the destination sees a checksum that does not match. That is no error while the guest runs: the
+destination names the batch in its `RoundAck`, and its pages are pending again. It cannot hide a broken link either:
+law 1 says that a write after the page was armed is found by the next sync, so a torn batch none of whose pages that
+sync finds dirty was not torn by the guest (`Rounds.settle` raises then). With the guest paused nothing may tear.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from precopy.bitmap import Runs
+from precopy.dirty import LogCounters, MigrationBitmap, SyncStats
+from precopy.errors import PeerProtocolError
+from precopy.migration.channel import Channel
+from precopy.migration.pace import Pace
+from precopy.migration.results import Round
+from precopy.ports import Clock, MemoryReader
+from precopy.wire import RoundAck, RoundEnd
+from precopy.wire.frames import Pages
+
+WINDOW_PAGES = 4096
+"""Pages taken at a time (16 MiB): few calls for each, and re-armed not long before they are read."""
+BATCH_PAGES = 256
+"""Pages in one batch (1 MiB): what fits the second-level cache between checksum and send, and what a tear costs."""
+
+
+@dataclass
+class _Tally:
+    """What is counted while a round is sent."""
+
+    send_s: float = 0.0
+    scan_s: float = 0.0
+    clear_s: float = 0.0
+    sent_pages: int = 0
+    zero_pages: int = 0
+    batches: list[tuple[Runs, Runs]] = field(default_factory=list)
+
+
+class Rounds:
+    """Sends rounds of ``memory`` over ``channel``; ``tick`` is called between batches and may raise to stop."""
+
+    def __init__(
+        self,
+        bitmap: MigrationBitmap,
+        memory: MemoryReader,
+        channel: Channel,
+        *,
+        pace: Pace,
+        clock: Clock,
+        tick: Callable[[], None],
+    ) -> None:
+        self.bitmap, self.memory, self.channel = bitmap, memory, channel
+        self.pace, self.clock, self.tick = pace, clock, tick
+        self.number = 0
+        self._torn: list[Runs] = []
+        self._before = LogCounters()
+        self._synced_at: float | None = None
+        self.dirty_rate = 0.0
+
+    def sync(self) -> SyncStats:
+        """Takes over what the guest wrote, and settles the torn batches of the round before.
+
+        Raises `PeerProtocolError` where one was not the guest's doing.
+        """
+        stats = self.bitmap.sync()
+        now = self.clock.now()
+        if self._synced_at is not None:
+            self.dirty_rate = stats.new_dirty_pages * self.memory.layout.page_size / (now - self._synced_at)
+        self._synced_at = now
+        torn, self._torn = self._torn, []
+        for runs in torn:
+            if not self.bitmap.dirty.intersects(runs):
+                raise PeerProtocolError(
+                    f"the link damages data: a batch of {runs.pages} pages of round {self.number} arrived with a wrong "
+                    f"checksum, and the guest wrote none of them"
+                )
+            self.bitmap.mark(runs)
+        return stats
+
+    def send(self, sync: SyncStats, *, final: bool) -> Round:
+        """Sends all that is pending and waits until it has arrived. ``sync`` is this round's sync, for the record."""
+        self.number += 1
+        sent_before, start, tally = self.channel.sent_bytes, self.clock.now(), _Tally()
+        for window in self._windows(tally):
+            self._send_window(window, tally)
+        ending = self.clock.now()
+        pages = tally.sent_pages + tally.zero_pages
+        self.channel.send(RoundEnd(self.number, len(tally.batches), pages, final))
+        self._acknowledge(self.channel.expect(RoundAck), tally, final=final)
+        end = self.clock.now()
+        tally.send_s += end - ending
+        sent = self.channel.sent_bytes - sent_before
+        counters = self.bitmap.log.counters
+        did, self._before = counters - self._before, counters
+        return Round(
+            number=self.number,
+            final=final,
+            sync_s=sync.sync_s,
+            log_sync_s=sync.log_sync_s,
+            bitmap_sync_s=sync.bitmap_sync_s,
+            log_clear_s=sync.log_clear_s,
+            transfer_s=end - start,
+            send_s=tally.send_s,
+            scan_s=tally.scan_s,
+            clear_s=tally.clear_s,
+            dirty_pages=sync.dirty_pages,
+            new_dirty_pages=sync.new_dirty_pages,
+            sent_pages=tally.sent_pages,
+            zero_pages=tally.zero_pages,
+            torn_batches=len(self._torn),
+            sent_bytes=sent,
+            get_log_ioctls=did.get_calls,
+            clear_log_ioctls=did.clear_calls,
+            get_log_ioctl_s=did.get_s,
+            clear_log_ioctl_s=did.clear_s,
+            bandwidth_bytes_per_s=sent / max(tally.send_s, 1e-9),
+            dirty_rate_bytes_per_s=self.dirty_rate,
+        )
+
+    def _windows(self, tally: _Tally) -> Iterator[Runs]:
+        for start, count in self.bitmap.windows(WINDOW_PAGES):
+            began = self.clock.now()
+            runs = self.bitmap.take(start, count)
+            tally.clear_s += self.clock.now() - began
+            yield runs
+
+    def _send_window(self, runs: Runs, tally: _Tally) -> None:
+        began = self.clock.now()
+        content, zero = self.memory.split_zero(runs)
+        tally.scan_s += self.clock.now() - began
+        for batch in zero.batches(WINDOW_PAGES):
+            self._send_batch(Runs.of(), batch, tally)
+        for batch in content.batches(self.pace.batch_pages(self.memory.layout.page_size, BATCH_PAGES)):
+            self._send_batch(batch, Runs.of(), tally)
+
+    def _send_batch(self, content: Runs, zero: Runs, tally: _Tally) -> None:
+        self.tick()
+        before, began = self.channel.sent_bytes, self.clock.now()
+        self.channel.send_pages(Pages, self.memory, content, zero)
+        self.pace.passed(self.channel.sent_bytes - before)
+        tally.send_s += self.clock.now() - began
+        tally.sent_pages += content.pages
+        tally.zero_pages += zero.pages
+        tally.batches.append((content, zero))
+
+    def _acknowledge(self, ack: RoundAck, tally: _Tally, *, final: bool) -> None:
+        pages = tally.sent_pages + tally.zero_pages
+        if ack.number != self.number or ack.pages != pages:
+            raise PeerProtocolError(
+                f"round {ack.number} was acknowledged with {ack.pages} pages; round {self.number} had {pages}"
+            )
+        if any(batch >= len(tally.batches) or batch < 0 for batch in ack.torn):
+            raise PeerProtocolError(f"a batch was called torn that round {self.number} does not have")
+        if final and ack.torn:
+            raise PeerProtocolError(
+                f"the link damages data: {len(ack.torn)} batches of the last round arrived with wrong checksums while "
+                f"the guest was paused"
+            )
+        self._torn = [tally.batches[batch][0] for batch in ack.torn]

@@ -1,0 +1,290 @@
+"""The source's side of a migration: rounds while the guest runs, then the switchover.
+
+Law 4: **At most one side runs.** The source resumes its guest after any failure before `Commit` was handed to the
+stream. From there on only the destination's answer tells: `Running` (it runs there), or `Abort` (it does not and
+will not). Without an answer the outcome is unknown, the guest stays paused here, and `OutcomeUnknown` says so.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import uuid
+from collections.abc import Callable
+
+from precopy.bitmap import Runs
+from precopy.dirty import DirtyLog, MigrationBitmap, SyncStats, clear_policy
+from precopy.errors import (
+    Cancelled,
+    NotConverged,
+    OutcomeUnknown,
+    PeerLost,
+    PeerProtocolError,
+    PrecopyError,
+    VerificationFailed,
+)
+from precopy.migration.channel import Channel
+from precopy.migration.options import MigrationOptions
+from precopy.migration.pace import Pace
+from precopy.migration.results import Downtime, Migrated, Progress, Round
+from precopy.migration.rounds import BATCH_PAGES, WINDOW_PAGES, Rounds
+from precopy.ports import ByteStream, Clock, SystemClock, VmControl
+from precopy.wire import Commit, Compare, DeviceState, Hello, Prepare, Ready, Role, Running, Welcome
+
+Event = Progress | Round
+
+_PROGRESS_S = 0.1
+_ENOUGH_BYTES = 16 << 20
+"""A round that sent less says little of the bandwidth; the whole migration's is used then."""
+_CANCEL_GRACE_S = 1.0
+
+
+class Source:
+    """Migrates ``vm`` over ``stream``. ``emit`` is told of each round and, ten times a second, of progress."""
+
+    def __init__(
+        self,
+        vm: VmControl,
+        stream: ByteStream,
+        options: MigrationOptions | None = None,
+        *,
+        emit: Callable[[Event], None] = lambda _: None,
+        clock: Clock | None = None,
+    ) -> None:
+        self.vm, self.stream = vm, stream
+        self.options = options or MigrationOptions()
+        self.session = uuid.uuid4().hex
+        self._emit = emit
+        self._clock = clock or SystemClock()
+        self._channel = Channel(stream, Role.SOURCE)
+        self._cancelled = threading.Event()
+        self._commit_lock = threading.Lock()
+        self._committed = False
+        self._rounds: list[Round] = []
+        self._next_progress = 0.0
+        self._phase = "setup"
+
+    def cancel(self) -> None:
+        """Stops the migration from another thread; the guest runs on here. Too late once the commit is out."""
+        self._cancelled.set()
+
+        def cut() -> None:  # a peer that takes nothing must not hold up the user
+            with self._commit_lock:
+                if not self._committed:
+                    self.stream.abort()
+
+        timer = threading.Timer(_CANCEL_GRACE_S, cut)
+        timer.daemon = True
+        timer.start()
+
+    def run(self) -> Migrated:
+        """Migrates; afterwards the guest runs at the destination and is paused here.
+
+        Raises `NotConverged`, `PeerError`, `VerificationFailed`, `Cancelled`, `GuestError` with the guest running on
+        here as it did before, and `OutcomeUnknown` with the guest paused here.
+        """
+        log = self.vm.dirty_log()
+        ran = self.vm.running
+        try:
+            return self._migrate(log)
+        except OutcomeUnknown:
+            raise
+        except BaseException as error:
+            failure = self._failure(error)
+            self._channel.give_up(_reason(failure))
+            if ran and not self.vm.running:
+                self.vm.resume()
+            if failure is error:
+                raise
+            raise failure from error
+        finally:
+            log.stop()
+
+    def _failure(self, error: BaseException) -> BaseException:
+        if self._cancelled.is_set() and isinstance(error, PeerLost):
+            return Cancelled("the migration was cancelled; the guest runs on at the source")
+        return error
+
+    def _migrate(self, log: DirtyLog) -> Migrated:
+        clock, layout = self._clock, self.vm.memory.layout
+        start = clock.now()
+        self._channel.send(Hello.of(self.session, self.vm.machine, layout))
+        welcome = self._channel.expect(Welcome)
+        if welcome.session != self.session:
+            raise PeerProtocolError("the destination welcomes another session")
+        policy = clear_policy(self.options.clear, layout.end_page, self.options.clear_chunk_shift)
+        bitmap = MigrationBitmap(layout, log, policy, clock.now)
+        pace = Pace(self.options.max_bandwidth, clock)
+        rounds = Rounds(bitmap, self.vm.memory, self._channel, pace=pace, clock=clock, tick=self._tick)
+        self._bitmap, self._pace, self._started = bitmap, pace, start
+        log.start()
+        bitmap.mark_all()
+        setup_s = clock.now() - start
+        sync = self._converge(rounds)
+        downtime, verify_s, compared = self._switch_over(rounds, sync)
+        return Migrated(
+            session=self.session,
+            guest=self.vm.kind,
+            clear=self.options.clear,
+            clear_chunk_shift=self.options.clear_chunk_shift,
+            rounds=tuple(self._rounds),
+            downtime=downtime,
+            downtime_limit_s=self.options.downtime_limit,
+            total_s=clock.now() - start,
+            verify_s=verify_s,
+            setup_s=setup_s,
+            sent_bytes=self._channel.sent_bytes,
+            ram_bytes=layout.bytes,
+            compared_pages=compared,
+        )
+
+    def _converge(self, rounds: Rounds) -> SyncStats:
+        """Rounds until what is left fits the downtime limit; returns the sync that found so."""
+        self._phase = "rounds"
+        sync = rounds.sync()
+        while True:
+            self._record(rounds.send(sync, final=False))
+            sync = rounds.sync()
+            expected = self._expected_downtime(sync.sync_s)
+            if expected <= self.options.downtime_limit:
+                return sync
+            if rounds.number >= self.options.max_rounds:
+                raise NotConverged(rounds.number, self._remaining(), expected, self.options.downtime_limit)
+
+    def _switch_over(self, rounds: Rounds, sync: SyncStats) -> tuple[Downtime, float, int]:
+        clock = self._clock
+        self._phase = "switchover"
+        self._tick(force=True)
+        pause_s = self.vm.pause()
+        start = clock.now()
+        final = rounds.sync()
+        synced = clock.now()
+        last = rounds.send(_both(sync, final), final=True)
+        sent = clock.now()
+        self._channel.send(DeviceState(self.vm.save_state()))
+        saved = clock.now()
+        compared = self._send_for_comparison() if self.options.verify else 0
+        asked = clock.now()
+        self._channel.send(Prepare(compared))
+        ready = self._channel.expect(Ready)
+        prepared = clock.now()
+        self._check_ready(ready, compared)
+        self._tick(force=True)
+        committing = clock.now()
+        self._commit()
+        done = clock.now()
+        self._record(last)
+        # With verification, the destination's check of memory and invariant cannot be told from loading the state.
+        verify_s = prepared - saved if self.options.verify else 0.0
+        state_s = saved - sent if self.options.verify else saved - sent + prepared - asked
+        return (
+            Downtime(pause_s, synced - start, sent - synced, state_s, done - committing),
+            verify_s,
+            compared,
+        )
+
+    def _send_for_comparison(self) -> int:
+        """Sends all of the paused memory once more, to be held against the destination's byte for byte."""
+        self._phase = "verify"
+        memory = self.vm.memory
+        compared = 0
+        for window in memory.layout.runs.batches(WINDOW_PAGES):
+            content, zero = memory.split_zero(window)
+            for batch in zero.batches(WINDOW_PAGES):
+                self._channel.send_pages(Compare, memory, Runs.of(), batch)
+            for batch in content.batches(BATCH_PAGES):
+                self._tick()
+                self._channel.send_pages(Compare, memory, batch, Runs.of())
+            compared += window.pages
+        return compared
+
+    def _check_ready(self, ready: Ready, compared: int) -> None:
+        if ready.different_pages:
+            raise VerificationFailed(
+                f"{ready.different_pages} of {compared} pages differ at the destination, the first at ram_addr page "
+                f"{ready.different[0] if ready.different else '?'}; the guest runs on at the source"
+            )
+        if ready.broken:
+            raise VerificationFailed(f"the guest's invariant is broken at the destination: {ready.broken[0][:200]}")
+        if ready.compared != compared:
+            raise PeerProtocolError(f"{compared} pages were sent for comparison, {ready.compared} were compared")
+
+    def _commit(self) -> None:
+        with self._commit_lock:
+            if self._cancelled.is_set():
+                raise Cancelled("the migration was cancelled; the guest runs on at the source")
+            self._committed = True
+        self._phase = "commit"
+        try:
+            self._channel.send(Commit())
+            self._channel.expect(Running)
+        except (PeerLost, PeerProtocolError, KeyboardInterrupt) as error:
+            cause = str(error) or "interrupted"
+            raise OutcomeUnknown(self.session, cause) from error
+        self._phase = "done"
+
+    def _record(self, done: Round) -> None:
+        self._rounds.append(done)
+        self._emit(done)
+
+    def _remaining(self) -> int:
+        return self._bitmap.pending.count() * self.vm.memory.layout.page_size
+
+    def _bandwidth(self) -> float:
+        """Bytes a second of time spent sending: of the last round, or of all where that one sent too little."""
+        if not self._rounds:
+            return 0.0
+        last = self._rounds[-1]
+        if last.sent_bytes >= _ENOUGH_BYTES:
+            return last.bandwidth_bytes_per_s
+        return sum(done.sent_bytes for done in self._rounds) / sum(done.send_s for done in self._rounds)
+
+    def _expected_downtime(self, sync_s: float) -> float:
+        return self._remaining() / max(self._bandwidth(), 1.0) + sync_s
+
+    def _tick(self, *, force: bool = False) -> None:
+        """Between batches: stops where the user asked to, and tells of progress now and then."""
+        if self._cancelled.is_set():
+            raise Cancelled("the migration was cancelled; the guest runs on at the source")
+        now = self._clock.now()
+        if now >= self._next_progress or force:
+            self._next_progress = now + _PROGRESS_S
+            self._emit(self._progress(now))
+
+    def _progress(self, now: float) -> Progress:
+        remaining, bandwidth = self._remaining(), self._bandwidth()
+        rate = self._rounds[-1].dirty_rate_bytes_per_s if self._rounds else 0.0
+        elapsed = now - self._started
+        if not self._rounds and self._channel.sent_bytes:
+            bandwidth = self._channel.sent_bytes / max(elapsed, 1e-9)
+        eta = None
+        if bandwidth:
+            eta = remaining / (bandwidth - rate) if bandwidth > rate else math.inf
+        return Progress(
+            phase=self._phase,
+            round=len(self._rounds) + 1,
+            sent_bytes=self._channel.sent_bytes,
+            remaining_bytes=remaining,
+            dirty_rate_bytes_per_s=rate,
+            bandwidth_bytes_per_s=bandwidth,
+            elapsed_s=elapsed,
+            expected_downtime_s=self._expected_downtime(self._rounds[-1].sync_s) if self._rounds else None,
+            eta_s=eta,
+        )
+
+
+def _both(first: SyncStats, second: SyncStats) -> SyncStats:
+    """Two syncs of one round, as one."""
+    return SyncStats(
+        first.log_sync_s + second.log_sync_s,
+        first.bitmap_sync_s + second.bitmap_sync_s,
+        first.log_clear_s + second.log_clear_s,
+        first.dirty_pages + second.dirty_pages,
+        first.new_dirty_pages + second.new_dirty_pages,
+    )
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted by the user"
+    return str(error) if isinstance(error, PrecopyError) else f"internal error: {type(error).__name__}"

@@ -1,0 +1,23 @@
+"""The seams: what a migration needs of a tracker, a stream, a guest and a clock, as Protocols.
+
+`DirtyLog` is defined in dirty/, below, because the sync and the clear policies call it.
+"""
+
+from precopy.dirty.log import DirtyLog, LogCounters
+from precopy.ports.clock import Clock, SystemClock
+from precopy.ports.memory import MemoryReader, MemoryWriter
+from precopy.ports.stream import Buffer, ByteStream
+from precopy.ports.vm import VmControl, Witness
+
+__all__ = [
+    "Buffer",
+    "ByteStream",
+    "Clock",
+    "DirtyLog",
+    "LogCounters",
+    "MemoryReader",
+    "MemoryWriter",
+    "SystemClock",
+    "VmControl",
+    "Witness",
+]

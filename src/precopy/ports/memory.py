@@ -1,0 +1,31 @@
+"""Guest memory as the two sides of a migration see it. Runs are of ram_addr pages and each lies in one block."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from precopy.bitmap import Runs
+from precopy.memory.layout import RamLayout
+
+
+class MemoryReader(Protocol):
+    """Memory that is read while the guest may be writing it."""
+
+    @property
+    def layout(self) -> RamLayout: ...
+
+    def buffers(self, runs: Runs) -> list[memoryview]:
+        """One view a run, of guest memory itself. Raises `LayoutError`."""
+        ...
+
+    def split_zero(self, runs: Runs) -> tuple[Runs, Runs]:
+        """(runs of pages with content, runs of all-zero pages)."""
+        ...
+
+
+class MemoryWriter(MemoryReader, Protocol):
+    """Memory of a guest that does not run."""
+
+    def write_zero(self, runs: Runs) -> None:
+        """Zeroes every page of ``runs``. Raises `LayoutError`."""
+        ...

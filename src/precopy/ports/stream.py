@@ -1,0 +1,33 @@
+"""A two-way stream of bytes between source and destination."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+Buffer = bytes | bytearray | memoryview
+
+
+class ByteStream(Protocol):
+    """Blocking, ordered, reliable or broken. Every call raises `PeerLost` where the peer is gone or silent too long."""
+
+    @property
+    def peer(self) -> str:
+        """Who is at the other end, for messages."""
+        ...
+
+    def send(self, buffers: Sequence[Buffer]) -> None:
+        """Sends all bytes of all ``buffers``, in order, without joining them. At most IOV_MAX (1024) buffers."""
+        ...
+
+    def receive_into(self, buffers: Sequence[Buffer]) -> None:
+        """Fills all ``buffers`` in order. At most IOV_MAX buffers."""
+        ...
+
+    def abort(self) -> None:
+        """Makes any call that another thread is in, and every later one, raise `PeerLost`."""
+        ...
+
+    def close(self) -> None:
+        """Lets the peer read what was sent, then closes. May be called twice."""
+        ...

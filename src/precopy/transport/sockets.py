@@ -1,0 +1,185 @@
+"""A `precopy.ports.ByteStream` over a blocking socket.
+
+Time-outs are the kernel's (SO_RCVTIMEO, SO_SNDTIMEO) and not Python's, because Python's would make the socket
+non-blocking, and MSG_WAITALL, with which one recvmsg fills hundreds of buffers, works on blocking sockets only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import struct
+import time
+from collections.abc import Sequence
+from typing import cast
+
+from precopy.errors import PeerError, PeerLost, UsageError
+from precopy.ports.stream import Buffer
+from precopy.transport.address import Address
+
+_BUFFER_BYTES = 4 << 20
+_LINGER_S = 2.0
+
+
+class SocketStream:
+    """``timeout`` is how many seconds the peer may be silent, or not take what is sent."""
+
+    def __init__(self, sock: socket.socket, peer: str, timeout: float) -> None:
+        self._socket, self.peer, self.timeout = sock, peer, timeout
+        sock.setblocking(True)
+        value = struct.pack("ll", int(timeout), int(timeout % 1 * 1e6))
+        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            sock.setsockopt(socket.SOL_SOCKET, option, value)
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def send(self, buffers: Sequence[Buffer]) -> None:
+        rest = buffers
+        total = sum(map(len, buffers))
+        while total:
+            try:
+                done = self._socket.sendmsg(rest)
+            except OSError as error:
+                raise self._lost(error, "takes nothing") from error
+            total -= done
+            if total:
+                rest = _after(rest, done)
+
+    def receive_into(self, buffers: Sequence[Buffer]) -> None:
+        rest = buffers
+        total = sum(map(len, buffers))
+        while total:
+            try:
+                done = self._socket.recvmsg_into(cast("list[bytearray]", rest), 0, socket.MSG_WAITALL)[0]
+            except OSError as error:
+                raise self._lost(error, "is silent") from error
+            if done == 0:
+                raise PeerLost(f"{self.peer} closed the connection")
+            total -= done
+            if total:
+                rest = _after(rest, done)
+
+    def abort(self) -> None:
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        if self._socket.fileno() < 0:
+            return
+        with contextlib.suppress(OSError):
+            # Unread input would turn the close into a reset, which may overtake what we sent last: the reason for
+            # giving up. So say that nothing more comes, and read what still does for a little while.
+            self._socket.shutdown(socket.SHUT_WR)
+            until = time.monotonic() + min(_LINGER_S, self.timeout)
+            while time.monotonic() < until and self._socket.recv(1 << 20):
+                pass
+        self._socket.close()
+
+    def _lost(self, error: OSError, silence: str) -> PeerLost:
+        if error.errno in (errno.EAGAIN, errno.EWOULDBLOCK):
+            return PeerLost(f"{self.peer} {silence} for {self.timeout:g} s", silent=True)
+        return PeerLost(f"the connection to {self.peer} broke: {error.strerror}")
+
+
+def _after(buffers: Sequence[Buffer], done: int) -> list[memoryview]:
+    """What is left of ``buffers`` after their first ``done`` bytes."""
+    left: list[memoryview] = []
+    for buffer in buffers:
+        size = len(buffer)
+        if done < size:
+            left.append(memoryview(buffer)[done:])
+        done = max(done - size, 0)
+    return left
+
+
+def connect(address: Address, timeout: float) -> SocketStream:
+    """A stream to whoever listens at ``address``. Raises `PeerLost` where nobody does."""
+    try:
+        if address.path is not None:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                sock.settimeout(timeout)
+                sock.connect(address.path)
+            except OSError:
+                sock.close()
+                raise
+        else:
+            sock = socket.create_connection((address.host, address.port), timeout)
+    except OSError as error:
+        raise PeerLost(f"cannot connect to {address}: {error.strerror or error}") from error
+    return SocketStream(sock, str(address), timeout)
+
+
+class Listener:
+    """Listens at ``address``; a Unix socket's file is removed when it is closed.
+
+    A stale socket file (nobody listens) is replaced. Raises `UsageError` where the address is in use or unusable.
+    """
+
+    def __init__(self, address: Address) -> None:
+        try:
+            if address.path is not None:
+                _remove_stale(address.path)
+                self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+                self._socket.bind(address.path)
+                self._socket.listen(8)
+                self._inode: int | None = os.stat(address.path).st_ino
+                self.address = address
+            else:
+                family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+                self._socket = socket.create_server((address.host, address.port), family=family)
+                self._inode = None
+                self.address = Address(host=address.host, port=self._socket.getsockname()[1])
+        except OSError as error:
+            raise UsageError(f"cannot listen at {address}: {error.strerror or error}") from error
+
+    def __enter__(self) -> Listener:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def accept(self, timeout: float) -> SocketStream:
+        """The next connection, waited for without limit; ``timeout`` is the stream's. Raises `PeerError`."""
+        try:
+            sock, peer = self._socket.accept()
+        except OSError as error:
+            raise PeerError(f"no connection at {self.address}: {error.strerror or error}") from error
+        name = f"the peer at {self.address}" if self.address.path is not None else f"tcp:{peer[0]}:{peer[1]}"
+        return SocketStream(sock, name, timeout)
+
+    def wake(self) -> None:
+        """Makes `accept`, in another thread, raise `PeerError`."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._socket.close()
+        if self.address.path is not None and self._inode is not None:
+            with contextlib.suppress(OSError):
+                if os.stat(self.address.path).st_ino == self._inode:
+                    os.unlink(self.address.path)
+            self._inode = None
+
+
+def _remove_stale(path: str) -> None:
+    """Removes a socket file that nobody listens at; leaves all else, so that bind says what is there."""
+    probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        probe.connect(path)
+    except ConnectionRefusedError:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+    except OSError:
+        pass
+    finally:
+        probe.close()

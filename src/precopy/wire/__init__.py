@@ -1,0 +1,40 @@
+"""precopy's own stream format, without I/O: frames, their bytes, and which side may send what when."""
+
+from precopy.wire.codec import Codec
+from precopy.wire.frames import (
+    Abort,
+    Commit,
+    Compare,
+    DeviceState,
+    Frame,
+    Hello,
+    PageBatch,
+    Pages,
+    Prepare,
+    Ready,
+    RoundAck,
+    RoundEnd,
+    Running,
+    Welcome,
+)
+from precopy.wire.states import Role, State
+
+__all__ = [
+    "Abort",
+    "Codec",
+    "Commit",
+    "Compare",
+    "DeviceState",
+    "Frame",
+    "Hello",
+    "PageBatch",
+    "Pages",
+    "Prepare",
+    "Ready",
+    "Role",
+    "RoundAck",
+    "RoundEnd",
+    "Running",
+    "State",
+    "Welcome",
+]

@@ -1,0 +1,202 @@
+"""The frames of the stream, as records. docs/protocol.md draws when each is sent and gives its bytes.
+
+Control records are msgpack maps; a batch of pages is a table of runs (see `PageBatch`), followed on the wire by the
+content of its content runs, which never passes through these records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import xxhash
+
+from precopy.bitmap import Runs
+from precopy.errors import PeerProtocolError
+from precopy.memory.layout import RamLayout
+
+MAX_BATCH_PAGES = 4096
+MAX_BATCH_RUNS = 1000
+"""Content runs of a batch are one sendmsg and one recvmsg_into: IOV_MAX (1024) bounds them, less the table."""
+MAX_TORN = 1 << 16
+MAX_DIFFERENT = 16
+
+_BATCH_HEAD = np.dtype([("checksum", "<u8"), ("content_runs", "<u4"), ("zero_runs", "<u4")])
+_RUN = np.dtype([("page", "<u8"), ("pages", "<u8")])
+
+
+@dataclass(frozen=True)
+class BlockClaim:
+    """A RAM block as the peer describes it: its first ram_addr page and its length in pages."""
+
+    name: str
+    first_page: int
+    pages: int
+
+
+@dataclass(frozen=True)
+class Hello:
+    """The source's opening: what it is about to send. ``session`` names this migration on both sides."""
+
+    session: str
+    machine: str
+    page_size: int
+    blocks: tuple[BlockClaim, ...]
+
+    @classmethod
+    def of(cls, session: str, machine: str, layout: RamLayout) -> Hello:
+        blocks = tuple(BlockClaim(block.name, block.first_page, block.pages) for block in layout.blocks)
+        return cls(session, machine, layout.page_size, blocks)
+
+
+@dataclass(frozen=True)
+class Welcome:
+    """The destination accepts."""
+
+    session: str
+
+
+@dataclass(frozen=True)
+class PageBatch:
+    """Runs of ram_addr pages: those whose content follows, and those that are all zero.
+
+    On the wire: checksum u64, number of content runs u32, of zero runs u32, then (first page u64, pages u64) for each
+    run, all little-endian; then the content of the content runs, in order. The checksum is xxh3_64 over the runs and
+    the content.
+    """
+
+    content: Runs
+    zero: Runs
+    checksum: int = 0
+
+    @property
+    def pages(self) -> int:
+        return self.content.pages + self.zero.pages
+
+    def digest(self, buffers: Iterable[memoryview]) -> int:
+        """The checksum over the table and ``buffers``, one for each content run."""
+        state = xxhash.xxh3_64(self._table())
+        update = state.update
+        for buffer in buffers:
+            update(buffer)
+        return state.intdigest()
+
+    def encode(self) -> bytes:
+        head = np.array((self.checksum, len(self.content), len(self.zero)), _BATCH_HEAD)
+        return head.tobytes() + self._table()
+
+    def _table(self) -> bytes:
+        table = np.empty(len(self.content) + len(self.zero), _RUN)
+        table["page"] = np.concatenate((self.content.starts, self.zero.starts))
+        table["pages"] = np.concatenate((self.content.lengths, self.zero.lengths))
+        return table.tobytes()
+
+    @classmethod
+    def decode(cls, payload: bytes) -> PageBatch:
+        """Raises `PeerProtocolError` where the table is not what its head says, or claims more than a batch holds."""
+        if len(payload) < _BATCH_HEAD.itemsize:
+            raise PeerProtocolError(f"a batch of {len(payload)} bytes is shorter than its head")
+        head = np.frombuffer(payload, _BATCH_HEAD, 1)[0]
+        content, zero = int(head["content_runs"]), int(head["zero_runs"])
+        if content > MAX_BATCH_RUNS or zero > MAX_BATCH_PAGES:
+            raise PeerProtocolError(f"a batch claims {content} content runs and {zero} zero runs")
+        if len(payload) != _BATCH_HEAD.itemsize + (content + zero) * _RUN.itemsize:
+            raise PeerProtocolError(f"a batch of {len(payload)} bytes cannot hold the {content + zero} runs it claims")
+        table = np.frombuffer(payload, _RUN, content + zero, _BATCH_HEAD.itemsize)
+        # A count over the bound is refused before it is summed or used, so nothing can wrap.
+        if table.size and (int(table["pages"].max()) > MAX_BATCH_PAGES or int(table["page"].max()) >= 1 << 62):
+            raise PeerProtocolError("a batch holds a run that is longer or further up than any can be")
+        starts, lengths = table["page"].astype(np.int64), table["pages"].astype(np.int64)
+        batch = cls(
+            Runs(starts[:content], lengths[:content]),
+            Runs(starts[content:], lengths[content:]),
+            int(head["checksum"]),
+        )
+        if not 0 < batch.pages <= MAX_BATCH_PAGES or (table.size and int(lengths.min()) <= 0):
+            raise PeerProtocolError(f"a batch claims {batch.pages} pages in {content + zero} runs")
+        return batch
+
+
+@dataclass(frozen=True)
+class Pages:
+    """A batch of pages to put into memory."""
+
+    batch: PageBatch
+
+
+@dataclass(frozen=True)
+class Compare:
+    """A batch of pages to hold against memory, byte for byte, without changing it."""
+
+    batch: PageBatch
+
+
+@dataclass(frozen=True)
+class RoundEnd:
+    """All batches of a round were sent: how many, and their pages. ``final``: the guest is paused, none will follow."""
+
+    number: int
+    batches: int
+    pages: int
+    final: bool
+
+
+@dataclass(frozen=True)
+class RoundAck:
+    """All of a round has arrived. ``torn`` are the batches (counted from 0 in the round) whose content did not match
+    their checksum: the guest wrote while they were sent, so their pages have to come again."""
+
+    number: int
+    pages: int
+    torn: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class DeviceState:
+    """The vCPUs' state, opaque here."""
+
+    state: bytes
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """All that belongs to the guest was sent: get it ready to run, but do not run it. ``compared`` pages were sent
+    for comparison."""
+
+    compared: int
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The guest could run. ``different`` are ram_addr pages (the first few) that did not compare equal; ``broken``
+    are violations of the guest's own invariant."""
+
+    compared: int
+    different: tuple[int, ...] = ()
+    different_pages: int = 0
+    broken: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Commit:
+    """The source gives the guest away: from here on it never resumes it by itself."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """The guest runs at the destination, ``resume_s`` seconds after the commit arrived."""
+
+    resume_s: float
+
+
+@dataclass(frozen=True)
+class Abort:
+    """The sender gives up, and why. After a commit it says that the destination did not and will not run the guest."""
+
+    reason: str = field(default="")
+
+
+Frame = (
+    Hello | Welcome | Pages | RoundEnd | RoundAck | DeviceState | Compare | Prepare | Ready | Commit | Running | Abort
+)

@@ -1,0 +1,92 @@
+"""Which side may send which frame in which state: laws and the whole table.
+
+Laws:
+
+- **At most one side runs** (law 4). The source may run the guest in every state before COMMITTING; the destination
+  only in DONE. In COMMITTING neither does. A source that sent `Commit` and hears nothing does not know the outcome.
+- Every frame that is not in the table is a protocol error, at once: `LocalProtocolError` where this side was about to
+  send it, `PeerProtocolError` where the other side did.
+- `Abort` may come from either side in every state but DONE and CLOSED.
+
+Both sides walk through the same states, because each frame moves sender and receiver alike.
+"""
+
+from __future__ import annotations
+
+import enum
+
+from precopy.wire.frames import (
+    Abort,
+    Commit,
+    Compare,
+    DeviceState,
+    Frame,
+    Hello,
+    Pages,
+    Prepare,
+    Ready,
+    RoundAck,
+    RoundEnd,
+    Running,
+    Welcome,
+)
+
+
+class Role(enum.Enum):
+    """The two ends of a migration."""
+
+    SOURCE = "source"
+    DESTINATION = "destination"
+
+    @property
+    def other(self) -> Role:
+        return Role.DESTINATION if self is Role.SOURCE else Role.SOURCE
+
+
+class State(enum.Enum):
+    """Where a migration stands, for both ends."""
+
+    OPENING = "opening"
+    GREETED = "greeted"
+    ROUND = "round"
+    ROUND_ENDED = "round ended"
+    SWITCHOVER = "switchover"
+    PREPARING = "preparing"
+    READY = "ready"
+    COMMITTING = "committing"
+    DONE = "done"
+    CLOSED = "closed"
+
+
+_S, _D = Role.SOURCE, Role.DESTINATION
+
+TRANSITIONS: dict[State, dict[tuple[Role, type[Frame]], State]] = {
+    State.OPENING: {(_S, Hello): State.GREETED},
+    State.GREETED: {(_D, Welcome): State.ROUND},
+    State.ROUND: {
+        (_S, Pages): State.ROUND,
+        (_S, RoundEnd): State.ROUND_ENDED,
+        (_S, DeviceState): State.SWITCHOVER,
+    },
+    State.ROUND_ENDED: {(_D, RoundAck): State.ROUND},
+    State.SWITCHOVER: {(_S, Compare): State.SWITCHOVER, (_S, Prepare): State.PREPARING},
+    State.PREPARING: {(_D, Ready): State.READY},
+    State.READY: {(_S, Commit): State.COMMITTING},
+    State.COMMITTING: {(_D, Running): State.DONE},
+    State.DONE: {},
+    State.CLOSED: {},
+}
+
+for _state, _moves in TRANSITIONS.items():
+    if _state not in (State.DONE, State.CLOSED):
+        _moves[_S, Abort] = _moves[_D, Abort] = State.CLOSED
+
+
+def next_state(state: State, sender: Role, frame: type[Frame]) -> State | None:
+    """The state after ``sender`` sent ``frame`` in ``state``, or None where that is not allowed."""
+    return TRANSITIONS[state].get((sender, frame))
+
+
+def allowed(state: State, sender: Role) -> tuple[str, ...]:
+    """Names of the frames that ``sender`` may send in ``state``, for messages."""
+    return tuple(frame.__name__ for role, frame in TRANSITIONS[state] if role is sender)

@@ -1,0 +1,83 @@
+"""What a test needs of the machine: skipped with its reason where it is missing, a failure where PRECOPY_REQUIRE
+(a comma-separated list such as ``kvm,pagemap``) says that this machine has it."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import shutil
+from collections.abc import Callable
+
+import pytest
+
+
+def _kvm() -> str | None:
+    from precopy.kvm import unavailable
+
+    return unavailable()
+
+
+def _unicorn() -> str | None:
+    return None if importlib.util.find_spec("unicorn") else "the package unicorn is not installed"
+
+
+def _qemu() -> str | None:
+    return None if shutil.which("qemu-system-x86_64") else "qemu-system-x86_64 is not installed"
+
+
+def _pagemap() -> str | None:
+    descriptor = ctypes.CDLL(None, use_errno=True).syscall(323, os.O_CLOEXEC | os.O_NONBLOCK)
+    if descriptor < 0:
+        return "userfaultfd is not permitted"
+    os.close(descriptor)
+    return None
+
+
+FEATURES: dict[str, Callable[[], str | None]] = {
+    "kvm": _kvm,
+    "unicorn": _unicorn,
+    "qemu": _qemu,
+    "pagemap": _pagemap,
+}
+_why: dict[str, str | None] = {}
+
+
+def missing(feature: str) -> str | None:
+    """Why ``feature`` cannot be used here, or None."""
+    if feature not in _why:
+        _why[feature] = FEATURES[feature]()
+    return _why[feature]
+
+
+def required() -> set[str]:
+    return {name for name in os.environ.get("PRECOPY_REQUIRE", "").split(",") if name}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    unknown = required() - FEATURES.keys()
+    if unknown:
+        raise pytest.UsageError(f"PRECOPY_REQUIRE names {', '.join(sorted(unknown))}; there are {', '.join(FEATURES)}")
+    lost = {name: why for name in required() if (why := missing(name))}
+    if lost:
+        raise pytest.UsageError(f"PRECOPY_REQUIRE is not met: {lost}")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for marker in item.iter_markers("needs"):
+        for feature in marker.args:
+            why = missing(feature)
+            if why:
+                pytest.skip(f"needs {feature}: {why}")
+
+
+_ORDER = ("unit", "golden", "contract", "property", "fuzz", "bench", "integration")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Fast ones first."""
+
+    def rank(item: pytest.Item) -> int:
+        return next((n for n, kind in enumerate(_ORDER) if f"/{kind}/" in item.path.as_posix()), len(_ORDER))
+
+    items.sort(key=rank)
