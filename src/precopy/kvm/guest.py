@@ -91,11 +91,11 @@ class KvmGuest:
         for vcpu in self._vcpus:
             vcpu.wait_stopped()
         self.running = False
-        self._raise_failure()
+        self.raise_failure()
         return time.perf_counter() - start
 
     def resume(self) -> None:
-        self._raise_failure()
+        self.raise_failure()
         self.running = True
         for vcpu, pacer in zip(self._vcpus, self._pacers, strict=True):
             pacer.restart()
@@ -117,7 +117,8 @@ class KvmGuest:
         if self.running:
             raise GuestError(f"cannot {what} a guest that runs")
 
-    def _raise_failure(self) -> None:
+    def raise_failure(self) -> None:
+        """Raises `GuestError` where a vCPU has stopped for a reason that it should not have."""
         for vcpu in self._vcpus:
             if vcpu.error is not None:
                 raise vcpu.error

@@ -65,6 +65,17 @@ class SocketStream:
             if total:
                 rest = _after(rest, done)
 
+    def receive_some(self, most: int) -> bytes:
+        """At least one byte and at most ``most``, or none where the peer has closed. Raises `PeerLost`."""
+        try:
+            return self._socket.recv(most)
+        except OSError as error:
+            raise self._lost(error, "is silent") from error
+
+    def wait_forever(self) -> None:
+        """Lets the peer be silent for as long as it likes: for answers that take their time."""
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, 0))
+
     def abort(self) -> None:
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,93 @@
+"""``precopy status``, ``check``, ``pause``, ``resume``, ``cancel`` and ``quit``: one request to a guest's process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from precopy.cli.options import ADDRESS, json_option
+
+
+def _ask(control: Any, command: str) -> dict[str, Any]:
+    from precopy.cli.control import Request, ask
+
+    answer: dict[str, Any] = ask(control, Request(command))
+    return answer
+
+
+def _show_status(status: dict[str, Any], as_json: bool) -> None:
+    from precopy.report.documents import document, to_json
+    from precopy.units import format_duration, format_size
+
+    if as_json:
+        click.echo(to_json(document("status", 1, status)))
+        return
+    click.echo(f"{status['state']}: {status['machine']} ({status['why']})")
+    click.echo(f"memory: {format_size(status['ram_bytes'])} in {status['blocks']} RAM blocks")
+    click.echo(f"process {status['pid']}, up {format_duration(status['uptime_s'])}")
+    if status["session"]:
+        click.echo(f"session: {status['session']}")
+    if status["last_error"]:
+        click.echo(f"last error: {status['last_error']}")
+
+
+@click.command()
+@click.argument("control", type=ADDRESS)
+@json_option
+def status(control: Any, as_json: bool) -> None:
+    """Say what the guest behind CONTROL does, and which migration brought it or took it away."""
+    _show_status(_ask(control, "status"), as_json)
+
+
+@click.command()
+@click.argument("control", type=ADDRESS)
+@json_option
+def check(control: Any, as_json: bool) -> None:
+    """Pause the guest behind CONTROL, hold its memory against its own invariant, and let it go on."""
+    from precopy.errors import VerificationFailed
+    from precopy.report.documents import document, to_json
+    from precopy.units import format_duration
+
+    checked = _ask(control, "check")
+    if not checked["ok"]:
+        raise VerificationFailed(f"the guest's invariant is broken: {checked['broken'][0]}")
+    if as_json:
+        click.echo(to_json(document("check", 1, checked)))
+        return
+    click.echo(
+        f"{checked['pages']} pages hold what {checked['steps']} writes must have left there "
+        f"(paused in {format_duration(checked['pause_s'])})"
+    )
+
+
+@click.command()
+@click.argument("control", type=ADDRESS)
+@json_option
+def pause(control: Any, as_json: bool) -> None:
+    """Pause the guest behind CONTROL."""
+    _show_status(_ask(control, "pause"), as_json)
+
+
+@click.command()
+@click.argument("control", type=ADDRESS)
+@json_option
+def resume(control: Any, as_json: bool) -> None:
+    """Let a paused guest go on. After an unknown outcome: only where it does not run at the destination."""
+    _show_status(_ask(control, "resume"), as_json)
+
+
+@click.command()
+@click.argument("control", type=ADDRESS)
+@json_option
+def cancel(control: Any, as_json: bool) -> None:
+    """Stop the migration under way; the guest stays where it is."""
+    _show_status(_ask(control, "cancel"), as_json)
+
+
+@click.command(name="quit")
+@click.argument("control", type=ADDRESS)
+@json_option
+def quit(control: Any, as_json: bool) -> None:
+    """End the guest behind CONTROL and its process."""
+    _show_status(_ask(control, "quit"), as_json)

@@ -1,0 +1,107 @@
+"""The ``precopy`` command itself: finds the subcommand, and turns errors into one sentence and an exit code.
+
+Nothing heavy is imported here: each subcommand's module is loaded when it is called, and the help of all of them is
+in the table below, so that ``precopy --help`` costs little more than starting Python.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any, NoReturn
+
+import click
+
+from precopy import __version__
+from precopy.errors import PrecopyError
+
+COMMANDS = {
+    "run": ("precopy.cli.run", "Run a guest in the foreground, with a control socket."),
+    "receive": ("precopy.cli.receive", "Wait at ADDRESS for a guest, then run it."),
+    "migrate": ("precopy.cli.migrate", "Move the guest behind CONTROL to who waits at ADDRESS."),
+    "status": ("precopy.cli.control_commands", "Say what the guest behind CONTROL does."),
+    "check": ("precopy.cli.control_commands", "Pause the guest, check its own invariant, let it go on."),
+    "pause": ("precopy.cli.control_commands", "Pause the guest behind CONTROL."),
+    "resume": ("precopy.cli.control_commands", "Let a paused guest go on."),
+    "cancel": ("precopy.cli.control_commands", "Stop the migration under way; the guest stays."),
+    "quit": ("precopy.cli.control_commands", "End the guest behind CONTROL."),
+    "demo": ("precopy.cli.demo", "Migrate a running guest between two processes, once for each clear policy."),
+    "bench": ("precopy.cli.bench", "Measure against the raw socket and against QEMU."),
+}
+"""Subcommand: the module that holds it (as a function of its name), and its line of help."""
+
+
+class Commands(click.Group):
+    """The subcommands of COMMANDS, loaded when asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = getattr(importlib.import_module(COMMANDS[cmd_name][0]), cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="precopy")
+def cli() -> None:
+    """Live memory migration: track which pages of a running guest are written, move its memory while it runs on,
+    and say with numbers whether that converges.
+
+    Sizes take K, M, G, T (powers of 1024), rates and counts the same letters as powers of 1000, durations us, ms or
+    s. Addresses are unix:/path or tcp:host:port.
+
+    \b
+    Exit codes: 0 done, 1 internal error, 2 usage, 3 unsupported here, 4 did not
+    converge, 5 peer lost or refused, 6 outcome unknown, 7 verification failed,
+    130 interrupted.
+    """
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Runs the command and ends the process with its exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        result = cli.main(arguments, prog_name="precopy", standalone_mode=False)
+        code = result if isinstance(result, int) else 0
+        sys.stdout.flush()
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except PrecopyError as error:
+        _tell(arguments, type(error).__name__, str(error), error.exit_code)
+        code = error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        _tell(arguments, "Interrupted", "interrupted", 130)
+        code = 130
+    except BrokenPipeError:
+        # Whoever read our output left; point stdout elsewhere so that Python's own flush does not complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except Exception as error:
+        if os.environ.get("PRECOPY_DEBUG"):
+            raise
+        what = f"internal error: {type(error).__name__}: {error}; set PRECOPY_DEBUG=1 for where it happened"
+        _tell(arguments, type(error).__name__, what, 1)
+        code = 1
+    sys.exit(code)
+
+
+def _tell(arguments: list[str], kind: str, message: str, code: int) -> None:
+    """One sentence to stderr, and the document that ``--json`` promises to stdout."""
+    click.echo(f"precopy: {message}", err=True)
+    if "--json" in arguments:
+        import json
+
+        document: dict[str, Any] = {
+            "schema": "precopy.error/1",
+            "error": {"kind": kind, "message": message, "exit_code": code},
+        }
+        click.echo(json.dumps(document))

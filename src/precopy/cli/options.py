@@ -1,0 +1,152 @@
+"""Options that several subcommands share, and their types."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from precopy.errors import UsageError
+from precopy.units import parse_count, parse_duration, parse_rate, parse_size
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class _Parsed(click.ParamType[Any]):
+    """A parameter read by one of units' functions, whose `UsageError` becomes click's."""
+
+    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
+        self.name, self._parse = name, parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return self._parse(value)
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+
+
+def _count_or_max(text: str) -> int | None:
+    return None if text == "max" else parse_count(text)
+
+
+def _address(text: str) -> Any:
+    from precopy.transport.address import parse_address
+
+    return parse_address(text)
+
+
+SIZE = _Parsed("size", parse_size)
+RATE = _Parsed("rate", parse_rate)
+DURATION = _Parsed("duration", parse_duration)
+WRITE_RATE = _Parsed("count", _count_or_max)
+ADDRESS = _Parsed("address", _address)
+
+
+def _all(options: list[Callable[[F], F]]) -> Callable[[F], F]:
+    def apply(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return apply
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
+
+timeout_option = click.option(
+    "--timeout", type=DURATION, default="10s", show_default=True, help="How long the other side may be silent."
+)
+
+machine_options = _all(
+    [
+        click.option("--ram", type=SIZE, default="256M", show_default=True, help="Main memory of the guest."),
+        click.option(
+            "--layout",
+            type=click.Choice(["q35", "flat"]),
+            default="q35",
+            show_default=True,
+            help="q35: ten RAM blocks as of QEMU's q35 with OVMF flash; flat: one.",
+        ),
+        click.option(
+            "--guest",
+            type=click.Choice(["auto", "kvm", "emulated"]),
+            default="auto",
+            show_default=True,
+            help="What runs the guest; auto takes kvm where it works.",
+        ),
+        click.option("--vcpus", type=click.IntRange(1, 16), default=1, show_default=True, help="Virtual CPUs."),
+    ]
+)
+
+workload_options = _all(
+    [
+        click.option(
+            "--workload",
+            type=click.Choice(["sequential", "random", "hotset", "idle"]),
+            default="random",
+            show_default=True,
+            help="Where the guest writes.",
+        ),
+        click.option(
+            "--write-rate",
+            type=WRITE_RATE,
+            default="20K",
+            show_default=True,
+            help="Pages that the guest writes a second, or max.",
+        ),
+        click.option(
+            "--hot-share",
+            type=click.FloatRange(0, 1, min_open=True, max_open=True),
+            default=1 / 16,
+            show_default="1/16",
+            help="The hot set's share of memory (hotset).",
+        ),
+        click.option(
+            "--fill",
+            type=click.FloatRange(0, 1),
+            default=0.5,
+            show_default=True,
+            help="Share of memory that holds random content at first; the rest is zero.",
+        ),
+    ]
+)
+
+policy_options = _all(
+    [
+        click.option(
+            "--clear-chunk",
+            "clear_chunk_shift",
+            type=click.IntRange(6, 31),
+            default=15,
+            show_default=True,
+            metavar="SHIFT",
+            help="Chunks of 2^SHIFT pages for --clear deferred.",
+        ),
+        click.option("--max-bandwidth", type=RATE, default=None, help="Bytes a second at most.  [default: no limit]"),
+        click.option(
+            "--downtime-limit",
+            type=DURATION,
+            default="300ms",
+            show_default=True,
+            help="Switch over when what is left fits this.",
+        ),
+        click.option(
+            "--max-rounds",
+            type=click.IntRange(1),
+            default=30,
+            show_default=True,
+            help="Give up after so many rounds; the guest stays.",
+        ),
+    ]
+)
+
+clear_option = click.option(
+    "--clear",
+    type=click.Choice(["per-page", "merged", "deferred"]),
+    default="deferred",
+    show_default=True,
+    help="Clear policy: when and how pages found dirty are protected again.",
+)

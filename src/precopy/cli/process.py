@@ -1,0 +1,202 @@
+"""A guest's process: the guest, its control socket, and what may be done with it when.
+
+::
+
+    waiting ──> receiving ──> running <──> paused          `receive` starts at waiting, `run` at running
+                                 │
+                                 └──> migrating ──> migrated     the guest runs elsewhere; the process ends
+                                          │  └────> running      it failed or was cancelled
+                                          └───────> unknown      paused; `resume` or `quit` decides
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from precopy.cli.control import ControlServer, Emit, Request
+from precopy.errors import OutcomeUnknown, PrecopyError, UsageError
+from precopy.migration import Migrated, Received, Source
+from precopy.transport import Address, connect, parse_address
+
+if TYPE_CHECKING:
+    from precopy.emulated import EmulatedGuest
+    from precopy.kvm import KvmGuest
+
+
+@dataclass(frozen=True)
+class Status:
+    """What `precopy status` tells. ``session`` is the migration that brought the guest here or took it away."""
+
+    state: str
+    guest: str
+    machine: str
+    why: str
+    ram_bytes: int
+    blocks: int
+    pid: int
+    uptime_s: float
+    session: str | None = None
+    last_error: str | None = None
+    received: Received | None = None
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A check of the guest's invariant: ``pause_s`` is how long it took to stop the vCPUs for it."""
+
+    ok: bool
+    steps: int
+    pages: int
+    broken: tuple[str, ...]
+    pause_s: float
+
+
+class GuestProcess:
+    """Serves one guest until it is gone. ``outcome`` says how it went: migrated, quit or interrupted."""
+
+    def __init__(self, guest: KvmGuest | EmulatedGuest, why: str, control: Address, state: str) -> None:
+        self.guest, self.why = guest, why
+        self.state = state
+        self.session: str | None = None
+        self.received: Received | None = None
+        self.migrated: Migrated | None = None
+        self.last_error: str | None = None
+        self.outcome: str | None = None
+        self.failure: PrecopyError | None = None
+        self._started = time.monotonic()
+        self._lock = threading.Lock()
+        self._done = threading.Event()
+        self._source: Source | None = None
+        self._idle = threading.Event()
+        self._idle.set()
+        self.server = ControlServer(control, self._handle)
+
+    def __enter__(self) -> GuestProcess:
+        signal.signal(signal.SIGTERM, _interrupt)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        source = self._source
+        if source is not None:
+            source.cancel()
+            self._idle.wait(15)
+        self.server.close()
+        self.guest.close()
+
+    def wait(self) -> str:
+        """Waits until the guest is gone; returns the outcome. Raises what ended it, where that was an error."""
+        while not self._done.wait(0.5):
+            self.guest.raise_failure()
+        if self.failure is not None:
+            raise self.failure
+        return self.outcome or "quit"
+
+    def status(self) -> Status:
+        layout = self.guest.memory.layout
+        return Status(
+            state=self.state,
+            guest=self.guest.kind,
+            machine=self.guest.machine,
+            why=self.why,
+            ram_bytes=layout.bytes,
+            blocks=len(layout.blocks),
+            pid=os.getpid(),
+            uptime_s=time.monotonic() - self._started,
+            session=self.session,
+            last_error=self.last_error,
+            received=self.received,
+        )
+
+    def _handle(self, request: Request, emit: Emit) -> Any:
+        match request.command:
+            case "status":
+                return self.status()
+            case "migrate":
+                return self._migrate(request, emit)
+            case "cancel":
+                return self._cancel()
+            case "check" | "pause" | "resume" | "quit":
+                with self._lock:
+                    return getattr(self, f"_{request.command}")()
+        raise UsageError(f"{request.command!r} is no control command")
+
+    def _need(self, *states: str) -> None:
+        if self.state not in states:
+            raise UsageError(f"the guest is {self.state}; this needs it to be {' or '.join(states)}")
+
+    def _check(self) -> Checked:
+        self._need("running", "paused", "unknown")
+        pause_s = self.guest.pause() if self.guest.running else 0.0
+        try:
+            witness = self.guest.check()
+        finally:
+            if self.state == "running":
+                self.guest.resume()
+        return Checked(witness.ok, witness.steps, witness.pages, witness.broken, pause_s)
+
+    def _pause(self) -> Status:
+        self._need("running")
+        self.guest.pause()
+        self.state = "paused"
+        return self.status()
+
+    def _resume(self) -> Status:
+        self._need("paused", "unknown")
+        self.guest.resume()
+        self.state = "running"
+        return self.status()
+
+    def _quit(self) -> Status:
+        self._need("running", "paused", "unknown", "waiting")
+        self._end("quit")
+        return self.status()
+
+    def _cancel(self) -> Status:
+        self._need("migrating")
+        if self._source is not None:
+            self._source.cancel()
+        return self.status()
+
+    def _migrate(self, request: Request, emit: Emit) -> Migrated:
+        address = parse_address(request.address)
+        with self._lock:
+            self._need("running", "paused")
+            before, self.state = self.state, "migrating"
+            self._idle.clear()
+        try:
+            stream = connect(address, request.timeout)
+            try:
+                source = Source(
+                    self.guest,
+                    stream,
+                    request.options,
+                    emit=lambda event: emit(type(event).__name__.lower(), event),
+                )
+                self._source, self.session = source, source.session
+                self.migrated = source.run()
+            finally:
+                stream.close()
+        except BaseException as error:
+            self.state = "unknown" if isinstance(error, OutcomeUnknown) else before
+            self.last_error = str(error)
+            raise
+        else:
+            self.state = "migrated"
+            self._end("migrated")
+            return self.migrated
+        finally:
+            self._source = None
+            self._idle.set()
+
+    def _end(self, outcome: str) -> None:
+        self.outcome = outcome
+        self._done.set()
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,86 @@
+"""``precopy receive``: the destination."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from precopy.cli.options import ADDRESS, json_option, machine_options, timeout_option
+
+if TYPE_CHECKING:
+    from precopy.cli.process import GuestProcess
+    from precopy.transport import Listener
+
+
+@click.command()
+@click.argument("address", type=ADDRESS)
+@machine_options
+@click.option("--control", type=ADDRESS, default=None, help="Control socket.  [default: one of its own, printed]")
+@click.option("--prealloc", is_flag=True, help="Touch all memory before waiting, so that no first write pays for it.")
+@click.option("--once-arrived", type=click.Choice(["run", "quit"]), default="run", hidden=True)
+@click.option("--die-with-parent", is_flag=True, hidden=True)
+@timeout_option
+@json_option
+def receive(address: Any, control: Any, as_json: bool, die_with_parent: bool, **options: Any) -> None:
+    """Wait at ADDRESS for one guest, then run it in the foreground, with a control socket.
+
+    --ram, --layout and --vcpus have to be the source's; where they are not, the guest stays there, and both sides
+    name the difference.
+    """
+    from precopy.cli import machine
+    from precopy.cli.control import default_address
+    from precopy.cli.process import GuestProcess
+    from precopy.report.documents import document, to_json
+    from precopy.transport import Listener
+
+    if die_with_parent:
+        from precopy.abi.process import die_with_parent as ask_kernel
+
+        ask_kernel()
+    choice = machine.choose(options["guest"])
+    guest = machine.make(choice, options["layout"], options["ram"], options["vcpus"])
+    try:
+        if options["prealloc"]:
+            guest.memory.touch()
+        listener = Listener(address)
+    except BaseException:
+        guest.close()
+        raise
+    with listener:
+        try:
+            process = GuestProcess(guest, choice.why, control or default_address(), "waiting")
+        except BaseException:
+            guest.close()
+            raise
+        with process:
+            if not as_json:
+                click.echo(
+                    f"waiting at {listener.address} for a {choice.kind} guest ({choice.why})\n"
+                    f"control: {process.server.address}"
+                )
+            _receive(process, listener, options["timeout"], as_json)
+            outcome = "quit" if options["once_arrived"] == "quit" else process.wait()
+            if as_json:
+                body = {"outcome": outcome, "guest": choice.kind, "why": choice.why, "session": process.session}
+                click.echo(to_json(document("receive", 1, {**body, "received": process.received})))
+
+
+def _receive(process: GuestProcess, listener: Listener, timeout: float, as_json: bool) -> None:
+    """Takes one guest in. Raises `PeerError` and the like with nothing left of it."""
+    from precopy.migration import Destination
+    from precopy.units import format_duration, format_size
+
+    stream = listener.accept(timeout)
+    try:
+        destination = Destination(process.guest, stream)
+        process.state = "receiving"
+        received = destination.run()
+    finally:
+        stream.close()
+    process.received, process.session, process.state = received, received.session, "running"
+    if not as_json:
+        click.echo(
+            f"the guest runs here: {format_size(received.received_bytes)} in {received.rounds} rounds and "
+            f"{format_duration(received.total_s)}"
+        )

@@ -1,0 +1,1 @@
+"""What users see of results: JSON documents, tables, and live progress. Knows records, not how they came about."""

@@ -1,0 +1,131 @@
+"""Results as tables for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+
+from precopy.migration.results import Downtime, Migrated
+from precopy.units import format_duration, format_rate, format_size
+
+
+@dataclass(frozen=True)
+class DemoRow:
+    """One run of the demo: the clear policy, its migration (None where it failed), and what the checks said."""
+
+    clear: str
+    migrated: Migrated | None
+    verified: bool
+    verdict: str
+
+
+def show(*parts: RenderableType) -> None:
+    """Prints to stdout, as wide as the terminal, or 120 columns where there is none."""
+    console = Console(highlight=False, soft_wrap=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=120)
+    for part in parts:
+        console.print(part)
+
+
+def _table(*columns: tuple[str, str]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name, justify in columns:
+        table.add_column(name, justify="left" if justify == "l" else "right", no_wrap=True)
+    return table
+
+
+def rounds_table(done: Migrated) -> RenderableType:
+    """A line a round: x and its parts, t, what was found and sent, what the kernel was asked."""
+    table = _table(
+        ("round", "r"),
+        ("dirty", "r"),
+        ("sent", "r"),
+        ("zero", "r"),
+        ("torn", "r"),
+        ("bytes", "r"),
+        ("x: sync", "r"),
+        ("log_sync", "r"),
+        ("bitmap", "r"),
+        ("log_clear", "r"),
+        ("t: transfer", "r"),
+        ("bandwidth", "r"),
+        ("get", "r"),
+        ("clear", "r"),
+    )
+    for one in done.rounds:
+        table.add_row(
+            "last" if one.final else str(one.number),
+            str(one.dirty_pages),
+            str(one.sent_pages),
+            str(one.zero_pages),
+            str(one.torn_batches),
+            format_size(one.sent_bytes),
+            format_duration(one.sync_s),
+            format_duration(one.log_sync_s),
+            format_duration(one.bitmap_sync_s),
+            format_duration(one.log_clear_s),
+            format_duration(one.transfer_s),
+            format_rate(one.bandwidth_bytes_per_s) if one.sent_pages else "-",
+            str(one.get_log_ioctls),
+            str(one.clear_log_ioctls),
+        )
+    return Group(table, downtime_line(done.downtime), total_line(done))
+
+
+def downtime_line(downtime: Downtime) -> str:
+    """The downtime and its parts, in one line."""
+    return (
+        f"downtime {format_duration(downtime.total_s)} = pause {format_duration(downtime.pause_s)}"
+        f" + final sync {format_duration(downtime.final_sync_s)} + final send {format_duration(downtime.final_send_s)}"
+        f" + state {format_duration(downtime.state_s)} + commit {format_duration(downtime.commit_s)}"
+    )
+
+
+def total_line(done: Migrated) -> str:
+    """Time, bytes, throughput and what was verified, in one line."""
+    verified = (
+        f"; all {done.compared_pages} pages compared byte for byte in {format_duration(done.verify_s)}"
+        if done.compared_pages
+        else ""
+    )
+    return (
+        f"{format_size(done.sent_bytes)} in {format_duration(done.total_s - done.verify_s)}: "
+        f"{format_rate(done.throughput_bytes_per_s)}{verified}"
+    )
+
+
+def demo_table(rows: Sequence[DemoRow]) -> RenderableType:
+    """One line a clear policy: how many ioctls it took, what a sync cost, and what the guest noticed."""
+    table = _table(
+        ("clear policy", "l"),
+        ("rounds", "r"),
+        ("clear ioctls", "r"),
+        ("get ioctls", "r"),
+        ("x: longest sync", "r"),
+        ("t: first round", "r"),
+        ("downtime", "r"),
+        ("throughput", "r"),
+        ("verified", "l"),
+    )
+    for row in rows:
+        done = row.migrated
+        if done is None:
+            table.add_row(row.clear, *["-"] * 7, row.verdict)
+            continue
+        table.add_row(
+            row.clear,
+            str(len(done.rounds)),
+            str(sum(one.clear_log_ioctls for one in done.rounds)),
+            str(sum(one.get_log_ioctls for one in done.rounds)),
+            format_duration(max(one.sync_s for one in done.rounds)),
+            format_duration(done.rounds[0].transfer_s),
+            format_duration(done.downtime.total_s),
+            format_rate(done.throughput_bytes_per_s),
+            row.verdict,
+        )
+    return table
