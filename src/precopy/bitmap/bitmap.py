@@ -146,6 +146,10 @@ class Bitmap:
 
     def set_runs(self, runs: Runs) -> None:
         """Sets every page of ``runs``."""
+        if not len(runs):
+            return
+        low, high = int(runs.starts.min()), int(runs.ends.max())
+        self._check(low, high - low)  # all of them before the first is set
         if runs.pages < BITS_PER_WORD * len(runs):  # short runs: whole arrays cost less than a call for each
             self.set_indexes(runs.indexes())
             return

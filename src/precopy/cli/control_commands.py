@@ -10,7 +10,7 @@ from precopy.cli.options import ADDRESS, json_option
 
 
 def _ask(control: Any, command: str) -> dict[str, Any]:
-    from precopy.cli.control import Request, ask
+    from precopy.control import Request, ask
 
     answer: dict[str, Any] = ask(control, Request(command))
     return answer

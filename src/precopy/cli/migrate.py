@@ -24,7 +24,7 @@ def migrate(control: Any, address: Any, timeout: float, as_json: bool, **options
 
     Ctrl-C cancels: the guest stays where it is. On any failure before the commit it stays there, too.
     """
-    from precopy.cli.migration_client import migrate_guest
+    from precopy.control import migrate_guest
     from precopy.migration import MigrationOptions
     from precopy.report.documents import document, migration_body, to_json
     from precopy.report.live import LiveProgress

@@ -104,6 +104,7 @@ workload_options = _all(
             show_default="1/16",
             help="The hot set's share of memory (hotset).",
         ),
+        click.option("--working-set", type=SIZE, default=None, help="Bytes that the guest writes.  [default: all]"),
         click.option(
             "--fill",
             type=click.FloatRange(0, 1),

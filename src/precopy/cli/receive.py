@@ -9,7 +9,7 @@ import click
 from precopy.cli.options import ADDRESS, json_option, machine_options, timeout_option
 
 if TYPE_CHECKING:
-    from precopy.cli.process import GuestProcess
+    from precopy.control import GuestProcess
     from precopy.transport import Listener
 
 
@@ -29,8 +29,7 @@ def receive(address: Any, control: Any, as_json: bool, die_with_parent: bool, **
     name the difference.
     """
     from precopy.cli import machine
-    from precopy.cli.control import default_address
-    from precopy.cli.process import GuestProcess
+    from precopy.control import GuestProcess, default_address
     from precopy.report.documents import document, to_json
     from precopy.transport import Listener
 
@@ -62,7 +61,7 @@ def receive(address: Any, control: Any, as_json: bool, die_with_parent: bool, **
             _receive(process, listener, options["timeout"], as_json)
             outcome = "quit" if options["once_arrived"] == "quit" else process.wait()
             if as_json:
-                body = {"outcome": outcome, "guest": choice.kind, "why": choice.why, "session": process.session}
+                body = process.epilogue(outcome)
                 click.echo(to_json(document("receive", 1, {**body, "received": process.received})))
 
 

@@ -21,8 +21,7 @@ def run(control: Any, as_json: bool, die_with_parent: bool, **options: Any) -> N
     The guest writes memory in a known pattern and can check at any pause that none of its writes was lost.
     """
     from precopy.cli import machine
-    from precopy.cli.control import default_address
-    from precopy.cli.process import GuestProcess
+    from precopy.control import GuestProcess, default_address
     from precopy.guests import Workload
     from precopy.report.documents import document, to_json
     from precopy.units import format_size
@@ -31,7 +30,7 @@ def run(control: Any, as_json: bool, die_with_parent: bool, **options: Any) -> N
         from precopy.abi.process import die_with_parent as ask_kernel
 
         ask_kernel()
-    workload = Workload(options["workload"], options["write_rate"], options["hot_share"])
+    workload = Workload(options["workload"], options["write_rate"], options["hot_share"], options["working_set"])
     choice = machine.choose(options["guest"])
     guest = machine.make(choice, options["layout"], options["ram"], options["vcpus"])
     try:
@@ -50,7 +49,7 @@ def run(control: Any, as_json: bool, die_with_parent: bool, **options: Any) -> N
             )
         outcome = process.wait()
         if as_json:
-            body = {"outcome": outcome, "guest": choice.kind, "why": choice.why, "session": process.session}
+            body = process.epilogue(outcome)
             click.echo(to_json(document("run", 1, body)))
         elif outcome == "migrated":
             click.echo("the guest was migrated away and runs elsewhere")

@@ -62,7 +62,7 @@ def boot_image(memory: GuestMemory, workload: Workload, vcpus: int = 1, fill: fl
     low = words_at(memory, GuestPhysicalAddress(0), RESERVED_END)
     low[:] = 0
     low.view(np.uint8)[CODE_GPA : CODE_GPA + len(code)] = np.frombuffer(code, np.uint8)
-    for vcpu, segments in enumerate(vcpu_segments(memory.layout, vcpus)):
+    for vcpu, segments in enumerate(vcpu_segments(memory.layout, vcpus, workload.working_set)):
         at = params_gpa(vcpu) // 8
         low[at : at + PAGE_SIZE // 8] = _params(workload, segments, vcpus)
     _write_page_tables(low, max(section.end_gpa for section in memory.layout.sections))
@@ -107,10 +107,13 @@ def stamped(layout: RamLayout) -> list[Section]:
     return sorted(sections, key=lambda section: (-section.pages, section.gpa))
 
 
-def vcpu_segments(layout: RamLayout, vcpus: int) -> list[list[Section]]:
-    """The stamped sections, split evenly over the vCPUs. Raises `LayoutError` where there are too few pages."""
+def vcpu_segments(layout: RamLayout, vcpus: int, working_set: int | None = None) -> list[list[Section]]:
+    """The first ``working_set`` bytes (None: all) of the stamped sections, split evenly over the vCPUs. Raises
+    `LayoutError` where there are too few pages."""
     sections = stamped(layout)
     total = sum(section.pages for section in sections)
+    if working_set is not None:
+        total = min(total, working_set // PAGE_SIZE)
     if total < 64 * vcpus:
         raise LayoutError(f"{total} pages are too few for {vcpus} vCPUs to write")
     cuts = [total * vcpu // vcpus for vcpu in range(vcpus + 1)]

@@ -75,11 +75,17 @@ class HostMemory:
 
 def available_memory() -> int | None:
     """Bytes that can be used without swapping (``MemAvailable``), or None where the system does not say."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as lines:
-            for line in lines:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) << 10
-    except OSError:
-        pass
+    return _kib_field("/proc/meminfo", "MemAvailable:")
+
+
+def peak_resident() -> int | None:
+    """The most bytes of memory that this process has had resident (``VmHWM``), guest RAM included."""
+    return _kib_field("/proc/self/status", "VmHWM:")
+
+
+def _kib_field(path: str, name: str) -> int | None:
+    with contextlib.suppress(OSError), open(path, encoding="ascii") as lines:
+        for line in lines:
+            if line.startswith(name):
+                return int(line.split()[1]) << 10
     return None

@@ -25,9 +25,9 @@ class DemoRow:
 
 def show(*parts: RenderableType) -> None:
     """Prints to stdout, as wide as the terminal, or 120 columns where there is none."""
-    console = Console(highlight=False, soft_wrap=False)
+    console = Console(highlight=False)
     if not console.is_terminal:
-        console = Console(highlight=False, width=120)
+        console = Console(highlight=False, width=130)
     for part in parts:
         console.print(part)
 
@@ -104,9 +104,9 @@ def demo_table(rows: Sequence[DemoRow]) -> RenderableType:
     table = _table(
         ("clear policy", "l"),
         ("rounds", "r"),
-        ("clear ioctls", "r"),
         ("get ioctls", "r"),
-        ("x: longest sync", "r"),
+        ("clear ioctls", "r"),
+        ("x: first sync", "r"),
         ("t: first round", "r"),
         ("downtime", "r"),
         ("throughput", "r"),
@@ -120,12 +120,37 @@ def demo_table(rows: Sequence[DemoRow]) -> RenderableType:
         table.add_row(
             row.clear,
             str(len(done.rounds)),
-            str(sum(one.clear_log_ioctls for one in done.rounds)),
             str(sum(one.get_log_ioctls for one in done.rounds)),
-            format_duration(max(one.sync_s for one in done.rounds)),
+            str(sum(one.clear_log_ioctls for one in done.rounds)),
+            format_duration(done.rounds[0].sync_s),
             format_duration(done.rounds[0].transfer_s),
             format_duration(done.downtime.total_s),
             format_rate(done.throughput_bytes_per_s),
             row.verdict,
+        )
+    return table
+
+
+@dataclass(frozen=True)
+class BenchRow:
+    """One measurement beside its peers: what ran, how fast, how long the guest stood still (None: it did not)."""
+
+    what: str
+    throughput_bytes_per_s: float
+    downtime_s: float | None
+    rounds: int | None
+    ratio: str
+
+
+def bench_migrate_table(rows: Sequence[BenchRow]) -> RenderableType:
+    """A line a measurement, in the order in which they were made."""
+    table = _table(("", "l"), ("throughput", "r"), ("downtime", "r"), ("rounds", "r"), ("precopy's ratio to it", "r"))
+    for row in rows:
+        table.add_row(
+            row.what,
+            format_rate(row.throughput_bytes_per_s),
+            "-" if row.downtime_s is None else format_duration(row.downtime_s),
+            "-" if row.rounds is None else str(row.rounds),
+            row.ratio,
         )
     return table

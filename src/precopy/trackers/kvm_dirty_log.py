@@ -13,6 +13,7 @@ Source: Documentation/virt/kvm/api.rst, 4.8 KVM_GET_DIRTY_LOG, 4.117 KVM_CLEAR_D
 from __future__ import annotations
 
 import time
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -65,7 +66,9 @@ class KvmDirtyLog:
                 self._slots.append(_Slot(slot, self._shared.view(slot.first_page, slot.pages)))
             else:
                 self._own.append(_Slot(slot, Bitmap(slot.pages)))
-        self._all = [*self._slots, *self._own]
+        self._all = sorted([*self._slots, *self._own], key=lambda slot: slot.first)
+        self._firsts = [slot.first for slot in self._all]
+        self._longest = max((slot.slot.pages for slot in self._all), default=0)
         self._enable_manual_protect()
 
     @property
@@ -97,7 +100,10 @@ class KvmDirtyLog:
             dirty.union(slot.harvest, at=slot.first)
 
     def clear(self, start: int, count: int) -> None:
-        for slot in self._all:
+        # Slots are sorted by their first page and may overlap: none that begins further down than the longest is
+        # long can reach into the range.
+        candidates = slice(bisect_right(self._firsts, start - self._longest), bisect_left(self._firsts, start + count))
+        for slot in self._all[candidates]:
             lo, hi = max(start, slot.first), min(start + count, slot.end)
             if lo < hi:
                 self._clear_slot(slot, lo - slot.first, hi - lo)
@@ -133,6 +139,9 @@ class KvmDirtyLog:
 
 def _dirty_spans(words: Words) -> Iterator[tuple[int, int]]:
     """(first, end) of the parts of ``words`` that one call each should clear: split at gaps dearer than a call."""
+    if words.size == 1:
+        yield 0, 1
+        return
     nonzero = np.flatnonzero(words != 0)
     for first, length in Runs.from_indexes(nonzero).merged(GAP_WORDS):
         yield first, first + length

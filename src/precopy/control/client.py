@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from precopy.cli.control import Request, ask
+from precopy.control.socket import Request, ask
 from precopy.errors import Cancelled, PrecopyError
 from precopy.migration import Migrated, MigrationOptions, Progress
 from precopy.transport import Address
@@ -22,7 +22,7 @@ def migrate_guest(
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> Migrated:
     """Migrates the guest behind ``control``. Ctrl-C cancels it there. Raises what it failed with, as
-    `precopy.cli.control.RemoteFailure`; `Cancelled` where the user stopped it."""
+    `precopy.control.RemoteFailure`; `Cancelled` where the user stopped it."""
 
     def on_event(kind: str, value: Any) -> None:
         if kind == "progress":

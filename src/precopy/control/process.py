@@ -18,8 +18,9 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from precopy.cli.control import ControlServer, Emit, Request
+from precopy.control.socket import ControlServer, Emit, Request
 from precopy.errors import OutcomeUnknown, PrecopyError, UsageError
+from precopy.memory.host import peak_resident
 from precopy.migration import Migrated, Received, Source
 from precopy.transport import Address, connect, parse_address
 
@@ -111,6 +112,17 @@ class GuestProcess:
             last_error=self.last_error,
             received=self.received,
         )
+
+    def epilogue(self, outcome: str) -> dict[str, Any]:
+        """What the process's closing JSON document says, whichever way the guest came and went."""
+        return {
+            "outcome": outcome,
+            "guest": self.guest.kind,
+            "why": self.why,
+            "session": self.session,
+            "ram_bytes": self.guest.memory.layout.bytes,
+            "peak_resident_bytes": peak_resident(),
+        }
 
     def _handle(self, request: Request, emit: Emit) -> Any:
         match request.command:

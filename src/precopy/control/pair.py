@@ -12,9 +12,11 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from precopy.cli.control import Request, ask
+import msgspec
+
+from precopy.control.socket import Request, ask
 from precopy.errors import PeerLost, PrecopyError
-from precopy.transport import Address
+from precopy.transport import Address, Listener
 
 _START_S = 60.0
 _END_S = 10.0
@@ -57,13 +59,19 @@ class ProcessPair:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def pid(self, name: str) -> int:
-        return self._children[name].pid
-
     def ask(self, control: Address, command: str) -> dict[str, Any]:
-        """One control request. Raises `precopy.cli.control.RemoteFailure`, `PeerLost`."""
+        """One control request. Raises `precopy.control.RemoteFailure`, `PeerLost`."""
         answer: dict[str, Any] = ask(control, Request(command))
         return answer
+
+    def finish(self, name: str) -> dict[str, Any]:
+        """Waits for ``source`` or ``destination`` to end, and returns its JSON document. Raises `ProcessFailed`."""
+        child = self._children[name]
+        said, complained = child.communicate(timeout=_END_S)
+        if child.returncode:
+            raise ProcessFailed(name, child.returncode, complained.strip())
+        document: dict[str, Any] = msgspec.json.decode(said)
+        return document
 
     def close(self) -> None:
         """Ends both processes, gently at first, and removes their sockets."""
@@ -72,20 +80,32 @@ class ProcessPair:
                 child.send_signal(signal.SIGTERM)
         for child in self._children.values():
             try:
-                child.communicate(timeout=_END_S)
+                child.wait(_END_S)
             except subprocess.TimeoutExpired:
                 child.kill()
-                child.communicate()
+                child.wait()
+            for pipe in (child.stdout, child.stderr):
+                if pipe is not None:
+                    pipe.close()
         self._children.clear()
         with contextlib.suppress(OSError):
             self._directory.cleanup()
 
     def _start(self, name: str, arguments: list[str], control: Address) -> None:
-        command = [sys.executable, "-m", "precopy", *arguments, "--control", str(control), "--die-with-parent"]
+        command = [
+            sys.executable,
+            "-m",
+            "precopy",
+            *arguments,
+            "--control",
+            str(control),
+            "--die-with-parent",
+            "--json",
+        ]
         self._children[name] = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,  # the user's Ctrl-C is for us; we end them
@@ -109,7 +129,5 @@ class ProcessPair:
 
 
 def _free_port() -> int:
-    from precopy.transport import Listener
-
     with Listener(Address(host="127.0.0.1", port=0)) as listener:
         return listener.address.port

@@ -1,0 +1,141 @@
+"""``precopy bench migrate``: a migration beside the raw socket and beside QEMU's own, in turn.
+
+Each repeat measures, one after the other: the raw socket, precopy between two processes, and QEMU between two
+processes, all over Unix sockets with memory that was touched before, random content, and one vCPU that rewrites the
+same number of pages. So a machine whose speed drifts moves all three, and the ratios stay.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from precopy.bench.ceiling import socket_ceiling
+from precopy.control import ProcessPair, migrate_guest
+from precopy.dirty import MigrationBitmap, clear_policy
+from precopy.errors import PrecopyError
+from precopy.guests import Workload
+from precopy.kvm import KvmGuest
+from precopy.memory import GuestMemory
+from precopy.memory.machines import machine_layout
+from precopy.migration import Migrated, MigrationOptions
+from precopy.migration.rounds import BATCH_PAGES
+from precopy.qemu.migrate import QemuMigration, find_qemu, measure_migration
+from precopy.units import PAGE_SIZE
+
+_SYNCS, _WARM_UP = 300, 20
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is migrated: ``ram`` bytes of random content, of which ``rewritten`` bytes are written again and again at
+    ``write_rate`` pages a second (None: as fast as it goes), under ``downtime_limit`` seconds."""
+
+    ram: int
+    rewritten: int
+    write_rate: int | None
+    downtime_limit: float
+    verify: bool
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """Largest resident size of each process (VmHWM), less the guest's RAM, in bytes."""
+
+    source: int
+    destination: int
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """One repeat. ``qemu`` is None where QEMU is not installed or not asked for."""
+
+    ceiling_bytes_per_s: float
+    precopy: Migrated
+    overhead: Overhead
+    qemu: QemuMigration | None
+
+
+@dataclass(frozen=True)
+class IdleSync:
+    """Syncs of an idle guest over ``slots`` memory slots, in seconds."""
+
+    slots: int
+    syncs: int
+    median_s: float
+    min_s: float
+    max_s: float
+
+
+def measure(setup: Setup, repeats: int, against_qemu: bool, tell: Callable[[str], None]) -> list[Repeat]:
+    """``repeats`` times all three, in turn. ``tell`` is told what is measured next. Raises `PrecopyError`."""
+    done = []
+    for number in range(1, repeats + 1):
+        tell(f"{number}/{repeats}: raw socket")
+        ceiling = socket_ceiling(setup.ram, BATCH_PAGES * PAGE_SIZE)
+        tell(f"{number}/{repeats}: precopy")
+        migrated, overhead = _migrate(setup)
+        qemu = None
+        if against_qemu:
+            tell(f"{number}/{repeats}: QEMU")
+            qemu = measure_migration(
+                ram=setup.ram,
+                rewritten=setup.rewritten,
+                write_rate=setup.write_rate,
+                downtime_limit=setup.downtime_limit,
+            )
+        done.append(Repeat(ceiling, migrated, overhead, qemu))
+    return done
+
+
+def qemu_installed() -> bool:
+    return find_qemu() is not None
+
+
+def idle_sync(ram: int) -> IdleSync:
+    """Times syncs of an idle KVM guest with the q35 layout. Raises `Unsupported`, `OutOfMemory`."""
+    with KvmGuest(GuestMemory(machine_layout("q35", ram))) as guest:
+        layout = guest.memory.layout
+        guest.boot(Workload("idle"))
+        guest.resume()
+        log = guest.dirty_log()
+        log.start()
+        try:
+            bitmap = MigrationBitmap(layout, log, clear_policy("merged", layout.end_page))
+            times = [bitmap.sync().sync_s for _ in range(_SYNCS + _WARM_UP)][_WARM_UP:]
+        finally:
+            log.stop()
+        guest.pause()
+    return IdleSync(len(layout.sections), _SYNCS, statistics.median(times), min(times), max(times))
+
+
+def ratio_to_ceiling(repeats: list[Repeat]) -> float:
+    """Median of precopy's throughput over the raw socket's, repeat by repeat."""
+    return statistics.median(one.precopy.throughput_bytes_per_s / one.ceiling_bytes_per_s for one in repeats)
+
+
+def ratio_to_qemu(repeats: list[Repeat]) -> float | None:
+    """Median of precopy's throughput over QEMU's, repeat by repeat; None where QEMU was not measured."""
+    ratios = [
+        one.precopy.throughput_bytes_per_s / one.qemu.throughput_bytes_per_s for one in repeats if one.qemu is not None
+    ]
+    return statistics.median(ratios) if ratios else None
+
+
+def _migrate(setup: Setup) -> tuple[Migrated, Overhead]:
+    same = ["--ram", str(setup.ram), "--guest", "kvm"]
+    run = [*same, "--fill", "1", "--write-rate", str(setup.write_rate or "max")]
+    if setup.rewritten:
+        run += ["--workload", "sequential", "--working-set", str(setup.rewritten)]
+    else:
+        run += ["--workload", "idle"]
+    options = MigrationOptions(downtime_limit=setup.downtime_limit, verify=setup.verify)
+    with ProcessPair(run, [*same, "--prealloc"]) as pair:
+        done = migrate_guest(pair.source, pair.address, options)
+        if not pair.ask(pair.destination, "check")["ok"]:
+            raise PrecopyError("the guest's invariant is broken at the destination")
+        pair.ask(pair.destination, "quit")
+        source, destination = (pair.finish(name) for name in ("source", "destination"))
+    ram = done.ram_bytes
+    return done, Overhead(source["peak_resident_bytes"] - ram, destination["peak_resident_bytes"] - ram)
