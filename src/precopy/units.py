@@ -29,6 +29,8 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(us|ms|s|)", re.IGNORECASE)
 _POWER = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "": 1.0}
 _MAX = 1 << 62
+_MAX_SECONDS = 2e6
+"""23 days: poll(2), and so a socket's time-out in Python, takes no more than 2**31 ms."""
 
 
 def parse_size(text: str) -> int:
@@ -38,7 +40,7 @@ def parse_size(text: str) -> int:
 
 def parse_rate(text: str) -> int:
     """Bytes a second of a rate such as ``125M`` or ``1.25G`` (powers of 1000). Raises `UsageError`."""
-    return _parse_scaled(text.removesuffix("/s"), 1000, "a rate", "125M or 1.25G (bytes a second)")
+    return _parse_scaled(text.strip().removesuffix("/s"), 1000, "a rate", "125M or 1.25G (bytes a second)")
 
 
 def parse_count(text: str) -> int:
@@ -61,7 +63,10 @@ def parse_duration(text: str) -> float:
     match = _DURATION.fullmatch(text.strip())
     if match is None:
         raise UsageError(f"{text!r} is not a duration; write it like 300ms or 2s")
-    return float(match[1]) * _SECONDS[match[2].lower()]
+    seconds = float(match[1]) * _SECONDS[match[2].lower()]
+    if seconds > _MAX_SECONDS:
+        raise UsageError(f"{text!r} is too large to be a duration")
+    return seconds
 
 
 def format_size(size: float) -> str:

@@ -1,7 +1,7 @@
 """Dirty bitmaps over numpy words, and the runs of pages that they hold. Numpy only; no system calls."""
 
 from precopy.bitmap.bitmap import Bitmap
-from precopy.bitmap.runs import Runs
+from precopy.bitmap.runs import NO_RUNS, Runs
 from precopy.bitmap.words import BITS_PER_WORD, Words
 
-__all__ = ["BITS_PER_WORD", "Bitmap", "Runs", "Words"]
+__all__ = ["BITS_PER_WORD", "NO_RUNS", "Bitmap", "Runs", "Words"]

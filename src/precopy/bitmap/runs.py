@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -44,7 +43,7 @@ class Runs:
             return NO_RUNS
         return cls(np.concatenate([part.starts for part in parts]), np.concatenate([part.lengths for part in parts]))
 
-    @cached_property
+    @property
     def pages(self) -> int:
         """Pages in all runs together."""
         return int(self.lengths.sum())
@@ -83,20 +82,23 @@ class Runs:
 
         A part holds at most ``pages`` runs, because a run has at least one page.
         """
+        cut, bounds = self.cut(pages)
+        for lo, hi in pairwise(bounds):
+            yield cut[lo:hi]
+
+    def cut(self, pages: int) -> tuple[Runs, list[int]]:
+        """The same pages as runs that no multiple of ``pages`` pages, counted over all runs, lies inside; and where
+        among them each part of ``pages`` pages begins, with the end: part ``i`` is ``[bounds[i]:bounds[i + 1]]``."""
         total = self.pages
         if total <= pages:
-            if total:
-                yield self
-            return
+            return self, [0, len(self)] if total else [0]
         after = np.cumsum(self.lengths)
         cuts = np.arange(pages, total, pages, dtype=np.int64)
         # Positions, counted in pages over all runs, at which a run or a part begins.
         begins = np.union1d(after - self.lengths, cuts)
         run = np.searchsorted(after, begins, side="right")
         cut = Runs(self.starts[run] + begins - (after - self.lengths)[run], np.diff(begins, append=total))
-        at = [0, *np.searchsorted(begins, cuts).tolist(), begins.size]
-        for lo, hi in pairwise(at):
-            yield cut[lo:hi]
+        return cut, [0, *np.searchsorted(begins, cuts).tolist(), begins.size]
 
     def merged(self, gap: int) -> Runs:
         """Runs joined where at most ``gap`` pages lie between them (the gaps become part of the runs)."""

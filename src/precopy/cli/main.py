@@ -75,6 +75,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except click.ClickException as error:
         error.show()
         code = error.exit_code
+        _document(arguments, type(error).__name__, error.format_message(), code)
     except PrecopyError as error:
         _tell(arguments, type(error).__name__, str(error), error.exit_code)
         code = error.exit_code
@@ -97,6 +98,10 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 def _tell(arguments: list[str], kind: str, message: str, code: int) -> None:
     """One sentence to stderr, and the document that ``--json`` promises to stdout."""
     click.echo(f"precopy: {message}", err=True)
+    _document(arguments, kind, message, code)
+
+
+def _document(arguments: list[str], kind: str, message: str, code: int) -> None:
     if "--json" in arguments:
         import json
 

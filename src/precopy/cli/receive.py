@@ -66,18 +66,19 @@ def receive(address: Any, control: Any, as_json: bool, die_with_parent: bool, **
 
 
 def _receive(process: GuestProcess, listener: Listener, timeout: float, as_json: bool) -> None:
-    """Takes one guest in. Raises `PeerError` and the like with nothing left of it."""
+    """Takes one guest in, or none where it was told to quit first. Raises `PeerError` and the like with nothing left
+    of it."""
     from precopy.migration import Destination
     from precopy.units import format_duration, format_size
 
-    stream = listener.accept(timeout)
+    stream = process.wait_for_source(lambda: listener.accept(timeout), listener.wake)
+    if stream is None:
+        return
     try:
-        destination = Destination(process.guest, stream)
-        process.state = "receiving"
-        received = destination.run()
+        received = Destination(process.guest, stream).run()
+        process.arrived(received)
     finally:
         stream.close()
-    process.received, process.session, process.state = received, received.session, "running"
     if not as_json:
         click.echo(
             f"the guest runs here: {format_size(received.received_bytes)} in {received.rounds} rounds and "

@@ -15,18 +15,22 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from precopy.control.socket import ControlServer, Emit, Request
-from precopy.errors import OutcomeUnknown, PrecopyError, UsageError
+from precopy.errors import OutcomeUnknown, PeerError, PrecopyError, UsageError
 from precopy.memory.host import peak_resident
 from precopy.migration import Migrated, Received, Source
-from precopy.transport import Address, connect, parse_address
+from precopy.transport import Address, SocketStream, connect, parse_address
 
 if TYPE_CHECKING:
     from precopy.emulated import EmulatedGuest
     from precopy.kvm import KvmGuest
+
+_CANCEL_S = 15.0
+_ARRIVAL_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,10 @@ class GuestProcess:
         self._started = time.monotonic()
         self._lock = threading.Lock()
         self._done = threading.Event()
+        self._arrived = threading.Event()
+        self._wake: Callable[[], None] = lambda: None
         self._source: Source | None = None
+        self._cancelled = False
         self._idle = threading.Event()
         self._idle.set()
         self.server = ControlServer(control, self._handle)
@@ -82,10 +89,9 @@ class GuestProcess:
         return self
 
     def __exit__(self, *_: object) -> None:
-        source = self._source
-        if source is not None:
-            source.cancel()
-            self._idle.wait(15)
+        if not self._idle.is_set():
+            self._stop_source()
+            self._idle.wait(_CANCEL_S)
         self.server.close()
         self.guest.close()
 
@@ -96,6 +102,28 @@ class GuestProcess:
         if self.failure is not None:
             raise self.failure
         return self.outcome or "quit"
+
+    def wait_for_source(self, accept: Callable[[], SocketStream], wake: Callable[[], None]) -> SocketStream | None:
+        """The connection that ``accept`` returns, or None where the process was told to quit before there was one;
+        ``wake`` makes ``accept`` raise. Raises `PeerError`."""
+        self._wake = wake
+        try:
+            stream = accept()
+        except PeerError:
+            if self._done.is_set():
+                return None
+            raise
+        with self._lock:
+            if self._done.is_set():
+                stream.close()
+                return None
+            self.state = "receiving"
+        return stream
+
+    def arrived(self, received: Received) -> None:
+        """The guest runs here."""
+        self.received, self.session, self.state = received, received.session, "running"
+        self._arrived.set()
 
     def status(self) -> Status:
         layout = self.guest.memory.layout
@@ -125,6 +153,9 @@ class GuestProcess:
         }
 
     def _handle(self, request: Request, emit: Emit) -> Any:
+        if self.state == "receiving" and self.guest.running:
+            # The source knows that the guest runs here, and so may who asks, before `arrived` is called.
+            self._arrived.wait(_ARRIVAL_S)
         match request.command:
             case "status":
                 return self.status()
@@ -170,15 +201,20 @@ class GuestProcess:
 
     def _cancel(self) -> Status:
         self._need("migrating")
+        self._stop_source()
+        return self.status()
+
+    def _stop_source(self) -> None:
+        self._cancelled = True  # first, for a source that is only about to be made
         if self._source is not None:
             self._source.cancel()
-        return self.status()
 
     def _migrate(self, request: Request, emit: Emit) -> Migrated:
         address = parse_address(request.address)
         with self._lock:
             self._need("running", "paused")
             before, self.state = self.state, "migrating"
+            self._cancelled = False
             self._idle.clear()
         try:
             stream = connect(address, request.timeout)
@@ -190,6 +226,8 @@ class GuestProcess:
                     emit=lambda event: emit(type(event).__name__.lower(), event),
                 )
                 self._source, self.session = source, source.session
+                if self._cancelled:
+                    source.cancel()
                 self.migrated = source.run()
             finally:
                 stream.close()
@@ -208,6 +246,7 @@ class GuestProcess:
     def _end(self, outcome: str) -> None:
         self.outcome = outcome
         self._done.set()
+        self._wake()
 
 
 def _interrupt(*_: object) -> None:

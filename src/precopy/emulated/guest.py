@@ -65,8 +65,9 @@ class EmulatedGuest:
         self._pacer = Pacer(words_at(memory, params_gpa(0), PAGE_SIZE))
         self.error: GuestError | None = None
         self._halt = threading.Event()
-        self._go = threading.Event()
-        self._stopped = threading.Event()
+        self._change = threading.Condition()
+        self._wanted = False  # to run
+        self._parked = False  # its thread waits to be told to run
         self._closing = False
         self._thread = threading.Thread(target=self._main, name="emulated-cpu", daemon=True)
         self._thread.start()
@@ -81,9 +82,10 @@ class EmulatedGuest:
         """Ends the CPU and gives the memory back."""
         if not self._closing:
             self._request_stop()
-            self._stopped.wait(_STOP_S)
-            self._closing = True
-            self._go.set()
+            with self._change:
+                self._change.wait_for(lambda: self._parked, _STOP_S)
+                self._closing = True
+                self._change.notify_all()
             self._thread.join(_STOP_S)
             self.running = False
             self.memory.close()
@@ -100,8 +102,9 @@ class EmulatedGuest:
     def pause(self) -> float:
         start = time.perf_counter()
         self._request_stop()
-        if not self._stopped.wait(_STOP_S):
-            raise GuestError(f"the emulated CPU did not stop within {_STOP_S:g} s")
+        with self._change:
+            if not self._change.wait_for(lambda: self._parked, _STOP_S):
+                raise GuestError(f"the emulated CPU did not stop within {_STOP_S:g} s")
         self.running = False
         self.raise_failure()
         return time.perf_counter() - start
@@ -110,9 +113,10 @@ class EmulatedGuest:
         self.raise_failure()
         self.running = True
         self._pacer.restart()
-        self._stopped.clear()
-        self._halt.clear()
-        self._go.set()
+        with self._change:
+            self._halt.clear()
+            self._wanted = True
+            self._change.notify_all()
 
     def save_state(self) -> bytes:
         self._need_paused("save")
@@ -183,7 +187,8 @@ class EmulatedGuest:
             cpu.emu_stop()
 
     def _request_stop(self) -> None:
-        self._go.clear()
+        with self._change:
+            self._wanted = False
         self._halt.set()
         self._cpu.emu_stop()
 
@@ -191,15 +196,20 @@ class EmulatedGuest:
         import unicorn  # noqa: PLC0415
 
         while True:
-            if self.error or not self._go.is_set():
+            if self.error or not self._wanted:
                 self._log.settled()
-                self._stopped.set()
-                self._go.wait()
+                self._park()
             if self._closing:
                 return
             try:
                 self._cpu.emu_start(self._cpu.reg_read(self._ids["rip"]), _ENDLESS - 1)
             except unicorn.UcError as error:
                 self.error = GuestError(f"the emulated CPU failed: {error}")
-            if self.error:
-                self._go.clear()
+
+    def _park(self) -> None:
+        """Stands still until it is to run, which it also does where it was resumed and stopped again unnoticed."""
+        with self._change:
+            self._parked = True
+            self._change.notify_all()
+            self._change.wait_for(lambda: self._closing or (self._wanted and self.error is None))
+            self._parked = False

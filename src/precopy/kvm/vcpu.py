@@ -52,39 +52,44 @@ class Vcpu:
         self.halt = threading.Event()
         """Set when the vCPU is to stop: a handler that waits should wait for this."""
         self.halt.set()
-        self._go = threading.Event()
-        self._stopped = threading.Event()
+        self._change = threading.Condition()
+        self._wanted = False  # to run
+        self._parked = False  # its thread waits to be told to run
         self._closing = False
         self._thread = threading.Thread(target=self._main, name=f"vcpu-{number}", daemon=True)
 
     def start(self) -> None:
         """Starts the thread; the vCPU stays stopped."""
         self._thread.start()
-        self._stopped.wait(_STOP_S)
+        self.wait_stopped()
 
     def resume(self) -> None:
-        self._stopped.clear()
-        self.halt.clear()
-        self.run.immediate_exit = 0
-        self._go.set()
+        with self._change:
+            self.halt.clear()
+            self.run.immediate_exit = 0
+            self._wanted = True
+            self._change.notify_all()
 
     def request_stop(self) -> None:
         """Asks the vCPU to stop; `wait_stopped` waits until it has."""
         self.run.immediate_exit = 1
-        self._go.clear()
+        with self._change:
+            self._wanted = False
         self.halt.set()
         self._kick()
 
     def wait_stopped(self) -> None:
         """Raises `GuestError` where the vCPU does not stop within seconds."""
-        if not self._stopped.wait(_STOP_S):
-            raise GuestError(f"{self.target} did not stop within {_STOP_S:g} s")
+        with self._change:
+            if not self._change.wait_for(lambda: self._parked, _STOP_S):
+                raise GuestError(f"{self.target} did not stop within {_STOP_S:g} s")
 
     def close(self) -> None:
         """Ends the thread and gives the vCPU back."""
-        self._closing = True
         self.request_stop()
-        self._go.set()
+        with self._change:
+            self._closing = True
+            self._change.notify_all()
         if self._thread.ident is not None:
             self._thread.join(_STOP_S)
         del self.run
@@ -101,18 +106,23 @@ class Vcpu:
     def _main(self) -> None:
         incomplete = False  # an exit that the next entry completes
         while True:
-            if self.error or (not self._go.is_set() and not incomplete):
-                self._stopped.set()
-                self._go.wait()
-                if self.error:
-                    self._go.clear()
+            if self.error or not (self._wanted or incomplete):
+                self._park()
             if self._closing:
                 return
             try:
                 incomplete = self._enter()
             except GuestError as error:
                 self.error = error
-                self._go.clear()
+
+    def _park(self) -> None:
+        """Stands still until it is to run. A vCPU that is resumed and stopped again before its thread has noticed
+        either is still parked; one that failed stays so until it is closed."""
+        with self._change:
+            self._parked = True
+            self._change.notify_all()
+            self._change.wait_for(lambda: self._closing or (self._wanted and self.error is None))
+            self._parked = False
 
     def _enter(self) -> bool:
         """Runs until an exit; returns whether it needs another entry to be complete. Raises `GuestError`."""

@@ -69,6 +69,16 @@ class GuestMemory:
             views.extend(map(self.hosts[host].view.__getitem__, map(slice, starts, ends)))
         return views
 
+    def addresses(self, runs: Runs) -> npt.NDArray[np.uint64]:
+        """Host address and length in bytes of each run, in order; shape (runs, 2). Raises `LayoutError`."""
+        table = np.empty((len(runs), 2), np.uint64)
+        at = 0
+        for host, _, part in self._by_block(runs):
+            table[at : at + len(part), 0] = part.starts * self.layout.page_size + self.hosts[host].address
+            at += len(part)
+        table[:, 1] = runs.lengths * self.layout.page_size
+        return table
+
     def split_zero(self, runs: Runs) -> tuple[Runs, Runs]:
         """(runs of pages with content, runs of pages that are all zero).
 
@@ -105,7 +115,12 @@ class GuestMemory:
     def _by_block(self, runs: Runs) -> Iterator[tuple[int, int, Runs]]:
         """(block index, block's first page, its runs counted from there) for consecutive runs of one block."""
         at = 0
-        for block, group in groupby(self.layout.block_of(runs)):
+        blocks = self.layout.block_of(runs)
+        if blocks and blocks[0] == blocks[-1] and len(set(blocks)) == 1:
+            first = self.layout.blocks[blocks[0]].first_page
+            yield blocks[0], first, runs.shifted(-first)
+            return
+        for block, group in groupby(blocks):
             count = sum(1 for _ in group)
             first = self.layout.blocks[block].first_page
             yield block, first, runs[at : at + count].shifted(-first)

@@ -62,7 +62,9 @@ class HostMemory:
         self.words[:: mmap.PAGESIZE // 8] |= np.uint64(0)
 
     def close(self) -> None:
-        """Gives the pages back at once, even where views of them are still held."""
+        """Gives the pages back at once, even where views of them are still held. May be called twice."""
+        if self._map.closed:
+            return
         with contextlib.suppress(OSError):
             self._map.madvise(mmap.MADV_REMOVE if self.fd is not None else mmap.MADV_DONTNEED)
         if self.fd is not None:

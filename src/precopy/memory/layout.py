@@ -6,7 +6,8 @@ Each block starts at a multiple of 64 pages, so that its bitmap starts on a word
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from bisect import bisect_right
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -101,7 +102,7 @@ class RamLayout:
                 raise LayoutError(f"a section of {name!r} is at {section.gpa:#x}, which is not page-aligned")
             if section.gpa < end:
                 raise LayoutError(f"sections of {before!r} and {name!r} overlap at {section.gpa:#x}")
-            end, before = section.end_gpa, name
+            end, before = section.gpa + section.pages * self.page_size, name
 
     @classmethod
     def of_blocks(cls, sizes: Iterable[tuple[str, int]], page_size: int = PAGE_SIZE) -> RamLayout:
@@ -116,9 +117,13 @@ class RamLayout:
         return cls(tuple(blocks), (), page_size)
 
     def mapped(self, sections: Iterable[tuple[str, int, int, int]]) -> RamLayout:
-        """With sections of (block name, byte offset in it, bytes, gpa)."""
+        """With sections of (block name, byte offset in it, bytes, gpa). Raises `LayoutError`."""
         by_name = {block.name: block for block in self.blocks}
         size = self.page_size
+        sections = list(sections)
+        for name, offset, length, _ in sections:
+            if name not in by_name or offset % size or length % size:
+                raise LayoutError(f"{length} bytes at {offset} of {name!r} are no whole pages of a block of the layout")
         return RamLayout(
             self.blocks,
             tuple(
@@ -147,15 +152,27 @@ class RamLayout:
         """The blocks as runs of the ram_addr space."""
         return Runs.of(*((block.first_page, block.pages) for block in self.blocks))
 
-    def block_of(self, runs: Runs) -> Sequence[int]:
+    def block_of(self, runs: Runs) -> list[int]:
         """Index of the block that holds each run. Raises `LayoutError` where a run does not lie in one block."""
-        if not len(runs):
-            return []
+        if len(runs) == 1:  # most batches: a few comparisons cost less than a few array operations
+            start, length = int(runs.starts[0]), int(runs.lengths[0])
+            index = bisect_right(self._first_pages, start) - 1
+            if index < 0 or length <= 0 or length > self.blocks[index].end_page - start:
+                raise _not_in_one_block(start, length)
+            return [index]
         block = np.searchsorted(self.runs.starts, runs.starts, side="right") - 1
         # Written so that no sum can wrap: lengths that a peer claims may be anything up to 2**63 - 1.
         room = self.runs.ends[block] - runs.starts
-        bad = np.flatnonzero((block < 0) | (runs.starts < 0) | (runs.lengths <= 0) | (runs.lengths > room))
+        bad = np.flatnonzero((block < 0) | (runs.lengths <= 0) | (runs.lengths > room))
         if bad.size:
-            start, length = int(runs.starts[bad[0]]), int(runs.lengths[bad[0]])
-            raise LayoutError(f"{length} pages from ram_addr page {start} do not lie in one RAM block")
-        return block.tolist()  # type: ignore[no-any-return]
+            raise _not_in_one_block(int(runs.starts[bad[0]]), int(runs.lengths[bad[0]]))
+        indexes: list[int] = block.tolist()
+        return indexes
+
+    @cached_property
+    def _first_pages(self) -> list[int]:
+        return [block.first_page for block in self.blocks]
+
+
+def _not_in_one_block(start: int, length: int) -> LayoutError:
+    return LayoutError(f"{length} pages from ram_addr page {start} do not lie in one RAM block")

@@ -3,14 +3,38 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import dataclass
 from typing import TypeVar
 
-from precopy.bitmap import Runs
+import numpy as np
+
+from precopy.bitmap import NO_RUNS, Runs
 from precopy.errors import PeerError, PeerLost, PeerProtocolError, PeerRefused
-from precopy.ports import ByteStream, MemoryReader
+from precopy.ports import ByteStream, IoVec, MemoryReader
 from precopy.wire import Abort, Codec, Compare, Frame, PageBatch, Pages, Role, State
 
 F = TypeVar("F")
+
+_AT_ONCE = 256 << 10
+
+
+@dataclass(frozen=True)
+class Content:
+    """Guest memory to send: its runs, a view of each, and the address and length in bytes of each."""
+
+    runs: Runs
+    views: list[memoryview]
+    addresses: IoVec
+
+    @classmethod
+    def of(cls, memory: MemoryReader, runs: Runs) -> Content:
+        return cls(runs, memory.buffers(runs), memory.addresses(runs))
+
+    def __getitem__(self, part: slice) -> Content:
+        return Content(self.runs[part], self.views[part], self.addresses[part])
+
+
+NO_CONTENT = Content(NO_RUNS, [], np.empty((0, 2), np.uint64))
 
 
 class Channel:
@@ -26,24 +50,26 @@ class Channel:
     def state(self) -> State:
         return self.codec.state
 
-    def send(self, frame: Frame, content: list[memoryview] | None = None) -> None:
-        """Sends a frame, and with it, in the same call, the content that belongs to it.
+    def send(self, frame: Frame) -> None:
+        """Sends a frame that has no content.
 
         Raises `PeerRefused` with the peer's reason where it gave one before it went away, otherwise `PeerLost`.
         """
-        parts = [self._preamble + self.codec.send(frame), *(content or ())]
-        self._preamble = b""
+        head = self._encode(frame)
         try:
-            self.stream.send(parts)
+            self.stream.send([head])
         except PeerLost as lost:
             raise self._last_word(lost) from lost
-        self.sent_bytes += sum(map(len, parts))
+        self.sent_bytes += len(head)
 
-    def send_pages(self, kind: type[Pages | Compare], memory: MemoryReader, content: Runs, zero: Runs) -> None:
-        """Sends one batch straight from guest memory."""
-        buffers = memory.buffers(content)
-        checksum = PageBatch(content, zero).digest(buffers)
-        self.send(kind(PageBatch(content, zero, checksum)), buffers)
+    def send_pages(self, kind: type[Pages | Compare], content: Content, zero: Runs = NO_RUNS) -> None:
+        """Sends one batch straight from guest memory. Raises as `send` does."""
+        head = self._encode(kind(PageBatch.of(content.runs, zero, content.views)))
+        try:
+            self.stream.send_pages(head, content.views, content.addresses)
+        except PeerLost as lost:
+            raise self._last_word(lost) from lost
+        self.sent_bytes += len(head) + int(content.addresses[:, 1].sum())
 
     def receive(self) -> Frame:
         """The next frame. An `Abort` is raised as `PeerRefused`."""
@@ -52,7 +78,7 @@ class Channel:
             self._preamble = b""
         frame = None
         while frame is None:
-            data = bytearray(self.codec.wanted)
+            data = bytearray(min(self.codec.wanted, _AT_ONCE))  # what a peer claims allocates nothing
             self.stream.receive_into([data])
             frame = self.codec.receive(data)
         if isinstance(frame, Abort):
@@ -65,6 +91,10 @@ class Channel:
         if not isinstance(frame, record):
             raise PeerProtocolError(f"{type(frame).__name__} came where {record.__name__} was due")
         return frame
+
+    def _encode(self, frame: Frame) -> bytes:
+        data, self._preamble = self._preamble + self.codec.send(frame), b""
+        return data
 
     def give_up(self, reason: str) -> None:
         """Tells the peer why this side stops, as far as that still works."""

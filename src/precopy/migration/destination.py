@@ -1,8 +1,9 @@
 """The destination's side of a migration.
 
 Law 4: **At most one side runs.** The guest is run here only after `Commit`. Until then any failure ends in an error
-with the guest never having run here; after `Commit` and before `Running`, a failure is answered with `Abort`, which
-promises that it did not and will not run.
+with the guest never having run here. A failure to run it after `Commit` is answered with `Abort`, which promises that
+it did not and will not run; so once it was told to run, no `Abort` is sent, and a `Running` that does not get through
+is no error here: the guest runs, and the source knows that it does not know.
 
 Law 5: **The peer is not trusted.** Runs are held against the layout before a byte is written, and content goes only
 where a valid run says. What the source claims allocates nothing: the memory is this side's own.
@@ -16,7 +17,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from precopy.bitmap import Runs
-from precopy.errors import HelloMismatch, LayoutError, PeerProtocolError, PrecopyError, VerificationFailed
+from precopy.errors import (
+    HelloMismatch,
+    LayoutError,
+    PeerError,
+    PeerProtocolError,
+    PrecopyError,
+    VerificationFailed,
+)
 from precopy.memory.layout import RamLayout
 from precopy.migration.channel import Channel
 from precopy.ports import ByteStream, Clock, SystemClock, VmControl
@@ -40,7 +48,10 @@ from precopy.wire.frames import MAX_DIFFERENT, MAX_TORN
 
 @dataclass(frozen=True)
 class Received:
-    """A guest that arrived and runs. Times in seconds; ``compared_pages`` is 0 where no verification was asked for."""
+    """A guest that arrived and runs. Times in seconds; ``compared_pages`` is 0 where no verification was asked for.
+
+    ``answered``: whether the source could be told; where not, it stays paused there with the outcome unknown.
+    """
 
     session: str
     rounds: int
@@ -51,6 +62,7 @@ class Received:
     total_s: float
     load_state_s: float
     resume_s: float
+    answered: bool = True
 
 
 @dataclass(frozen=True)
@@ -92,7 +104,8 @@ class Destination:
         try:
             return self._receive()
         except BaseException as error:
-            self._channel.give_up(str(error) if isinstance(error, PrecopyError) else _reason(error))
+            if not self.vm.running:
+                self._channel.give_up(str(error) if isinstance(error, PrecopyError) else _reason(error))
             raise
 
     def _receive(self) -> Received:
@@ -106,7 +119,7 @@ class Destination:
         committed = self._clock.now()
         self.vm.resume()
         resume_s = self._clock.now() - committed
-        self._channel.send(Running(resume_s))
+        answered = self._answer(Running(resume_s))
         return Received(
             session=hello.session,
             rounds=self._round,
@@ -117,7 +130,15 @@ class Destination:
             total_s=self._clock.now() - start,
             load_state_s=self._load_s,
             resume_s=resume_s,
+            answered=answered,
         )
+
+    def _answer(self, running: Running) -> bool:
+        try:
+            self._channel.send(running)
+        except PeerError:
+            return False
+        return True
 
     def _take(self, frame: object) -> None:
         """One frame before the commit; the codec has already held it against the state."""
@@ -138,7 +159,7 @@ class Destination:
     def _take_pages(self, batch: PageBatch) -> None:
         buffers = self._buffers(batch)
         self._channel.stream.receive_into(buffers)
-        if batch.digest(buffers) != batch.checksum:
+        if not batch.matches(buffers):
             if len(self._torn) >= MAX_TORN:
                 raise PeerProtocolError(f"more than {MAX_TORN} batches of round {self._round + 1} do not match")
             self._torn.append(self._round_batches)
@@ -187,7 +208,7 @@ class Destination:
             sent.append(scratch[at : at + len(view)])
             at += len(view)
         self._channel.stream.receive_into(sent)
-        if batch.digest(sent) != batch.checksum:
+        if not batch.matches(sent):
             raise PeerProtocolError("the link damages data: a batch sent for comparison does not match its checksum")
         for (start, _), mine, theirs in zip(batch.content, here, sent, strict=True):
             if not np.array_equal(np.frombuffer(mine, np.uint64), np.frombuffer(theirs, np.uint64)):

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 
-from precopy.bitmap import Runs
+from precopy.bitmap import NO_RUNS, Runs
 from precopy.dirty import LogCounters, MigrationBitmap, SyncStats
 from precopy.errors import PeerProtocolError
-from precopy.migration.channel import Channel
+from precopy.migration.channel import NO_CONTENT, Channel, Content
 from precopy.migration.pace import Pace
 from precopy.migration.results import Round
 from precopy.ports import Clock, MemoryReader
@@ -39,7 +40,7 @@ class _Tally:
     clear_s: float = 0.0
     sent_pages: int = 0
     zero_pages: int = 0
-    batches: list[tuple[Runs, Runs]] = field(default_factory=list)
+    batches: list[Runs] = field(default_factory=list)
 
 
 class Rounds:
@@ -134,20 +135,24 @@ class Rounds:
         began = self.clock.now()
         content, zero = self.memory.split_zero(runs)
         tally.scan_s += self.clock.now() - began
-        for batch in zero.batches(WINDOW_PAGES):
-            self._send_batch(Runs.of(), batch, tally)
-        for batch in content.batches(self.pace.batch_pages(self.memory.layout.page_size, BATCH_PAGES)):
-            self._send_batch(batch, Runs.of(), tally)
-
-    def _send_batch(self, content: Runs, zero: Runs, tally: _Tally) -> None:
-        self.tick()
-        before, began = self.channel.sent_bytes, self.clock.now()
-        self.channel.send_pages(Pages, self.memory, content, zero)
-        self.pace.passed(self.channel.sent_bytes - before)
-        tally.send_s += self.clock.now() - began
+        cut, bounds = zero.cut(WINDOW_PAGES)
+        for lo, hi in pairwise(bounds):
+            self._send_batch(NO_CONTENT, cut[lo:hi], tally)
+        # Views and addresses are made for the whole window at once; a batch takes its slice of them.
+        cut, bounds = content.cut(self.pace.batch_pages(self.memory.layout.page_size, BATCH_PAGES))
+        parts = Content.of(self.memory, cut)
+        for lo, hi in pairwise(bounds):
+            self._send_batch(parts[lo:hi], NO_RUNS, tally)
         tally.sent_pages += content.pages
         tally.zero_pages += zero.pages
-        tally.batches.append((content, zero))
+
+    def _send_batch(self, content: Content, zero: Runs, tally: _Tally) -> None:
+        self.tick()
+        before, began = self.channel.sent_bytes, self.clock.now()
+        self.channel.send_pages(Pages, content, zero)
+        self.pace.passed(self.channel.sent_bytes - before)
+        tally.send_s += self.clock.now() - began
+        tally.batches.append(content.runs)
 
     def _acknowledge(self, ack: RoundAck, tally: _Tally, *, final: bool) -> None:
         pages = tally.sent_pages + tally.zero_pages
@@ -162,4 +167,4 @@ class Rounds:
                 f"the link damages data: {len(ack.torn)} batches of the last round arrived with wrong checksums while "
                 f"the guest was paused"
             )
-        self._torn = [tally.batches[batch][0] for batch in ack.torn]
+        self._torn = [tally.batches[batch] for batch in ack.torn]

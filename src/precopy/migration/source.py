@@ -12,7 +12,6 @@ import threading
 import uuid
 from collections.abc import Callable
 
-from precopy.bitmap import Runs
 from precopy.dirty import DirtyLog, MigrationBitmap, SyncStats, clear_policy
 from precopy.errors import (
     Cancelled,
@@ -23,7 +22,7 @@ from precopy.errors import (
     PrecopyError,
     VerificationFailed,
 )
-from precopy.migration.channel import Channel
+from precopy.migration.channel import NO_CONTENT, Channel, Content
 from precopy.migration.options import MigrationOptions
 from precopy.migration.pace import Pace
 from precopy.migration.results import Downtime, Migrated, Progress, Round
@@ -190,11 +189,11 @@ class Source:
         compared = 0
         for window in memory.layout.runs.batches(WINDOW_PAGES):
             content, zero = memory.split_zero(window)
-            for batch in zero.batches(WINDOW_PAGES):
-                self._channel.send_pages(Compare, memory, Runs.of(), batch)
+            if len(zero):
+                self._channel.send_pages(Compare, NO_CONTENT, zero)
             for batch in content.batches(BATCH_PAGES):
                 self._tick()
-                self._channel.send_pages(Compare, memory, batch, Runs.of())
+                self._channel.send_pages(Compare, Content.of(memory, batch))
             compared += window.pages
         return compared
 

@@ -6,7 +6,7 @@
 from precopy.dirty.log import DirtyLog, LogCounters
 from precopy.ports.clock import Clock, SystemClock
 from precopy.ports.memory import MemoryReader, MemoryWriter
-from precopy.ports.stream import Buffer, ByteStream
+from precopy.ports.stream import Buffer, ByteStream, IoVec
 from precopy.ports.vm import VmControl, Witness
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "ByteStream",
     "Clock",
     "DirtyLog",
+    "IoVec",
     "LogCounters",
     "MemoryReader",
     "MemoryWriter",

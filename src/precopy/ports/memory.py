@@ -6,6 +6,7 @@ from typing import Protocol
 
 from precopy.bitmap import Runs
 from precopy.memory.layout import RamLayout
+from precopy.ports.stream import IoVec
 
 
 class MemoryReader(Protocol):
@@ -16,6 +17,10 @@ class MemoryReader(Protocol):
 
     def buffers(self, runs: Runs) -> list[memoryview]:
         """One view a run, of guest memory itself. Raises `LayoutError`."""
+        ...
+
+    def addresses(self, runs: Runs) -> IoVec:
+        """Address and length in bytes of each run, which lie in this process. Raises `LayoutError`."""
         ...
 
     def split_zero(self, runs: Runs) -> tuple[Runs, Runs]:

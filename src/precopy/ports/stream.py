@@ -5,6 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
+
+IoVec = npt.NDArray[np.uint64]
+"""Shape (buffers, 2): address and length in bytes of each."""
+
 Buffer = bytes | bytearray | memoryview
 
 
@@ -18,6 +24,12 @@ class ByteStream(Protocol):
 
     def send(self, buffers: Sequence[Buffer]) -> None:
         """Sends all bytes of all ``buffers``, in order, without joining them. At most IOV_MAX (1024) buffers."""
+        ...
+
+    def send_pages(self, head: Buffer, views: Sequence[memoryview], addresses: IoVec) -> None:
+        """Sends ``head``, then the memory that ``views`` show and ``addresses`` (address and length in bytes of each)
+        name. That memory may be read until the peer has answered, not only during this call; what is written to it
+        meanwhile may or may not be sent."""
         ...
 
     def receive_into(self, buffers: Sequence[Buffer]) -> None:

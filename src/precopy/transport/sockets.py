@@ -15,18 +15,21 @@ import time
 from collections.abc import Sequence
 from typing import cast
 
+from precopy.abi.splice import PagePipe
 from precopy.errors import PeerError, PeerLost, UsageError
-from precopy.ports.stream import Buffer
+from precopy.ports.stream import Buffer, IoVec
 from precopy.transport.address import Address
 
 _BUFFER_BYTES = 4 << 20
 _LINGER_S = 2.0
+_NO_SPLICE = (errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP, errno.EBADF)
 
 
 class SocketStream:
-    """``timeout`` is how many seconds the peer may be silent, or not take what is sent."""
+    """``timeout`` is how many seconds the peer may be silent, or not take what is sent. ``copy_free`` allows
+    `send_pages` to hand pages to the kernel instead of copying them."""
 
-    def __init__(self, sock: socket.socket, peer: str, timeout: float) -> None:
+    def __init__(self, sock: socket.socket, peer: str, timeout: float, *, copy_free: bool = True) -> None:
         self._socket, self.peer, self.timeout = sock, peer, timeout
         sock.setblocking(True)
         value = struct.pack("ll", int(timeout), int(timeout % 1 * 1e6))
@@ -35,6 +38,16 @@ class SocketStream:
         if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
+        self._pipe: PagePipe | None = None
+        self._spliced = False
+        if copy_free:
+            with contextlib.suppress(OSError):
+                self._pipe = PagePipe()
+
+    def _drop_pipe(self) -> None:
+        if self._pipe is not None:
+            self._pipe.close()
+            self._pipe = None
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -50,6 +63,21 @@ class SocketStream:
             total -= done
             if total:
                 rest = _after(rest, done)
+
+    def send_pages(self, head: Buffer, views: Sequence[memoryview], addresses: IoVec) -> None:
+        """Without copying where the system can (see `precopy.abi.splice`), otherwise with one sendmsg."""
+        if self._pipe is None or len(views) == 0:
+            self.send([head, *views])
+            return
+        self.send([head])
+        try:
+            self._pipe.send(self._socket.fileno(), addresses)
+            self._spliced = True
+        except OSError as error:
+            if self._spliced or error.errno not in _NO_SPLICE:
+                raise self._lost(error, "takes nothing") from error
+            self._drop_pipe()  # nothing of the content went out
+            self.send(views)
 
     def receive_into(self, buffers: Sequence[Buffer]) -> None:
         rest = buffers
@@ -83,6 +111,7 @@ class SocketStream:
     def close(self) -> None:
         if self._socket.fileno() < 0:
             return
+        self._drop_pipe()
         with contextlib.suppress(OSError):
             # Unread input would turn the close into a reset, which may overtake what we sent last: the reason for
             # giving up. So say that nothing more comes, and read what still does for a little while.

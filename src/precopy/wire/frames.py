@@ -6,6 +6,7 @@ content of its content runs, which never passes through these records.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -14,7 +15,7 @@ import xxhash
 
 from precopy.bitmap import Runs
 from precopy.errors import PeerProtocolError
-from precopy.memory.layout import RamLayout
+from precopy.memory.layout import MAX_PAGES, RamLayout
 
 MAX_BATCH_PAGES = 4096
 MAX_BATCH_RUNS = 1000
@@ -22,8 +23,8 @@ MAX_BATCH_RUNS = 1000
 MAX_TORN = 1 << 16
 MAX_DIFFERENT = 16
 
-_BATCH_HEAD = np.dtype([("checksum", "<u8"), ("content_runs", "<u4"), ("zero_runs", "<u4")])
-_RUN = np.dtype([("page", "<u8"), ("pages", "<u8")])
+_BATCH_HEAD = struct.Struct("<QII")
+_RUN_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -68,54 +69,63 @@ class PageBatch:
 
     content: Runs
     zero: Runs
+    table: bytes
     checksum: int = 0
+
+    @classmethod
+    def of(cls, content: Runs, zero: Runs, buffers: Iterable[memoryview]) -> PageBatch:
+        """The batch of these runs, with the checksum of ``buffers``, one for each content run."""
+        table = np.empty((len(content) + len(zero), 2), "<u8")
+        for column, (first, second) in enumerate(((content.starts, zero.starts), (content.lengths, zero.lengths))):
+            table[: len(content), column] = first
+            table[len(content) :, column] = second
+        packed = table.tobytes()
+        return cls(content, zero, packed, _digest(packed, buffers))
 
     @property
     def pages(self) -> int:
         return self.content.pages + self.zero.pages
 
-    def digest(self, buffers: Iterable[memoryview]) -> int:
-        """The checksum over the table and ``buffers``, one for each content run."""
-        state = xxhash.xxh3_64(self._table())
-        update = state.update
-        for buffer in buffers:
-            update(buffer)
-        return state.intdigest()
+    def matches(self, buffers: Iterable[memoryview]) -> bool:
+        """Whether ``buffers``, one for each content run, are what the checksum was made of."""
+        return _digest(self.table, buffers) == self.checksum
 
     def encode(self) -> bytes:
-        head = np.array((self.checksum, len(self.content), len(self.zero)), _BATCH_HEAD)
-        return head.tobytes() + self._table()
-
-    def _table(self) -> bytes:
-        table = np.empty(len(self.content) + len(self.zero), _RUN)
-        table["page"] = np.concatenate((self.content.starts, self.zero.starts))
-        table["pages"] = np.concatenate((self.content.lengths, self.zero.lengths))
-        return table.tobytes()
+        return _BATCH_HEAD.pack(self.checksum, len(self.content), len(self.zero)) + self.table
 
     @classmethod
     def decode(cls, payload: bytes) -> PageBatch:
         """Raises `PeerProtocolError` where the table is not what its head says, or claims more than a batch holds."""
-        if len(payload) < _BATCH_HEAD.itemsize:
+        if len(payload) < _BATCH_HEAD.size:
             raise PeerProtocolError(f"a batch of {len(payload)} bytes is shorter than its head")
-        head = np.frombuffer(payload, _BATCH_HEAD, 1)[0]
-        content, zero = int(head["content_runs"]), int(head["zero_runs"])
-        if content > MAX_BATCH_RUNS or zero > MAX_BATCH_PAGES:
+        checksum, content, zero = _BATCH_HEAD.unpack_from(payload)
+        if content > MAX_BATCH_RUNS or zero > MAX_BATCH_PAGES or not content + zero:
             raise PeerProtocolError(f"a batch claims {content} content runs and {zero} zero runs")
-        if len(payload) != _BATCH_HEAD.itemsize + (content + zero) * _RUN.itemsize:
+        if len(payload) != _BATCH_HEAD.size + (content + zero) * _RUN_BYTES:
             raise PeerProtocolError(f"a batch of {len(payload)} bytes cannot hold the {content + zero} runs it claims")
-        table = np.frombuffer(payload, _RUN, content + zero, _BATCH_HEAD.itemsize)
-        # A count over the bound is refused before it is summed or used, so nothing can wrap.
-        if table.size and (int(table["pages"].max()) > MAX_BATCH_PAGES or int(table["page"].max()) >= 1 << 62):
+        table = np.frombuffer(payload, "<u8", offset=_BATCH_HEAD.size).reshape(-1, 2)
+        # Bounds are checked before anything is summed or used, so nothing can wrap.
+        furthest, longest = table.max(axis=0).tolist()
+        if longest > MAX_BATCH_PAGES or furthest >= MAX_PAGES:
             raise PeerProtocolError("a batch holds a run that is longer or further up than any can be")
-        starts, lengths = table["page"].astype(np.int64), table["pages"].astype(np.int64)
-        batch = cls(
+        starts, lengths = table.astype(np.int64).T
+        pages = int(lengths.sum())
+        if pages > MAX_BATCH_PAGES or not lengths.all():
+            raise PeerProtocolError(f"a batch claims {pages} pages in {content + zero} runs")
+        return cls(
             Runs(starts[:content], lengths[:content]),
             Runs(starts[content:], lengths[content:]),
-            int(head["checksum"]),
+            payload[_BATCH_HEAD.size :],
+            checksum,
         )
-        if not 0 < batch.pages <= MAX_BATCH_PAGES or (table.size and int(lengths.min()) <= 0):
-            raise PeerProtocolError(f"a batch claims {batch.pages} pages in {content + zero} runs")
-        return batch
+
+
+def _digest(table: bytes, buffers: Iterable[memoryview]) -> int:
+    state = xxhash.xxh3_64(table)
+    update = state.update
+    for buffer in buffers:
+        update(buffer)
+    return state.intdigest()
 
 
 @dataclass(frozen=True)

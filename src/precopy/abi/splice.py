@@ -1,0 +1,82 @@
+"""Sending pages without copying them: vmsplice refers to user pages from a pipe, splice moves the pipe into a socket.
+
+Source: vmsplice(2), splice(2). Since Linux 6.5 Unix and TCP sockets take the pages themselves (MSG_SPLICE_PAGES), so
+the only copy left is the receiver's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+
+IoVec = npt.NDArray[np.uint64]
+"""Shape (buffers, 2): address and length in bytes of each, which is ``struct iovec`` on 64-bit machines."""
+
+PIPE_BYTES = 1 << 20
+"""The largest pipe that an unprivileged process may have by default (/proc/sys/fs/pipe-max-size)."""
+_MAX_BUFFERS = 1024  # UIO_MAXIOV
+
+
+@cache
+def _vmsplice() -> ctypes._NamedFuncPointer:
+    function = ctypes.CDLL(None, use_errno=True).vmsplice
+    function.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_uint)
+    function.restype = ctypes.c_ssize_t
+    return function
+
+
+class PagePipe:
+    """A pipe through which pages of this process go to a socket. Raises `OSError` where the system gives none."""
+
+    def __init__(self) -> None:
+        self._out, self._in = os.pipe()
+        with contextlib.suppress(OSError):  # a smaller pipe takes more calls
+            fcntl.fcntl(self._in, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+
+    def close(self) -> None:
+        for descriptor in (self._out, self._in):
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+
+    def send(self, sock: int, buffers: IoVec) -> None:
+        """Sends all of ``buffers`` to the socket ``sock``, which goes on reading them until its peer has received
+        them. Raises `OSError`; before anything was sent where the socket cannot do this (EINVAL)."""
+        rest = np.ascontiguousarray(buffers)
+        while len(rest):
+            there = self._fill(rest[:_MAX_BUFFERS])
+            moved = 0
+            while moved < there:
+                try:
+                    moved += os.splice(self._out, sock, there - moved)
+                except InterruptedError:
+                    continue
+            rest = after(rest, there)
+
+    def _fill(self, buffers: IoVec) -> int:
+        """Puts as much of ``buffers`` into the empty pipe as fits, without waiting; returns the bytes."""
+        while True:
+            done = _vmsplice()(self._in, buffers.__array_interface__["data"][0], len(buffers), 0)
+            if done > 0:
+                return int(done)
+            number = ctypes.get_errno()
+            if number != errno.EINTR:
+                raise OSError(number or errno.EIO, os.strerror(number))
+
+
+def after(buffers: IoVec, done: int) -> IoVec:
+    """What is left of ``buffers`` after their first ``done`` bytes."""
+    ends = np.cumsum(buffers[:, 1])
+    first = int(np.searchsorted(ends, done, side="right"))
+    rest = buffers[first:].copy()
+    if len(rest):
+        skipped = np.uint64(done) - (ends[first] - buffers[first, 1])
+        rest[0, 0] += skipped
+        rest[0, 1] -= skipped
+    return rest
