@@ -27,7 +27,8 @@ _NO_SPLICE = (errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP, errno.E
 
 class SocketStream:
     """``timeout`` is how many seconds the peer may be silent, or not take what is sent. ``copy_free`` allows
-    `send_pages` to hand pages to the kernel instead of copying them."""
+    `send_pages` to hand pages to the kernel instead of copying them, over a Unix socket: there it doubles throughput,
+    while over TCP on one machine it was slower than copying (docs/adr/0004-copy-free-sending.md)."""
 
     def __init__(self, sock: socket.socket, peer: str, timeout: float, *, copy_free: bool = True) -> None:
         self._socket, self.peer, self.timeout = sock, peer, timeout
@@ -35,11 +36,12 @@ class SocketStream:
         value = struct.pack("ll", int(timeout), int(timeout % 1 * 1e6))
         for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
             sock.setsockopt(socket.SOL_SOCKET, option, value)
-        if sock.family != socket.AF_UNIX:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
         self._pipe: PagePipe | None = None
         self._spliced = False
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
         if copy_free:
             with contextlib.suppress(OSError):
                 self._pipe = PagePipe()
@@ -65,7 +67,7 @@ class SocketStream:
                 rest = _after(rest, done)
 
     def send_pages(self, head: Buffer, views: Sequence[memoryview], addresses: IoVec) -> None:
-        """Without copying where the system can (see `precopy.abi.splice`), otherwise with one sendmsg."""
+        """Without copying over a Unix socket (see `precopy.abi.splice`), otherwise with one sendmsg."""
         if self._pipe is None or len(views) == 0:
             self.send([head, *views])
             return
