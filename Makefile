@@ -25,7 +25,7 @@ bench: $(STAMP)
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml scripts/setup
+$(STAMP): pyproject.toml requirements-dev.txt scripts/setup
 	PYTHON=$(PYTHON) scripts/setup $(VENV)
 	touch $@
 

@@ -1,5 +1,7 @@
 """What a test needs of the machine: skipped with its reason where it is missing, a failure where PRECOPY_REQUIRE
-(a comma-separated list such as ``kvm,pagemap``) says that this machine has it."""
+(a comma-separated list such as ``kvm,pagemap``) says that this machine has it.
+
+PRECOPY_EXAMPLES is the number of examples of each property test, for a longer run than the default's."""
 
 from __future__ import annotations
 
@@ -10,6 +12,15 @@ import shutil
 from collections.abc import Callable
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "precopy",
+    max_examples=int(os.environ.get("PRECOPY_EXAMPLES", "100")),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("precopy")
 
 
 def _kvm() -> str | None:

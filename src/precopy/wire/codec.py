@@ -193,6 +193,6 @@ def _decode(record: type[Any], payload: bytes) -> Frame:
         return DeviceState(payload)
     try:
         frame = msgspec.msgpack.decode(payload, type=record)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise PeerProtocolError(f"a {record.__name__} frame cannot be read: {error}") from error
     return frame

@@ -1,0 +1,34 @@
+"""Migrations with different chunk sizes of the deferred clear policy, in turn.
+
+Run: .venv/bin/python benchmarks/clear_chunk.py
+"""
+
+from __future__ import annotations
+
+import statistics
+
+from precopy.control import ProcessPair, migrate_guest
+from precopy.migration import Migrated, MigrationOptions
+
+SHIFTS, REPEATS = (9, 12, 15, 18), 5
+GUEST = ["--ram", "1G", "--fill", "1", "--workload", "random", "--write-rate", "200K"]
+
+
+def main() -> None:
+    done: dict[int, list[Migrated]] = {shift: [] for shift in SHIFTS}
+    for _ in range(REPEATS):
+        for shift in SHIFTS:
+            with ProcessPair(GUEST, ["--ram", "1G", "--prealloc"]) as pair:
+                options = MigrationOptions(clear_chunk_shift=shift, downtime_limit=0.05)
+                done[shift].append(migrate_guest(pair.source, pair.address, options))
+    print("chunk    clear calls   pages sent   total ms   downtime ms   (medians of", REPEATS, "migrations)")
+    for shift, runs in done.items():
+        calls = statistics.median(sum(one.clear_log_ioctls for one in run.rounds) for run in runs)
+        pages = statistics.median(sum(one.sent_pages for one in run.rounds) for run in runs)
+        total = statistics.median(run.total_s for run in runs)
+        downtime = statistics.median(run.downtime.total_s for run in runs)
+        print(f"2^{shift:<5} {calls:11.0f} {pages:12.0f} {1e3 * total:10.1f} {1e3 * downtime:13.1f}")
+
+
+if __name__ == "__main__":
+    main()

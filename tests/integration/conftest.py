@@ -1,0 +1,40 @@
+"""What integration tests share: imports from tests/support, and a fixture that finds what a test left behind."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+_TESTS = str(Path(__file__).parents[1])
+if _TESTS not in sys.path:
+    sys.path.insert(0, _TESTS)
+
+_SETTLE_S = 5.0
+
+
+def children() -> set[int]:
+    """Processes that this one has started and that still exist."""
+    tasks = Path("/proc/self/task").glob("*/children")
+    return {int(pid) for task in tasks for pid in task.read_text().split()}
+
+
+def held() -> tuple[set[int], set[str], set[str]]:
+    """What a test could leave behind in this process: children, descriptors, threads."""
+    return children(), set(os.listdir("/proc/self/fd")), {thread.name for thread in threading.enumerate()}
+
+
+@pytest.fixture
+def nothing_left() -> Iterator[None]:
+    """Fails if a process, a descriptor or a thread of the test outlives it."""
+    before = held()
+    yield
+    end = time.monotonic() + _SETTLE_S
+    while held() != before and time.monotonic() < end:
+        time.sleep(0.01)
+    assert held() == before

@@ -1,0 +1,692 @@
+"""The wire broken in every state of the protocol, and peers that do not keep to it: the guest is never lost."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+import tracemalloc
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from precopy.bitmap import Runs
+from precopy.errors import (
+    HelloMismatch,
+    LayoutError,
+    OutcomeUnknown,
+    PeerLost,
+    PeerProtocolError,
+    PeerRefused,
+    PrecopyError,
+)
+from precopy.guests import Workload
+from precopy.memory import GuestMemory, RamLayout
+from precopy.memory.machines import machine_layout
+from precopy.migration import Destination, MigrationOptions, Source
+from precopy.transport import SocketStream
+from precopy.wire import (
+    Abort,
+    Codec,
+    Commit,
+    DeviceState,
+    Frame,
+    Hello,
+    PageBatch,
+    Pages,
+    Prepare,
+    Role,
+    RoundEnd,
+    State,
+    Welcome,
+)
+from precopy.wire.frames import BlockClaim
+from precopy.wire.states import TRANSITIONS
+from support.live_guests import (
+    MIB,
+    Ending,
+    Endings,
+    Pair,
+    migrate,
+    proxied_pair,
+    runs_on,
+    stands_still,
+    stream_pair,
+)
+from support.wire_proxy import HEADER_BYTES, PREAMBLE, Fault, Harm, Proxy
+
+pytestmark = [pytest.mark.needs("kvm"), pytest.mark.timeout(60), pytest.mark.usefixtures("nothing_left")]
+
+TIMEOUT = 0.4
+"""Seconds that a peer may be silent in these tests."""
+IN_TIME = 5 * TIMEOUT + 3
+"""A bound for the end of both sides: a time-out or two, and room for a machine that is busy with other things."""
+
+STEPS = [
+    (state, role.value, frame.__name__)
+    for state, moves in TRANSITIONS.items()
+    for role, frame in moves
+    if frame is not Abort
+]
+"""Every step of the protocol: the state, and the frame that one side may send in it."""
+BEFORE_COMMIT = [step for step in STEPS if step[2] not in ("Commit", "Running")]
+OPTIONS = MigrationOptions(verify=True)
+
+
+def by_name(value: object) -> str:
+    return value.value if isinstance(value, State | Harm) else str(value)
+
+
+def every_step(steps: list[tuple[State, str, str]]) -> Any:
+    return pytest.mark.parametrize(("state", "sender", "frame"), steps, ids=by_name)
+
+
+def test_the_steps_reach_every_state() -> None:
+    assert {state for state, _, _ in STEPS} == set(State) - {State.DONE, State.CLOSED}
+    assert len(STEPS) == 12 - 1 + 1
+
+
+class Broken:
+    """A migration of a small guest over a link with a fault, and how both sides ended."""
+
+    def __init__(self, pair: Pair, fault: Fault) -> None:
+        self.pair = pair
+        with proxied_pair(fault, TIMEOUT) as (near, far, proxy):
+            self.ended: Endings = migrate(pair.source, pair.destination, (near, far), OPTIONS)
+        self.proxy: Proxy = proxy
+        assert proxy.struck.is_set()
+        assert self.ended.source.seconds < IN_TIME
+        assert self.ended.destination.seconds < IN_TIME
+        assert pair.source.watch().both == pair.destination.watch().both == 0
+        if pair.destination.ran:
+            assert proxy.time_of("Commit") < pair.destination.watch().resumed_at[0]
+            assert pair.destination.watch().unequal == []
+
+    @property
+    def source(self) -> BaseException | None:
+        return self.ended.source.error
+
+    @property
+    def destination(self) -> BaseException | None:
+        return self.ended.destination.error
+
+    def guest_is_safe_at_the_source(self) -> None:
+        assert not self.pair.destination.ran
+        assert not self.pair.destination.running
+        runs_on(self.pair.source)
+
+    def guest_is_paused_at_the_source(self) -> None:
+        assert isinstance(self.source, OutcomeUnknown)
+        assert self.source.exit_code == 6
+        assert self.source.session in str(self.source)
+        stands_still(self.pair.source)
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    with Pair(Workload("random", 50_000)) as pair:
+        yield pair
+
+
+@every_step(BEFORE_COMMIT)
+class TestBeforeTheCommit:
+    @pytest.mark.parametrize("harm", [Harm.CUT, Harm.TRUNCATE], ids=by_name)
+    def test_cut(self, pair: Pair, state: State, sender: str, frame: str, harm: Harm) -> None:
+        broken = Broken(pair, Fault(sender, frame, harm))
+        for error in (broken.source, broken.destination):
+            assert isinstance(error, PeerLost)
+            assert not error.silent
+            assert error.exit_code == 5
+        assert broken.ended.source.seconds < IN_TIME - TIMEOUT
+        broken.guest_is_safe_at_the_source()
+
+    def test_silence(self, pair: Pair, state: State, sender: str, frame: str) -> None:
+        broken = Broken(pair, Fault(sender, frame, Harm.SILENCE))
+        for error in (broken.source, broken.destination):
+            assert isinstance(error, PeerLost)
+            assert error.silent
+            assert f"for {TIMEOUT:g} s" in str(error)
+        broken.guest_is_safe_at_the_source()
+
+    @pytest.mark.parametrize(
+        "at", [0, 8, HEADER_BYTES - 1, HEADER_BYTES], ids=["type", "number", "checksum", "payload"]
+    )
+    def test_flipped_byte(self, pair: Pair, state: State, sender: str, frame: str, at: int) -> None:
+        broken = Broken(pair, Fault(sender, frame, Harm.FLIP, at=at))
+        who, other = ("destination", "source") if sender == "source" else ("source", "destination")
+        noticed, told = getattr(broken, who), getattr(broken, other)
+        assert isinstance(noticed, PeerProtocolError)
+        assert isinstance(told, PeerRefused)
+        assert str(told) == f"the other side refused: {noticed}"
+        broken.guest_is_safe_at_the_source()
+
+    @pytest.mark.parametrize("bit", [0, 3])
+    def test_flipped_length(self, pair: Pair, state: State, sender: str, frame: str, bit: int) -> None:
+        """A wrong length within the bounds makes the reader wait for bytes that do not come, or read others."""
+        broken = Broken(pair, Fault(sender, frame, Harm.FLIP, at=4 + bit))
+        for error in (broken.source, broken.destination):
+            assert isinstance(error, PeerLost | PeerProtocolError | PeerRefused)
+        broken.guest_is_safe_at_the_source()
+
+
+class TestAroundTheCommit:
+    @pytest.mark.parametrize("harm", [Harm.CUT, Harm.TRUNCATE, Harm.SILENCE], ids=by_name)
+    def test_lost_commit(self, pair: Pair, harm: Harm) -> None:
+        broken = Broken(pair, Fault("source", "Commit", harm))
+        broken.guest_is_paused_at_the_source()
+        assert isinstance(broken.destination, PeerLost)
+        assert not pair.destination.ran
+        # The user finds that it does not run there, and decides.
+        pair.source.resume()
+        runs_on(pair.source)
+
+    @pytest.mark.parametrize("at", [0, 8, HEADER_BYTES - 1], ids=["type", "number", "checksum"])
+    def test_damaged_commit_is_refused_and_the_source_told(self, pair: Pair, at: int) -> None:
+        broken = Broken(pair, Fault("source", "Commit", Harm.FLIP, at=at))
+        assert isinstance(broken.destination, PeerProtocolError)
+        assert isinstance(broken.source, PeerRefused)
+        broken.guest_is_safe_at_the_source()
+
+    @pytest.mark.parametrize("harm", list(Harm), ids=by_name)
+    def test_lost_answer(self, pair: Pair, harm: Harm) -> None:
+        broken = Broken(pair, Fault("destination", "Running", harm))
+        broken.guest_is_paused_at_the_source()
+        assert broken.destination is None
+        assert broken.ended.destination.result.session == broken.source.session  # type: ignore[union-attr]
+        runs_on(pair.destination)
+
+    def test_answer_that_cannot_be_sent(self, pair: Pair) -> None:
+        """The link is gone by the time at which the destination's guest runs: it runs, all the same."""
+        with proxied_pair(None, TIMEOUT) as (near, far, proxy):
+            resume = pair.destination.resume
+
+            def resume_and_cut() -> None:
+                resume()
+                proxy.cut()
+
+            pair.destination.resume = resume_and_cut
+            ended = migrate(pair.source, pair.destination, (near, far), OPTIONS)
+        assert isinstance(ended.source.error, OutcomeUnknown)
+        received = ended.destination.result
+        assert received.session == ended.source.error.session
+        assert not received.answered
+        assert not pair.source.running
+        runs_on(pair.destination)
+
+    def test_destination_that_cannot_run_the_guest_says_so(self, pair: Pair) -> None:
+        def fail() -> None:
+            raise PrecopyError("no CPU is left")
+
+        pair.destination.resume = fail
+        with stream_pair(timeout=TIMEOUT) as streams:
+            ended = migrate(pair.source, pair.destination, streams, OPTIONS)
+        assert str(ended.destination.error) == "no CPU is left"
+        assert isinstance(ended.source.error, PeerRefused)
+        assert "no CPU is left" in str(ended.source.error)
+        assert not pair.destination.running
+        runs_on(pair.source)
+
+    def test_interrupt_after_the_guest_was_told_to_run_promises_nothing(self, pair: Pair) -> None:
+        """No Abort may say that it does not run there: the source would run it a second time."""
+        resume = pair.destination.resume
+
+        def resume_and_interrupt() -> None:
+            resume()
+            raise KeyboardInterrupt
+
+        pair.destination.resume = resume_and_interrupt
+        with stream_pair(timeout=TIMEOUT) as streams:
+            ended = migrate(pair.source, pair.destination, streams, OPTIONS)
+        assert isinstance(ended.destination.error, KeyboardInterrupt)
+        assert isinstance(ended.source.error, OutcomeUnknown)
+        assert not pair.source.running
+
+
+class TestAfterwards:
+    @pytest.mark.parametrize("frame", ["Pages", "RoundEnd", "DeviceState", "Prepare"])
+    def test_failed_migration_can_be_tried_again(self, pair: Pair, frame: str) -> None:
+        """No write is forgotten because a migration before this one was tracking it."""
+        Broken(pair, Fault("source", frame, Harm.CUT)).guest_is_safe_at_the_source()
+        pair.replace_destination(pair.another())
+        with stream_pair() as streams:
+            migrate(pair.source, pair.destination, streams, OPTIONS).migrated()
+        assert pair.destination.watch().unequal == []
+        stands_still(pair.source)
+        runs_on(pair.destination)
+
+    def test_cancelled_while_the_peer_takes_nothing(self, pair: Pair) -> None:
+        with proxied_pair(Fault("source", "Pages", Harm.SILENCE), 30) as (near, far, proxy):
+            source = Source(pair.source, near, OPTIONS)
+            ending: list[Ending] = []
+            thread = threading.Thread(target=lambda: ending.append(Ending.of(source.run)))
+            thread.start()
+            assert proxy.struck.wait(10)
+            source.cancel()
+            thread.join(10)
+            assert not thread.is_alive()
+            assert "cancelled" in str(ending[0].error)
+            assert type(ending[0].error).__name__ == "Cancelled"
+            runs_on(pair.source)
+
+
+def refused(source_layout: RamLayout, destination_layout: RamLayout, **different: Any) -> str:
+    """Why a destination of another layout refuses; checks that both sides say it and that the guest is safe."""
+    with Pair(layout=source_layout, **different) as pair, stream_pair(timeout=TIMEOUT) as streams:
+        pair.replace_destination(pair.another(layout=destination_layout, vcpus=1))
+        ended = migrate(pair.source, pair.destination, streams)
+        assert isinstance(ended.destination.error, HelloMismatch)
+        assert isinstance(ended.source.error, PeerRefused)
+        assert ended.source.error.reason == str(ended.destination.error)
+        assert not pair.destination.ran
+        assert not any(host.words.any() for host in pair.destination.memory.hosts)
+        runs_on(pair.source)
+        return str(ended.destination.error)
+
+
+class TestLayoutsThatDiffer:
+    def test_size_of_a_block(self) -> None:
+        said = refused(machine_layout("q35", 8 * MIB), machine_layout("q35", 12 * MIB))
+        assert said == (
+            f"RAM block 'pc.ram' has {8 * MIB} bytes at the source and {12 * MIB} here; start both sides with the "
+            f"same --ram and --layout"
+        )
+
+    def test_size_of_a_small_block(self) -> None:
+        """One page less in a block whose length is no multiple of 64 pages, so that all others stay where they are."""
+        here = machine_layout("q35", 8 * MIB)
+        sizes = [(block.name, block.pages * 4096 - 4096 * (block.name == "system.flash1")) for block in here.blocks]
+        sections = [
+            (section.block.name, section.offset * 4096, section.pages * 4096, section.gpa)
+            for section in here.sections
+            if section.block.name != "system.flash1"
+        ]
+        said = refused(RamLayout.of_blocks(sizes).mapped(sections), here)
+        assert f"RAM block 'system.flash1' has {0x83000} bytes at the source and {0x84000} here" in said
+
+    def test_block_that_is_missing_at_the_destination(self) -> None:
+        here = machine_layout("flat", 8 * MIB)
+        more = RamLayout.of_blocks([("ram", 8 * MIB), ("vga", MIB)]).mapped([("ram", 0, 8 * MIB, 0)])
+        assert refused(more, here) == "RAM block 'vga' exists at the source and not here"
+
+    def test_block_that_is_missing_at_the_source(self) -> None:
+        here = machine_layout("flat", 8 * MIB)
+        more = RamLayout.of_blocks([("ram", 8 * MIB), ("vga", MIB)]).mapped([("ram", 0, 8 * MIB, 0)])
+        assert refused(here, more) == "RAM block 'vga' exists here and not at the source"
+
+    def test_order_of_blocks(self) -> None:
+        one = RamLayout.of_blocks([("ram", 8 * MIB), ("vga", MIB)]).mapped([("ram", 0, 8 * MIB, 0)])
+        other = RamLayout.of_blocks([("vga", MIB), ("ram", 8 * MIB)]).mapped([("ram", 0, 8 * MIB, 0)])
+        assert refused(one, other) == "RAM block 'vga' is at ram_addr page 2048 at the source and at 0 here"
+
+    def test_number_of_vcpus(self) -> None:
+        layout = machine_layout("flat", 4 * MIB)
+        said = refused(layout, layout, vcpus=2)
+        assert said == "the source's guest is 'kvm x86_64, 2 vCPUs', this side runs 'kvm x86_64, 1 vCPU'"
+
+
+class Peer:
+    """The other end of a connection to one real side, spoken to in bytes."""
+
+    def __init__(self, run: Any, sock: socket.socket, stream: SocketStream) -> None:
+        self.sock, self._stream = sock, stream
+        self._endings: list[Ending] = []
+        self._thread = threading.Thread(target=self._run, args=(run,), daemon=True)
+        self._thread.start()
+
+    def _run(self, run: Any) -> None:
+        self._endings.append(Ending.of(run))
+        self._stream.close()
+
+    def ending(self) -> Ending:
+        self._thread.join(IN_TIME)
+        assert not self._thread.is_alive()
+        return self._endings[0]
+
+    def error(self) -> BaseException:
+        error = self.ending().error
+        assert error is not None
+        return error
+
+    def close(self) -> None:
+        self.sock.close()
+        self._thread.join(IN_TIME)
+
+
+@pytest.fixture
+def destination() -> Iterator[tuple[Any, Peer]]:
+    """A blank guest that waits for its source, and that source's end of the connection."""
+    with Pair() as pair:
+        ours, theirs = socket.socketpair()
+        ours.settimeout(IN_TIME)
+        stream = SocketStream(theirs, "the source", TIMEOUT)
+        peer = Peer(Destination(pair.destination, stream).run, ours, stream)
+        try:
+            yield pair.destination, peer
+        finally:
+            peer.close()
+        assert not pair.destination.ran
+        assert not pair.destination.running
+
+
+@pytest.fixture
+def source() -> Iterator[tuple[Any, Peer]]:
+    """A guest that is being migrated, and the end of the connection that its destination would hold."""
+    with Pair() as pair:
+        ours, theirs = socket.socketpair()
+        ours.settimeout(IN_TIME)
+        stream = SocketStream(theirs, "the destination", TIMEOUT)
+        peer = Peer(Source(pair.source, stream, OPTIONS).run, ours, stream)
+        try:
+            yield pair.source, peer
+        finally:
+            peer.close()
+        runs_on(pair.source)
+
+
+class TestPeerThatSpeaksAnotherProtocol:
+    WEB = b"GET / HTTP/1.1\r\nHost: example.org\r\n\r\n"
+    ANSWER = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"
+
+    def test_web_client_at_the_destination(self, destination: tuple[Any, Peer]) -> None:
+        _, peer = destination
+        peer.sock.sendall(self.WEB)
+        error = peer.error()
+        assert isinstance(error, PeerProtocolError)
+        assert str(error) == "the other side does not speak precopy: its first bytes are b'GET / HT'"
+
+    def test_web_server_at_the_other_end_of_the_source(self, source: tuple[Any, Peer]) -> None:
+        _, peer = source
+        peer.sock.sendall(self.ANSWER)
+        assert str(peer.error()) == "the other side does not speak precopy: its first bytes are b'HTTP/1.1'"
+
+    @pytest.mark.parametrize("greeting", [b"", b"PRECOPY\n"])
+    def test_peer_that_says_nothing_more(self, destination: tuple[Any, Peer], greeting: bytes) -> None:
+        _, peer = destination
+        peer.sock.sendall(greeting)
+        error = peer.error()
+        assert isinstance(error, PeerLost)
+        assert error.silent
+        assert TIMEOUT <= peer.ending().seconds < IN_TIME
+
+    @pytest.mark.parametrize("greeting", [b"", b"PRECOPY\n", Codec.preamble() + b"\x01"])
+    def test_peer_that_leaves_early(self, destination: tuple[Any, Peer], greeting: bytes) -> None:
+        _, peer = destination
+        peer.sock.sendall(greeting)
+        peer.sock.shutdown(socket.SHUT_WR)
+        error = peer.error()
+        assert isinstance(error, PeerLost)
+        assert "closed the connection" in str(error)
+        assert peer.ending().seconds < IN_TIME - TIMEOUT
+
+    @pytest.mark.parametrize("sender", ["source", "destination"])
+    def test_another_version_is_named_on_both_sides(self, pair: Pair, sender: str) -> None:
+        # Bytes 8 and 9 of the preamble are the major version: 1 becomes 17.
+        broken = Broken(pair, Fault(sender, PREAMBLE, Harm.FLIP, at=8))
+        noticed, told = broken.destination, broken.source
+        if sender == "destination":
+            noticed, told = told, noticed
+        assert isinstance(noticed, PeerProtocolError)
+        assert str(noticed) == (
+            "the other side speaks version 17.0 of the protocol, this side 1.0; use the same version of precopy on both"
+        )
+        assert isinstance(told, PeerRefused)
+        assert "version 17.0" in str(told)
+        broken.guest_is_safe_at_the_source()
+
+    def test_newer_minor_version_is_understood(self, pair: Pair) -> None:
+        with proxied_pair(Fault("source", PREAMBLE, Harm.FLIP, at=10), TIMEOUT) as (near, far, _):
+            migrate(pair.source, pair.destination, (near, far), OPTIONS).migrated()
+        runs_on(pair.destination)
+
+
+class Forger:
+    """A source that keeps to the protocol's form, but not to its meaning."""
+
+    def __init__(self, peer: Peer, guest: Any) -> None:
+        self.peer, self.guest = peer, guest
+        self.codec = Codec(Role.SOURCE)
+        self._greeting = Codec.preamble()
+
+    def send(self, frame: Frame, content: bytes = b"") -> None:
+        self.peer.sock.sendall(self._greeting + self.codec.send(frame) + content)
+        self._greeting = b""
+
+    def send_raw(self, data: bytes) -> None:
+        self.peer.sock.sendall(self._greeting + data)
+        self._greeting = b""
+
+    def hello(self) -> None:
+        self.send(Hello.of("0" * 32, self.guest.machine, self.guest.memory.layout))
+        assert isinstance(self.receive(), Welcome)
+
+    def receive(self) -> Frame:
+        frame = None
+        while frame is None:
+            data = self.peer.sock.recv(self.codec.wanted)
+            assert data, "the destination has closed the connection"
+            frame = self.codec.receive(data)
+        return frame
+
+    def refusal(self) -> str:
+        """The sentence that the destination ends with, which it has also told the source."""
+        error = self.peer.error()
+        frame = self.receive()
+        assert isinstance(frame, Abort)
+        assert frame.reason == str(error)
+        assert not any(host.words.any() for host in self.guest.memory.hosts)
+        return frame.reason
+
+
+def batch(*runs: tuple[int, int], zero: tuple[tuple[int, int], ...] = ()) -> PageBatch:
+    return PageBatch.of(Runs.of(*runs), Runs.of(*zero), [])
+
+
+@pytest.fixture
+def gaps() -> Iterator[tuple[Any, Peer]]:
+    """As `destination`, with three blocks: pages 0 to 1023, 1024 to 1026 and 1088 to 1097."""
+    layout = RamLayout.of_blocks([("ram", 4 * MIB), ("odd", 3 * 4096), ("more", 10 * 4096)])
+    layout = layout.mapped([("ram", 0, 4 * MIB, 0)])
+    with Pair(layout=layout) as pair:
+        ours, theirs = socket.socketpair()
+        ours.settimeout(IN_TIME)
+        stream = SocketStream(theirs, "the source", TIMEOUT)
+        peer = Peer(Destination(pair.destination, stream).run, ours, stream)
+        try:
+            yield pair.destination, peer
+        finally:
+            peer.close()
+        assert not pair.destination.ran
+
+
+class TestMaliciousSource:
+    @pytest.mark.parametrize("zero", [False, True], ids=["content", "zero"])
+    @pytest.mark.parametrize(
+        "run",
+        [(1027, 1), (1087, 1), (1024, 4), (1023, 2), (1026, 63), (1097, 2), (1098, 1), (1 << 35, 1)],
+        ids=str,
+    )
+    def test_runs_outside_every_block(self, gaps: tuple[Any, Peer], run: tuple[int, int], zero: bool) -> None:
+        forger = Forger(gaps[1], gaps[0])
+        forger.hello()
+        forger.send(Pages(batch(zero=(run,)) if zero else batch((0, 1), run)), b"\xff" * 4096)
+        assert isinstance(gaps[1].error(), PeerProtocolError)
+        assert "the source sends" in forger.refusal()
+
+    @pytest.mark.parametrize(
+        ("page", "pages"),
+        [(1 << 62, 1), ((1 << 64) - 1, 1), (0, 1 << 63), (0, (1 << 64) - 1), (0, 4097), (0, 0)],
+    )
+    def test_runs_that_nobody_can_have(self, gaps: tuple[Any, Peer], page: int, pages: int) -> None:
+        forger = Forger(gaps[1], gaps[0])
+        forger.hello()
+        honest = forger.codec.send(Pages(batch((0, 1))))
+        forger.send_raw(reseal(honest, struct.pack("<QIIQQ", 0, 1, 0, page, pages)))
+        assert isinstance(gaps[1].error(), PeerProtocolError)
+        assert "a batch" in forger.refusal()
+
+    @pytest.mark.parametrize(("content", "zero"), [(1001, 0), (0, 4097), (0xFFFFFFFF, 0xFFFFFFFF), (2, 0), (0, 0)])
+    def test_batches_that_hold_fewer_runs_than_they_claim(
+        self, gaps: tuple[Any, Peer], content: int, zero: int
+    ) -> None:
+        forger = Forger(gaps[1], gaps[0])
+        forger.hello()
+        honest = forger.codec.send(Pages(batch((0, 1))))
+        forger.send_raw(reseal(honest, struct.pack("<QIIQQ", 0, content, zero, 0, 1)))
+        assert "a batch" in forger.refusal()
+
+    @pytest.mark.parametrize("number", range(1, 13))
+    def test_huge_lengths_are_refused_unread(self, destination: tuple[Any, Peer], number: int) -> None:
+        guest, peer = destination
+        forger = Forger(peer, guest)
+        tracemalloc.start()
+        try:
+            forger.send_raw(struct.pack("<BxxxIQQ", number, (1 << 32) - 1, 0, 0))
+            assert "claims a" in forger.refusal()
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert peak < MIB
+        assert peer.ending().seconds < IN_TIME - TIMEOUT
+
+    def test_length_within_its_bound_allocates_nothing_before_it_has_come(self, destination: tuple[Any, Peer]) -> None:
+        guest, peer = destination
+        forger = Forger(peer, guest)
+        tracemalloc.start()
+        try:
+            forger.send_raw(struct.pack("<BxxxIQQ", 6, 16 * MIB, 0, 0))
+            assert isinstance(peer.error(), PeerLost | PeerProtocolError)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert peak < MIB
+
+    def test_frame_out_of_turn(self, destination: tuple[Any, Peer]) -> None:
+        guest, peer = destination
+        forger = Forger(peer, guest)
+        forger.codec.state = State.READY
+        forger.send(Commit())
+        assert forger.peer.error().args == (
+            "Commit came from the source in state 'opening', where only Hello, Abort may come",
+        )
+
+    @pytest.mark.parametrize(
+        ("number", "batches", "pages"), [(2, 1, 1), (0, 1, 1), (1, 2, 1), (1, 0, 1), (1, 1, 2), (1, 1, 0)]
+    )
+    def test_round_that_does_not_add_up(
+        self, destination: tuple[Any, Peer], number: int, batches: int, pages: int
+    ) -> None:
+        guest, peer = destination
+        forger = Forger(peer, guest)
+        forger.hello()
+        forger.send(Pages(batch(zero=((5, 1),))))
+        forger.send(RoundEnd(number, batches, pages, False))
+        assert "claims" in forger.refusal()
+
+    @pytest.mark.parametrize("state", [b"", b"\x93", b"\xff" * 1000, b"\x90", b"\x91\x80"])
+    def test_state_that_is_none(self, destination: tuple[Any, Peer], state: bytes) -> None:
+        guest, peer = destination
+        forger = Forger(peer, guest)
+        forger.hello()
+        forger.send(RoundEnd(1, 0, 0, True))
+        forger.receive()
+        forger.send(DeviceState(state))
+        forger.send(Prepare(0))
+        forger.refusal()
+
+    def test_hello_with_other_blocks_is_refused_in_one_printable_line(self, destination: tuple[Any, Peer]) -> None:
+        guest, peer = destination
+        forger = Forger(peer, guest)
+        hello = Hello.of("0" * 32, guest.machine, guest.memory.layout)
+        claim = BlockClaim("\x1b[2Jevil\n" * 50, 1 << 20, 1)
+        forger.send(replace(hello, blocks=(*hello.blocks, claim)))
+        said = forger.refusal()
+        assert said.isprintable()
+        assert len(said) < 500
+
+    def test_reason_of_a_peer_is_printable(self, source: tuple[Any, Peer]) -> None:
+        _, peer = source
+        codec = Codec(Role.DESTINATION)
+        codec.state = State.GREETED
+        peer.sock.sendall(Codec.preamble() + codec.send(Abort("\x1b[31mno\nway " + "x" * 10_000)))
+        said = str(peer.error())
+        assert said.isprintable()
+        assert len(said) < 2100
+
+
+def reseal(frame: bytes, payload: bytes) -> bytes:
+    """The frame with another payload, and a checksum that is right for it."""
+    import xxhash
+
+    number, _, sequence, _ = struct.unpack_from("<BxxxIQQ", frame)
+    head = struct.pack("<BxxxIQ", number, len(payload), sequence)
+    return head + struct.pack("<Q", xxhash.xxh3_64(head + payload).intdigest()) + payload
+
+
+class TestMaliciousDestination:
+    """The source's guest is its own, whatever it hears."""
+
+    def greet(self, peer: Peer) -> Codec:
+        """A destination that has welcomed the source."""
+        codec = Codec(Role.DESTINATION)
+        frame = None
+        while frame is None:
+            frame = codec.receive(peer.sock.recv(codec.wanted))
+        assert isinstance(frame, Hello)
+        peer.sock.sendall(Codec.preamble() + codec.send(Welcome(frame.session)))
+        return codec
+
+    def test_welcome_to_another_session(self, source: tuple[Any, Peer]) -> None:
+        _, peer = source
+        codec = Codec(Role.DESTINATION)
+        codec.state = State.GREETED
+        peer.sock.sendall(Codec.preamble() + codec.send(Welcome("another")))
+        assert str(peer.error()) == "the destination welcomes another session"
+
+    @pytest.mark.parametrize("torn", [(0,), (99_999,), (-1,)])
+    def test_acknowledges_what_was_not_sent(self, source: tuple[Any, Peer], torn: tuple[int, ...]) -> None:
+        _, peer = source
+        codec = self.greet(peer)
+        codec.state = State.ROUND_ENDED
+        from precopy.wire import RoundAck
+
+        peer.sock.sendall(codec.send(RoundAck(1, 77, torn)))
+        drain(peer.sock)
+        assert isinstance(peer.error(), PeerProtocolError)
+
+    def test_says_that_it_runs_before_the_commit(self, source: tuple[Any, Peer]) -> None:
+        _, peer = source
+        codec = self.greet(peer)
+        codec.state = State.COMMITTING
+        from precopy.wire import Running
+
+        peer.sock.sendall(codec.send(Running(0.0)))
+        drain(peer.sock)
+        error = peer.error()
+        assert isinstance(error, PeerProtocolError)
+        assert "Running came from the destination in state" in str(error)
+
+
+def drain(sock: socket.socket) -> None:
+    """Takes all that comes, so that the other side is not held up."""
+    while sock.recv(1 << 20):
+        pass
+
+
+def test_memory_of_a_failed_destination_is_given_back() -> None:
+    """What a destination held is freed when its guest is closed, even where views of it are still about."""
+    memory = GuestMemory(machine_layout("flat", 64 * MIB))
+    memory.touch()
+    held = memory.buffers(Runs.of((0, 16)))
+    before = resident()
+    memory.close()
+    assert before - resident() > 60 * MIB
+    assert len(held) == 1
+    with pytest.raises(LayoutError):
+        GuestMemory(machine_layout("flat", 64 * MIB + 1))
+
+
+def resident() -> int:
+    with open("/proc/self/statm", encoding="ascii") as statm:
+        return int(statm.read().split()[1]) * 4096

@@ -1,0 +1,292 @@
+"""Whole migrations of KVM guests inside one process: every byte, every register and every counter."""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from itertools import product
+from typing import Any, NamedTuple
+
+import msgspec
+import pytest
+
+from precopy.abi import kvm
+from precopy.abi.ioctl import call
+from precopy.dirty import CLEAR_POLICIES
+from precopy.errors import NotConverged, PeerRefused
+from precopy.guests import WORKLOADS, Workload
+from precopy.kvm.state import VcpuState
+from precopy.migration import Migrated, MigrationOptions, Progress, Round
+from precopy.migration.source import Event
+from precopy.units import PAGE_SIZE
+from support.live_guests import (
+    MIB,
+    Pair,
+    migrate,
+    runs_on,
+    stands_still,
+    steps,
+    stream_pair,
+    until,
+)
+
+pytestmark = [pytest.mark.needs("kvm"), pytest.mark.timeout(60), pytest.mark.usefixtures("nothing_left")]
+
+
+class Machine(NamedTuple):
+    layout: str
+    ram: int
+    vcpus: int
+    transport: str
+
+
+MACHINES = (Machine("q35", 32 * MIB, 1, "unix"), Machine("flat", 64 * MIB, 2, "tcp"))
+
+
+@pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: f"{machine.layout}-{machine.transport}")
+@pytest.mark.parametrize(("workload", "clear"), list(product(WORKLOADS, CLEAR_POLICIES)))
+def test_everything_arrives_and_the_guest_goes_on(workload: str, clear: str, machine: Machine) -> None:
+    layout, ram, vcpus, transport = machine
+    with Pair(Workload(workload), layout=layout, ram=ram, vcpus=vcpus) as pair, stream_pair(transport) as streams:
+        done = migrate(pair.source, pair.destination, streams, MigrationOptions(clear=clear, verify=True)).migrated()
+
+        assert done.compared_pages == pair.source.memory.layout.pages
+        watch = pair.destination.watch()
+        assert (watch.twins, watch.unequal, watch.both) == (1, [], 0)
+        stands_still(pair.source)
+        at_switchover = steps(pair.source)
+        runs_on(pair.destination, idle=workload == "idle")
+        assert workload == "idle" or steps(pair.destination) > at_switchover > 0
+        assert steps(pair.source) == at_switchover
+
+
+def test_guest_that_writes_as_fast_as_it_can_arrives() -> None:
+    with Pair(Workload("random", None), layout="q35", ram=32 * MIB) as pair, stream_pair() as streams:
+        migrate(pair.source, pair.destination, streams).migrated()
+        assert pair.destination.watch().unequal == []
+        stands_still(pair.source)
+        runs_on(pair.destination)
+
+
+def test_guest_moves_there_and_back_again() -> None:
+    with Pair(Workload("random"), layout="q35", ram=16 * MIB, vcpus=2) as pair:
+        for _ in range(2):
+            with stream_pair() as streams:
+                migrate(pair.source, pair.destination, streams).migrated()
+            assert pair.destination.watch().unequal == []
+            assert pair.destination.watch().both == 0
+            stands_still(pair.source)
+            runs_on(pair.destination)
+            pair.turn_round()
+
+
+def test_guest_that_was_paused_is_moved_as_it_is() -> None:
+    with Pair(Workload("sequential")) as pair, stream_pair() as streams:
+        pair.source.pause()
+        before = steps(pair.source)
+        migrate(pair.source, pair.destination, streams).migrated()
+        assert pair.destination.watch().unequal == []
+        assert steps(pair.source) == before
+        runs_on(pair.destination)
+
+
+class TestState:
+    """What is not in memory."""
+
+    XMM0, XSTATE_BV, YMM0 = 160, 512, 576
+    LSTAR, TSC = 0xC0000082, 0x10
+
+    def test_registers_survive(self) -> None:
+        with Pair(Workload("sequential"), vcpus=2) as pair, stream_pair() as streams:
+            pair.source.pause()
+            for number, vcpu in enumerate(pair.source._vcpus):
+                self.set_vector_registers(vcpu, bytes(range(number, number + 32)))
+                self.set_msr(vcpu, self.LSTAR, 0xFFFF800000001000 + number)
+            pair.source.resume()
+
+            migrate(pair.source, pair.destination, streams).migrated()
+
+            sent, arrived = (
+                msgspec.msgpack.decode(state, type=list[VcpuState])
+                for state in (pair.source.save_state(), pair.destination.watch().states[0])
+            )
+            assert len(sent) == len(arrived) == 2
+            for number, (here, there) in enumerate(zip(sent, arrived, strict=True)):
+                assert here.parts == there.parts
+                assert here.cpuid == there.cpuid
+                xsave = there.parts["xsave"]
+                assert xsave[self.XMM0 : self.XMM0 + 16] + xsave[self.YMM0 : self.YMM0 + 16] == bytes(
+                    range(number, number + 32)
+                )
+                msrs = dict(there.msrs)
+                assert msrs[self.LSTAR] == 0xFFFF800000001000 + number
+                assert {**dict(here.msrs), self.TSC: 0} == {**msrs, self.TSC: 0}
+                # Time goes on, and not backwards.
+                assert 0 <= dict(here.msrs)[self.TSC] - msrs[self.TSC] < 1 << 40
+
+    def set_vector_registers(self, vcpu: Any, value: bytes) -> None:
+        """ymm0, which takes both the legacy and the extended part of the XSAVE area."""
+        xcrs = kvm.Xcrs()
+        call(vcpu.fd, kvm.GET_XCRS, xcrs, target=vcpu.target)
+        # struct kvm_xcrs: count, flags, then (xcr, reserved, value); XCR0 with x87, SSE and AVX.
+        struct.pack_into("<IIIIQ", (ctypes.c_char * 392).from_buffer(xcrs), 0, 1, 0, 0, 0, 7)
+        call(vcpu.fd, kvm.SET_XCRS, xcrs, target=vcpu.target)
+        xsave = kvm.Xsave()
+        call(vcpu.fd, kvm.GET_XSAVE, xsave, target=vcpu.target)
+        area = (ctypes.c_char * 4096).from_buffer(xsave)
+        area[self.XMM0 : self.XMM0 + 16], area[self.YMM0 : self.YMM0 + 16] = value[:16], value[16:]
+        (present,) = struct.unpack_from("<Q", area, self.XSTATE_BV)
+        struct.pack_into("<Q", area, self.XSTATE_BV, present | 7)
+        call(vcpu.fd, kvm.SET_XSAVE, xsave, target=vcpu.target)
+
+    def set_msr(self, vcpu: Any, index: int, value: int) -> None:
+        table = kvm.with_entries(kvm.Msrs, kvm.MsrEntry, 1)(1)
+        table.entries[0].index, table.entries[0].data = index, value
+        assert call(vcpu.fd, kvm.SET_MSRS, table, target=vcpu.target) == 1
+
+
+class TestLimits:
+    @pytest.mark.parametrize("limit", [20_000_000, 80_000_000])
+    def test_bandwidth_limit_is_kept(self, limit: int) -> None:
+        rates: list[float] = []
+        # A machine that is busy with other things may be slower, but never faster.
+        while len(rates) < 4 and not any(rate > 0.9 * limit for rate in rates):
+            with Pair(Workload("idle"), ram=limit // 2 // MIB * MIB, fill=1.0) as pair, stream_pair() as streams:
+                options = MigrationOptions(max_bandwidth=limit)
+                done = migrate(pair.source, pair.destination, streams, options).migrated()
+                rates.append(done.sent_bytes / (done.total_s - done.setup_s))
+                assert rates[-1] < 1.05 * limit
+                assert done.rounds[0].bandwidth_bytes_per_s < 1.05 * limit
+        assert rates[-1] == pytest.approx(limit, rel=0.1)
+
+    def test_giving_up_leaves_the_guest_at_the_source(self) -> None:
+        with Pair(Workload("random", None), ram=8 * MIB) as pair, stream_pair() as streams:
+            rounds: list[Event] = []
+            options = MigrationOptions(downtime_limit=0, max_rounds=3, max_bandwidth=100_000_000)
+            ended = migrate(pair.source, pair.destination, streams, options, rounds.append)
+
+            error = ended.source.error
+            assert isinstance(error, NotConverged)
+            assert (error.exit_code, error.rounds, error.downtime_limit) == (4, 3, 0)
+            assert error.remaining > 0
+            assert error.expected_downtime > 0
+            assert [event.final for event in rounds if isinstance(event, Round)] == [False] * 3
+            assert isinstance(ended.destination.error, PeerRefused)
+            assert "did not converge" in str(ended.destination.error)
+            assert not pair.destination.ran
+            runs_on(pair.source)
+
+            # And with a limit that can be met, the next attempt gets through.
+            pair.replace_destination(pair.another())
+            with stream_pair() as again:
+                migrate(pair.source, pair.destination, again).migrated()
+            assert pair.destination.watch().unequal == []
+            runs_on(pair.destination)
+
+    def test_downtime_limit_is_what_it_waits_for(self) -> None:
+        # 40 MB/s; 2 ms of it are 80 kB. The guest writes some 8 MB/s, so several rounds are needed.
+        with Pair(Workload("random", 2000), ram=8 * MIB) as pair, stream_pair() as streams:
+            options = MigrationOptions(max_bandwidth=40_000_000, downtime_limit=0.002)
+            done = migrate(pair.source, pair.destination, streams, options).migrated()
+            assert len(done.rounds) > 2
+            assert done.rounds[-1].sent_bytes < 40_000_000 * 0.02
+            sizes = [one.sent_bytes for one in done.rounds]
+            assert sizes == sorted(sizes, reverse=True) or sizes[-1] < sizes[0] / 10
+
+
+class TestFigures:
+    @pytest.mark.parametrize("clear", CLEAR_POLICIES)
+    def test_counters_add_up(self, clear: str) -> None:
+        events: list[Event] = []
+        with Pair(Workload("hotset"), layout="q35", ram=32 * MIB) as pair, stream_pair() as streams:
+            options = MigrationOptions(clear=clear, verify=True, max_bandwidth=200_000_000, downtime_limit=0.02)
+            ended = migrate(pair.source, pair.destination, streams, options, events.append)
+            done, received, log = ended.migrated(), ended.received(), pair.source.watch().log
+            slots, pages = len(pair.source._slots), pair.source.memory.layout.pages
+
+        rounds = done.rounds
+        assert log is not None
+        assert sum(one.get_log_ioctls for one in rounds) == log.counters.get_calls
+        assert sum(one.clear_log_ioctls for one in rounds) == log.counters.clear_calls
+        assert sum(one.get_log_ioctl_s for one in rounds) == pytest.approx(log.counters.get_s)
+        assert sum(one.clear_log_ioctl_s for one in rounds) == pytest.approx(log.counters.clear_s)
+        # One sync a round, two in the last, one call a slot.
+        assert [one.get_log_ioctls for one in rounds] == [slots] * (len(rounds) - 1) + [2 * slots]
+        assert [one.number for one in rounds] == list(range(1, len(rounds) + 1))
+        assert [one.final for one in rounds] == [False] * (len(rounds) - 1) + [True]
+        if clear == "per-page":
+            assert [one.clear_log_ioctls for one in rounds] == [one.dirty_pages for one in rounds]
+        else:
+            assert all(one.clear_log_ioctls <= 3 * slots for one in rounds)
+
+        assert rounds[0].sent_pages + rounds[0].zero_pages == pages
+        assert sum(one.sent_pages + one.zero_pages for one in rounds) == received.received_pages
+        assert sum(one.zero_pages for one in rounds) == received.zero_pages
+        assert sum(one.sent_pages for one in rounds) * PAGE_SIZE == received.received_bytes
+        assert received.rounds == len(rounds)
+        assert received.compared_pages == done.compared_pages == pages
+        for one in rounds:
+            assert one.sent_bytes >= one.sent_pages * PAGE_SIZE
+            assert one.new_dirty_pages <= one.dirty_pages
+            assert one.sync_s == pytest.approx(one.log_sync_s + one.bitmap_sync_s + one.log_clear_s)
+            assert one.send_s + one.scan_s + one.clear_s <= one.transfer_s
+            assert one.get_log_ioctl_s <= one.log_sync_s
+        self.assert_times(done)
+        assert [event for event in events if isinstance(event, Round)] == list(rounds)
+        self.assert_progress([event for event in events if isinstance(event, Progress)])
+
+    def assert_times(self, done: Migrated) -> None:
+        in_rounds = sum(one.transfer_s for one in done.rounds) + sum(one.sync_s for one in done.rounds)
+        assert in_rounds + done.verify_s + done.setup_s <= done.total_s
+        assert 0 < done.downtime.total_s < done.total_s
+        assert done.downtime.final_send_s == pytest.approx(done.rounds[-1].transfer_s, abs=0.005)
+        assert sum(one.sent_bytes for one in done.rounds) < done.sent_bytes
+
+    def assert_progress(self, progress: list[Progress]) -> None:
+        assert len(progress) > 1
+        phases = [one.phase for one in progress]
+        assert phases == sorted(phases, key=["rounds", "switchover", "verify", "commit"].index)
+        sent = [one.sent_bytes for one in progress]
+        assert sent == sorted(sent)
+        assert progress[0].remaining_bytes > progress[-1].remaining_bytes == 0
+
+    def test_zero_pages_cost_no_memory_at_either_side(self) -> None:
+        with Pair(Workload("idle"), ram=64 * MIB, fill=0) as pair, stream_pair() as streams:
+            done = migrate(pair.source, pair.destination, streams, MigrationOptions()).migrated()
+            assert done.sent_bytes < 256 << 10
+            assert sum(one.zero_pages for one in done.rounds) > 0.99 * 64 * MIB / PAGE_SIZE
+            runs_on(pair.destination, idle=True)
+
+    def test_page_that_becomes_zero_again_is_zeroed_at_the_destination(self) -> None:
+        """Content sent in an early round must not survive a later round's news that the page is zero."""
+        with Pair(Workload("idle"), ram=16 * MIB, fill=1.0) as pair, stream_pair() as streams:
+            memory = pair.source.memory
+            last = memory.pages(memory.layout.blocks[0])[-1]
+            zeroed: list[int] = []
+
+            def emit(event: Event) -> None:
+                if isinstance(event, Round) and not zeroed:
+                    zeroed.append(event.number)
+                    zero_a_page_of_the_guest()
+
+            def zero_a_page_of_the_guest() -> None:
+                # Only the guest's own writes are logged: so its code is replaced by one that clears the page.
+                pair.source.pause()
+                code = b"\x48\xc7\x07\x00\x00\x00\x00\x48\x83\xc7\x08\xff\xc9\x75\xf1\xe6\x11\xeb\xfc"
+                # mov qword [rdi], 0; add rdi, 8; dec ecx; jnz to the start; out 0x11, al; jmp to the out
+                memory.host(memory.layout.blocks[0]).view[0x1000 : 0x1000 + len(code)] = code
+                vcpu = pair.source._vcpus[0]
+                regs = kvm.Regs()
+                call(vcpu.fd, kvm.GET_REGS, regs, target=vcpu.target)
+                regs.rdi, regs.rcx, regs.rip = 16 * MIB - PAGE_SIZE, PAGE_SIZE // 8, 0x1000
+                call(vcpu.fd, kvm.SET_REGS, regs, target=vcpu.target)
+                pair.source.resume()
+                until(lambda: not last.any())
+
+            assert last.any()
+            options = MigrationOptions(downtime_limit=0.3)
+            done = migrate(pair.source, pair.destination, streams, options, emit).migrated()
+            assert zeroed == [1]
+            assert done.rounds[-1].zero_pages == 1
+            arrived = pair.destination.memory.pages(pair.destination.memory.layout.blocks[0])[-1]
+            assert not arrived.any()

@@ -1,0 +1,283 @@
+"""Real guests and real sockets for whole migrations inside one process."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from precopy.emulated import EmulatedGuest
+from precopy.guests import Workload, params, params_gpa
+from precopy.guests.image import words_at
+from precopy.kvm import KvmGuest
+from precopy.memory import GuestMemory, RamLayout
+from precopy.memory.machines import machine_layout
+from precopy.migration import Destination, Migrated, MigrationOptions, Received, Source
+from precopy.migration.source import Event
+from precopy.ports import DirtyLog, VmControl
+from precopy.transport import Address, Listener, SocketStream, connect
+from precopy.units import PAGE_SIZE
+
+from .wire_proxy import Fault, Proxy
+
+MIB = 1 << 20
+
+
+@dataclass
+class Watch:
+    """What a `Watched` guest notes. ``twins`` counts comparisons with the paused source at the moment of resuming,
+    ``unequal`` names blocks that differed then; ``both`` is how often it was resumed while the other side ran."""
+
+    resumed_at: list[float] = field(default_factory=list)
+    states: list[bytes] = field(default_factory=list)
+    twins: int = 0
+    unequal: list[str] = field(default_factory=list)
+    both: int = 0
+    log: DirtyLog | None = None
+
+
+class Watched:
+    """Mixed into a guest: whenever it is resumed it is held against the guest at the other side, ``other``.
+
+    That is the one moment at which both have to be paused with the same memory and the same state.
+    """
+
+    memory: GuestMemory
+    running: bool
+    other: Any = None
+
+    def watch(self) -> Watch:
+        if not hasattr(self, "_watch"):
+            self._watch = Watch()
+        return self._watch
+
+    @property
+    def ran(self) -> bool:
+        return bool(self.watch().resumed_at)
+
+    def resume(self) -> None:
+        watch = self.watch()
+        other = self.other
+        if other is not None:
+            watch.both += other.running
+            if not self.ran and other.ran:  # a destination's first breath
+                watch.twins += 1
+                watch.unequal += different_blocks(self.memory, other.memory)
+                watch.states.append(self.save_state())  # type: ignore[attr-defined]
+        watch.resumed_at.append(time.perf_counter())
+        super().resume()  # type: ignore[misc]
+
+    def dirty_log(self) -> Any:
+        log = super().dirty_log()  # type: ignore[misc]
+        self.watch().log = log
+        return log
+
+
+class WatchedKvmGuest(Watched, KvmGuest):
+    """A `KvmGuest` that is watched."""
+
+
+class WatchedEmulatedGuest(Watched, EmulatedGuest):
+    """An `EmulatedGuest` that is watched."""
+
+
+WatchedGuest = WatchedKvmGuest | WatchedEmulatedGuest
+
+
+def different_blocks(one: GuestMemory, other: GuestMemory) -> list[str]:
+    """Names of the blocks whose content differs, byte for byte."""
+    return [
+        block.name for block in one.layout.blocks if not np.array_equal(one.host(block).words, other.host(block).words)
+    ]
+
+
+class Pair:
+    """A booted guest that runs, and a blank one to take its place; both are closed at the end of the ``with`` block."""
+
+    def __init__(
+        self,
+        workload: Workload | None = None,
+        *,
+        kind: str = "kvm",
+        layout: str | RamLayout = "flat",
+        ram: int = 4 * MIB,
+        vcpus: int = 1,
+        fill: float = 0.5,
+    ) -> None:
+        self.kind, self.vcpus = kind, vcpus
+        self.layout = layout if isinstance(layout, RamLayout) else machine_layout(layout, ram)
+        self._closing = contextlib.ExitStack()
+        try:
+            self.source = self.another()
+            self.destination = self.another()
+        except BaseException:
+            self._closing.close()
+            raise
+        self.source.boot(workload or Workload(), fill)
+        self.pair_up()
+        self.source.resume()
+
+    def __enter__(self) -> Pair:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closing.close()
+
+    def another(self, kind: str | None = None, layout: RamLayout | None = None, vcpus: int | None = None) -> Any:
+        """One more blank guest."""
+        memory = GuestMemory(layout or self.layout)
+        guest: WatchedGuest
+        if (kind or self.kind) == "kvm":
+            guest = WatchedKvmGuest(memory, vcpus or self.vcpus)
+        else:
+            guest = WatchedEmulatedGuest(memory)
+        return self._closing.enter_context(guest)
+
+    def pair_up(self) -> None:
+        self.source.other, self.destination.other = self.destination, self.source
+
+    def replace_destination(self, destination: Any) -> None:
+        self.destination = destination
+        self.pair_up()
+
+    def turn_round(self) -> None:
+        """What was the destination is the source of the next migration; its destination is a blank guest."""
+        self.source, self.destination = self.destination, self.another()
+        self.pair_up()
+
+
+@contextlib.contextmanager
+def stream_pair(kind: str = "unix", timeout: float = 5.0) -> Iterator[tuple[SocketStream, SocketStream]]:
+    """The source's and the destination's end of one connection: ``unix`` is a socket pair, ``tcp`` goes through the
+    loopback interface."""
+    if kind == "tcp":
+        with Listener(Address(host="127.0.0.1", port=0)) as listener:
+            near = connect(listener.address, timeout)
+            far = listener.accept(timeout)
+    else:
+        one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        near, far = SocketStream(one, "the destination", timeout), SocketStream(other, "the source", timeout)
+    try:
+        yield near, far
+    finally:
+        for stream in (near, far):
+            stream.abort()
+            stream.close()
+
+
+@contextlib.contextmanager
+def proxied_pair(fault: Fault | None, timeout: float = 5.0) -> Iterator[tuple[SocketStream, SocketStream, Proxy]]:
+    """As `stream_pair`, with a proxy between the two ends."""
+    near, near_proxy = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    far, far_proxy = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    streams = SocketStream(near, "the destination", timeout), SocketStream(far, "the source", timeout)
+    try:
+        with Proxy(near_proxy, far_proxy, fault) as proxy:
+            yield *streams, proxy
+    finally:
+        for stream in streams:
+            stream.abort()
+            stream.close()
+
+
+@dataclass
+class Ending:
+    """How one side's `run` ended: with a result or an error, and after how many seconds."""
+
+    result: Any = None
+    error: BaseException | None = None
+    seconds: float = 0.0
+
+    @classmethod
+    def of(cls, run: Callable[[], Any]) -> Ending:
+        began = time.perf_counter()
+        try:
+            result, error = run(), None
+        except BaseException as caught:
+            result, error = None, caught
+        return cls(result, error, time.perf_counter() - began)
+
+
+@dataclass
+class Endings:
+    """How both sides of a migration ended."""
+
+    source: Ending
+    destination: Ending
+
+    def migrated(self) -> Migrated:
+        for ending in (self.destination, self.source):
+            if ending.error is not None:
+                raise ending.error
+        assert isinstance(self.source.result, Migrated)
+        return self.source.result
+
+    def received(self) -> Received:
+        self.migrated()
+        assert isinstance(self.destination.result, Received)
+        return self.destination.result
+
+
+def migrate(
+    source: VmControl,
+    destination: VmControl,
+    streams: tuple[SocketStream, SocketStream],
+    options: MigrationOptions | None = None,
+    emit: Callable[[Event], None] = lambda _: None,
+) -> Endings:
+    """Migrates between two guests of this process; each stream is closed when its side has ended, as the CLI does."""
+    near, far = streams
+    endings: list[Ending] = []
+
+    def receive() -> None:
+        endings.append(Ending.of(Destination(destination, far).run))
+        far.close()
+
+    thread = threading.Thread(target=receive, name="destination", daemon=True)
+    thread.start()
+    sent = Ending.of(Source(source, near, options or MigrationOptions(verify=True), emit=emit).run)
+    near.close()
+    thread.join(30)
+    assert not thread.is_alive(), "the destination does not end"
+    return Endings(sent, endings[0])
+
+
+def steps(guest: Any) -> int:
+    """How many writes a guest has counted by now; it may be running."""
+    vcpus = len(guest._vcpus) if isinstance(guest, KvmGuest) else 1
+    return sum(int(words_at(guest.memory, params_gpa(vcpu), PAGE_SIZE)[params.STEP // 8]) for vcpu in range(vcpus))
+
+
+def until(condition: Callable[[], bool], timeout: float = 10.0) -> None:
+    """Waits for what only looking can tell, such as a guest's progress."""
+    end = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < end, "did not happen in time"
+        time.sleep(0.002)
+
+
+def runs_on(guest: Any, *, idle: bool = False) -> None:
+    """The guest runs, gets on with its work, and has lost no write; afterwards it runs as before."""
+    assert guest.running
+    if not idle:
+        before = steps(guest)
+        until(lambda: steps(guest) > before)
+    guest.pause()
+    witness = guest.check()
+    guest.resume()
+    assert witness.ok, witness.broken
+
+
+def stands_still(guest: Any) -> None:
+    """The guest is paused, and its memory is what its own count of writes says."""
+    assert not guest.running
+    before = steps(guest)
+    witness = guest.check()
+    assert witness.ok, witness.broken
+    assert steps(guest) == before

@@ -1,0 +1,134 @@
+"""The tree of errors is the one that its module's docstring draws, exit codes and all."""
+
+from __future__ import annotations
+
+import errno
+import inspect
+import re
+
+import pytest
+
+from precopy import errors
+from precopy.errors import (
+    BitmapRangeError,
+    HelloMismatch,
+    KernelCallError,
+    NotConverged,
+    OutcomeUnknown,
+    OutOfMemory,
+    PeerLost,
+    PeerRefused,
+    PrecopyError,
+    Unsupported,
+)
+
+EXIT_CODES = {
+    "PrecopyError": 1,
+    "UsageError": 2,
+    "BitmapRangeError": 2,
+    "LayoutError": 2,
+    "Unsupported": 3,
+    "OutOfMemory": 3,
+    "KernelCallError": 1,
+    "GuestError": 1,
+    "LocalProtocolError": 1,
+    "NotConverged": 4,
+    "PeerError": 5,
+    "PeerLost": 5,
+    "PeerRefused": 5,
+    "HelloMismatch": 5,
+    "PeerProtocolError": 5,
+    "OutcomeUnknown": 6,
+    "VerificationFailed": 7,
+    "Cancelled": 130,
+}
+
+
+def classes() -> dict[str, type[PrecopyError]]:
+    found = inspect.getmembers(errors, inspect.isclass)
+    return {name: kind for name, kind in found if kind.__module__ == errors.__name__}
+
+
+def drawn() -> dict[str, tuple[str | None, int | None]]:
+    """Of each line of the docstring's tree: the class, the class above it, and the exit code where it gives one."""
+    tree: dict[str, tuple[str | None, int | None]] = {}
+    path: list[tuple[int, str]] = []
+    for line in (errors.__doc__ or "").splitlines():
+        match = re.match(r"([ │├└─]{4,})([A-Z]\w+)(?: +exit (\d+))?(?: |$)", line)
+        if match:
+            path = [(depth, name) for depth, name in path if depth < match.end(1)]
+            tree[match[2]] = (path[-1][1] if path else None, int(match[3]) if match[3] else None)
+            path.append((match.end(1), match[2]))
+    return tree
+
+
+def test_every_error_has_its_exit_code() -> None:
+    assert {name: kind.exit_code for name, kind in classes().items()} == EXIT_CODES
+
+
+def test_the_docstring_draws_every_class_once_below_its_base() -> None:
+    assert {name: above for name, (above, _) in drawn().items() if above} == {
+        name: kind.__bases__[0].__name__ for name, kind in classes().items() if kind is not PrecopyError
+    }
+
+
+def test_the_docstring_gives_the_exit_codes_that_are_set() -> None:
+    given = {name: code for name, (_, code) in drawn().items() if code is not None}
+    assert given == {name: EXIT_CODES[name] for name in given}
+    left_out = EXIT_CODES.keys() - given.keys()
+    assert all(EXIT_CODES[name] == classes()[name].__bases__[0].exit_code for name in left_out)  # type: ignore[attr-defined]
+
+
+def test_no_exit_code_but_failure_means_two_things() -> None:
+    tops = [kind for kind in classes().values() if PrecopyError in kind.__bases__ and kind.exit_code != 1]
+    assert len({kind.exit_code for kind in tops}) == len(tops)
+
+
+@pytest.mark.parametrize(
+    ("error", "says", "data"),
+    [
+        (
+            BitmapRangeError(5, 10, 12),
+            ["[5, 15)", "12 pages"],
+            {"start": 5, "count": 10, "size": 12},
+        ),
+        (
+            Unsupported("no x here", "use y"),
+            ["no x here; use y"],
+            {"what": "no x here", "remedy": "use y"},
+        ),
+        (
+            OutOfMemory("vga", 8 << 20, 5 << 20),
+            ["vga", "8 MiB asked for", "5 MiB are available", "--ram"],
+            {"name": "vga", "wanted": 8 << 20, "available": 5 << 20},
+        ),
+        (
+            OutOfMemory("vga", 8 << 20, None),
+            ["8 MiB asked for; use"],
+            {"available": None},
+        ),
+        (
+            KernelCallError("KVM_RUN", "vCPU 3", errno.EFAULT),
+            ["KVM_RUN on vCPU 3", "Bad address", f"errno {errno.EFAULT}"],
+            {"operation": "KVM_RUN", "target": "vCPU 3", "errno": errno.EFAULT},
+        ),
+        (
+            NotConverged(30, 3 << 20, 1.234, 0.3),
+            ["30 rounds", "3.0 MiB", "1234 ms", "300 ms", "runs on at the source", "--downtime-limit"],
+            {"rounds": 30, "remaining": 3 << 20, "expected_downtime": 1.234, "downtime_limit": 0.3},
+        ),
+        (PeerLost("gone"), ["gone"], {"silent": False}),
+        (PeerLost("quiet", silent=True), ["quiet"], {"silent": True}),
+        (PeerRefused("no room"), ["refused: no room"], {"reason": "no room"}),
+        (HelloMismatch("sizes differ"), ["sizes differ"], {}),
+        (
+            OutcomeUnknown("abc", "the link broke"),
+            ["session abc", "the link broke", "paused at the source", "precopy status"],
+            {"session": "abc", "cause": "the link broke"},
+        ),
+    ],
+)
+def test_messages_name_what_the_error_carries(error: PrecopyError, says: list[str], data: dict[str, object]) -> None:
+    for part in says:
+        assert part in str(error)
+    assert {name: getattr(error, name) for name in data} == data
