@@ -154,7 +154,7 @@ def test_request_numbers_pack_direction_size_letter_and_number() -> None:
 def test_a_flexible_array_follows_its_header(count: int) -> None:
     kind = kvm.with_entries(kvm.Cpuid2, kvm.CpuidEntry, count)
     assert ctypes.sizeof(kind) == 8 + 40 * count
-    assert kind.entries.offset == 8  # type: ignore[attr-defined]
+    assert kind.entries.offset == 8
     assert kind(count).nent == count
 
 

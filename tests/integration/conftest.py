@@ -26,7 +26,8 @@ def children() -> set[int]:
 
 def held() -> tuple[set[int], set[str], set[str]]:
     """What a test could leave behind in this process: children, descriptors, threads."""
-    return children(), set(os.listdir("/proc/self/fd")), {thread.name for thread in threading.enumerate()}
+    threads = {thread.name for thread in threading.enumerate() if not thread.name.startswith("pytest_timeout")}
+    return children(), set(os.listdir("/proc/self/fd")), threads
 
 
 @pytest.fixture

@@ -422,7 +422,7 @@ class TestLimits:
             (1, np.full(1, 2, np.uint64)),
         ],
     )
-    def test_words_that_do_not_fit(self, size: int, words: np.ndarray) -> None:  # type: ignore[type-arg]
+    def test_words_that_do_not_fit(self, size: int, words: np.ndarray) -> None:
         with pytest.raises(ValueError, match=r"words|is set"):
             Bitmap(size, words)
 

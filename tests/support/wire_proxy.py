@@ -118,7 +118,7 @@ class Proxy:
         return Counter(name for _, _, name in self.forwarded)
 
     def time_of(self, name: str) -> float:
-        """When the last frame called ``name`` was handed on."""
+        """When the proxy began to hand on the last frame called ``name``."""
         return max(when for when, _, what in self.forwarded if what == name)
 
     def cut(self) -> None:
@@ -176,11 +176,12 @@ class Proxy:
             assert self._fault is not None
             flip = self._fault.at % size
         end = size // 2 if harm is Harm.TRUNCATE else size
+        began = time.perf_counter()
         self._forward(frame, sender, to, end, flip)
         if harm is Harm.TRUNCATE:
             self.cut()
             raise EOFError
-        self.forwarded.append((time.perf_counter(), sender, frame.name))
+        self.forwarded.append((began, sender, frame.name))
 
     def _forward(self, frame: Frame, sender: str, to: str, end: int, flip: int | None) -> None:
         """Hands on the first ``end`` bytes of a frame, with the one at ``flip`` changed."""

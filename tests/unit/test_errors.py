@@ -46,7 +46,8 @@ EXIT_CODES = {
 
 def classes() -> dict[str, type[PrecopyError]]:
     found = inspect.getmembers(errors, inspect.isclass)
-    return {name: kind for name, kind in found if kind.__module__ == errors.__name__}
+    assert all(issubclass(kind, PrecopyError) for _, kind in found)
+    return dict(found)
 
 
 def drawn() -> dict[str, tuple[str | None, int | None]]:

@@ -32,7 +32,7 @@ def memory(request: pytest.FixtureRequest) -> Iterator[GuestMemory]:
         yield memory
 
 
-def page_words(memory: GuestMemory, page: int) -> np.ndarray:  # type: ignore[type-arg]
+def page_words(memory: GuestMemory, page: int) -> np.ndarray:
     """The words of a ram_addr page, found by looking through the blocks."""
     for (first, pages), host in zip(BLOCKS, memory.hosts, strict=True):
         if first <= page < first + pages:
@@ -117,15 +117,18 @@ class TestBuffers:
             assert [list(part) for part in memory.split_zero(layout.runs)] == [[(2, 1)], [(0, 2), (64, 1)]]
 
 
-def make_page_nonzero(words: np.ndarray, how: str) -> None:  # type: ignore[type-arg]
-    index, value = {
-        "first word": (0, 1),
-        "second word": (1, 1),
-        "last word": (WORDS - 1, 1),
-        "last byte": (WORDS - 1, 0xFF << 56),
-        "all": (slice(None), 2**64 - 1),
-    }[how]
-    words[index] = value
+def make_page_nonzero(words: np.ndarray, how: str) -> None:
+    match how:
+        case "first word":
+            words[0] = 1
+        case "second word":
+            words[1] = 1
+        case "last word":
+            words[-1] = 1
+        case "last byte":
+            words[-1] = 0xFF << 56
+        case "all":
+            words[:] = 2**64 - 1
 
 
 class TestZeroPages:

@@ -19,8 +19,9 @@ import numpy.typing as npt
 IoVec = npt.NDArray[np.uint64]
 """Shape (buffers, 2): address and length in bytes of each, which is ``struct iovec`` on 64-bit machines."""
 
-PIPE_BYTES = 1 << 20
-"""The largest pipe that an unprivileged process may have by default (/proc/sys/fs/pipe-max-size)."""
+PIPE_BYTES = (2 << 20, 1 << 20)
+"""What is asked for, in this order: a whole batch, which takes CAP_SYS_RESOURCE, and the most that any process may have
+by default (/proc/sys/fs/pipe-max-size)."""
 _MAX_BUFFERS = 1024  # UIO_MAXIOV
 
 
@@ -37,8 +38,10 @@ class PagePipe:
 
     def __init__(self) -> None:
         self._out, self._in = os.pipe()
-        with contextlib.suppress(OSError):  # a smaller pipe takes more calls
-            fcntl.fcntl(self._in, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        for size in PIPE_BYTES:
+            with contextlib.suppress(OSError):  # a smaller pipe takes more calls
+                fcntl.fcntl(self._in, fcntl.F_SETPIPE_SZ, size)
+                break
 
     def close(self) -> None:
         for descriptor in (self._out, self._in):
@@ -49,7 +52,8 @@ class PagePipe:
         """Sends all of ``buffers`` to the socket ``sock``, which goes on reading them until its peer has received
         them. Raises `OSError`; before anything was sent where the socket cannot do this (EINVAL)."""
         rest = np.ascontiguousarray(buffers)
-        while len(rest):
+        left = int(rest[:, 1].sum())
+        while left:
             there = self._fill(rest[:_MAX_BUFFERS])
             moved = 0
             while moved < there:
@@ -57,7 +61,9 @@ class PagePipe:
                     moved += os.splice(self._out, sock, there - moved)
                 except InterruptedError:
                     continue
-            rest = after(rest, there)
+            left -= there
+            if left:
+                rest = after(rest, there)
 
     def _fill(self, buffers: IoVec) -> int:
         """Puts as much of ``buffers`` into the empty pipe as fits, without waiting; returns the bytes."""

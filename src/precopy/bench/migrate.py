@@ -8,6 +8,7 @@ same number of pages. So a machine whose speed drifts moves all three, and the r
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -25,6 +26,8 @@ from precopy.qemu.migrate import QemuMigration, find_qemu, measure_migration
 from precopy.units import PAGE_SIZE
 
 _SYNCS, _WARM_UP = 300, 20
+_SETTLE_S = 0.5
+"""The guest runs so long before it is migrated, here as under QEMU."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,7 @@ def measure(setup: Setup, repeats: int, against_qemu: bool, tell: Callable[[str]
                 rewritten=setup.rewritten,
                 write_rate=setup.write_rate,
                 downtime_limit=setup.downtime_limit,
+                settle=_SETTLE_S,
             )
         done.append(Repeat(ceiling, migrated, overhead, qemu))
     return done
@@ -132,6 +136,7 @@ def _migrate(setup: Setup) -> tuple[Migrated, Overhead]:
         run += ["--workload", "idle"]
     options = MigrationOptions(downtime_limit=setup.downtime_limit, verify=setup.verify)
     with ProcessPair(run, [*same, "--prealloc"]) as pair:
+        time.sleep(_SETTLE_S)
         done = migrate_guest(pair.source, pair.address, options)
         if not pair.ask(pair.destination, "check")["ok"]:
             raise PrecopyError("the guest's invariant is broken at the destination")

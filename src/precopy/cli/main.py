@@ -77,7 +77,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         code = error.exit_code
         _document(arguments, type(error).__name__, error.format_message(), code)
     except PrecopyError as error:
-        _tell(arguments, type(error).__name__, str(error), error.exit_code)
+        # An error that crossed the control socket has the name that it had on the other side.
+        _tell(arguments, getattr(error, "kind", type(error).__name__), str(error), error.exit_code)
         code = error.exit_code
     except (KeyboardInterrupt, click.Abort):
         _tell(arguments, "Interrupted", "interrupted", 130)

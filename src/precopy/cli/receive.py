@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 @click.option("--control", type=ADDRESS, default=None, help="Control socket.  [default: one of its own, printed]")
 @click.option("--prealloc", is_flag=True, help="Touch all memory before waiting, so that no first write pays for it.")
 @click.option("--once-arrived", type=click.Choice(["run", "quit"]), default="run", hidden=True)
-@click.option("--die-with-parent", is_flag=True, hidden=True)
+@click.option("--die-with-parent", type=int, default=None, hidden=True)
 @timeout_option
 @json_option
-def receive(address: Any, control: Any, as_json: bool, die_with_parent: bool, **options: Any) -> None:
+def receive(address: Any, control: Any, as_json: bool, die_with_parent: int | None, **options: Any) -> None:
     """Wait at ADDRESS for one guest, then run it in the foreground, with a control socket.
 
     --ram, --layout and --vcpus have to be the source's; where they are not, the guest stays there, and both sides
@@ -33,10 +33,10 @@ def receive(address: Any, control: Any, as_json: bool, die_with_parent: bool, **
     from precopy.report.documents import document, to_json
     from precopy.transport import Listener
 
-    if die_with_parent:
+    if die_with_parent is not None:
         from precopy.abi.process import die_with_parent as ask_kernel
 
-        ask_kernel()
+        ask_kernel(die_with_parent)
     choice = machine.choose(options["guest"])
     guest = machine.make(choice, options["layout"], options["ram"], options["vcpus"])
     try:

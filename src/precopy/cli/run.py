@@ -13,9 +13,9 @@ from precopy.cli.options import ADDRESS, json_option, machine_options, workload_
 @machine_options
 @workload_options
 @click.option("--control", type=ADDRESS, default=None, help="Control socket.  [default: one of its own, printed]")
-@click.option("--die-with-parent", is_flag=True, hidden=True)
+@click.option("--die-with-parent", type=int, default=None, hidden=True)
 @json_option
-def run(control: Any, as_json: bool, die_with_parent: bool, **options: Any) -> None:
+def run(control: Any, as_json: bool, die_with_parent: int | None, **options: Any) -> None:
     """Run a guest in the foreground, with a control socket, until it is migrated away or told to quit.
 
     The guest writes memory in a known pattern and can check at any pause that none of its writes was lost.
@@ -26,10 +26,10 @@ def run(control: Any, as_json: bool, die_with_parent: bool, **options: Any) -> N
     from precopy.report.documents import document, to_json
     from precopy.units import format_size
 
-    if die_with_parent:
+    if die_with_parent is not None:
         from precopy.abi.process import die_with_parent as ask_kernel
 
-        ask_kernel()
+        ask_kernel(die_with_parent)
     workload = Workload(options["workload"], options["write_rate"], options["hot_share"], options["working_set"])
     choice = machine.choose(options["guest"])
     guest = machine.make(choice, options["layout"], options["ram"], options["vcpus"])

@@ -100,6 +100,7 @@ class ProcessPair:
             "--control",
             str(control),
             "--die-with-parent",
+            str(os.getpid()),
             "--json",
         ]
         self._children[name] = subprocess.Popen(

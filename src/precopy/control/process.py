@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
@@ -85,6 +86,9 @@ class GuestProcess:
         self.server = ControlServer(control, self._handle)
 
     def __enter__(self) -> GuestProcess:
+        # What was imported and made so far stays: later collections need not walk through it in the middle of a round.
+        gc.collect()
+        gc.freeze()
         signal.signal(signal.SIGTERM, _interrupt)
         return self
 

@@ -26,6 +26,8 @@ from precopy.ports import Witness
 from precopy.units import PAGE_SIZE, GuestPhysicalAddress
 
 _NAMED = 8
+_MAX_STEP = 1 << 62
+"""More steps than any guest makes, and few enough for sums over them to fit 64 bits."""
 _WARM = HOTSET_COLD_EVERY - 1
 
 
@@ -64,6 +66,8 @@ class Counted:
         )
         if counted.pages != sum(pages for _, pages in table) or not 0 < counted.hot < counted.pages < 1 << 31:
             raise LayoutError("its parameters do not count the pages of its segments")
+        if counted.step >= _MAX_STEP:
+            raise LayoutError("its parameters count more steps than can be made")
         if not 0 < counted.multiplier < 1 << 31 or math.gcd(counted.multiplier, counted.permuted) != 1:
             raise LayoutError("its parameters hold no permutation")
         return counted
@@ -106,7 +110,9 @@ class Counted:
         return (place * self.multiplier + turn * self.offset) % self.permuted
 
     def stamps(self, memory: GuestMemory) -> Indexes:
-        """The first word of each page, as found. Raises `LayoutError` where a segment lies outside guest memory."""
+        """The first word of each page, as found. Raises `LayoutError` where the segments do not lie in guest memory."""
+        if self.pages > memory.layout.pages:
+            raise LayoutError("its parameters name more pages than the guest has")
         words = (words_at(memory, GuestPhysicalAddress(gpa), pages * PAGE_SIZE) for gpa, pages in self.segments)
         return np.concatenate([part[:: PAGE_SIZE // 8].view(np.int64) for part in words])
 

@@ -88,11 +88,11 @@ class GuestMemory:
         zero: list[Runs] = []
         for host, first, part in self._by_block(runs):
             pages = self._pages(host)
-            index = part.indexes()
-            maybe = pages[index, 0] == 0
+            maybe = _first_words(pages, part) == 0
             if not maybe.any():
                 content.append(part.shifted(first))
                 continue
+            index = part.indexes()
             maybe[maybe] = _all_zero(pages, Runs.from_indexes(index[maybe]))
             content.append(Runs.from_indexes(index[~maybe]).shifted(first))
             zero.append(Runs.from_indexes(index[maybe]).shifted(first))
@@ -116,7 +116,7 @@ class GuestMemory:
         """(block index, block's first page, its runs counted from there) for consecutive runs of one block."""
         at = 0
         blocks = self.layout.block_of(runs)
-        if blocks and blocks[0] == blocks[-1] and len(set(blocks)) == 1:
+        if len(set(blocks)) == 1:
             first = self.layout.blocks[blocks[0]].first_page
             yield blocks[0], first, runs.shifted(-first)
             return
@@ -125,6 +125,14 @@ class GuestMemory:
             first = self.layout.blocks[block].first_page
             yield block, first, runs[at : at + count].shifted(-first)
             at += count
+
+
+def _first_words(pages: Pages, runs: Runs) -> npt.NDArray[np.uint64]:
+    """The first word of each page of ``runs``."""
+    if len(runs) * 16 > runs.pages:  # short runs: one gather costs less than a slice of each
+        words: npt.NDArray[np.uint64] = pages[runs.indexes(), 0]
+        return words
+    return np.concatenate([pages[start : start + length, 0] for start, length in runs])
 
 
 def _all_zero(pages: Pages, runs: Runs) -> npt.NDArray[np.bool_]:

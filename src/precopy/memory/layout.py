@@ -154,6 +154,8 @@ class RamLayout:
 
     def block_of(self, runs: Runs) -> list[int]:
         """Index of the block that holds each run. Raises `LayoutError` where a run does not lie in one block."""
+        if not len(runs):
+            return []
         if len(runs) == 1:  # most batches: a few comparisons cost less than a few array operations
             start, length = int(runs.starts[0]), int(runs.lengths[0])
             index = bisect_right(self._first_pages, start) - 1

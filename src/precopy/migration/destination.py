@@ -45,6 +45,8 @@ from precopy.wire import (
 )
 from precopy.wire.frames import MAX_DIFFERENT, MAX_TORN
 
+_FEW_RUNS = 16
+
 
 @dataclass(frozen=True)
 class Received:
@@ -165,12 +167,13 @@ class Destination:
             self._torn.append(self._round_batches)
         if len(batch.zero):
             self._zero_out(batch.zero)
-        self._written[batch.content.indexes()] = True
+        self._mark_written(batch.content)
+        pages = batch.content.pages
         self._round_batches += 1
         self._round_pages += batch.pages
         self._pages += batch.pages
-        self._zero += batch.zero.pages
-        self._bytes += batch.content.pages * self.memory.layout.page_size
+        self._zero += batch.pages - pages
+        self._bytes += pages * self.memory.layout.page_size
         if self._round_batches % 64 == 0:
             self._emit(Arriving(self._round + 1, self._bytes))
 
@@ -180,6 +183,13 @@ class Destination:
             return self.memory.buffers(batch.content)
         except LayoutError as error:
             raise PeerProtocolError(f"the source sends {error}") from error
+
+    def _mark_written(self, content: Runs) -> None:
+        if len(content) < _FEW_RUNS:
+            for start, length in content:
+                self._written[start : start + length] = True
+        else:
+            self._written[content.indexes()] = True
 
     def _zero_out(self, zero: Runs) -> None:
         for start, length in zero:

@@ -65,7 +65,9 @@ class WriteLog:
         self._get_s += time.perf_counter() - start
 
     def clear(self, start: int, count: int) -> None:
-        runs = self._harvested.take(start, count)
+        size = self._harvested.size
+        start, end = min(start, size), min(start + count, size)
+        runs = self._harvested.take(start, end - start)
         if not len(runs):
             return
         began = time.perf_counter()

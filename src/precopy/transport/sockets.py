@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import socket
+import stat
 import struct
 import time
 from collections.abc import Sequence
@@ -214,14 +215,15 @@ class Listener:
 
 
 def _remove_stale(path: str) -> None:
-    """Removes a socket file that nobody listens at; leaves all else, so that bind says what is there."""
-    probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        probe.connect(path)
-    except ConnectionRefusedError:
-        with contextlib.suppress(OSError):
-            os.unlink(path)
-    except OSError:
-        pass
-    finally:
-        probe.close()
+    """Removes a socket file that nobody listens at; leaves all else, so that bind says what is there.
+
+    The probe is a datagram socket: a stream socket in use refuses it for its type, and so its owner never notices.
+    """
+    with contextlib.suppress(OSError):
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            return  # connecting to a plain file is refused, too
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.connect(path)
+            except ConnectionRefusedError:
+                os.unlink(path)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import xxhash
@@ -82,8 +83,9 @@ class PageBatch:
         packed = table.tobytes()
         return cls(content, zero, packed, _digest(packed, buffers))
 
-    @property
+    @cached_property
     def pages(self) -> int:
+        """Pages of all runs."""
         return self.content.pages + self.zero.pages
 
     def matches(self, buffers: Iterable[memoryview]) -> bool:

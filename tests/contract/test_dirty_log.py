@@ -1,0 +1,608 @@
+"""What every `precopy.ports.DirtyLog` owes its caller, with real writes behind each of them."""
+
+from __future__ import annotations
+
+import random
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from precopy.bitmap import Bitmap, Runs
+from precopy.dirty import CLEAR_POLICIES, MigrationBitmap, clear_policy
+from precopy.guests import Workload
+from precopy.guests.image import RESERVED_END
+from precopy.memory import GuestMemory, RamLayout
+from precopy.memory.machines import machine_layout
+from precopy.ports import DirtyLog
+from precopy.trackers.kvm_dirty_log import KvmDirtyLog
+from precopy.trackers.write_log import WriteLog
+from precopy.units import PAGE_SIZE
+from support.dirty_logs import (
+    HOLE,
+    LENGTHS,
+    SPLIT_AT,
+    EmulatedHarness,
+    Harness,
+    KvmHarness,
+    MakeHarness,
+    StandIn,
+    gpa_in,
+    several_slots,
+    writable,
+)
+
+LAYOUT = several_slots()
+WRITABLE = writable(LAYOUT)
+FIRST = {block.name: int(block.first_page) for block in LAYOUT.blocks}
+LOW_END = RESERVED_END // PAGE_SIZE
+BEYOND = LAYOUT.end_page + 1000
+
+KINDS = [
+    pytest.param(StandIn, id="write log"),
+    pytest.param(EmulatedHarness, id="emulated", marks=pytest.mark.needs("unicorn")),
+    pytest.param(KvmHarness, id="kvm", marks=pytest.mark.needs("kvm")),
+]
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def harness(request: pytest.FixtureRequest) -> Iterator[Harness]:
+    make: MakeHarness = request.param
+    harness = make(LAYOUT)
+    yield harness
+    harness.close()
+
+
+def harvest(harness: Harness) -> set[int]:
+    """The next harvest, without the reserved low memory: there the harness's guest answers, a first read may count as
+    a write (KVM maps a page that it finds unmapped writable), and the CPU walks over page tables."""
+    return {page for page in whole_harvest(harness) if page >= LOW_END}
+
+
+def whole_harvest(harness: Harness) -> set[int]:
+    dirty = Bitmap(harness.layout.end_page)
+    harness.log.harvest(dirty)
+    return set(dirty.indexes().tolist())
+
+
+def rearm(harness: Harness) -> None:
+    """Starts the log anew, with every page armed."""
+    harness.log.stop()
+    harness.log.start()
+    harvest(harness)
+    harness.log.clear(0, harness.layout.end_page)
+
+
+@pytest.fixture
+def armed(harness: Harness) -> Harness:
+    rearm(harness)
+    return harness
+
+
+def ends(block: str, pages: int) -> set[int]:
+    return {FIRST[block], FIRST[block] + pages // 2, FIRST[block] + pages - 1}
+
+
+class TestHarvest:
+    def test_nothing_is_dirty_where_nothing_was_written(self, armed: Harness) -> None:
+        assert harvest(armed) == set()
+
+    def test_it_is_a_dirty_log(self, harness: Harness) -> None:
+        assert isinstance(harness.log, DirtyLog)
+        assert harness.log.name
+
+    @pytest.mark.parametrize("pages", LENGTHS)
+    def test_pages_of_a_slot_of_any_length(self, armed: Harness, pages: int) -> None:
+        written = ends(f"b{pages}", pages)
+        armed.write(sorted(written))
+        assert harvest(armed) == written
+
+    def test_pages_of_all_slots_at_once(self, armed: Harness) -> None:
+        written = set().union(*(ends(f"b{pages}", pages) for pages in LENGTHS))
+        written |= {FIRST["split"], FIRST["split"] + SPLIT_AT - 1, FIRST["split"] + SPLIT_AT, FIRST["split"] + 99}
+        written |= {FIRST["holey"] + HOLE[0], FIRST["holey"] + HOLE[1] - 1}
+        armed.write(sorted(written))
+        assert harvest(armed) == written
+
+    def test_every_page_that_there_is(self, armed: Harness) -> None:
+        armed.write(WRITABLE)
+        assert harvest(armed) == set(WRITABLE)
+
+    def test_a_page_written_often_is_found(self, armed: Harness) -> None:
+        page = FIRST["b65"] + 64
+        armed.write([page] * 50)
+        assert harvest(armed) == {page}
+
+    def test_pages_stay_until_they_are_cleared(self, armed: Harness) -> None:
+        armed.write([FIRST["b7"], FIRST["b64"] + 63])
+        first = harvest(armed)
+        assert harvest(armed) == first == {FIRST["b7"], FIRST["b64"] + 63}
+
+    def test_later_writes_are_added(self, armed: Harness) -> None:
+        armed.write([FIRST["b7"]])
+        harvest(armed)
+        armed.write([FIRST["b7"] + 6])
+        assert harvest(armed) == {FIRST["b7"], FIRST["b7"] + 6}
+
+    def test_what_the_bitmap_holds_already_stays_in_it(self, armed: Harness) -> None:
+        armed.write([FIRST["b63"]])
+        dirty = Bitmap.from_indexes(LAYOUT.end_page, [100, FIRST["b64"]])
+        written = {FIRST["b63"], FIRST["b64"]}
+        armed.log.harvest(dirty)
+        assert {page for page in dirty.indexes().tolist() if page >= LOW_END or page == 100} == {100, *written}
+
+
+class TestClear:
+    def test_a_cleared_page_is_clean_until_it_is_written_again(self, armed: Harness) -> None:
+        page = FIRST["b129"] + 128
+        for _ in range(3):
+            armed.write([page])
+            assert harvest(armed) == {page}
+            armed.log.clear(page, 1)
+            assert harvest(armed) == set()
+
+    @pytest.mark.parametrize("pages", LENGTHS)
+    def test_a_whole_slot_of_any_length(self, armed: Harness, pages: int) -> None:
+        first = FIRST[f"b{pages}"]
+        armed.write(range(first, first + pages))
+        assert harvest(armed) == set(range(first, first + pages))
+        armed.log.clear(first, pages)
+        assert harvest(armed) == set()
+        armed.write([first + pages - 1])
+        assert harvest(armed) == {first + pages - 1}
+
+    @pytest.mark.parametrize("start", [0, 1, 63, 64, 65, 100])
+    @pytest.mark.parametrize("count", [0, 1, 2, 63, 64, 65, 129, 500])
+    def test_exactly_the_pages_of_an_unaligned_range(self, armed: Harness, start: int, count: int) -> None:
+        first = FIRST["b1000"]
+        armed.write(range(first, first + 1000))
+        harvest(armed)
+        armed.log.clear(first + start, count)
+        cleared = set(range(first + start, first + start + count))
+        assert harvest(armed) == set(range(first, first + 1000)) - cleared
+
+    @pytest.mark.parametrize(
+        ("start", "end"),
+        [
+            (0, LAYOUT.end_page),
+            (0, BEYOND),
+            (FIRST["b1"], FIRST["b129"] + 3),
+            (FIRST["b7"] + 3, FIRST["b63"] - 1),
+            (FIRST["b7"] + 5, FIRST["b7"] + 40),
+            (FIRST["split"] + 10, FIRST["split"] + 60),
+            (FIRST["split"] + SPLIT_AT, FIRST["split"] + SPLIT_AT + 1),
+            (FIRST["holey"], FIRST["holey"] + 200),
+            (FIRST["holey"] + HOLE[0] - 1, FIRST["holey"] + HOLE[0] + 1),
+            (FIRST["holey"] + HOLE[1], BEYOND),
+            (FIRST["b4095"] + 4000, BEYOND),
+            (LAYOUT.end_page - 80, LAYOUT.end_page + 64),
+            (LAYOUT.end_page, BEYOND),
+            (LAYOUT.end_page + 3, BEYOND),
+        ],
+    )
+    def test_ranges_over_slots_and_gaps_and_beyond(self, armed: Harness, start: int, end: int) -> None:
+        armed.write(WRITABLE)
+        harvest(armed)
+        armed.log.clear(start, end - start)
+        left = set(WRITABLE) - set(range(start, end))
+        assert harvest(armed) == left
+        armed.write(WRITABLE[::7])
+        assert harvest(armed) == left | set(WRITABLE[::7])
+
+    def test_a_page_that_was_written_and_not_yet_harvested_survives_a_clear(self, armed: Harness) -> None:
+        seen, unseen = FIRST["b64"] + 10, [FIRST["b64"] + 9, FIRST["b64"] + 11, FIRST["b64"] + 63, FIRST["b65"]]
+        armed.write([seen])
+        harvest(armed)
+        armed.write(unseen)
+        armed.log.clear(0, LAYOUT.end_page)
+        assert harvest(armed) == set(unseen)
+
+    def test_a_page_written_after_it_was_cleared_survives_a_second_clear(self, armed: Harness) -> None:
+        page = FIRST["b7"] + 2
+        armed.write([page])
+        harvest(armed)
+        armed.log.clear(page, 1)
+        armed.write([page])
+        armed.log.clear(page, 1)
+        assert harvest(armed) == {page}
+
+    def test_a_wide_clear_after_a_narrow_one_takes_only_what_was_not_yet_cleared(self, armed: Harness) -> None:
+        first, second, third = FIRST["b1000"] + 3, FIRST["b1000"] + 4, FIRST["b1000"] + 900
+        armed.write([first, second, third])
+        harvest(armed)
+        armed.log.clear(first, 1)
+        armed.write([first])
+        armed.log.clear(0, LAYOUT.end_page)
+        assert harvest(armed) == {first}
+
+    def test_a_page_written_between_harvest_and_clear_is_armed_again(self, armed: Harness) -> None:
+        """Its content is read after the clear, so that write is not lost; one after the clear must be found."""
+        page = FIRST["b2"] + 1
+        armed.write([page])
+        harvest(armed)
+        armed.write([page])
+        armed.log.clear(page, 1)
+        assert harvest(armed) == set()
+        armed.write([page])
+        assert harvest(armed) == {page}
+
+
+class TestCounters:
+    def test_a_harvest_counts_and_takes_time(self, armed: Harness) -> None:
+        before = armed.log.counters
+        harvest(armed)
+        harvest(armed)
+        did = armed.log.counters - before
+        assert did.get_calls >= 2
+        assert did.get_calls % 2 == 0
+        assert did.get_s > 0
+        assert (did.clear_calls, did.clear_s) == (0, 0)
+
+    def test_a_clear_counts_and_takes_time(self, armed: Harness) -> None:
+        armed.write([FIRST["b1"]])
+        harvest(armed)
+        before = armed.log.counters
+        armed.log.clear(FIRST["b1"], 1)
+        did = armed.log.counters - before
+        assert did.clear_calls == 1
+        assert did.clear_s > 0
+        assert (did.get_calls, did.get_s) == (0, 0)
+
+    @pytest.mark.parametrize("count", [0, 1, LAYOUT.end_page])
+    def test_a_clear_of_clean_pages_makes_no_call(self, armed: Harness, count: int) -> None:
+        harvest(armed)
+        before = armed.log.counters
+        armed.log.clear(0, count)
+        assert armed.log.counters == before
+
+    def test_a_clear_of_pages_that_no_harvest_has_reported_makes_no_call(self, armed: Harness) -> None:
+        armed.write([FIRST["b64"]])
+        before = armed.log.counters
+        armed.log.clear(0, LAYOUT.end_page)
+        assert armed.log.counters == before
+        assert harvest(armed) == {FIRST["b64"]}
+
+    def test_a_clear_beside_the_dirty_pages_makes_no_call(self, armed: Harness) -> None:
+        armed.write([FIRST["b64"] + 5])
+        harvest(armed)
+        before = armed.log.counters
+        armed.log.clear(FIRST["b64"], 5)
+        armed.log.clear(FIRST["b64"] + 6, LAYOUT.end_page - FIRST["b64"] - 6)
+        armed.log.clear(FIRST["b64"] + 5, 0)
+        assert armed.log.counters == before
+        assert harvest(armed) == {FIRST["b64"] + 5}
+
+
+class TestStartAndStop:
+    def test_what_is_dirty_at_first_lies_in_the_blocks(self, harness: Harness) -> None:
+        harness.log.stop()
+        harness.log.start()
+        blocks = {page for start, count in LAYOUT.runs for page in range(start, start + count)}
+        assert whole_harvest(harness) <= blocks
+
+    def test_a_write_before_the_first_harvest_is_found(self, harness: Harness) -> None:
+        harness.log.stop()
+        harness.log.start()
+        harness.write([FIRST["b7"] + 6, FIRST["split"] + 60])
+        assert {FIRST["b7"] + 6, FIRST["split"] + 60} <= harvest(harness)
+
+    def test_stop_twice(self, armed: Harness) -> None:
+        armed.log.stop()
+        armed.log.stop()
+
+    def test_clear_after_stop_is_harmless(self, armed: Harness) -> None:
+        armed.write([FIRST["b1"]])
+        harvest(armed)
+        armed.log.stop()
+        before = armed.log.counters
+        armed.log.clear(0, LAYOUT.end_page)
+        assert armed.log.counters == before
+
+    def test_the_guest_runs_on_without_a_log(self, armed: Harness) -> None:
+        armed.log.stop()
+        armed.write(WRITABLE[::11])
+
+    def test_start_again_finds_new_writes_and_forgets_old_harvests(self, armed: Harness) -> None:
+        armed.write([FIRST["b64"]])
+        harvest(armed)
+        armed.log.stop()
+        armed.write([FIRST["b65"]])
+        armed.log.start()
+        before = armed.log.counters
+        armed.log.clear(FIRST["b64"], 1)  # nothing was harvested since
+        assert armed.log.counters == before
+        harvest(armed)
+        armed.log.clear(0, LAYOUT.end_page)
+        assert harvest(armed) == set()
+        armed.write([FIRST["b129"] + 128])
+        assert harvest(armed) == {FIRST["b129"] + 128}
+
+
+@pytest.mark.parametrize("make", KINDS)
+def test_stop_before_start(make: MakeHarness) -> None:
+    harness = make(machine_layout("flat", 2 << 20))
+    try:
+        harness.log.stop()
+        harness.log.start()
+        harness.write([300])
+        assert 300 in harvest(harness)
+    finally:
+        harness.close()
+
+
+interesting = sorted(
+    {page for section in LAYOUT.sections for page in (section.first_page, section.first_page + section.pages - 1)}
+    & set(WRITABLE)
+)
+some_pages = st.lists(st.sampled_from(interesting) | st.sampled_from(WRITABLE), min_size=1, max_size=20)
+bounds = st.sampled_from(interesting) | st.integers(0, BEYOND)
+operations = st.one_of(
+    st.tuples(st.just("write"), some_pages),
+    st.tuples(st.just("harvest"), st.none()),
+    st.tuples(st.just("clear"), st.tuples(bounds, bounds).map(sorted)),
+    st.tuples(st.just("clear all"), st.none()),
+)
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(st.lists(operations, max_size=15))
+def test_any_sequence_agrees_with_a_model(harness: Harness, sequence: list[tuple[str, list[int] | None]]) -> None:
+    rearm(harness)
+    dirty: set[int] = set()
+    harvested: set[int] = set()
+    for what, argument in [*sequence, ("harvest", None)]:
+        if what == "write":
+            assert argument is not None
+            harness.write(argument)
+            dirty |= set(argument)
+        elif what == "harvest":
+            harvested = set(dirty)
+            assert harvest(harness) == dirty
+        else:
+            start, end = argument or (0, LAYOUT.end_page)
+            harness.log.clear(start, end - start)
+            cleared = harvested & set(range(start, end))
+            dirty -= cleared
+            harvested -= cleared
+
+
+class Busy:
+    """A CPU that announces and stores in a thread, as fast as it can, until it is stopped."""
+
+    def __init__(self, layout: RamLayout) -> None:
+        self.layout, self.memory = layout, GuestMemory(layout)
+        self._log = WriteLog(layout.end_page, layout.runs)
+        self._order, self._stamp = random.Random(1), 0
+
+    def dirty_log(self) -> WriteLog:
+        return self._log
+
+    def resume(self) -> None:
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def pause(self) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._log.settled()
+
+    def close(self) -> None:
+        self.memory.close()
+
+    def _run(self) -> None:
+        pages = [page for start, count in self.layout.runs for page in range(start, start + count)]
+        (words,) = (host.words for host in self.memory.hosts)
+        while not self._stop.is_set():
+            page = self._order.choice(pages)
+            self._stamp += 1
+            self._log.wrote(page, page)
+            if self._stamp % 64 == 0:
+                time.sleep(0.002)  # a store that comes long after its announcement
+            words[page * PAGE_SIZE // 8] = self._stamp
+
+
+def kvm_guest(layout: RamLayout) -> object:
+    from precopy.kvm import KvmGuest
+
+    guest = KvmGuest(GuestMemory(layout))
+    guest.boot(Workload("random", rate=50_000))
+    return guest
+
+
+def emulated_guest(layout: RamLayout) -> object:
+    from precopy.emulated import EmulatedGuest
+
+    guest = EmulatedGuest(GuestMemory(layout))
+    guest.boot(Workload("random", rate=50_000))
+    return guest
+
+
+@contextmanager
+def quick_switches() -> Iterator[None]:
+    """Has Python switch between threads as often as it can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
+
+
+RUNNING = [
+    pytest.param(Busy, id="write log"),
+    pytest.param(emulated_guest, id="emulated", marks=pytest.mark.needs("unicorn")),
+    pytest.param(kvm_guest, id="kvm", marks=pytest.mark.needs("kvm")),
+]
+
+
+@pytest.mark.parametrize("policy", CLEAR_POLICIES)
+@pytest.mark.parametrize("make", RUNNING)
+def test_no_write_of_a_running_guest_is_lost(make: Callable[[RamLayout], Busy], policy: str) -> None:
+    """A migration without a wire: pages are taken and copied while the guest writes them.
+
+    It writes slowly enough for a lost page to stay lost until the end.
+    """
+    layout = machine_layout("flat", 4 << 20)
+    guest = make(layout)
+    try:
+        (host,) = guest.memory.hosts
+        copy = np.zeros_like(host.words)
+        bitmap = MigrationBitmap(layout, guest.dirty_log(), clear_policy(policy, layout.end_page, 6))
+        bitmap.log.start()
+        bitmap.mark_all()
+
+        def send_pending() -> None:
+            for start, count in bitmap.windows(64):
+                for first, length in bitmap.take(start, count):
+                    part = slice(first * PAGE_SIZE // 8, (first + length) * PAGE_SIZE // 8)
+                    copy[part] = host.words[part]
+
+        for _ in range(4):
+            with quick_switches():
+                guest.resume()
+                found, end = [bitmap.sync().dirty_pages], time.monotonic() + 0.06
+                while time.monotonic() < end or len(found) < 3:
+                    send_pending()
+                    found.append(bitmap.sync().dirty_pages)
+                guest.pause()
+            found.append(bitmap.sync().dirty_pages)
+            send_pending()
+            assert sum(found[1:]) > 10  # it did write meanwhile
+            assert np.array_equal(copy, host.words)
+        bitmap.log.stop()
+    finally:
+        guest.close()
+
+
+@pytest.mark.needs("kvm")
+class TestKvm:
+    """What only the KVM dirty log has: system calls to count, and slots that alias."""
+
+    @pytest.fixture
+    def kvm(self) -> Iterator[KvmHarness]:
+        harness = KvmHarness(LAYOUT)
+        rearm(harness)
+        yield harness
+        harness.close()
+
+    def test_a_harvest_is_one_call_a_slot(self, kvm: KvmHarness) -> None:
+        before = kvm.log.counters
+        harvest(kvm)
+        assert (kvm.log.counters - before).get_calls == len(LAYOUT.sections)
+
+    def test_a_clear_is_one_call_a_slot_with_dirty_pages(self, kvm: KvmHarness) -> None:
+        second = FIRST["split"] + SPLIT_AT
+        written = {FIRST["b1"], FIRST["b1000"], FIRST["b1000"] + 999, second - 1, second}
+        kvm.write(sorted(written))
+        found = whole_harvest(kvm)
+        assert written <= found
+        slots = {n for n, one in enumerate(LAYOUT.sections) for page in found if 0 <= page - one.first_page < one.pages}
+        assert len(slots - {0}) == 4
+        before = kvm.log.counters
+        kvm.log.clear(0, LAYOUT.end_page)
+        assert (kvm.log.counters - before).clear_calls == len(slots)
+
+    def test_a_gap_that_costs_more_than_a_call_splits_it(
+        self, kvm: KvmHarness, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("precopy.trackers.kvm_dirty_log.GAP_WORDS", 3)
+        first = FIRST["b4095"]
+        words = [0, 1, 5, 9, 14, 63]  # gaps of 0, 3, 3, 4 and 48 clean words
+        kvm.write([first + 64 * word for word in words])
+        harvest(kvm)
+        before = kvm.log.counters
+        kvm.log.clear(first, 4095)
+        assert (kvm.log.counters - before).clear_calls == 3
+        assert harvest(kvm) == set()
+
+    def test_aliases_of_a_block_are_logged_in_each_slot(self) -> None:
+        layout = RamLayout.of_blocks([("low", 0xA0000), ("ram", 200 * PAGE_SIZE)]).mapped(
+            [
+                ("low", 0, 0xA0000, 0),
+                ("ram", 0, 200 * PAGE_SIZE, 32 << 20),
+                ("ram", 70 * PAGE_SIZE, 60 * PAGE_SIZE, 64 << 20),
+            ]
+        )
+        _, whole, alias = layout.sections
+        page = layout.blocks[1].first_page + 100
+        harness = KvmHarness(layout)
+        try:
+            rearm(harness)
+            for first, second in ((whole, alias), (alias, whole)):
+                harness.write_at([gpa_in(first, page)])
+                assert harvest(harness) == {page}
+                harness.write_at([gpa_in(second, page)])  # which no harvest has reported
+                harness.log.clear(page, 1)
+                assert harvest(harness) == {page}
+                harness.log.clear(page, 1)
+                assert harvest(harness) == set()
+        finally:
+            harness.close()
+
+    def test_a_second_log_of_one_guest_follows_the_first(self, kvm: KvmHarness) -> None:
+        kvm.write([FIRST["b7"]])
+        kvm.log.stop()
+        second = kvm.guest.dirty_log()
+        assert isinstance(second, KvmDirtyLog)
+        assert second.counters.get_calls == 0
+        kvm.log = second
+        rearm(kvm)
+        kvm.write([FIRST["b7"] + 1])
+        assert harvest(kvm) == {FIRST["b7"] + 1}
+
+
+class TestWriteLog:
+    """What only the log of an emulated CPU has: announcements that come before their stores."""
+
+    def log(self) -> WriteLog:
+        log = WriteLog(300, Runs.of((0, 100), (128, 172)))
+        log.start()
+        self.harvest(log)
+        log.clear(0, 300)
+        return log
+
+    def harvest(self, log: WriteLog) -> list[int]:
+        dirty = Bitmap(300)
+        log.harvest(dirty)
+        return list(dirty.indexes())
+
+    def test_all_blocks_are_dirty_at_first_and_nothing_between_them(self) -> None:
+        log = WriteLog(300, Runs.of((0, 100), (128, 172)))
+        log.start()
+        assert self.harvest(log) == [*range(100), *range(128, 300)]
+
+    def test_a_page_whose_store_is_still_to_come_stays_dirty_through_clears(self) -> None:
+        log = self.log()
+        log.wrote(5, 5)
+        for _ in range(3):
+            assert self.harvest(log) == [5]
+            log.clear(0, 300)
+        log.wrote(6, 6)  # which proves that the store to page 5 is done
+        assert self.harvest(log) == [5, 6]
+        log.clear(0, 300)
+        assert self.harvest(log) == [6]
+
+    def test_a_store_across_two_pages_is_in_both(self) -> None:
+        log = self.log()
+        log.wrote(130, 131)
+        assert self.harvest(log) == [130, 131]
+        log.clear(131, 1)
+        assert self.harvest(log) == [130, 131]
+        log.settled()
+        log.clear(131, 1)
+        assert self.harvest(log) == [130]
+
+    def test_a_settled_cpu_has_no_store_to_come(self) -> None:
+        log = self.log()
+        log.wrote(5, 5)
+        log.settled()
+        self.harvest(log)
+        log.clear(0, 300)
+        assert self.harvest(log) == []

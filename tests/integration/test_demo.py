@@ -1,0 +1,254 @@
+"""``precopy demo`` and ``precopy --help``, as a stranger runs them first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from precopy.cli.main import COMMANDS
+from precopy.dirty import CLEAR_POLICIES
+from precopy.guests import assemble
+from precopy.migration import Downtime, Round
+from support.commands import Bench, find_in_memory, processes_of, wait_for, write_memory
+
+pytestmark = [pytest.mark.timeout(90), pytest.mark.usefixtures("nothing_left")]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(tmp_path)
+    yield bench
+    bench.close()
+
+
+KINDS = [
+    pytest.param("kvm", marks=pytest.mark.needs("kvm")),
+    pytest.param("emulated", marks=pytest.mark.needs("unicorn")),
+]
+
+
+class RoundDocument(msgspec.Struct, forbid_unknown_fields=True):
+    """One entry of ``rounds``, field by field; a name that goes or changes is a break of the schema."""
+
+    number: int
+    final: bool
+    sync_s: float
+    log_sync_s: float
+    bitmap_sync_s: float
+    log_clear_s: float
+    transfer_s: float
+    send_s: float
+    scan_s: float
+    clear_s: float
+    dirty_pages: int
+    new_dirty_pages: int
+    sent_pages: int
+    zero_pages: int
+    torn_batches: int
+    sent_bytes: int
+    get_log_ioctls: int
+    clear_log_ioctls: int
+    get_log_ioctl_s: float
+    clear_log_ioctl_s: float
+    bandwidth_bytes_per_s: float
+    dirty_rate_bytes_per_s: float
+
+
+class DowntimeDocument(msgspec.Struct, forbid_unknown_fields=True):
+    pause_s: float
+    final_sync_s: float
+    final_send_s: float
+    state_s: float
+    commit_s: float
+
+
+class RunDocument(msgspec.Struct, forbid_unknown_fields=True):
+    """One entry of ``runs``."""
+
+    session: str
+    guest: str
+    clear: str
+    clear_chunk_shift: int
+    rounds: list[RoundDocument]
+    downtime: DowntimeDocument
+    downtime_s: float
+    downtime_limit_s: float
+    total_s: float
+    verify_s: float
+    setup_s: float
+    sent_bytes: int
+    ram_bytes: int
+    compared_pages: int
+    completed: bool
+    verified: bool
+    verdict: str
+    throughput_bytes_per_s: float
+    get_log_ioctls: int
+    clear_log_ioctls: int
+    zero_pages: int
+    torn_batches: int
+
+
+class MachineDocument(msgspec.Struct, forbid_unknown_fields=True):
+    cpu: str
+    cores: int
+    memory_bytes: int
+    kernel: str
+    python: str
+    precopy: str
+
+
+class DemoDocument(msgspec.Struct, forbid_unknown_fields=True):
+    """``precopy.demo/1``."""
+
+    schema: str
+    machine: MachineDocument
+    guest: str
+    why: str
+    runs: list[RunDocument]
+
+
+def test_the_schema_here_is_that_of_the_records() -> None:
+    assert RoundDocument.__struct_fields__ == Round.__match_args__
+    assert DowntimeDocument.__struct_fields__ == Downtime.__match_args__
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_json(bench: Bench, kind: str) -> None:
+    printed = bench.json("demo", "--ram", "32M", "--guest", kind)
+    demo = msgspec.convert(printed, DemoDocument)
+
+    assert (demo.schema, demo.guest, demo.why) == ("precopy.demo/1", kind, "asked for")
+    assert demo.machine.cores > 0
+    assert demo.machine.memory_bytes > 0
+    assert [run.clear for run in demo.runs] == list(CLEAR_POLICIES)
+    assert len({run.session for run in demo.runs}) == 3
+    for run in demo.runs:
+        check_run(run, kind)
+    per_page, merged, deferred = (run.clear_log_ioctls for run in demo.runs)
+    assert per_page == sum(one.dirty_pages for one in demo.runs[0].rounds) > 8192
+    for run, calls in zip(demo.runs[1:], (merged, deferred), strict=True):
+        slots = 11 if kind == "kvm" else 1
+        assert 0 < calls <= 3 * slots * len(run.rounds)
+        assert calls * 20 < per_page
+
+
+def check_run(run: RunDocument, kind: str) -> None:
+    assert (run.guest, run.verdict) == (kind, "yes")
+    assert run.completed
+    assert run.verified
+    assert run.ram_bytes > 32 << 20
+    assert run.compared_pages == run.ram_bytes // 4096
+    for name in ("get_log_ioctls", "clear_log_ioctls", "zero_pages", "torn_batches"):
+        assert getattr(run, name) == sum(getattr(one, name) for one in run.rounds)
+    assert run.downtime_s == pytest.approx(sum(msgspec.structs.astuple(run.downtime)))
+    assert 0 < run.downtime_s < run.total_s
+    assert run.rounds[0].sent_pages + run.rounds[0].zero_pages == run.compared_pages
+    assert run.throughput_bytes_per_s == pytest.approx(run.sent_bytes / (run.total_s - run.verify_s - run.setup_s))
+
+
+@pytest.mark.needs("kvm")
+def test_table(bench: Bench) -> None:
+    """One policy, other options: the table has its line, and the sentence below says what was verified."""
+    done = bench.run(
+        *("demo", "--ram", "16M", "--clear", "merged", "--tcp", "--vcpus", "2"),
+        *("--workload", "sequential", "--write-rate", "max", "--layout", "flat"),
+    )
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith(
+        "guest: kvm (/dev/kvm works here), 16.0 MiB of RAM, layout flat; it writes as many pages"
+    )
+    rows = [line.split() for line in done.out.splitlines() if line.split()[:1] == ["merged"]]
+    assert len(rows) == 1
+    assert rows[0][-1] == "yes"
+    for word in ("rounds", "clear ioctls", "x: first sync", "t: first round", "downtime", "throughput", "verified"):
+        assert word in done.out
+    assert "both memories were the same byte for byte" in done.out
+
+
+@pytest.mark.needs("kvm")
+@pytest.mark.parametrize("as_json", [True, False], ids=["json", "table"])
+def test_memory_that_differs_ends_in_exit_code_7(bench: Bench, as_json: bool) -> None:
+    """Somebody writes into the destination's memory while the demo runs, and the demo says so."""
+    options = ["--ram", "16M", "--layout", "flat", "--workload", "idle", "--clear", "deferred"]
+    command = bench.start("demo", *options, "--max-bandwidth", "10M", *(["--json"] if as_json else []))
+    code = assemble("idle")
+    found: list[tuple[int, int]] = []
+
+    def program_has_arrived() -> bool:
+        for pid, line in processes_of(bench.directory).items():
+            if " receive " in line:
+                address = find_in_memory(pid, code, 16 << 20)
+                if address is not None:
+                    found.append((pid, address))
+        return bool(found)
+
+    wait_for(program_has_arrived)
+    pid, address = found[0]
+    write_memory(pid, address + 3000, b"\x5a")
+    done = command.finish()
+
+    said = (
+        "deferred: 1 of 4096 pages differ at the destination, the first at ram_addr page 1; the guest runs on at the "
+        "source"
+    )
+    assert done.sentence(7) == said
+    if as_json:
+        document: dict[str, Any] = done.document()
+        assert document["schema"] == "precopy.demo/1"
+        (run,) = document["runs"]
+        assert (run["clear"], run["completed"], run["verified"]) == ("deferred", False, False)
+        assert run["verdict"] == said.removeprefix("deferred: ")
+    else:
+        assert "NOT verified" in done.out
+
+
+@pytest.mark.needs("kvm")
+def test_demo_that_cannot_start_says_why(bench: Bench) -> None:
+    error = bench.run("demo", "--ram", "4T", "--json").error_document(3)
+    assert "not enough memory for the guest's RAM" in error["message"]
+
+
+@pytest.mark.needs("kvm")
+def test_interrupted_demo_leaves_nothing(bench: Bench) -> None:
+    command = bench.start("demo", "--ram", "16M", "--max-bandwidth", "5M")
+    wait_for(lambda: len(processes_of(bench.directory)) == 3)
+    command.interrupt()
+    assert command.finish().sentence(130)
+
+
+@pytest.mark.needs("kvm")
+def test_killed_demo_leaves_no_process(bench: Bench) -> None:
+    """Its children end with it; only its directory cannot be removed by the dead."""
+    command = bench.start("demo", "--ram", "16M", "--max-bandwidth", "5M")
+    wait_for(lambda: len(processes_of(bench.directory)) == 3)
+    command.kill()
+    command.finish()
+    wait_for(lambda: not processes_of(bench.directory))
+    for path in sorted(bench.temporary.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+
+
+def test_help_lists_every_command(bench: Bench) -> None:
+    done = bench.run("--help")
+    assert (done.code, done.err) == (0, "")
+    for name in COMMANDS:
+        assert f"\n  {name} " in done.out
+    assert "Exit codes: 0 done" in done.out
+
+
+@pytest.mark.parametrize("command", list(COMMANDS))
+def test_every_command_has_its_own_help(bench: Bench, command: str) -> None:
+    done = bench.run(command, "--help")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith(f"Usage: precopy {command} ")
+
+
+def test_version(bench: Bench) -> None:
+    from precopy import __version__
+
+    assert bench.run("--version").out == f"precopy, version {__version__}\n"
