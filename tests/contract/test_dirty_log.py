@@ -350,7 +350,10 @@ operations = st.one_of(
 )
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(
+    max_examples=settings().max_examples // 2,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(st.lists(operations, max_size=15))
 def test_any_sequence_agrees_with_a_model(harness: Harness, sequence: list[tuple[str, list[int] | None]]) -> None:
     rearm(harness)

@@ -13,7 +13,7 @@ from precopy.cli.main import COMMANDS
 from precopy.dirty import CLEAR_POLICIES
 from precopy.guests import assemble
 from precopy.migration import Downtime, Round
-from support.commands import Bench, find_in_memory, processes_of, wait_for, write_memory
+from support.commands import CORRUPTED, Bench, corrupt, find_in_memory, processes_of, wait_for
 
 pytestmark = [pytest.mark.timeout(90), pytest.mark.usefixtures("nothing_left")]
 
@@ -170,31 +170,30 @@ def test_table(bench: Bench) -> None:
     assert "both memories were the same byte for byte" in done.out
 
 
+def destination_of(bench: Bench) -> int:
+    """The process that receives, once there is one."""
+    found: list[int] = []
+
+    def is_there() -> bool:
+        found.extend(pid for pid, line in processes_of(bench.directory).items() if " receive " in line)
+        return bool(found)
+
+    wait_for(is_there)
+    return found[0]
+
+
 @pytest.mark.needs("kvm")
 @pytest.mark.parametrize("as_json", [True, False], ids=["json", "table"])
 def test_memory_that_differs_ends_in_exit_code_7(bench: Bench, as_json: bool) -> None:
     """Somebody writes into the destination's memory while the demo runs, and the demo says so."""
     options = ["--ram", "16M", "--layout", "flat", "--workload", "idle", "--clear", "deferred"]
     command = bench.start("demo", *options, "--max-bandwidth", "10M", *(["--json"] if as_json else []))
-    code = assemble("idle")
-    found: list[tuple[int, int]] = []
-
-    def program_has_arrived() -> bool:
-        for pid, line in processes_of(bench.directory).items():
-            if " receive " in line:
-                address = find_in_memory(pid, code, 16 << 20)
-                if address is not None:
-                    found.append((pid, address))
-        return bool(found)
-
-    wait_for(program_has_arrived)
-    pid, address = found[0]
-    write_memory(pid, address + 3000, b"\x5a")
+    corrupt(destination_of(bench), assemble("idle"), 16 << 20)
     done = command.finish()
 
     said = (
-        "deferred: 1 of 4096 pages differ at the destination, the first at ram_addr page 1; the guest runs on at the "
-        "source"
+        f"deferred: 1 of 4096 pages differ at the destination, the first at ram_addr page {CORRUPTED}; the guest runs "
+        f"on at the source"
     )
     assert done.sentence(7) == said
     if as_json:
@@ -214,9 +213,15 @@ def test_demo_that_cannot_start_says_why(bench: Bench) -> None:
 
 
 @pytest.mark.needs("kvm")
-def test_interrupted_demo_leaves_nothing(bench: Bench) -> None:
-    command = bench.start("demo", "--ram", "16M", "--max-bandwidth", "5M")
-    wait_for(lambda: len(processes_of(bench.directory)) == 3)
+@pytest.mark.parametrize("when", ["starting", "migrating"])
+def test_interrupted_demo_leaves_nothing(bench: Bench, when: str) -> None:
+    options = ["--ram", "16M", "--layout", "flat", "--workload", "idle"]
+    command = bench.start("demo", *options, "--max-bandwidth", "5M")
+    if when == "starting":
+        wait_for(lambda: len(processes_of(bench.directory)) == 3)
+    else:
+        pid = destination_of(bench)
+        wait_for(lambda: find_in_memory(pid, assemble("idle"), 16 << 20) is not None)
     command.interrupt()
     assert command.finish().sentence(130)
 

@@ -67,7 +67,7 @@ def test_guest_that_crashes_says_why_and_stays_down() -> None:
     with Pair(Workload("random")) as pair:
         guest = pair.source
         guest.pause()
-        guest.memory.host(guest.memory.layout.blocks[0]).view[0x1000:0x1200] = b"\x0f\x0b" * 256  # ud2, and no handler
+        guest.memory.host(guest.memory.layout.blocks[0]).view[0x1000:0x1200] = b"\xf4" * 512  # hlt: not for user code
         guest.resume()
         until(lambda: any(vcpu.error for vcpu in guest._vcpus))
         with pytest.raises(GuestError, match=r"vCPU 0 left the guest for reason 8 \(shutdown \(triple fault\)\)"):

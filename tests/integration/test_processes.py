@@ -14,7 +14,17 @@ from typing import Any
 import pytest
 
 from precopy.guests import assemble
-from support.commands import Bench, Command, Finished, find_in_memory, processes_of, wait_for, write_memory
+from support.commands import (
+    CORRUPTED,
+    Bench,
+    Command,
+    Finished,
+    corrupt,
+    find_in_memory,
+    processes_of,
+    wait_for,
+    write_memory,
+)
 from support.wire_proxy import Fault, Harm, ListeningProxy
 
 pytestmark = [pytest.mark.needs("kvm"), pytest.mark.timeout(90), pytest.mark.usefixtures("nothing_left")]
@@ -210,16 +220,13 @@ class TestRefusals:
     def test_memory_that_was_changed_at_the_destination(self, bench: Bench) -> None:
         """Somebody writes into the destination's memory after a page arrived there: only verification can find it."""
         two = Two(bench, run=["--workload", "idle", "--layout", "flat"], receive=["--layout", "flat"])
-        code = assemble("idle")
         migration = two.migrate(*SLOW, "--verify", "--json")
-        wait_for(lambda: find_in_memory(two.destination.pid, code, 16 << 20) is not None)
-        address = find_in_memory(two.destination.pid, code, 16 << 20)
-        assert address is not None
-        write_memory(two.destination.pid, address + 2048, b"\xa5")
+        corrupt(two.destination.pid, assemble("idle"), 16 << 20)
         error = migration.finish().error_document(7)
         assert error["kind"] == "VerificationFailed"
         assert error["message"] == (
-            "1 of 4096 pages differ at the destination, the first at ram_addr page 1; the guest runs on at the source"
+            f"1 of 4096 pages differ at the destination, the first at ram_addr page {CORRUPTED}; the guest runs on at "
+            f"the source"
         )
         assert two.destination.finish().sentence(7) == "1 of 4096 pages differ from the source's"
         two.guest_is_at_the_source()
@@ -396,7 +403,7 @@ class TestSuddenDeath:
         address = find_in_memory(two.source.pid, assemble("random"), 8 << 20)
         assert address is not None
         two.bench.run("pause", two.bench.path("from"))
-        write_memory(two.source.pid, address, b"\x0f\x0b" * 128)  # ud2, and nobody handles it
+        write_memory(two.source.pid, address, b"\xf4" * 256)  # hlt, which is not for user code, and nobody handles that
         two.bench.run("resume", two.bench.path("from"))
         said = two.source.finish().sentence(1)
         assert said == "vCPU 0 left the guest for reason 8 (shutdown (triple fault))"

@@ -16,6 +16,7 @@ from typing import Any
 
 from precopy.control import Request, ask
 from precopy.errors import PeerLost
+from precopy.guests import CODE_GPA
 from precopy.transport import parse_address
 
 PRECOPY = (sys.executable, "-m", "precopy")
@@ -195,23 +196,25 @@ def wait_for(condition: Callable[[], bool], timeout: float = TIMEOUT) -> None:
 
 def find_in_memory(pid: int, content: bytes, smallest: int) -> int | None:
     """Where ``content`` begins, at the start of a page, in a private mapping of ``smallest`` bytes or more."""
-    with (
-        open(f"/proc/{pid}/maps", encoding="ascii", errors="replace") as maps,
-        open(f"/proc/{pid}/mem", "rb") as memory,
-    ):
-        for line in maps:
-            where, access, _, _, inode = line.split()[:5]
-            start, end = (int(address, 16) for address in where.split("-"))
-            if access != "rw-p" or inode != "0" or end - start < smallest:
-                continue
-            memory.seek(start)
-            data = memory.read(end - start)
-            at = data.find(content)
-            while at >= 0 and at % 4096:
-                at = data.find(content, at + 1)
-            if at >= 0:
-                return start + at
+    for line in Path(f"/proc/{pid}/maps").read_text(errors="replace").splitlines():
+        where, access, _, _, inode = line.split()[:5]
+        start, end = (int(address, 16) for address in where.split("-"))
+        if access != "rw-p" or inode != "0" or end - start < smallest:
+            continue
+        data = read_memory(pid, start, end - start)
+        at = data.find(content)
+        while at >= 0 and at % 4096:
+            at = data.find(content, at + 1)
+        if at >= 0:
+            return start + at
     return None
+
+
+def read_memory(pid: int, address: int, size: int) -> bytes:
+    """Another process's memory."""
+    with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
+        memory.seek(address)
+        return memory.read(size)
 
 
 def write_memory(pid: int, address: int, content: bytes) -> None:
@@ -219,3 +222,19 @@ def write_memory(pid: int, address: int, content: bytes) -> None:
     with open(f"/proc/{pid}/mem", "r+b", buffering=0) as memory:
         memory.seek(address)
         assert memory.write(content) == len(content)
+
+
+CORRUPTED = 512
+"""The page that `corrupt` changes: one that holds random content and that no idle guest touches."""
+
+
+def corrupt(pid: int, program: bytes, ram: int) -> None:
+    """Flips a byte of a page that has arrived in the receiving process ``pid``, whose flat RAM has ``ram`` bytes.
+
+    It waits until the migration is well past that page, so that nothing but a comparison can notice.
+    """
+    wait_for(lambda: find_in_memory(pid, program, ram) is not None)
+    start = (find_in_memory(pid, program, ram) or 0) - CODE_GPA
+    wait_for(lambda: any(read_memory(pid, start + (CORRUPTED + 512) * 4096, 4096)))
+    (byte,) = read_memory(pid, start + CORRUPTED * 4096 + 77, 1)
+    write_memory(pid, start + CORRUPTED * 4096 + 77, bytes([byte ^ 0x40]))

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from precopy.abi.kvm import EXIT_IO
 from precopy.emulated import EmulatedGuest
 from precopy.guests import Workload, params, params_gpa
 from precopy.guests.image import words_at
@@ -122,6 +123,9 @@ class Pair:
         self.source.boot(workload or Workload(), fill)
         self.pair_up()
         self.source.resume()
+        if self.kind == "kvm":
+            # Until its program is in memory that the kernel has mapped: KVM counts the first fetch as a write.
+            until(lambda: all(vcpu.run.exit_reason == EXIT_IO for vcpu in self.source._vcpus) or steps(self.source) > 0)
 
     def __enter__(self) -> Pair:
         return self

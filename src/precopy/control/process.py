@@ -7,6 +7,8 @@
                                  └──> migrating ──> migrated     the guest runs elsewhere; the process ends
                                           │  └────> running      it failed or was cancelled
                                           └───────> unknown      paused; `resume` or `quit` decides
+
+    `quit` ends it from any state but receiving and migrating.
 """
 
 from __future__ import annotations
@@ -200,6 +202,7 @@ class GuestProcess:
 
     def _quit(self) -> Status:
         self._need("running", "paused", "unknown", "waiting")
+        self.state = "ended"
         self._end("quit")
         return self.status()
 

@@ -7,6 +7,7 @@ from types import TracebackType
 
 from rich.console import Console
 from rich.status import Status
+from rich.text import Text
 
 from precopy.migration.results import Progress
 from precopy.units import format_duration, format_rate, format_size
@@ -34,7 +35,7 @@ class LiveProgress:
 
     def update(self, progress: Progress) -> None:
         if self._status:
-            self._status.update(line(progress))
+            self._status.update(Text(line(progress), no_wrap=True, overflow="ellipsis"))
 
 
 def line(progress: Progress) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
-from precopy.migration.results import Downtime, Migrated
+from precopy.migration.results import Downtime, Migrated, Round
 from precopy.units import format_duration, format_rate, format_size
 
 
@@ -23,11 +23,18 @@ class DemoRow:
     verdict: str
 
 
-def show(*parts: RenderableType) -> None:
-    """Prints to stdout, as wide as the terminal, or 120 columns where there is none."""
+_WIDE = 130
+
+
+def _console() -> Console:
+    """Stdout, as wide as its terminal, or wide enough for every table where it is none."""
     console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=130)
+    return console if console.is_terminal else Console(highlight=False, width=_WIDE)
+
+
+def show(*parts: RenderableType) -> None:
+    """Prints to stdout."""
+    console = _console()
     for part in parts:
         console.print(part)
 
@@ -39,41 +46,31 @@ def _table(*columns: tuple[str, str]) -> Table:
     return table
 
 
+_ROUND_COLUMNS: tuple[tuple[str, bool, Callable[[Round], str]], ...] = (
+    ("round", True, lambda one: "last" if one.final else str(one.number)),
+    ("dirty", True, lambda one: str(one.dirty_pages)),
+    ("sent", True, lambda one: str(one.sent_pages)),
+    ("zero", True, lambda one: str(one.zero_pages)),
+    ("torn", False, lambda one: str(one.torn_batches)),
+    ("bytes", False, lambda one: format_size(one.sent_bytes)),
+    ("x: sync", True, lambda one: format_duration(one.sync_s)),
+    ("log_sync", False, lambda one: format_duration(one.log_sync_s)),
+    ("bitmap", False, lambda one: format_duration(one.bitmap_sync_s)),
+    ("log_clear", False, lambda one: format_duration(one.log_clear_s)),
+    ("t: transfer", True, lambda one: format_duration(one.transfer_s)),
+    ("bandwidth", True, lambda one: format_rate(one.bandwidth_bytes_per_s) if one.sent_pages else "-"),
+    ("get", True, lambda one: str(one.get_log_ioctls)),
+    ("clear", True, lambda one: str(one.clear_log_ioctls)),
+)
+"""Column of the rounds' table, whether a narrow terminal has it too, and its value."""
+
+
 def rounds_table(done: Migrated) -> RenderableType:
     """A line a round: x and its parts, t, what was found and sent, what the kernel was asked."""
-    table = _table(
-        ("round", "r"),
-        ("dirty", "r"),
-        ("sent", "r"),
-        ("zero", "r"),
-        ("torn", "r"),
-        ("bytes", "r"),
-        ("x: sync", "r"),
-        ("log_sync", "r"),
-        ("bitmap", "r"),
-        ("log_clear", "r"),
-        ("t: transfer", "r"),
-        ("bandwidth", "r"),
-        ("get", "r"),
-        ("clear", "r"),
-    )
+    columns = [column for column in _ROUND_COLUMNS if column[1] or _console().width >= _WIDE]
+    table = _table(*((name, "r") for name, _, _ in columns))
     for one in done.rounds:
-        table.add_row(
-            "last" if one.final else str(one.number),
-            str(one.dirty_pages),
-            str(one.sent_pages),
-            str(one.zero_pages),
-            str(one.torn_batches),
-            format_size(one.sent_bytes),
-            format_duration(one.sync_s),
-            format_duration(one.log_sync_s),
-            format_duration(one.bitmap_sync_s),
-            format_duration(one.log_clear_s),
-            format_duration(one.transfer_s),
-            format_rate(one.bandwidth_bytes_per_s) if one.sent_pages else "-",
-            str(one.get_log_ioctls),
-            str(one.clear_log_ioctls),
-        )
+        table.add_row(*(value(one) for _, _, value in columns))
     return Group(table, downtime_line(done.downtime), total_line(done))
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import re
 from dataclasses import dataclass
 
 from precopy.errors import UsageError
 
+_MAX_PORT = 65535
+_TCP = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.%\w]+)\]|(?P<host>[^\s\[\]:]+)):(?P<port>[0-9]{1,5})", re.ASCII)
 _UNIX_PATH_BYTES = 107  # sun_path less its terminating zero
 
 
@@ -28,11 +32,10 @@ def parse_address(text: str) -> Address:
     """The address that ``text`` names. Raises `UsageError`."""
     scheme, _, rest = text.partition(":")
     if scheme == "unix" and rest:
-        if len(rest.encode()) > _UNIX_PATH_BYTES:
+        if len(os.fsencode(rest)) > _UNIX_PATH_BYTES:
             raise UsageError(f"the socket path {rest!r} is longer than {_UNIX_PATH_BYTES} bytes; use a shorter one")
         return Address(path=rest)
-    if scheme == "tcp":
-        host, _, port = rest.rpartition(":")
-        if host and port.isascii() and port.isdigit() and int(port) < 65536:
-            return Address(host=host.removeprefix("[").removesuffix("]"), port=int(port))
-    raise UsageError(f"{text!r} is not an address; write unix:/path or tcp:host:port")
+    match = _TCP.fullmatch(rest) if scheme == "tcp" else None
+    if match is None or int(match["port"]) > _MAX_PORT:
+        raise UsageError(f"{text!r} is not an address; write unix:/path or tcp:host:port")
+    return Address(host=match["v6"] or match["host"], port=int(match["port"]))

@@ -34,9 +34,8 @@ class SocketStream:
     def __init__(self, sock: socket.socket, peer: str, timeout: float, *, copy_free: bool = True) -> None:
         self._socket, self.peer, self.timeout = sock, peer, timeout
         sock.setblocking(True)
-        value = struct.pack("ll", int(timeout), int(timeout % 1 * 1e6))
-        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
-            sock.setsockopt(socket.SOL_SOCKET, option, value)
+        self._receive_timeout(timeout)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(timeout))
         self._pipe: PagePipe | None = None
         self._spliced = False
         if sock.family != socket.AF_UNIX:
@@ -46,6 +45,9 @@ class SocketStream:
         if copy_free:
             with contextlib.suppress(OSError):
                 self._pipe = PagePipe()
+
+    def _receive_timeout(self, seconds: float) -> None:
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(seconds))
 
     def _drop_pipe(self) -> None:
         if self._pipe is not None:
@@ -105,7 +107,7 @@ class SocketStream:
 
     def wait_forever(self) -> None:
         """Lets the peer be silent for as long as it likes: for answers that take their time."""
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, 0))
+        self._receive_timeout(0)
 
     def abort(self) -> None:
         with contextlib.suppress(OSError):
@@ -119,15 +121,23 @@ class SocketStream:
             # Unread input would turn the close into a reset, which may overtake what we sent last: the reason for
             # giving up. So say that nothing more comes, and read what still does for a little while.
             self._socket.shutdown(socket.SHUT_WR)
-            until = time.monotonic() + min(_LINGER_S, self.timeout)
-            while time.monotonic() < until and self._socket.recv(1 << 20):
-                pass
+            until = time.monotonic() + _LINGER_S
+            while (left := until - time.monotonic()) > 0:
+                self._receive_timeout(left)
+                if not self._socket.recv(1 << 20):
+                    break
         self._socket.close()
 
     def _lost(self, error: OSError, silence: str) -> PeerLost:
         if error.errno in (errno.EAGAIN, errno.EWOULDBLOCK):
             return PeerLost(f"{self.peer} {silence} for {self.timeout:g} s", silent=True)
         return PeerLost(f"the connection to {self.peer} broke: {error.strerror}")
+
+
+def _timeval(seconds: float) -> bytes:
+    """``struct timeval``; 0 waits for ever, and nothing else does."""
+    whole, micro = divmod(max(round(seconds * 1e6), 1) if seconds else 0, 1_000_000)
+    return struct.pack("ll", whole, micro)
 
 
 def _after(buffers: Sequence[Buffer], done: int) -> list[memoryview]:
@@ -154,8 +164,8 @@ def connect(address: Address, timeout: float) -> SocketStream:
                 raise
         else:
             sock = socket.create_connection((address.host, address.port), timeout)
-    except OSError as error:
-        raise PeerLost(f"cannot connect to {address}: {error.strerror or error}") from error
+    except (OSError, UnicodeError) as error:  # a host name may fail to be one before anybody is asked
+        raise PeerLost(f"cannot connect to {address}: {getattr(error, 'strerror', None) or error}") from error
     return SocketStream(sock, str(address), timeout)
 
 
@@ -166,21 +176,19 @@ class Listener:
     """
 
     def __init__(self, address: Address) -> None:
+        self._inode: int | None = None
         try:
             if address.path is not None:
                 _remove_stale(address.path)
-                self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-                self._socket.bind(address.path)
-                self._socket.listen(8)
-                self._inode: int | None = os.stat(address.path).st_ino
+                self._socket = _bound(address.path)
+                self._inode = os.stat(address.path).st_ino
                 self.address = address
             else:
                 family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
                 self._socket = socket.create_server((address.host, address.port), family=family)
-                self._inode = None
                 self.address = Address(host=address.host, port=self._socket.getsockname()[1])
-        except OSError as error:
-            raise UsageError(f"cannot listen at {address}: {error.strerror or error}") from error
+        except (OSError, UnicodeError) as error:
+            raise UsageError(f"cannot listen at {address}: {getattr(error, 'strerror', None) or error}") from error
 
     def __enter__(self) -> Listener:
         return self
@@ -212,6 +220,18 @@ class Listener:
                 if os.stat(self.address.path).st_ino == self._inode:
                     os.unlink(self.address.path)
             self._inode = None
+
+
+def _bound(path: str) -> socket.socket:
+    """A Unix socket that listens at ``path``."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.bind(path)
+        sock.listen(8)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 def _remove_stale(path: str) -> None:
