@@ -181,7 +181,7 @@ class TestHappyPath:
     def test_quitting_ends_who_still_waits(self, bench: Bench) -> None:
         destination = bench.start("receive", bench.path("wire"), *RAM, "--control", bench.path("to"), "--json")
         bench.until_state("to", "waiting")
-        assert bench.json("quit", bench.path("to"))["state"] == "waiting"
+        assert bench.json("quit", bench.path("to"))["state"] == "ended"
         done = destination.finish()
         assert (done.code, done.err) == (0, "")
         assert (done.document()["outcome"], done.document()["received"]) == ("quit", None)

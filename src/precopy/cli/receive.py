@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 @machine_options
 @click.option("--control", type=ADDRESS, default=None, help="Control socket.  [default: one of its own, printed]")
 @click.option("--prealloc", is_flag=True, help="Touch all memory before waiting, so that no first write pays for it.")
-@click.option("--once-arrived", type=click.Choice(["run", "quit"]), default="run", hidden=True)
 @click.option("--die-with-parent", type=int, default=None, hidden=True)
 @timeout_option
 @json_option
@@ -59,7 +58,7 @@ def receive(address: Any, control: Any, as_json: bool, die_with_parent: int | No
                     f"control: {process.server.address}"
                 )
             _receive(process, listener, options["timeout"], as_json)
-            outcome = "quit" if options["once_arrived"] == "quit" else process.wait()
+            outcome = process.wait()
             if as_json:
                 body = process.epilogue(outcome)
                 click.echo(to_json(document("receive", 1, {**body, "received": process.received})))
