@@ -29,7 +29,7 @@ def main() -> None:
             per_word = clean_word(guest)
             print(
                 f"vCPU {'running' if running else 'paused'}: a call for one dirty page {1e6 * per_call:.1f} us, "
-                f"a clean word {1e9 * per_word:.2f} ns: a gap of {per_call / per_word:.0f} words costs as much as a call"
+                f"a clean word {1e9 * per_word:.2f} ns; a gap of {per_call / per_word:.0f} words costs as much"
             )
 
 

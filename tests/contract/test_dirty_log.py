@@ -351,7 +351,7 @@ operations = st.one_of(
 
 
 @settings(
-    max_examples=settings().max_examples // 2,
+    max_examples=max(settings().max_examples // 2, 1),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(st.lists(operations, max_size=15))

@@ -49,8 +49,8 @@ def test_guest_that_writes_as_fast_as_it_can_moves_there_and_back_again() -> Non
 
 @pytest.mark.parametrize("clear", CLEAR_POLICIES)
 def test_counters_add_up(clear: str) -> None:
-    with Pair(Workload("random"), kind="emulated", ram=8 * MIB) as pair, stream_pair() as streams:
-        options = MigrationOptions(clear=clear, max_bandwidth=100_000_000, downtime_limit=0.1)
+    with Pair(Workload("random", 2000), kind="emulated", ram=8 * MIB) as pair, stream_pair() as streams:
+        options = MigrationOptions(clear=clear, max_bandwidth=100_000_000, downtime_limit=0.3)
         done = migrate(pair.source, pair.destination, streams, options).migrated()
         log = pair.source.watch().log
     assert log is not None

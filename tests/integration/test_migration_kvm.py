@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import struct
 from itertools import product
 from typing import Any, NamedTuple
@@ -128,16 +127,17 @@ class TestState:
         """ymm0, which takes both the legacy and the extended part of the XSAVE area."""
         xcrs = kvm.Xcrs()
         call(vcpu.fd, kvm.GET_XCRS, xcrs, target=vcpu.target)
+        area = bytearray(xcrs)
         # struct kvm_xcrs: count, flags, then (xcr, reserved, value); XCR0 with x87, SSE and AVX.
-        struct.pack_into("<IIIIQ", (ctypes.c_char * 392).from_buffer(xcrs), 0, 1, 0, 0, 0, 7)
-        call(vcpu.fd, kvm.SET_XCRS, xcrs, target=vcpu.target)
+        struct.pack_into("<IIIIQ", area, 0, 1, 0, 0, 0, 7)
+        call(vcpu.fd, kvm.SET_XCRS, kvm.Xcrs.from_buffer(area), target=vcpu.target)
         xsave = kvm.Xsave()
         call(vcpu.fd, kvm.GET_XSAVE, xsave, target=vcpu.target)
-        area = (ctypes.c_char * 4096).from_buffer(xsave)
+        area = bytearray(xsave)
         area[self.XMM0 : self.XMM0 + 16], area[self.YMM0 : self.YMM0 + 16] = value[:16], value[16:]
         (present,) = struct.unpack_from("<Q", area, self.XSTATE_BV)
         struct.pack_into("<Q", area, self.XSTATE_BV, present | 7)
-        call(vcpu.fd, kvm.SET_XSAVE, xsave, target=vcpu.target)
+        call(vcpu.fd, kvm.SET_XSAVE, kvm.Xsave.from_buffer(area), target=vcpu.target)
 
     def set_msr(self, vcpu: Any, index: int, value: int) -> None:
         table = kvm.with_entries(kvm.Msrs, kvm.MsrEntry, 1)(1)

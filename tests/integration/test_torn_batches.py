@@ -94,16 +94,19 @@ class TestGuestThatWritesMeanwhile:
     @pytest.mark.parametrize("clear", CLEAR_POLICIES)
     @pytest.mark.parametrize("transport", ["unix", "tcp"])
     def test_tears_batches_which_are_sent_again(self, clear: str, transport: str) -> None:
-        with Pair(Workload("random", None), ram=32 * MIB, fill=1.0) as pair, stream_pair(transport) as streams:
-            options = MigrationOptions(clear=clear, verify=True, max_bandwidth=400_000_000)
-            migrated = migrate(pair.source, pair.destination, streams, options).migrated()
+        torn: list[int] = []
+        while len(torn) < 10 and not any(torn):  # on a busy machine the guest may not get to run at the right moments
+            with Pair(Workload("random", None), ram=32 * MIB, fill=1.0) as pair, stream_pair(transport) as streams:
+                options = MigrationOptions(clear=clear, verify=True, max_bandwidth=400_000_000)
+                done = migrate(pair.source, pair.destination, streams, options).migrated()
 
-            assert sum(one.torn_batches for one in migrated.rounds) > 0
-            assert migrated.rounds[-1].torn_batches == 0
-            assert migrated.compared_pages == 32 * MIB // 4096
-            assert pair.destination.watch().unequal == []
-            stands_still(pair.source)
-            runs_on(pair.destination)
+                torn.append(sum(one.torn_batches for one in done.rounds))
+                assert done.rounds[-1].torn_batches == 0
+                assert done.compared_pages == 32 * MIB // 4096
+                assert pair.destination.watch().unequal == []
+                stands_still(pair.source)
+                runs_on(pair.destination)
+        assert any(torn)
 
     def test_hides_no_damage_of_the_link(self) -> None:
         """A batch that both the guest and the link changed is sent again like any torn one, and then is whole."""

@@ -235,20 +235,21 @@ def migrate(
     options: MigrationOptions | None = None,
     emit: Callable[[Event], None] = lambda _: None,
 ) -> Endings:
-    """Migrates between two guests of this process; each stream is closed when its side has ended, as the CLI does."""
+    """Migrates between two guests of this process; each side's stream is closed when that side has ended, as the CLI
+    does it, but nobody waits for how long a close may linger."""
     near, far = streams
     endings: list[Ending] = []
+    ended = threading.Event()
 
     def receive() -> None:
         endings.append(Ending.of(Destination(destination, far).run))
+        ended.set()
         far.close()
 
-    thread = threading.Thread(target=receive, name="destination", daemon=True)
-    thread.start()
+    threading.Thread(target=receive, name="destination", daemon=True).start()
     sent = Ending.of(Source(source, near, options or MigrationOptions(verify=True), emit=emit).run)
-    near.close()
-    thread.join(30)
-    assert not thread.is_alive(), "the destination does not end"
+    threading.Thread(target=near.close, name="source's close", daemon=True).start()
+    assert ended.wait(30), "the destination does not end"
     return Endings(sent, endings[0])
 
 

@@ -171,7 +171,7 @@ class TestAddresses:
         with pytest.raises(UsageError):
             parse_address(text)
 
-    @given(st.text(st.characters(codec="utf-8", exclude_characters="[]"), max_size=20))
+    @given(st.text(max_size=20))
     def test_any_text_is_an_address_or_refused(self, text: str) -> None:
         for candidate in (text, f"unix:{text}", f"tcp:{text}:80"):
             try:
@@ -541,7 +541,6 @@ class TestClose:
         far.close()
 
 
-@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")  # one test looks for them
 class TestListener:
     def test_the_system_chooses_a_port(self) -> None:
         with Listener(Address(host="127.0.0.1")) as listener:

@@ -173,6 +173,19 @@ class TestTampering:
             program.stamp(page, stamps[page])
         assert guest.broken() == ()
 
+    @pytest.mark.parametrize("steps", [1, 2, 8, 30])
+    def test_the_very_first_writes_may_not_be_lost(self, guest: Guest, steps: int) -> None:
+        program = guest.programs[0]
+        for page in range(program.order.pages):
+            program.stamp(page, 0)
+        program.run_to(steps)
+        assert guest.broken() == ()
+        for page, stamp in enumerate(program.order.stamps(steps)):
+            if stamp:
+                program.stamp(page, 0)
+                assert len(guest.broken()) == 1
+                program.stamp(page, stamp)
+
     @pytest.mark.parametrize("wrong", [0, 1, 2**63 - 1, 2**63, 2**64 - 1])
     def test_a_stamp_that_cannot_be(self, guest: Guest, wrong: int) -> None:
         program = guest.programs[0]

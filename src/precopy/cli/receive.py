@@ -45,23 +45,17 @@ def receive(address: Any, control: Any, as_json: bool, die_with_parent: int | No
     except BaseException:
         guest.close()
         raise
-    with listener:
-        try:
-            process = GuestProcess(guest, choice.why, control or default_address(), "waiting")
-        except BaseException:
-            guest.close()
-            raise
-        with process:
-            if not as_json:
-                click.echo(
-                    f"waiting at {listener.address} for a {choice.kind} guest ({choice.why})\n"
-                    f"control: {process.server.address}"
-                )
-            _receive(process, listener, options["timeout"], as_json)
-            outcome = process.wait()
-            if as_json:
-                body = process.epilogue(outcome)
-                click.echo(to_json(document("receive", 1, {**body, "received": process.received})))
+    with listener, GuestProcess(guest, choice.why, control or default_address(), "waiting") as process:
+        if not as_json:
+            click.echo(
+                f"waiting at {listener.address} for a {choice.kind} guest ({choice.why})\n"
+                f"control: {process.server.address}"
+            )
+        _receive(process, listener, options["timeout"], as_json)
+        outcome = process.wait()
+        if as_json:
+            body = process.epilogue(outcome)
+            click.echo(to_json(document("receive", 1, {**body, "received": process.received})))
 
 
 def _receive(process: GuestProcess, listener: Listener, timeout: float, as_json: bool) -> None:

@@ -35,12 +35,10 @@ def run(control: Any, as_json: bool, die_with_parent: int | None, **options: Any
     guest = machine.make(choice, options["layout"], options["ram"], options["vcpus"])
     try:
         guest.boot(workload, options["fill"])
-        process = GuestProcess(guest, choice.why, control or default_address(), "running")
     except BaseException:
         guest.close()
         raise
-    with process:
-        guest.resume()
+    with GuestProcess(guest, choice.why, control or default_address(), "running") as process:
         if not as_json:
             click.echo(
                 f"guest: {choice.kind} ({choice.why}), {format_size(guest.memory.layout.bytes)} in "

@@ -68,7 +68,7 @@ class GuestProcess:
     """Serves one guest until it is gone. ``outcome`` says how it went: migrated, quit or interrupted."""
 
     def __init__(self, guest: KvmGuest | EmulatedGuest, why: str, control: Address, state: str) -> None:
-        self.guest, self.why = guest, why
+        self.guest, self.why, self._control = guest, why, control
         self.state = state
         self.session: str | None = None
         self.received: Received | None = None
@@ -85,13 +85,22 @@ class GuestProcess:
         self._cancelled = False
         self._idle = threading.Event()
         self._idle.set()
-        self.server = ControlServer(control, self._handle)
+        self.server: ControlServer
 
     def __enter__(self) -> GuestProcess:
-        # What was imported and made so far stays: later collections need not walk through it in the middle of a round.
-        gc.collect()
-        gc.freeze()
-        signal.signal(signal.SIGTERM, _interrupt)
+        """Runs the guest where its state says so, and serves it. Raises `UsageError`, with the guest closed."""
+        try:
+            # What was imported and made so far stays: later collections need not walk through it in mid-round.
+            gc.collect()
+            gc.freeze()
+            signal.signal(signal.SIGTERM, _interrupt)
+            if self.state == "running":
+                self.guest.resume()
+            # Last, so that whoever asks finds the guest as its state says that it is.
+            self.server = ControlServer(self._control, self._handle)
+        except BaseException:
+            self.guest.close()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -104,7 +104,7 @@ class ControlServer:
             emit("result", self._handle(request, lambda kind, value: emit("event", {"kind": kind, "value": value})))
         except StopIteration:
             pass
-        except (msgspec.MsgspecError, RecursionError) as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             emit("error", Failure("UsageError", f"the control request cannot be read: {error}", 2))
         except PrecopyError as error:
             emit("error", Failure(type(error).__name__, str(error), error.exit_code))
@@ -131,7 +131,7 @@ def ask(address: Address, request: Request, on_event: Callable[[str, Any], None]
                     raise RemoteFailure(msgspec.convert(answer["error"], Failure))
                 else:
                     return answer["result"]
-            except (msgspec.MsgspecError, KeyError, TypeError) as error:
+            except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, TypeError) as error:
                 raise PeerProtocolError(f"{address} is no control socket of precopy: {error}") from error
         raise PeerLost(f"the guest's process at {address} ended before it answered")
     finally:

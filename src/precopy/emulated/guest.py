@@ -127,11 +127,13 @@ class EmulatedGuest:
         self._need_paused("load")
         try:
             state = msgspec.msgpack.decode(saved, type=dict[str, int | dict[str, int]])
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise GuestError(f"the CPU's state cannot be read: {error}") from error
         registers = state.get("registers")
         if state.get("version") != _VERSION or not isinstance(registers, dict) or set(registers) != set(_REGISTERS):
             raise GuestError("the CPU's state is none of this version's")
+        if not all(0 <= value < 1 << 64 for value in registers.values()):
+            raise GuestError("the CPU's state holds a register of more than 64 bits")
         for name, value in registers.items():
             self._cpu.reg_write(self._ids[name], value)
 

@@ -62,7 +62,7 @@ def load(system: KvmSystem, vcpus: list[Vcpu], state: bytes) -> None:
     """Puts ``state`` into as many stopped vCPUs. Raises `GuestError` where it is none of theirs."""
     try:
         states = msgspec.msgpack.decode(state, type=list[VcpuState])
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise GuestError(f"the vCPUs' state cannot be read: {error}") from error
     if len(states) != len(vcpus):
         raise GuestError(f"there is state of {len(states)} vCPUs for {len(vcpus)}")

@@ -160,8 +160,8 @@ class Rounds:
             raise PeerProtocolError(
                 f"round {ack.number} was acknowledged with {ack.pages} pages; round {self.number} had {pages}"
             )
-        if any(batch >= len(tally.batches) or batch < 0 for batch in ack.torn):
-            raise PeerProtocolError(f"a batch was called torn that round {self.number} does not have")
+        if list(ack.torn) != sorted(set(ack.torn) & set(range(len(tally.batches)))):
+            raise PeerProtocolError(f"batches were called torn that round {self.number} does not have, or twice")
         if final and ack.torn:
             raise PeerProtocolError(
                 f"the link damages data: {len(ack.torn)} batches of the last round arrived with wrong checksums while "

@@ -13,7 +13,8 @@ import socket
 import stat
 import struct
 import time
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
 from typing import cast
 
 from precopy.abi.splice import PagePipe
@@ -176,12 +177,13 @@ class Listener:
     """
 
     def __init__(self, address: Address) -> None:
-        self._inode: int | None = None
+        self._remove: Callable[[], object] = lambda: None
         try:
             if address.path is not None:
                 _remove_stale(address.path)
                 self._socket = _bound(address.path)
-                self._inode = os.stat(address.path).st_ino
+                # Also where an interrupt keeps `close` from being called: at the latest when the interpreter ends.
+                self._remove = weakref.finalize(self, _remove_own, address.path, os.stat(address.path).st_ino)
                 self.address = address
             else:
                 family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
@@ -215,11 +217,7 @@ class Listener:
 
     def close(self) -> None:
         self._socket.close()
-        if self.address.path is not None and self._inode is not None:
-            with contextlib.suppress(OSError):
-                if os.stat(self.address.path).st_ino == self._inode:
-                    os.unlink(self.address.path)
-            self._inode = None
+        self._remove()
 
 
 def _bound(path: str) -> socket.socket:
@@ -232,6 +230,13 @@ def _bound(path: str) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def _remove_own(path: str, inode: int) -> None:
+    """Removes a socket file, unless by now it is another's."""
+    with contextlib.suppress(OSError):
+        if os.stat(path).st_ino == inode:
+            os.unlink(path)
 
 
 def _remove_stale(path: str) -> None:
