@@ -1,19 +1,14 @@
-"""What integration tests share: imports from tests/support, and a fixture that finds what a test left behind."""
+"""A fixture that finds what a test left behind in its own process."""
 
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-_TESTS = str(Path(__file__).parents[1])
-if _TESTS not in sys.path:
-    sys.path.insert(0, _TESTS)
 
 _SETTLE_S = 5.0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import struct
 from itertools import product
 from typing import Any, NamedTuple
@@ -12,12 +13,13 @@ import pytest
 from precopy.abi import kvm
 from precopy.abi.ioctl import call
 from precopy.dirty import CLEAR_POLICIES
-from precopy.errors import NotConverged, PeerRefused
-from precopy.guests import WORKLOADS, Workload
+from precopy.errors import NotConverged, PeerRefused, VerificationFailed
+from precopy.guests import WORKLOADS, Workload, params, params_gpa
+from precopy.guests.image import RESERVED_END, words_at
 from precopy.kvm.state import VcpuState
 from precopy.migration import Migrated, MigrationOptions, Progress, Round
 from precopy.migration.source import Event
-from precopy.units import PAGE_SIZE
+from precopy.units import PAGE_SIZE, GuestPhysicalAddress
 from support.live_guests import (
     MIB,
     Pair,
@@ -89,6 +91,33 @@ def test_guest_that_was_paused_is_moved_as_it_is() -> None:
         runs_on(pair.destination)
 
 
+class TestInvariant:
+    def test_broken_one_is_found_before_the_commit(self) -> None:
+        """Both memories are the same, and yet not what the guest's own count says: a write was lost before."""
+        with Pair(Workload("sequential", 1000)) as pair, stream_pair() as streams:
+            until(lambda: steps(pair.source) > 3)
+            pair.source.pause()
+            words_at(pair.source.memory, GuestPhysicalAddress(RESERVED_END + PAGE_SIZE), 8)[0] = 1 << 40
+            assert not pair.source.check().ok
+            pair.source.resume()
+
+            ended = migrate(pair.source, pair.destination, streams, MigrationOptions(verify=True))
+
+            for error in (ended.source.error, ended.destination.error):
+                assert isinstance(error, VerificationFailed)
+                assert error.exit_code == 7
+                assert "the guest's invariant is broken" in str(error)
+                assert f"vCPU 0, page 1: its stamp is {1 << 40}, after " in str(error)
+            assert not pair.destination.ran
+            assert pair.source.running
+
+    def test_broken_one_is_not_looked_for_without_verification(self) -> None:
+        with Pair(Workload("idle")) as pair, stream_pair() as streams:
+            words_at(pair.source.memory, params_gpa(0), PAGE_SIZE)[params.PAGES // 8] = 0
+            assert not migrate(pair.source, pair.destination, streams, MigrationOptions()).migrated().compared_pages
+            assert pair.destination.running
+
+
 class TestState:
     """What is not in memory."""
 
@@ -122,6 +151,33 @@ class TestState:
                 assert {**dict(here.msrs), self.TSC: 0} == {**msrs, self.TSC: 0}
                 # Time goes on, and not backwards.
                 assert 0 <= dict(here.msrs)[self.TSC] - msrs[self.TSC] < 1 << 40
+
+    def test_cpuid_is_the_guests_and_not_the_hosts(self) -> None:
+        """What the guest has seen of its CPU goes with it from host to host, and names each vCPU by its number."""
+        with Pair(vcpus=2) as pair:
+            pair.source.pause()
+            entry = struct.Struct("<7I12x")
+            (first, second) = msgspec.msgpack.decode(pair.source.save_state(), type=list[VcpuState])
+            ids = [
+                [ebx >> 24 for leaf, _, _, _, ebx, _, _ in entry.iter_unpack(one.cpuid) if leaf == 1]
+                for one in (first, second)
+            ]
+            assert ids == [[0], [1]]
+
+            at = next(
+                n for n, found in enumerate(entry.iter_unpack(first.cpuid)) if found[0] == 0x80000002
+            )  # the brand's first letters
+            other = bytearray(first.cpuid)
+            other[at * entry.size + 12 : at * entry.size + 28] = b"A CPU of another"
+            state = msgspec.msgpack.encode([dataclasses.replace(one, cpuid=bytes(other)) for one in (first, second)])
+            pair.destination.load_state(state)
+            third = pair.another()
+            third.load_state(pair.destination.save_state())
+            for guest in (pair.destination, third):
+                found = msgspec.msgpack.decode(guest.save_state(), type=list[VcpuState])
+                assert [one.cpuid for one in found] == [bytes(other)] * 2
+            # A second time nothing changes, and nothing is set: KVM refuses that for a vCPU that has run.
+            third.load_state(state)
 
     def set_vector_registers(self, vcpu: Any, value: bytes) -> None:
         """ymm0, which takes both the legacy and the extended part of the XSAVE area."""

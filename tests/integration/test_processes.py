@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from precopy.guests import assemble
+from precopy.guests import CODE_GPA, assemble
+from precopy.guests.image import RESERVED_END
 from support.commands import (
     CORRUPTED,
     Bench,
@@ -230,6 +231,19 @@ class TestRefusals:
         )
         assert two.destination.finish().sentence(7) == "1 of 4096 pages differ from the source's"
         two.guest_is_at_the_source()
+
+    def test_invariant_that_is_broken(self, bench: Bench) -> None:
+        two = Two(bench, run=["--workload", "sequential", "--write-rate", "20", "--layout", "flat"])
+        wait_for(lambda: bench.json("check", bench.path("from"))["steps"] > 1)
+        program = find_in_memory(two.source.pid, assemble("sequential"), 16 << 20)
+        assert program is not None
+        write_memory(two.source.pid, program - CODE_GPA + RESERVED_END, b"\xff" * 4)
+        error = bench.run("check", bench.path("from"), "--json").error_document(7)
+        assert error["kind"] == "VerificationFailed"
+        assert "vCPU 0, page 0: its stamp is 4294967295, after " in error["message"]
+        assert bench.status("from")["state"] == "running"
+        two.quit("from", two.source)
+        two.quit("to", two.destination)
 
     @pytest.mark.parametrize(
         ("arguments", "said"),

@@ -107,7 +107,7 @@ class KvmGuest:
 
     def load_state(self, saved: bytes) -> None:
         self._need_paused("load")
-        state.load(self._system, self._vcpus, saved)
+        state.load(self._vcpus, saved)
 
     def check(self) -> Witness:
         self._need_paused("check")

@@ -58,7 +58,7 @@ def save(system: KvmSystem, vcpus: list[Vcpu]) -> bytes:
     return msgspec.msgpack.encode([_save(system, vcpu) for vcpu in vcpus])
 
 
-def load(system: KvmSystem, vcpus: list[Vcpu], state: bytes) -> None:
+def load(vcpus: list[Vcpu], state: bytes) -> None:
     """Puts ``state`` into as many stopped vCPUs. Raises `GuestError` where it is none of theirs."""
     try:
         states = msgspec.msgpack.decode(state, type=list[VcpuState])
@@ -70,7 +70,7 @@ def load(system: KvmSystem, vcpus: list[Vcpu], state: bytes) -> None:
         if saved.version != _VERSION:
             raise GuestError(f"the vCPUs' state has version {saved.version}; this precopy reads {_VERSION}")
         try:
-            _load(system, vcpu, saved)
+            _load(vcpu, saved)
         except KernelCallError as error:
             raise GuestError(f"this machine does not take the state of {vcpu.target}: {error}") from error
 
@@ -81,12 +81,11 @@ def _save(system: KvmSystem, vcpu: Vcpu) -> VcpuState:
         structure = part.structure()
         call(vcpu.fd, part.get, structure, target=vcpu.target)
         parts[part.name] = bytes(structure)
-    entries = bytes(system.cpuid.entries)[: system.cpuid.nent * ctypes.sizeof(kvm.CpuidEntry)]
-    return VcpuState(_VERSION, entries, parts, tuple(_get_msrs(system, vcpu)))
+    return VcpuState(_VERSION, vcpu.cpuid, parts, tuple(_get_msrs(system, vcpu)))
 
 
-def _load(system: KvmSystem, vcpu: Vcpu, saved: VcpuState) -> None:
-    _set_cpuid(system, vcpu, saved.cpuid)
+def _load(vcpu: Vcpu, saved: VcpuState) -> None:
+    _set_cpuid(vcpu, saved.cpuid)
     for part in _PARTS:
         data = saved.parts.get(part.name, b"")
         if len(data) != ctypes.sizeof(part.structure):
@@ -95,10 +94,9 @@ def _load(system: KvmSystem, vcpu: Vcpu, saved: VcpuState) -> None:
     _set_msrs(vcpu, saved.msrs)
 
 
-def _set_cpuid(system: KvmSystem, vcpu: Vcpu, entries: bytes) -> None:
-    here = bytes(system.cpuid.entries)[: system.cpuid.nent * ctypes.sizeof(kvm.CpuidEntry)]
-    if entries == here:
-        return  # every vCPU was made with it
+def _set_cpuid(vcpu: Vcpu, entries: bytes) -> None:
+    if entries == vcpu.cpuid:
+        return
     count, rest = divmod(len(entries), ctypes.sizeof(kvm.CpuidEntry))
     if rest or count > 256:
         raise GuestError(f"the state of {vcpu.target} has {len(entries)} bytes of CPUID")
@@ -109,6 +107,7 @@ def _set_cpuid(system: KvmSystem, vcpu: Vcpu, entries: bytes) -> None:
         table.from_buffer_copy(bytes(kvm.Cpuid2(count)) + entries),
         target=vcpu.target,
     )
+    vcpu.cpuid = entries
 
 
 def _get_msrs(system: KvmSystem, vcpu: Vcpu) -> list[tuple[int, int]]:

@@ -14,6 +14,8 @@ from precopy.errors import KernelCallError, Unsupported
 
 DEVICE = "/dev/kvm"
 _MAX_CPUID, _MAX_MSRS = 256, 1024
+_FEATURES, _TOPOLOGY, _AMD_TOPOLOGY = 1, (0xB, 0x1F, 0x80000026), 0x8000001E
+"""CPUID leaves that hold an APIC ID."""
 
 
 class KvmSystem:
@@ -55,6 +57,18 @@ class KvmSystem:
         """All CPUID leaves that KVM can give a guest on this CPU (``struct kvm_cpuid2``)."""
         table = kvm.with_entries(kvm.Cpuid2, kvm.CpuidEntry, _MAX_CPUID)(_MAX_CPUID)
         call(self.fd, kvm.GET_SUPPORTED_CPUID, table, target=DEVICE)
+        return table
+
+    def cpuid_of(self, vcpu: int) -> ctypes.Structure:
+        """As `cpuid`, for vCPU number ``vcpu``: KVM fills in the APIC ID of whichever CPU it was asked on."""
+        table = type(self.cpuid).from_buffer_copy(self.cpuid)
+        for entry in table.entries[: table.nent]:
+            if entry.function == _FEATURES:
+                entry.ebx = entry.ebx & 0x00FFFFFF | vcpu << 24
+            elif entry.function in _TOPOLOGY:
+                entry.edx = vcpu
+            elif entry.function == _AMD_TOPOLOGY:
+                entry.eax = vcpu
         return table
 
     @cached_property

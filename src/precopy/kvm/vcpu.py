@@ -9,6 +9,7 @@ state is whole. Source: Documentation/virt/kvm/api.rst, "immediate_exit" and the
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import mmap
 import os
@@ -47,7 +48,10 @@ class Vcpu:
         self.fd = call(vm, kvm.CREATE_VCPU, number, target=self.target)
         self._page = mmap.mmap(self.fd, system.run_size)
         self.run = kvm.Run.from_buffer(self._page)
-        call(self.fd, kvm.SET_CPUID2, system.cpuid, target=self.target)
+        table = system.cpuid_of(number)
+        call(self.fd, kvm.SET_CPUID2, table, target=self.target)
+        self.cpuid = bytes(table.entries)[: table.nent * ctypes.sizeof(kvm.CpuidEntry)]
+        """The entries of ``struct kvm_cpuid2`` that it has."""
         self.error: GuestError | None = None
         self.halt = threading.Event()
         """Set when the vCPU is to stop: a handler that waits should wait for this."""

@@ -90,9 +90,11 @@ class Source:
             raise
         except BaseException as error:
             failure = self._failure(error)
-            self._channel.give_up(_reason(failure))
-            if ran and not self.vm.running:
-                self.vm.resume()
+            try:
+                if ran and not self.vm.running:
+                    self.vm.resume()  # before the peer is told, which may take as long as it may be silent
+            finally:
+                self._channel.give_up(_reason(failure))
             if failure is error:
                 raise
             raise failure from error
