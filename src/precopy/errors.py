@@ -144,8 +144,8 @@ class OutcomeUnknown(PrecopyError):
     def __init__(self, session: str, cause: str) -> None:
         super().__init__(
             f"outcome unknown: the commit of session {session} was sent but not answered ({cause}); the guest stays "
-            f"paused at the source; ask the destination with `precopy status`, then `precopy resume` here if it does "
-            f"not run there, or `precopy quit` here if it does"
+            f"paused at the source; ask the destination with `precopy status` and decide as docs/operations.md says: "
+            f"`precopy quit` here if it ran there, `precopy resume` here only if it certainly did not"
         )
         self.session, self.cause = session, cause
 

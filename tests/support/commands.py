@@ -39,12 +39,16 @@ class Finished:
         document: dict[str, Any] = json.loads(self.out)
         return document
 
+    def complaints(self) -> list[str]:
+        """What is on stderr but for where a process with ``--json`` waits and is controlled, and the end of the line
+        on which a terminal shows ^C."""
+        lines = [line for line in self.err.splitlines() if not line.startswith(("control: ", "waiting at "))]
+        return lines[1:] if self.code == 130 and lines[:1] == [""] else lines
+
     def sentence(self, code: int) -> str:
         """The one line on stderr of a command that failed with ``code``."""
         assert self.code == code, (self.code, self.out, self.err)
-        lines = self.err.splitlines()
-        if code == 130 and lines[0] == "":  # the end of the line on which a terminal shows ^C
-            del lines[0]
+        lines = self.complaints()
         assert len(lines) == 1, self.err
         assert lines[0].startswith("precopy: ")
         return lines[0].removeprefix("precopy: ")

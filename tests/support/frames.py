@@ -11,6 +11,7 @@ import xxhash
 from precopy.bitmap import Runs
 from precopy.wire import (
     Abort,
+    Alive,
     Codec,
     Commit,
     Compare,
@@ -45,6 +46,7 @@ NUMBERS: dict[type[Frame], int] = {
     Commit: 10,
     Running: 11,
     Abort: 12,
+    Alive: 13,
 }
 
 PREAMBLE = b"PRECOPY\n" + bytes([1, 0, 0, 0]) + bytes(4)
@@ -87,9 +89,10 @@ SAMPLES: tuple[Frame, ...] = (
     DeviceState(bytes(range(256))),
     Compare(batch([(1 << 34, 4096)])),
     Prepare(66428),
-    Ready(66428, (17, 1 << 40), 2, ("vCPU 0, page 3: its stamp is 4, after 9 steps it must be 7",)),
+    Ready(66428, 0.004, (17, 1 << 40), 2, ("vCPU 0, page 3: its stamp is 4, after 9 steps it must be 7",)),
     Commit(),
     Running(0.00025),
+    Alive(),
     Abort("the user changed their mind \u2014 \U0001f600"),
 )
 """One of each."""
@@ -113,6 +116,7 @@ CONVERSATION: tuple[Said, ...] = (
     Said(Role.DESTINATION, Welcome("5e55")),
     _pages(Pages, batch([(3, 2), (9, 1)], [(640, 10)])),
     _pages(Pages, batch([], [(700, 4096)])),
+    Said(Role.SOURCE, Alive()),
     Said(Role.SOURCE, RoundEnd(1, 2, 4109, False)),
     Said(Role.DESTINATION, RoundAck(1, 4109, (0,))),
     _pages(Pages, batch([(3, 2)])),

@@ -36,6 +36,7 @@ NAMES = {
     10: "Commit",
     11: "Running",
     12: "Abort",
+    13: "Alive",
 }
 
 
@@ -85,7 +86,7 @@ class Proxy:
     """Carries bytes between the sockets of a source and of a destination; use it in a ``with`` block.
 
     ``forwarded`` are the frames that went through, as (time, sender, name); ``struck`` is set when the fault has
-    happened.
+    happened, at ``struck_at``.
     """
 
     def __init__(self, source: socket.socket, destination: socket.socket, fault: Fault | None = None) -> None:
@@ -95,6 +96,7 @@ class Proxy:
         self._silent = threading.Event()
         self._closed = threading.Event()
         self.struck = threading.Event()
+        self.struck_at = 0.0
         self.forwarded: list[tuple[float, str, str]] = []
         self._threads = [
             threading.Thread(target=self._carry, args=way, name=f"proxy from the {way[0]}", daemon=True)
@@ -204,6 +206,7 @@ class Proxy:
         self._matches += 1
         if self._matches != fault.nth:
             return None
+        self.struck_at = time.perf_counter()
         self.struck.set()
         return fault.harm
 

@@ -34,9 +34,13 @@ def _vmsplice() -> ctypes._NamedFuncPointer:
 
 
 class PagePipe:
-    """A pipe through which pages of this process go to a socket. Raises `OSError` where the system gives none."""
+    """A pipe through which pages of this process go to a socket. Raises `OSError` where the system gives none.
+
+    ``moved`` counts the bytes that sockets have taken so far.
+    """
 
     def __init__(self) -> None:
+        self.moved = 0
         self._out, self._in = os.pipe()
         for size in PIPE_BYTES:
             with contextlib.suppress(OSError):  # a smaller pipe takes more calls
@@ -50,18 +54,15 @@ class PagePipe:
 
     def send(self, sock: int, buffers: IoVec) -> None:
         """Sends all of ``buffers`` to the socket ``sock``, which goes on reading them until its peer has received
-        them. Raises `OSError`; before anything was sent where the socket cannot do this (EINVAL)."""
+        them. Raises `OSError`; where ``moved`` is still 0 then, nothing was sent."""
         rest = np.ascontiguousarray(buffers)
         left = int(rest[:, 1].sum())
         while left:
             there = self._fill(rest[:_MAX_BUFFERS])
-            moved = 0
-            while moved < there:
-                try:
-                    moved += os.splice(self._out, sock, there - moved)
-                except InterruptedError:
-                    continue
             left -= there
+            until = self.moved + there
+            while self.moved < until:
+                self.moved += os.splice(self._out, sock, until - self.moved)
             if left:
                 rest = after(rest, there)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from precopy.cli.options import ADDRESS, json_option
+from precopy.cli.options import CONTROL, json_option
 
 
 def _ask(control: Any, command: str) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def _show_status(status: dict[str, Any], as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("control", type=ADDRESS)
+@click.argument("control", type=CONTROL)
 @json_option
 def status(control: Any, as_json: bool) -> None:
     """Say what the guest behind CONTROL does, and which migration brought it or took it away."""
@@ -41,7 +41,7 @@ def status(control: Any, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("control", type=ADDRESS)
+@click.argument("control", type=CONTROL)
 @json_option
 def check(control: Any, as_json: bool) -> None:
     """Pause the guest behind CONTROL, hold its memory against its own invariant, and let it go on."""
@@ -62,7 +62,7 @@ def check(control: Any, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("control", type=ADDRESS)
+@click.argument("control", type=CONTROL)
 @json_option
 def pause(control: Any, as_json: bool) -> None:
     """Pause the guest behind CONTROL."""
@@ -70,7 +70,7 @@ def pause(control: Any, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("control", type=ADDRESS)
+@click.argument("control", type=CONTROL)
 @json_option
 def resume(control: Any, as_json: bool) -> None:
     """Let a paused guest go on. After an unknown outcome: only where it does not run at the destination."""
@@ -78,7 +78,7 @@ def resume(control: Any, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("control", type=ADDRESS)
+@click.argument("control", type=CONTROL)
 @json_option
 def cancel(control: Any, as_json: bool) -> None:
     """Stop the migration under way; the guest stays where it is."""
@@ -86,7 +86,7 @@ def cancel(control: Any, as_json: bool) -> None:
 
 
 @click.command(name="quit")
-@click.argument("control", type=ADDRESS)
+@click.argument("control", type=CONTROL)
 @json_option
 def quit(control: Any, as_json: bool) -> None:
     """End the guest behind CONTROL and its process."""

@@ -62,7 +62,7 @@ def _run_once(policy: str, kind: str, tcp: bool, options: dict[str, Any]) -> Dem
     from precopy.report.tables import DemoRow
 
     same = ["--ram", str(options["ram"]), "--layout", options["layout"], "--vcpus", str(options["vcpus"])]
-    same += ["--guest", kind]
+    same += ["--guest", kind, "--backing", options["backing"]]
     run = [*same, "--workload", options["workload"], "--write-rate", str(options["write_rate"] or "max")]
     run += ["--hot-share", str(options["hot_share"]), "--fill", str(options["fill"])]
     if options["working_set"]:

@@ -7,16 +7,16 @@ import platform
 from typing import Any
 
 from precopy import __version__
+from precopy.memory.host import total_memory
 
 
 def machine_facts() -> dict[str, Any]:
     """CPU, kernel, memory and versions, as far as the system tells."""
     cpu = next((line.split(":", 1)[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), "")
-    total = next((int(line.split()[1]) << 10 for line in _lines("/proc/meminfo") if line.startswith("MemTotal:")), 0)
     return {
         "cpu": cpu,
         "cores": len(os.sched_getaffinity(0)),
-        "memory_bytes": total,
+        "memory_bytes": total_memory(),
         "kernel": platform.release(),
         "python": platform.python_version(),
         "precopy": __version__,

@@ -41,14 +41,14 @@ def choose(asked: str) -> Choice:
     return Choice("emulated", f"no KVM: {missing}")
 
 
-def make(choice: Choice, layout: str, ram: int, vcpus: int) -> KvmGuest | EmulatedGuest:
+def make(choice: Choice, layout: str, ram: int, vcpus: int, backing: str = "anonymous") -> KvmGuest | EmulatedGuest:
     """A blank guest. Raises `UsageError`, `LayoutError`, `OutOfMemory`, `Unsupported`."""
-    from precopy.memory import GuestMemory
+    from precopy.memory import Backing, GuestMemory
     from precopy.memory.machines import machine_layout
 
     if choice.kind == "emulated" and vcpus > 1:
         raise UsageError("an emulated guest has one vCPU; use --vcpus 1 or --guest kvm")
-    memory = GuestMemory(machine_layout(layout, ram))
+    memory = GuestMemory(machine_layout(layout, ram), Backing(backing))
     try:
         if choice.kind == "kvm":
             from precopy.kvm import KvmGuest

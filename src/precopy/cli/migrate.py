@@ -6,11 +6,11 @@ from typing import Any
 
 import click
 
-from precopy.cli.options import ADDRESS, clear_option, json_option, policy_options, timeout_option
+from precopy.cli.options import ADDRESS, CONTROL, clear_option, json_option, policy_options, timeout_option
 
 
 @click.command()
-@click.argument("control", type=ADDRESS)
+@click.argument("control", type=CONTROL)
 @click.argument("address", type=ADDRESS)
 @clear_option
 @policy_options

@@ -56,8 +56,45 @@ def _all(options: list[Callable[[F], F]]) -> Callable[[F], F]:
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
 
+
+def _positive_duration(text: str) -> float:
+    seconds = parse_duration(text)
+    if seconds <= 0:
+        raise UsageError("it has to be above 0")
+    return seconds
+
+
+def _control(text: str) -> Any:
+    """A control socket decides what becomes of the guest, so it is one of this machine, with its owner's rights."""
+    address = _address(text)
+    if address.path is None:
+        raise UsageError(f"{text!r} is no control socket; those are unix:/path")
+    return address
+
+
+def _die_with_parent(_ctx: click.Context, _param: click.Parameter, parent: int | None) -> None:
+    if parent is not None:
+        from precopy.abi.process import die_with_parent
+
+        die_with_parent(parent)
+
+
+CONTROL = _Parsed("control", _control)
+
+control_option = click.option(
+    "--control", type=CONTROL, default=None, help="Control socket.  [default: one of its own, printed]"
+)
+
+die_with_parent_option = click.option(
+    "--die-with-parent", type=int, default=None, hidden=True, expose_value=False, callback=_die_with_parent
+)
+
 timeout_option = click.option(
-    "--timeout", type=DURATION, default="10s", show_default=True, help="How long the other side may be silent."
+    "--timeout",
+    type=_Parsed("duration", _positive_duration),
+    default="10s",
+    show_default=True,
+    help="How long the other side may be silent.",
 )
 
 machine_options = _all(
@@ -76,6 +113,13 @@ machine_options = _all(
             default="auto",
             show_default=True,
             help="What runs the guest; auto takes kvm where it works.",
+        ),
+        click.option(
+            "--backing",
+            type=click.Choice(["anonymous", "memfd"]),
+            default="anonymous",
+            show_default=True,
+            help="Host memory: private with huge pages, or a memfd that other processes can map.",
         ),
         click.option("--vcpus", type=click.IntRange(1, 16), default=1, show_default=True, help="Virtual CPUs."),
     ]

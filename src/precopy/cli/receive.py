@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from precopy.cli.options import ADDRESS, json_option, machine_options, timeout_option
+from precopy.cli.options import (
+    ADDRESS,
+    control_option,
+    die_with_parent_option,
+    json_option,
+    machine_options,
+    timeout_option,
+)
 
 if TYPE_CHECKING:
     from precopy.control import GuestProcess
@@ -16,12 +23,12 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("address", type=ADDRESS)
 @machine_options
-@click.option("--control", type=ADDRESS, default=None, help="Control socket.  [default: one of its own, printed]")
+@control_option
 @click.option("--prealloc", is_flag=True, help="Touch all memory before waiting, so that no first write pays for it.")
-@click.option("--die-with-parent", type=int, default=None, hidden=True)
+@die_with_parent_option
 @timeout_option
 @json_option
-def receive(address: Any, control: Any, as_json: bool, die_with_parent: int | None, **options: Any) -> None:
+def receive(address: Any, control: Any, as_json: bool, **options: Any) -> None:
     """Wait at ADDRESS for one guest, then run it in the foreground, with a control socket.
 
     --ram, --layout and --vcpus have to be the source's; where they are not, the guest stays there, and both sides
@@ -32,12 +39,8 @@ def receive(address: Any, control: Any, as_json: bool, die_with_parent: int | No
     from precopy.report.documents import document, to_json
     from precopy.transport import Listener
 
-    if die_with_parent is not None:
-        from precopy.abi.process import die_with_parent as ask_kernel
-
-        ask_kernel(die_with_parent)
     choice = machine.choose(options["guest"])
-    guest = machine.make(choice, options["layout"], options["ram"], options["vcpus"])
+    guest = machine.make(choice, options["layout"], options["ram"], options["vcpus"], options["backing"])
     try:
         if options["prealloc"]:
             guest.memory.touch()
@@ -61,19 +64,17 @@ def receive(address: Any, control: Any, as_json: bool, die_with_parent: int | No
 def _receive(process: GuestProcess, listener: Listener, timeout: float, as_json: bool) -> None:
     """Takes one guest in, or none where it was told to quit first. Raises `PeerError` and the like with nothing left
     of it."""
-    from precopy.migration import Destination
     from precopy.units import format_duration, format_size
 
     stream = process.wait_for_source(lambda: listener.accept(timeout), listener.wake)
     if stream is None:
         return
     try:
-        received = Destination(process.guest, stream).run()
-        process.arrived(received)
+        received = process.receive(stream)
     finally:
         stream.close()
-    if not as_json:
+    if received is not None and not as_json:
         click.echo(
             f"the guest runs here: {format_size(received.received_bytes)} in {received.rounds} rounds and "
-            f"{format_duration(received.total_s)}"
+            f"{format_duration(received.total_s)} (session {received.session})"
         )

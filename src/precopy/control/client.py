@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
 
 from precopy.control.socket import Request, ask
-from precopy.errors import Cancelled, PrecopyError
+from precopy.errors import PrecopyError
 from precopy.migration import Migrated, MigrationOptions, Progress
 from precopy.transport import Address
 
@@ -21,18 +23,37 @@ def migrate_guest(
     timeout: float = 10.0,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> Migrated:
-    """Migrates the guest behind ``control``. Ctrl-C cancels it there. Raises what it failed with, as
-    `precopy.control.RemoteFailure`; `Cancelled` where the user stopped it."""
+    """Migrates the guest behind ``control``; Ctrl-C cancels that. Raises what it failed with, or that it was
+    cancelled, as `precopy.control.RemoteFailure`."""
 
     def on_event(kind: str, value: Any) -> None:
         if kind == "progress":
             # JSON has no infinity: an end that is never reached comes as null, like one that is not known yet.
             on_progress(msgspec.convert(value, Progress))
 
-    try:
+    with _cancelling(control):
         answer = ask(control, Request("migrate", str(to), timeout, options), on_event)
-    except KeyboardInterrupt:
+    return msgspec.convert(answer, Migrated)
+
+
+@contextlib.contextmanager
+def _cancelling(control: Address) -> Iterator[None]:
+    """Has the first Ctrl-C ask the guest's process to cancel, and waits on for what becomes of it: it may be too late.
+    The second one stops waiting. Only the main thread can do that."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def cancel(*_: object) -> None:
+        signal.signal(signal.SIGINT, before)
+        threading.Thread(target=ask_to_cancel, daemon=True).start()
+
+    def ask_to_cancel() -> None:
         with contextlib.suppress(PrecopyError):
             ask(control, Request("cancel"))
-        raise Cancelled("the migration was cancelled; `precopy status` says where the guest is") from None
-    return msgspec.convert(answer, Migrated)
+
+    before = signal.signal(signal.SIGINT, cancel)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from precopy.control.socket import ControlServer, Emit, Request
-from precopy.errors import OutcomeUnknown, PeerError, PrecopyError, UsageError
+from precopy.errors import PeerError, PrecopyError, UsageError
 from precopy.memory.host import peak_resident
-from precopy.migration import Migrated, Received, Source
+from precopy.migration import Destination, GuestIs, Migrated, Received, Source
 from precopy.transport import Address, SocketStream, connect, parse_address
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from precopy.kvm import KvmGuest
 
 _CANCEL_S = 15.0
+_MAX_TIMEOUT_S = 86400.0
 _ARRIVAL_S = 5.0
 
 
@@ -82,6 +83,7 @@ class GuestProcess:
         self._arrived = threading.Event()
         self._wake: Callable[[], None] = lambda: None
         self._source: Source | None = None
+        self._destination: Destination | None = None
         self._cancelled = False
         self._idle = threading.Event()
         self._idle.set()
@@ -122,6 +124,8 @@ class GuestProcess:
         """The connection that ``accept`` returns, or None where the process was told to quit before there was one;
         ``wake`` makes ``accept`` raise. Raises `PeerError`."""
         self._wake = wake
+        if self._done.is_set():
+            return None
         try:
             stream = accept()
         except PeerError:
@@ -135,8 +139,23 @@ class GuestProcess:
             self.state = "receiving"
         return stream
 
-    def arrived(self, received: Received) -> None:
-        """The guest runs here."""
+    def receive(self, stream: SocketStream) -> Received | None:
+        """Takes a guest in; None where the process was told to quit before it ran here. Raises what `Destination.run`
+        raises."""
+        with self._lock:
+            if self._done.is_set():
+                return None
+            self._destination = Destination(self.guest, stream)
+        try:
+            received = self._destination.run()
+        except PrecopyError:
+            if self._done.is_set():
+                return None
+            raise
+        self._arrive(received)
+        return received
+
+    def _arrive(self, received: Received) -> None:
         self.received, self.session, self.state = received, received.session, "running"
         self._arrived.set()
 
@@ -169,7 +188,7 @@ class GuestProcess:
 
     def _handle(self, request: Request, emit: Emit) -> Any:
         if self.state == "receiving" and self.guest.running:
-            # The source knows that the guest runs here, and so may who asks, before `arrived` is called.
+            # The source knows that the guest runs here, and so may who asks, before `_arrive` is called.
             self._arrived.wait(_ARRIVAL_S)
         match request.command:
             case "status":
@@ -210,7 +229,9 @@ class GuestProcess:
         return self.status()
 
     def _quit(self) -> Status:
-        self._need("running", "paused", "unknown", "waiting")
+        self._need("running", "paused", "unknown", "waiting", "receiving")
+        if self.state == "receiving" and self._destination is not None and not self._destination.forbid():
+            raise UsageError("the guest has just begun to run here; ask again to end it")
         self.state = "ended"
         self._end("quit")
         return self.status()
@@ -222,16 +243,20 @@ class GuestProcess:
 
     def _stop_source(self) -> None:
         self._cancelled = True  # first, for a source that is only about to be made
-        if self._source is not None:
-            self._source.cancel()
+        source = self._source
+        if source is not None:
+            source.cancel()
 
     def _migrate(self, request: Request, emit: Emit) -> Migrated:
         address = parse_address(request.address)
+        if not 0 < request.timeout <= _MAX_TIMEOUT_S:
+            raise UsageError(f"the time-out has to be above 0 and at most {_MAX_TIMEOUT_S:g} s")
         with self._lock:
-            self._need("running", "paused")
-            before, self.state = self.state, "migrating"
+            self._need("running")
+            self.state = "migrating"
             self._cancelled = False
             self._idle.clear()
+        source: Source | None = None
         try:
             stream = connect(address, request.timeout)
             try:
@@ -248,14 +273,15 @@ class GuestProcess:
             finally:
                 stream.close()
         except BaseException as error:
-            self.state = "unknown" if isinstance(error, OutcomeUnknown) else before
             self.last_error = str(error)
             raise
         else:
-            self.state = "migrated"
-            self._end("migrated")
             return self.migrated
         finally:
+            where = GuestIs.HERE if source is None else source.guest_is
+            self.state = {GuestIs.HERE: "running", GuestIs.UNKNOWN: "unknown", GuestIs.THERE: "migrated"}[where]
+            if where is GuestIs.THERE:
+                self._end("migrated")
             self._source = None
             self._idle.set()
 

@@ -10,6 +10,7 @@ import contextlib
 import os
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +23,9 @@ from precopy.transport import Address, Listener, SocketStream, connect
 
 _MAX_LINE = 4 << 20
 _TIMEOUT_S = 10.0
+_RETRY_S = 0.1
+_LONG = ("migrate", "check")
+"""Commands whose answers take as long as they take."""
 
 
 @dataclass(frozen=True)
@@ -71,12 +75,14 @@ class ControlServer:
         if address.path is not None:
             os.chmod(address.path, 0o600)
         self.address = self._listener.address
+        self._closing = False
         self._busy: set[threading.Thread] = set()
         self._thread = threading.Thread(target=self._serve, name="control", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         """Takes no more requests and waits a little for answers under way."""
+        self._closing = True
         self._listener.wake()
         self._thread.join(_TIMEOUT_S)
         for thread in list(self._busy):
@@ -89,7 +95,10 @@ class ControlServer:
             try:
                 stream = self._listener.accept(_TIMEOUT_S)
             except PeerError:
-                return
+                if self._closing:
+                    return
+                time.sleep(_RETRY_S)  # out of descriptors, or a client that left at once
+                continue
             thread = threading.Thread(target=self._converse, args=(stream,), name="control request", daemon=True)
             self._busy.add(thread)
             thread.start()
@@ -119,7 +128,8 @@ def ask(address: Address, request: Request, on_event: Callable[[str, Any], None]
     """Sends ``request`` to a guest's process and returns its result. Raises `PeerLost`, `RemoteFailure`."""
     stream = connect(address, _TIMEOUT_S)
     try:
-        stream.wait_forever()
+        if request.command in _LONG:
+            stream.wait_forever()
         stream.send([msgspec.json.encode(request) + b"\n"])
         for line in _lines(stream):
             try:

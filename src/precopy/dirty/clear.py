@@ -7,6 +7,7 @@ the kernel accepts is the tracker's business (law 3), and so is masking by what 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -20,14 +21,22 @@ DEFAULT_CHUNK_SHIFT = 15
 """Chunks of 128 MiB; QEMU's default is 18 (1 GiB). docs/adr/0006-clear-chunk.md has the measurements."""
 
 
+_TICK_CLEARS = 1024
+
+
+def _no_tick() -> None:
+    """Nobody waits for it."""
+
+
 class ClearPolicy(Protocol):
     """When log_clear is called for what a sync found."""
 
     @property
     def name(self) -> str: ...
 
-    def harvested(self, dirty: Bitmap, log: DirtyLog) -> None:
-        """Called by every sync with all that it harvested, pending before or not."""
+    def harvested(self, dirty: Bitmap, log: DirtyLog, tick: Callable[[], None] = _no_tick) -> None:
+        """Called by every sync with all that it harvested, pending before or not. What takes long calls ``tick`` now
+        and then, which may raise to stop it."""
 
     def before_read(self, start: int, count: int, log: DirtyLog) -> None:
         """Called before the content of ``count`` pages from ram_addr page ``start`` is read for sending."""
@@ -43,9 +52,11 @@ class PerPage:
 
     name = "per-page"
 
-    def harvested(self, dirty: Bitmap, log: DirtyLog) -> None:
-        for page in dirty.indexes().tolist():
+    def harvested(self, dirty: Bitmap, log: DirtyLog, tick: Callable[[], None] = _no_tick) -> None:
+        for done, page in enumerate(dirty.indexes().tolist()):
             log.clear(page, 1)
+            if not done % _TICK_CLEARS:
+                tick()
 
     def before_read(self, start: int, count: int, log: DirtyLog) -> None:
         """Nothing is left to do: all was cleared in the sync."""
@@ -59,7 +70,7 @@ class Merged:
 
     name = "merged"
 
-    def harvested(self, dirty: Bitmap, log: DirtyLog) -> None:
+    def harvested(self, dirty: Bitmap, log: DirtyLog, tick: Callable[[], None] = _no_tick) -> None:  # noqa: ARG002 - it is quick
         found = np.flatnonzero(dirty.words != 0)
         if found.size:
             start = int(found[0]) * BITS_PER_WORD
@@ -85,7 +96,7 @@ class Deferred:
         self.pages, self.shift = pages, shift
         self._marked = np.zeros((pages >> shift) + 1, np.bool_)
 
-    def harvested(self, dirty: Bitmap, log: DirtyLog) -> None:  # noqa: ARG002 - it defers
+    def harvested(self, dirty: Bitmap, log: DirtyLog, tick: Callable[[], None] = _no_tick) -> None:  # noqa: ARG002 - it defers
         self._marked[np.flatnonzero(dirty.words != 0) >> (self.shift - 6)] = True
 
     def before_read(self, start: int, count: int, log: DirtyLog) -> None:

@@ -73,8 +73,9 @@ class MigrationBitmap:
         """``runs`` are to be sent (again)."""
         self.pending.set_runs(runs)
 
-    def sync(self) -> SyncStats:
-        """Takes over what was written (QEMU: ``migration_bitmap_sync``); raises what the log raises."""
+    def sync(self, tick: Callable[[], None] = lambda: None) -> SyncStats:
+        """Takes over what was written (QEMU: ``migration_bitmap_sync``). ``tick`` is called now and then while that
+        takes long, and may raise to stop it. Raises what the log raises."""
         start = self._now()
         self.dirty.clear_all()
         self.log.harvest(self.dirty)
@@ -84,7 +85,7 @@ class MigrationBitmap:
         new = self.pending.union(self.dirty)
         found = self.dirty.count()
         merged = self._now()
-        self.policy.harvested(self.dirty, self.log)
+        self.policy.harvested(self.dirty, self.log, tick)
         return SyncStats(harvested - start, merged - harvested, self._now() - merged, found, new)
 
     def windows(self, pages: int) -> Iterator[tuple[int, int]]:

@@ -195,7 +195,6 @@ class EmulatedGuest:
         self._cpu.emu_stop()
 
     def _main(self) -> None:
-        import unicorn  # noqa: PLC0415
 
         while True:
             if self.error or not self._wanted:
@@ -205,8 +204,8 @@ class EmulatedGuest:
                 return
             try:
                 self._cpu.emu_start(self._cpu.reg_read(self._ids["rip"]), _ENDLESS - 1)
-            except unicorn.UcError as error:
-                self.error = GuestError(f"the emulated CPU failed: {error}")
+            except Exception as error:  # a thread that ended silently would look like a guest that runs
+                self.error = GuestError(f"the emulated CPU failed: {type(error).__name__}: {error}")
 
     def _park(self) -> None:
         """Stands still until it is to run, which it also does where it was resumed and stopped again unnoticed."""

@@ -11,6 +11,8 @@ import numpy.typing as npt
 from precopy.guests import params
 
 _CATCH_UP_S = 0.05
+MAX_INTERVAL_S = 60.0
+"""A burst of one write at the slowest rate; the interval comes from guest memory, and so from a peer."""
 
 
 class Pacer:
@@ -28,6 +30,7 @@ class Pacer:
         """Waits until the next burst is due, or until ``halt`` is set."""
         now = time.monotonic()
         # A host that was slow may be made up for, but not without limit.
-        self._due = max(self._due + int(self._page[params.INTERVAL_NS // 8]) / 1e9, now - _CATCH_UP_S)
+        interval = min(int(self._page[params.INTERVAL_NS // 8]) / 1e9, MAX_INTERVAL_S)
+        self._due = max(self._due + interval, now - _CATCH_UP_S)
         if self._due > now:
             halt.wait(self._due - now)

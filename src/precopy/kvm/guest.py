@@ -88,8 +88,13 @@ class KvmGuest:
         start = time.perf_counter()
         for vcpu in self._vcpus:
             vcpu.request_stop()
-        for vcpu in self._vcpus:
-            vcpu.wait_stopped()
+        try:
+            for vcpu in self._vcpus:
+                vcpu.wait_stopped()
+        except GuestError:
+            for vcpu in self._vcpus:  # all or none: a guest of which half stands still is neither
+                vcpu.resume()
+            raise
         self.running = False
         self.raise_failure()
         return time.perf_counter() - start

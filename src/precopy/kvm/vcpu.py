@@ -118,6 +118,8 @@ class Vcpu:
                 incomplete = self._enter()
             except GuestError as error:
                 self.error = error
+            except Exception as error:  # a thread that ended silently would look like a guest that runs
+                self.error = GuestError(f"{self.target} failed: {type(error).__name__}: {error}")
 
     def _park(self) -> None:
         """Stands still until it is to run. A vCPU that is resumed and stopped again before its thread has noticed

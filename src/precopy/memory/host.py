@@ -80,6 +80,11 @@ def available_memory() -> int | None:
     return _kib_field("/proc/meminfo", "MemAvailable:")
 
 
+def total_memory() -> int | None:
+    """Bytes of memory that the system has (``MemTotal``)."""
+    return _kib_field("/proc/meminfo", "MemTotal:")
+
+
 def peak_resident() -> int | None:
     """The most bytes of memory that this process has had resident (``VmHWM``), guest RAM included."""
     return _kib_field("/proc/self/status", "VmHWM:")

@@ -3,11 +3,12 @@
 from precopy.migration.destination import Destination, Received
 from precopy.migration.options import MigrationOptions
 from precopy.migration.results import Downtime, Migrated, Progress, Round
-from precopy.migration.source import Source
+from precopy.migration.source import GuestIs, Source
 
 __all__ = [
     "Destination",
     "Downtime",
+    "GuestIs",
     "Migrated",
     "MigrationOptions",
     "Progress",

@@ -73,16 +73,13 @@ class Channel:
 
     def receive(self) -> Frame:
         """The next frame. An `Abort` is raised as `PeerRefused`."""
-        if self._preamble:  # whoever answers first has to say who it is
-            self.stream.send([self._preamble])
-            self._preamble = b""
         frame = None
         while frame is None:
             data = bytearray(min(self.codec.wanted, _AT_ONCE))  # what a peer claims allocates nothing
             self.stream.receive_into([data])
             frame = self.codec.receive(data)
         if isinstance(frame, Abort):
-            raise PeerRefused(_printable(frame.reason))
+            raise PeerRefused(printable(frame.reason))
         return frame
 
     def expect(self, record: type[F]) -> F:
@@ -115,6 +112,6 @@ class Channel:
         return lost
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """What a peer says, fit for a terminal and for one line."""
     return "".join(character if character.isprintable() else "?" for character in text)[:2000]

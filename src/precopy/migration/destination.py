@@ -11,6 +11,8 @@ where a valid run says. What the source claims allocates nothing: the memory is 
 
 from __future__ import annotations
 
+import re
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,6 +20,7 @@ import numpy as np
 
 from precopy.bitmap import Runs
 from precopy.errors import (
+    Cancelled,
     HelloMismatch,
     LayoutError,
     PeerError,
@@ -29,6 +32,7 @@ from precopy.memory.layout import RamLayout
 from precopy.migration.channel import Channel
 from precopy.ports import ByteStream, Clock, SystemClock, VmControl
 from precopy.wire import (
+    Alive,
     Commit,
     Compare,
     DeviceState,
@@ -46,6 +50,7 @@ from precopy.wire import (
 from precopy.wire.frames import MAX_DIFFERENT, MAX_TORN
 
 _FEW_RUNS = 16
+_SESSION = re.compile("[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,19 @@ class Destination:
         self._compared = self._different = 0
         self._different_pages: list[int] = []
         self._load_s = 0.0
+        self._final = False
+        self._lock = threading.Lock()
+        self._forbidden = False
+
+    def forbid(self) -> bool:
+        """Called from another thread: the guest is not to run here, whatever the source says from now on. Returns
+        whether that is certain; where it is not, the guest runs here already."""
+        with self._lock:
+            if self.vm.running:
+                return False
+            self._forbidden = True
+        self._channel.stream.abort()
+        return True
 
     def run(self) -> Received:
         """Receives the guest and runs it. Raises `PeerError`, `GuestError`, `VerificationFailed`; then it never ran."""
@@ -119,7 +137,10 @@ class Destination:
         while not isinstance(frame := self._channel.receive(), Commit):
             self._take(frame)
         committed = self._clock.now()
-        self.vm.resume()
+        with self._lock:
+            if self._forbidden:
+                raise Cancelled("the destination was told not to run the guest")
+            self.vm.resume()
         resume_s = self._clock.now() - committed
         answered = self._answer(Running(resume_s))
         return Received(
@@ -149,7 +170,10 @@ class Destination:
                 self._take_pages(batch)
             case RoundEnd():
                 self._end_round(frame)
+            case Alive():
+                pass
             case DeviceState(state):
+                self._end_rounds()
                 self._state = state
             case Compare(batch):
                 self._compare(batch)
@@ -158,7 +182,13 @@ class Destination:
             case _:
                 raise PeerProtocolError(f"{type(frame).__name__} has no place here")
 
+    def _end_rounds(self) -> None:
+        if not self._final or self._round_batches:
+            raise PeerProtocolError("the source sends the guest's state before it has ended its last round")
+
     def _take_pages(self, batch: PageBatch) -> None:
+        if self._final:
+            raise PeerProtocolError("the source sends pages after its last round")
         buffers = self._buffers(batch)
         self._channel.stream.receive_into(buffers)
         if not batch.matches(buffers):
@@ -204,6 +234,7 @@ class Destination:
                 f"round {end.number} claims {end.batches} batches with {end.pages} pages; round {self._round + 1} had "
                 f"{self._round_batches} with {self._round_pages}"
             )
+        self._final = end.final
         self._channel.send(RoundAck(end.number, end.pages, tuple(self._torn)))
         self._emit(Arriving(end.number, self._bytes))
         self._round, self._round_batches, self._round_pages, self._torn = end.number, 0, 0, []
@@ -240,13 +271,23 @@ class Destination:
     def _prepare(self, prepare: Prepare) -> None:
         if self._state is None:
             raise PeerProtocolError("the source asks to get ready and has sent no state")
+        if prepare.compared != self._compared:
+            raise PeerProtocolError(f"{prepare.compared} pages are called compared, {self._compared} came")
         began = self._clock.now()
         self.vm.load_state(self._state)
         self._load_s = self._clock.now() - began
         broken: tuple[str, ...] = ()
         if prepare.compared:
             broken = self.vm.check().broken
-        self._channel.send(Ready(self._compared, tuple(self._different_pages), self._different, broken[:MAX_DIFFERENT]))
+        self._channel.send(
+            Ready(
+                compared=self._compared,
+                load_s=self._load_s,
+                different=tuple(self._different_pages),
+                different_pages=self._different,
+                broken=broken[:MAX_DIFFERENT],
+            )
+        )
         if self._different:
             raise VerificationFailed(f"{self._different} of {self._compared} pages differ from the source's")
         if broken:
@@ -255,6 +296,8 @@ class Destination:
 
 def _check_hello(hello: Hello, machine: str, layout: RamLayout) -> None:
     """Raises `HelloMismatch` that names the first thing that does not fit."""
+    if _SESSION.fullmatch(hello.session) is None:
+        raise HelloMismatch("the source's session is not named as sessions are")
     if hello.machine != machine:
         raise HelloMismatch(f"the source's guest is {hello.machine[:200]!r}, this side runs {machine!r}")
     if hello.page_size != layout.page_size:

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from precopy.dirty.clear import CLEAR_POLICIES, DEFAULT_CHUNK_SHIFT
 from precopy.errors import UsageError
 
+MIN_BANDWIDTH = 64_000
+"""Below this a page takes so long that the other side may think that nobody is there."""
+
 
 @dataclass(frozen=True)
 class MigrationOptions:
@@ -28,7 +31,7 @@ class MigrationOptions:
     def __post_init__(self) -> None:
         if self.clear not in CLEAR_POLICIES:
             raise UsageError(f"no clear policy is called {self.clear!r}; there are {', '.join(CLEAR_POLICIES)}")
-        if self.max_bandwidth is not None and self.max_bandwidth <= 0:
-            raise UsageError("the largest bandwidth has to be above 0")
+        if self.max_bandwidth is not None and self.max_bandwidth < MIN_BANDWIDTH:
+            raise UsageError(f"the largest bandwidth has to be at least {MIN_BANDWIDTH} bytes a second")
         if self.downtime_limit < 0 or self.max_rounds < 1:
             raise UsageError("the downtime limit cannot be negative, and at least one round is needed")

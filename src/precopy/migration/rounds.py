@@ -16,19 +16,21 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from precopy.bitmap import NO_RUNS, Runs
-from precopy.dirty import LogCounters, MigrationBitmap, SyncStats
+from precopy.dirty import MigrationBitmap, SyncStats
 from precopy.errors import PeerProtocolError
 from precopy.migration.channel import NO_CONTENT, Channel, Content
 from precopy.migration.pace import Pace
 from precopy.migration.results import Round
 from precopy.ports import Clock, MemoryReader
-from precopy.wire import RoundAck, RoundEnd
+from precopy.wire import Alive, RoundAck, RoundEnd
 from precopy.wire.frames import Pages
 
 WINDOW_PAGES = 4096
 """Pages taken at a time (16 MiB): few calls for each, and re-armed not long before they are read."""
 BATCH_PAGES = 512
 """Pages in one batch (2 MiB): enough to hide the calls that each costs, and what one tear costs to send again."""
+
+_ALIVE_S = 0.25
 
 
 @dataclass
@@ -60,7 +62,8 @@ class Rounds:
         self.pace, self.clock, self.tick = pace, clock, tick
         self.number = 0
         self._torn: list[Runs] = []
-        self._before = LogCounters()
+        self._before = bitmap.log.counters
+        self._alive_at = clock.now()
         self._synced_at: float | None = None
         self.dirty_rate = 0.0
 
@@ -69,7 +72,7 @@ class Rounds:
 
         Raises `PeerProtocolError` where one was not the guest's doing.
         """
-        stats = self.bitmap.sync()
+        stats = self.bitmap.sync(self._sync_tick)
         now = self.clock.now()
         if self._synced_at is not None:
             self.dirty_rate = stats.new_dirty_pages * self.memory.layout.page_size / (now - self._synced_at)
@@ -83,6 +86,14 @@ class Rounds:
                 )
             self.bitmap.mark(runs)
         return stats
+
+    def _sync_tick(self) -> None:
+        """In a long sync: lets the user stop it, and the destination know that somebody is there."""
+        self.tick()
+        now = self.clock.now()
+        if now - self._alive_at > _ALIVE_S:
+            self._alive_at = now
+            self.channel.send(Alive())
 
     def send(self, sync: SyncStats, *, final: bool) -> Round:
         """Sends all that is pending and waits until it has arrived. ``sync`` is this round's sync, for the record."""

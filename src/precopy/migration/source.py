@@ -7,6 +7,8 @@ will not). Without an answer the outcome is unknown, the guest stays paused here
 
 from __future__ import annotations
 
+import contextlib
+import enum
 import math
 import threading
 import uuid
@@ -15,14 +17,16 @@ from collections.abc import Callable
 from precopy.dirty import DirtyLog, MigrationBitmap, SyncStats, clear_policy
 from precopy.errors import (
     Cancelled,
+    KernelCallError,
     NotConverged,
     OutcomeUnknown,
     PeerLost,
     PeerProtocolError,
+    PeerRefused,
     PrecopyError,
     VerificationFailed,
 )
-from precopy.migration.channel import NO_CONTENT, Channel, Content
+from precopy.migration.channel import NO_CONTENT, Channel, Content, printable
 from precopy.migration.options import MigrationOptions
 from precopy.migration.pace import Pace
 from precopy.migration.results import Downtime, Migrated, Progress, Round
@@ -36,6 +40,14 @@ _PROGRESS_S = 0.1
 _ENOUGH_BYTES = 16 << 20
 """A round that sent less says little of the bandwidth; the whole migration's is used then."""
 _CANCEL_GRACE_S = 1.0
+
+
+class GuestIs(enum.Enum):
+    """Where the guest may run, as far as the source knows."""
+
+    HERE = "here"
+    UNKNOWN = "unknown"
+    THERE = "there"
 
 
 class Source:
@@ -58,7 +70,7 @@ class Source:
         self._channel = Channel(stream, Role.SOURCE)
         self._cancelled = threading.Event()
         self._commit_lock = threading.Lock()
-        self._committed = False
+        self.guest_is = GuestIs.HERE
         self._rounds: list[Round] = []
         self._next_progress = 0.0
         self._phase = "setup"
@@ -69,7 +81,7 @@ class Source:
 
         def cut() -> None:  # a peer that takes nothing must not hold up the user
             with self._commit_lock:
-                if not self._committed:
+                if self.guest_is is GuestIs.HERE:
                     self.stream.abort()
 
         timer = threading.Timer(_CANCEL_GRACE_S, cut)
@@ -86,22 +98,29 @@ class Source:
         ran = self.vm.running
         try:
             return self._migrate(log)
-        except OutcomeUnknown:
-            raise
         except BaseException as error:
             failure = self._failure(error)
-            try:
-                if ran and not self.vm.running:
-                    self.vm.resume()  # before the peer is told, which may take as long as it may be silent
-            finally:
-                self._channel.give_up(_reason(failure))
+            if self.guest_is is GuestIs.HERE:
+                self._keep_guest(ran, failure)
             if failure is error:
                 raise
             raise failure from error
         finally:
-            log.stop()
+            with contextlib.suppress(KernelCallError):  # must not stand in for what became of the guest
+                log.stop()
+
+    def _keep_guest(self, ran: bool, failure: BaseException) -> None:
+        try:
+            if ran and not self.vm.running:
+                self.vm.resume()  # before the peer is told, which may take as long as it may be silent
+        finally:
+            self._channel.give_up(_reason(failure))
 
     def _failure(self, error: BaseException) -> BaseException:
+        """What to raise for ``error``, by where the guest is: whatever goes wrong between the commit and its answer,
+        the outcome is unknown."""
+        if self.guest_is is GuestIs.UNKNOWN and not isinstance(error, OutcomeUnknown):
+            return OutcomeUnknown(self.session, _reason(error))
         if self._cancelled.is_set() and isinstance(error, PeerLost):
             return Cancelled("the migration was cancelled; the guest runs on at the source")
         return error
@@ -156,8 +175,9 @@ class Source:
         clock = self._clock
         self._phase = "switchover"
         self._tick(force=True)
-        pause_s = self.vm.pause()
-        start = clock.now()
+        began = clock.now()
+        self.vm.pause()
+        paused = clock.now()
         final = rounds.sync()
         synced = clock.now()
         last = rounds.send(_both(sync, final), final=True)
@@ -165,24 +185,26 @@ class Source:
         self._channel.send(DeviceState(self.vm.save_state()))
         saved = clock.now()
         compared = self._send_for_comparison() if self.options.verify else 0
-        asked = clock.now()
         self._channel.send(Prepare(compared))
         ready = self._channel.expect(Ready)
-        prepared = clock.now()
         self._check_ready(ready, compared)
-        self._tick(force=True)
+        # Verification is everything from the saved state to the answer but what the destination says it took to load
+        # that state, which the guest would have waited for in any case.
+        spent = clock.now() - saved
+        verify_s = spent - min(max(ready.load_s, 0.0), spent) if self.options.verify else 0.0
         committing = clock.now()
         self._commit()
         done = clock.now()
-        self._record(last)
-        # With verification, the destination's check of memory and invariant cannot be told from loading the state.
-        verify_s = prepared - saved if self.options.verify else 0.0
-        state_s = saved - sent if self.options.verify else saved - sent + prepared - asked
-        return (
-            Downtime(pause_s, synced - start, sent - synced, state_s, done - committing),
-            verify_s,
-            compared,
+        with contextlib.suppress(Exception):  # the guest is gone: who is told of it cannot change that
+            self._record(last)
+        downtime = Downtime(
+            pause_s=paused - began,
+            final_sync_s=synced - paused,
+            final_send_s=sent - synced,
+            state_s=committing - sent - verify_s,
+            commit_s=done - committing,
         )
+        return downtime, verify_s, compared
 
     def _send_for_comparison(self) -> int:
         """Sends all of the paused memory once more, to be held against the destination's byte for byte."""
@@ -206,7 +228,9 @@ class Source:
                 f"{ready.different[0] if ready.different else '?'}; the guest runs on at the source"
             )
         if ready.broken:
-            raise VerificationFailed(f"the guest's invariant is broken at the destination: {ready.broken[0][:200]}")
+            raise VerificationFailed(
+                f"the guest's invariant is broken at the destination: {printable(ready.broken[0])}"
+            )
         if ready.compared != compared:
             raise PeerProtocolError(f"{compared} pages were sent for comparison, {ready.compared} were compared")
 
@@ -214,14 +238,15 @@ class Source:
         with self._commit_lock:
             if self._cancelled.is_set():
                 raise Cancelled("the migration was cancelled; the guest runs on at the source")
-            self._committed = True
+            self.guest_is = GuestIs.UNKNOWN
         self._phase = "commit"
         try:
             self._channel.send(Commit())
             self._channel.expect(Running)
-        except (PeerLost, PeerProtocolError, KeyboardInterrupt) as error:
-            cause = str(error) or "interrupted"
-            raise OutcomeUnknown(self.session, cause) from error
+        except PeerRefused:
+            self.guest_is = GuestIs.HERE  # an abort promises that it did not and will not run there
+            raise
+        self.guest_is = GuestIs.THERE
         self._phase = "done"
 
     def _record(self, done: Round) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 import secrets
 import tempfile
 import time
@@ -24,6 +23,7 @@ from precopy.errors import (
     Unsupported,
     UsageError,
 )
+from precopy.memory.host import available_memory
 from precopy.qemu.boot import build_rom
 from precopy.qemu.guest import READY, Guest
 from precopy.qemu.machine import Config, Json, Machine, require_qemu
@@ -226,7 +226,6 @@ def _make_directory(stack: contextlib.ExitStack, rom: bytes) -> Path:
 
 
 def _require_memory(wanted: int) -> None:
-    match = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
-    available = int(match[1]) << 10 if match else None
+    available = available_memory()
     if available is not None and available < wanted:
         raise OutOfMemory("two QEMU machines", wanted, available)

@@ -38,19 +38,26 @@ class SocketStream:
         self._receive_timeout(timeout)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(timeout))
         self._pipe: PagePipe | None = None
-        self._spliced = False
+        self._copy_free = copy_free and sock.family == socket.AF_UNIX
         if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             return
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
-        if copy_free:
-            with contextlib.suppress(OSError):
-                self._pipe = PagePipe()
 
     def _receive_timeout(self, seconds: float) -> None:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(seconds))
 
+    def _page_pipe(self) -> PagePipe | None:
+        """The pipe for copy-free sending, made when it is first needed; None where pages are to be copied."""
+        if self._pipe is None and self._copy_free:
+            try:
+                self._pipe = PagePipe()
+            except OSError:
+                self._copy_free = False
+        return self._pipe
+
     def _drop_pipe(self) -> None:
+        self._copy_free = False
         if self._pipe is not None:
             self._pipe.close()
             self._pipe = None
@@ -72,17 +79,17 @@ class SocketStream:
 
     def send_pages(self, head: Buffer, views: Sequence[memoryview], addresses: IoVec) -> None:
         """Without copying over a Unix socket (see `precopy.abi.splice`), otherwise with one sendmsg."""
-        if self._pipe is None or len(views) == 0:
+        pipe = self._page_pipe() if views else None
+        if pipe is None:
             self.send([head, *views])
             return
         self.send([head])
         try:
-            self._pipe.send(self._socket.fileno(), addresses)
-            self._spliced = True
+            pipe.send(self._socket.fileno(), addresses)
         except OSError as error:
-            if self._spliced or error.errno not in _NO_SPLICE:
+            if pipe.moved or error.errno not in _NO_SPLICE:
                 raise self._lost(error, "takes nothing") from error
-            self._drop_pipe()  # nothing of the content went out
+            self._drop_pipe()
             self.send(views)
 
     def receive_into(self, buffers: Sequence[Buffer]) -> None:

@@ -3,6 +3,7 @@
 from precopy.wire.codec import Codec
 from precopy.wire.frames import (
     Abort,
+    Alive,
     Commit,
     Compare,
     DeviceState,
@@ -21,6 +22,7 @@ from precopy.wire.states import Role, State
 
 __all__ = [
     "Abort",
+    "Alive",
     "Codec",
     "Commit",
     "Compare",

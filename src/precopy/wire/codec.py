@@ -21,6 +21,7 @@ from precopy.wire.frames import (
     MAX_BATCH_PAGES,
     MAX_BATCH_RUNS,
     Abort,
+    Alive,
     Commit,
     Compare,
     DeviceState,
@@ -51,13 +52,14 @@ _TYPES: dict[int, tuple[type[Any], int]] = {
     3: (Pages, 16 + 16 * (MAX_BATCH_RUNS + MAX_BATCH_PAGES)),
     4: (RoundEnd, 4 * _KIB),
     5: (RoundAck, 512 * _KIB),
-    6: (DeviceState, 16 << 20),
+    6: (DeviceState, 1 << 20),
     7: (Compare, 16 + 16 * (MAX_BATCH_RUNS + MAX_BATCH_PAGES)),
     8: (Prepare, 4 * _KIB),
     9: (Ready, 64 * _KIB),
     10: (Commit, 64),
     11: (Running, 4 * _KIB),
     12: (Abort, 64 * _KIB),
+    13: (Alive, 64),
 }
 """Type number on the wire: the record and the largest payload it may have, in bytes."""
 _NUMBERS = {record: number for number, (record, _) in _TYPES.items()}

@@ -145,6 +145,11 @@ class Compare:
 
 
 @dataclass(frozen=True)
+class Alive:
+    """The source is busy with a long sync and has nothing to send yet."""
+
+
+@dataclass(frozen=True)
 class RoundEnd:
     """All batches of a round were sent: how many, and their pages. ``final``: the guest is paused, none will follow."""
 
@@ -181,10 +186,11 @@ class Prepare:
 
 @dataclass(frozen=True)
 class Ready:
-    """The guest could run. ``different`` are ram_addr pages (the first few) that did not compare equal; ``broken``
-    are violations of the guest's own invariant."""
+    """The guest could run; loading its state took ``load_s`` seconds. ``different`` are ram_addr pages (the first few)
+    that did not compare equal, of ``different_pages``; ``broken`` are violations of the guest's own invariant."""
 
     compared: int
+    load_s: float = 0.0
     different: tuple[int, ...] = ()
     different_pages: int = 0
     broken: tuple[str, ...] = ()
@@ -210,5 +216,17 @@ class Abort:
 
 
 Frame = (
-    Hello | Welcome | Pages | RoundEnd | RoundAck | DeviceState | Compare | Prepare | Ready | Commit | Running | Abort
+    Hello
+    | Welcome
+    | Pages
+    | RoundEnd
+    | RoundAck
+    | DeviceState
+    | Compare
+    | Prepare
+    | Ready
+    | Commit
+    | Running
+    | Abort
+    | Alive
 )

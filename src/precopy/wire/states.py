@@ -6,7 +6,7 @@ Laws:
   only in DONE. In COMMITTING neither does. A source that sent `Commit` and hears nothing does not know the outcome.
 - Every frame that is not in the table is a protocol error, at once: `LocalProtocolError` where this side was about to
   send it, `PeerProtocolError` where the other side did.
-- `Abort` may come from either side in every state but DONE and CLOSED.
+- `Abort` may come from either side in every state but DONE and CLOSED; in COMMITTING only from the destination.
 
 Both sides walk through the same states, because each frame moves sender and receiver alike.
 """
@@ -17,6 +17,7 @@ import enum
 
 from precopy.wire.frames import (
     Abort,
+    Alive,
     Commit,
     Compare,
     DeviceState,
@@ -64,6 +65,7 @@ TRANSITIONS: dict[State, dict[tuple[Role, type[Frame]], State]] = {
     State.OPENING: {(_S, Hello): State.GREETED},
     State.GREETED: {(_D, Welcome): State.ROUND},
     State.ROUND: {
+        (_S, Alive): State.ROUND,
         (_S, Pages): State.ROUND,
         (_S, RoundEnd): State.ROUND_ENDED,
         (_S, DeviceState): State.SWITCHOVER,
@@ -79,7 +81,9 @@ TRANSITIONS: dict[State, dict[tuple[Role, type[Frame]], State]] = {
 
 for _state, _moves in TRANSITIONS.items():
     if _state not in (State.DONE, State.CLOSED):
-        _moves[_S, Abort] = _moves[_D, Abort] = State.CLOSED
+        _moves[_D, Abort] = State.CLOSED
+        if _state is not State.COMMITTING:  # what was given away cannot be taken back
+            _moves[_S, Abort] = State.CLOSED
 
 
 def next_state(state: State, sender: Role, frame: type[Frame]) -> State | None:
