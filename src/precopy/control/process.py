@@ -230,10 +230,13 @@ class GuestProcess:
 
     def _quit(self) -> Status:
         self._need("running", "paused", "unknown", "waiting", "receiving")
-        if self.state == "receiving" and self._destination is not None and not self._destination.forbid():
+        coming = self._destination if self.state == "receiving" else None
+        if coming is not None and not coming.forbid():
             raise UsageError("the guest has just begun to run here; ask again to end it")
         self.state = "ended"
         self._end("quit")
+        if coming is not None:
+            coming.abandon()
         return self.status()
 
     def _cancel(self) -> Status:

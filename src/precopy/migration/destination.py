@@ -116,8 +116,11 @@ class Destination:
             if self.vm.running:
                 return False
             self._forbidden = True
-        self._channel.stream.abort()
         return True
+
+    def abandon(self) -> None:
+        """Called from another thread: stops receiving, whatever is under way."""
+        self._channel.stream.abort()
 
     def run(self) -> Received:
         """Receives the guest and runs it. Raises `PeerError`, `GuestError`, `VerificationFailed`; then it never ran."""
