@@ -21,7 +21,7 @@ DEFAULT_CHUNK_SHIFT = 15
 """Chunks of 128 MiB; QEMU's default is 18 (1 GiB). docs/adr/0006-clear-chunk.md has the measurements."""
 
 
-_TICK_CLEARS = 1024
+_TICK_CLEARS = 256
 
 
 def _no_tick() -> None:

@@ -5,7 +5,7 @@ Guest-physical map, all inside the first 640 KiB of RAM, which no program stamps
 - 0x1000   the program;
 - 0x2000   parameters, a page for each vCPU;
 - 0x20000  page tables: identity, 2 MiB pages, user-accessible, with their accessed and dirty bits already set, so
-  that the CPU never writes them and an idle guest dirties nothing.
+  that the CPU never writes them and they stay clean.
 """
 
 from __future__ import annotations

@@ -1,0 +1,177 @@
+"""Where the guest is when something goes wrong that nobody thought of: here, there or unknown, and never twice."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from precopy.bitmap import Bitmap
+from precopy.dirty import DirtyLog, LogCounters
+from precopy.errors import Cancelled, OutcomeUnknown
+from precopy.guests import Workload, params, params_gpa
+from precopy.guests.image import words_at
+from precopy.migration import Destination, GuestIs, Migrated, MigrationOptions, Round, Source
+from precopy.units import PAGE_SIZE
+from support.live_guests import Ending, Pair, migrate, runs_on, stands_still, stream_pair
+
+pytestmark = pytest.mark.needs("kvm")
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    with Pair(ram=8 << 20, layout="flat", workload=Workload("random", 5000)) as pair:
+        yield pair
+
+
+class Slow:
+    """A tracker whose clears take a millisecond each; all else is the guest's own."""
+
+    def __init__(self, log: DirtyLog) -> None:
+        self._log = log
+        self.name = log.name
+
+    @property
+    def counters(self) -> LogCounters:
+        return self._log.counters
+
+    def start(self) -> None:
+        self._log.start()
+
+    def harvest(self, dirty: Bitmap) -> None:
+        self._log.harvest(dirty)
+
+    def clear(self, start: int, count: int) -> None:
+        time.sleep(0.001)
+        self._log.clear(start, count)
+
+    def stop(self) -> None:
+        self._log.stop()
+
+
+def receive(destination: Destination, endings: list[Ending]) -> threading.Thread:
+    thread = threading.Thread(target=lambda: endings.append(Ending.of(destination.run)))
+    thread.start()
+    return thread
+
+
+def test_a_listener_that_fails_after_the_commit_changes_nothing(pair: Pair) -> None:
+    def emit(event: object) -> None:
+        if isinstance(event, Round) and event.final:
+            raise RuntimeError("the listener failed")
+
+    with stream_pair() as (near, far):
+        endings: list[Ending] = []
+        thread = receive(Destination(pair.destination, far), endings)
+        source = Source(pair.source, near, emit=emit)
+        assert isinstance(source.run(), Migrated)
+        thread.join(10)
+    assert source.guest_is is GuestIs.THERE
+    stands_still(pair.source)
+    runs_on(pair.destination)
+
+
+def test_a_listener_that_fails_before_the_commit_leaves_the_guest_here(pair: Pair) -> None:
+    def emit(event: object) -> None:
+        if isinstance(event, Round):
+            raise RuntimeError("the listener failed")
+
+    with stream_pair() as (near, far):
+        endings: list[Ending] = []
+        thread = receive(Destination(pair.destination, far), endings)
+        source = Source(pair.source, near, emit=emit)
+        with pytest.raises(RuntimeError, match="listener failed"):
+            source.run()
+        thread.join(10)
+    assert source.guest_is is GuestIs.HERE
+    assert not pair.destination.ran
+    runs_on(pair.source)
+
+
+def test_whatever_fails_between_commit_and_answer_leaves_the_outcome_unknown(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with stream_pair() as (near, far):
+        endings: list[Ending] = []
+        source = Source(pair.source, near)
+        receive_into = near.receive_into
+
+        def fail_after_the_commit(buffers: Any) -> None:
+            if source.guest_is is GuestIs.UNKNOWN:
+                raise MemoryError
+            receive_into(buffers)
+
+        monkeypatch.setattr(near, "receive_into", fail_after_the_commit)
+        thread = receive(Destination(pair.destination, far), endings)
+        with pytest.raises(OutcomeUnknown, match=source.session):
+            source.run()
+        near.close()
+        thread.join(10)
+    assert source.guest_is is GuestIs.UNKNOWN
+    stands_still(pair.source)
+
+
+def test_a_destination_that_was_told_not_to_never_runs_the_guest(pair: Pair) -> None:
+    with stream_pair() as (near, far):
+        endings: list[Ending] = []
+        destination = Destination(pair.destination, far)
+        assert destination.forbid()
+        thread = receive(destination, endings)
+        ending = Ending.of(Source(pair.source, near).run)
+        thread.join(10)
+    assert "told not to run" in str(ending.error)
+    assert isinstance(endings[0].error, Cancelled)
+    assert not pair.destination.ran
+    runs_on(pair.source)
+
+
+def test_a_guest_that_runs_cannot_be_forbidden(pair: Pair) -> None:
+    with stream_pair() as (near, far):
+        endings: list[Ending] = []
+        destination = Destination(pair.destination, far)
+        thread = receive(destination, endings)
+        Source(pair.source, near).run()
+        thread.join(10)
+    assert not destination.forbid()
+    runs_on(pair.destination)
+
+
+def test_a_long_sync_keeps_the_link_alive(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """2048 clears of a millisecond, and a destination that takes one second of silence for the end."""
+    log = Slow(pair.source.dirty_log())
+    monkeypatch.setattr(pair.source, "dirty_log", lambda: log)
+    with stream_pair(timeout=1.0) as streams:
+        done = migrate(
+            pair.source, pair.destination, streams, MigrationOptions(clear="per-page", downtime_limit=10)
+        ).migrated()
+    assert done.rounds[0].sync_s > 2.0
+    runs_on(pair.destination)
+
+
+def test_a_long_sync_can_be_cancelled(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = Slow(pair.source.dirty_log())
+    monkeypatch.setattr(pair.source, "dirty_log", lambda: log)
+    with stream_pair() as (near, far):
+        endings: list[Ending] = []
+        thread = receive(Destination(pair.destination, far), endings)
+        source = Source(pair.source, near, MigrationOptions(clear="per-page"))
+        threading.Timer(0.2, source.cancel).start()
+        start = time.monotonic()
+        with pytest.raises(Cancelled):
+            source.run()
+        assert time.monotonic() - start < 1.5
+        thread.join(10)
+    runs_on(pair.source)
+
+
+def test_an_interval_from_a_hostile_peer_neither_ends_the_vcpu_nor_holds_it_up(pair: Pair) -> None:
+    page = words_at(pair.source.memory, params_gpa(0), PAGE_SIZE)
+    page[params.INTERVAL_NS // 8] = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
+    time.sleep(0.1)
+    assert pair.source.pause() < 5
+    assert pair.source.check().ok
+    pair.source.resume()
