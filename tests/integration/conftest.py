@@ -19,10 +19,10 @@ def children() -> set[int]:
     return {int(pid) for task in tasks for pid in task.read_text().split()}
 
 
-def held() -> tuple[set[int], set[str], set[str]]:
+def held() -> tuple[set[object], set[object], set[object]]:
     """What a test could leave behind in this process: children, descriptors, threads."""
     threads = {thread.name for thread in threading.enumerate() if not thread.name.startswith("pytest_timeout")}
-    return children(), set(os.listdir("/proc/self/fd")), threads
+    return set(children()), set(os.listdir("/proc/self/fd")), set(threads)
 
 
 @pytest.fixture
@@ -31,6 +31,6 @@ def nothing_left() -> Iterator[None]:
     before = held()
     yield
     end = time.monotonic() + _SETTLE_S
-    while held() != before and time.monotonic() < end:
+    while any(left := [now - then for now, then in zip(held(), before, strict=True)]) and time.monotonic() < end:
         time.sleep(0.01)
-    assert held() == before
+    assert not any(left), f"left behind: {left}"
