@@ -152,7 +152,7 @@ class TestSuddenDeath:
     def test_killed_measurement_leaves_no_qemu(self, tmp_path: Path) -> None:
         program = (
             "from precopy.qemu.migrate import QemuPair\nimport time\n"
-            f"with QemuPair(ram={RAM}, rewritten={REWRITTEN}, timeout=20) as pair:\n"
+            f"with QemuPair(ram={RAM}, rewritten={REWRITTEN}, timeout=40) as pair:\n"
             "    print('up', flush=True)\n    time.sleep(30)\n"
         )
         environment = {**os.environ, "TMPDIR": str(tmp_path)}

@@ -63,7 +63,7 @@ class Config:
         command = [self.qemu, "-accel", "kvm", "-nodefaults", "-no-user-config", "-display", "none"]
         command += ["-machine", f"pc,max-ram-below-4g={LOW_RAM_END},memory-backend=ram"]
         command += ["-object", f"memory-backend-ram,id=ram,size={self.ram},prealloc=on"]
-        command += ["-m", f"{self.ram >> 20}M", "-smp", "1", "-bios", self.rom, "-no-reboot"]
+        command += ["-m", f"{self.ram >> 20}M", "-smp", "1", "-bios", self.rom]
         command += ["-chardev", f"socket,id=qmp,fd={qmp_fd}", "-mon", "chardev=qmp,mode=control"]
         if self.incoming:
             command += ["-incoming", "defer"]
