@@ -76,7 +76,6 @@ class GuestProcess:
         self.migrated: Migrated | None = None
         self.last_error: str | None = None
         self.outcome: str | None = None
-        self.failure: PrecopyError | None = None
         self._started = time.monotonic()
         self._lock = threading.Lock()
         self._done = threading.Event()
@@ -113,11 +112,9 @@ class GuestProcess:
         self.guest.close()
 
     def wait(self) -> str:
-        """Waits until the guest is gone; returns the outcome. Raises what ended it, where that was an error."""
+        """Waits until the guest is gone; returns the outcome. Raises `GuestError` where it failed."""
         while not self._done.wait(0.5):
             self.guest.raise_failure()
-        if self.failure is not None:
-            raise self.failure
         return self.outcome or "quit"
 
     def wait_for_source(self, accept: Callable[[], SocketStream], wake: Callable[[], None]) -> SocketStream | None:

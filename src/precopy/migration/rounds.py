@@ -171,7 +171,7 @@ class Rounds:
             raise PeerProtocolError(
                 f"round {ack.number} was acknowledged with {ack.pages} pages; round {self.number} had {pages}"
             )
-        if list(ack.torn) != sorted(set(ack.torn) & set(range(len(tally.batches)))):
+        if not all(one < other for one, other in pairwise((-1, *ack.torn, len(tally.batches)))):
             raise PeerProtocolError(f"batches were called torn that round {self.number} does not have, or twice")
         if final and ack.torn:
             raise PeerProtocolError(

@@ -40,6 +40,7 @@ _PROGRESS_S = 0.1
 _ENOUGH_BYTES = 16 << 20
 """A round that sent less says little of the bandwidth; the whole migration's is used then."""
 _CANCEL_GRACE_S = 1.0
+_WAS_CANCELLED = "the migration was cancelled; the guest runs on at the source"
 
 
 class GuestIs(enum.Enum):
@@ -119,10 +120,10 @@ class Source:
     def _failure(self, error: BaseException) -> BaseException:
         """What to raise for ``error``, by where the guest is: whatever goes wrong between the commit and its answer,
         the outcome is unknown."""
-        if self.guest_is is GuestIs.UNKNOWN and not isinstance(error, OutcomeUnknown):
+        if self.guest_is is GuestIs.UNKNOWN:
             return OutcomeUnknown(self.session, _reason(error))
         if self._cancelled.is_set() and isinstance(error, PeerLost):
-            return Cancelled("the migration was cancelled; the guest runs on at the source")
+            return Cancelled(_WAS_CANCELLED)
         return error
 
     def _migrate(self, log: DirtyLog) -> Migrated:
@@ -136,7 +137,7 @@ class Source:
         bitmap = MigrationBitmap(layout, log, policy, clock.now)
         pace = Pace(self.options.max_bandwidth, clock)
         rounds = Rounds(bitmap, self.vm.memory, self._channel, pace=pace, clock=clock, tick=self._tick)
-        self._bitmap, self._pace, self._started = bitmap, pace, start
+        self._bitmap, self._started = bitmap, start
         log.start()
         bitmap.mark_all()
         setup_s = clock.now() - start
@@ -237,7 +238,7 @@ class Source:
     def _commit(self) -> None:
         with self._commit_lock:
             if self._cancelled.is_set():
-                raise Cancelled("the migration was cancelled; the guest runs on at the source")
+                raise Cancelled(_WAS_CANCELLED)
             self.guest_is = GuestIs.UNKNOWN
         self._phase = "commit"
         try:
@@ -271,7 +272,7 @@ class Source:
     def _tick(self, *, force: bool = False) -> None:
         """Between batches: stops where the user asked to, and tells of progress now and then."""
         if self._cancelled.is_set():
-            raise Cancelled("the migration was cancelled; the guest runs on at the source")
+            raise Cancelled(_WAS_CANCELLED)
         now = self._clock.now()
         if now >= self._next_progress or force:
             self._next_progress = now + _PROGRESS_S
