@@ -27,7 +27,7 @@ from precopy.trackers.kvm_slot import MemorySlot
 
 GAP_WORDS = 16384
 """Clean words (64 pages each) between two dirty ones that cost the kernel about as much as another CLEAR_DIRTY_LOG:
-measured 4000 with the vCPUs paused and 25600 with one running, which each call interrupts (benchmarks/clear_gap.py)."""
+measured 3700 with the vCPUs paused and 38700 with one running, which each call interrupts (benchmarks/clear_gap.py)."""
 
 
 class _Slot:
