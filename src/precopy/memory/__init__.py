@@ -1,7 +1,38 @@
-"""Guest RAM: blocks side by side in the ram_addr space, the sections that map them, and the host memory they have."""
+"""Guest RAM: blocks side by side in the ram_addr space, the sections that map them, and the host memory they have;
+and the tree of regions that address spaces show, with listeners that are told what became different."""
 
+from precopy.memory.address_space import AddressSpace, MemoryListener
+from precopy.memory.capture import CAPTURES, Capture
+from precopy.memory.flat_view import FlatRange, FlatView, render
 from precopy.memory.guest import GuestMemory
 from precopy.memory.host import Backing, HostMemory
 from precopy.memory.layout import RamBlock, RamLayout, Section
+from precopy.memory.log_mask import ALL_CLIENTS, NO_CLIENTS, DirtyClient
+from precopy.memory.region import MemoryRegion, RegionKind
+from precopy.memory.system import ram_regions, smram, system_region
+from precopy.memory.transaction import transaction
 
-__all__ = ["Backing", "GuestMemory", "HostMemory", "RamBlock", "RamLayout", "Section"]
+__all__ = [
+    "ALL_CLIENTS",
+    "CAPTURES",
+    "NO_CLIENTS",
+    "AddressSpace",
+    "Backing",
+    "Capture",
+    "DirtyClient",
+    "FlatRange",
+    "FlatView",
+    "GuestMemory",
+    "HostMemory",
+    "MemoryListener",
+    "MemoryRegion",
+    "RamBlock",
+    "RamLayout",
+    "RegionKind",
+    "Section",
+    "ram_regions",
+    "render",
+    "smram",
+    "system_region",
+    "transaction",
+]
