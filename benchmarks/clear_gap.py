@@ -17,6 +17,7 @@ from precopy.guests import Workload
 from precopy.kvm import KvmGuest
 from precopy.memory import GuestMemory
 from precopy.memory.machines import flat
+from precopy.trackers.kvm_dirty_log import KvmDirtyLog
 
 RAM, WRITTEN, CALLS = 2 << 30, 32 << 20, 480
 
@@ -33,10 +34,16 @@ def main() -> None:
             )
 
 
+def kvm_log(guest: KvmGuest) -> KvmDirtyLog:
+    log = guest.dirty.logs[0]
+    assert isinstance(log, KvmDirtyLog)
+    return log
+
+
 def one_call(guest: KvmGuest, running: bool) -> float:
     """Seconds of a CLEAR_DIRTY_LOG for one dirty page."""
     guest.resume()
-    log = guest.dirty_log()
+    log = kvm_log(guest)
     log.start()
     dirty = Bitmap(guest.memory.layout.end_page)
     log.harvest(dirty)
@@ -59,7 +66,7 @@ def one_call(guest: KvmGuest, running: bool) -> float:
 
 def clean_word(guest: KvmGuest) -> float:
     """Seconds that each clean word adds to a call."""
-    log = guest.dirty_log()
+    log = kvm_log(guest)
     log.start()
     slot = max(log._all, key=lambda one: one.slot.pages)
     times = {}

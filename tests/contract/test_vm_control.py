@@ -114,7 +114,7 @@ def test_a_state_that_is_none_is_refused(guest: Guest, state: bytes) -> None:
 
 def test_names_itself_and_its_tracker(guest: Guest) -> None:
     assert guest.kind in guest.machine
-    assert isinstance(guest.dirty_log(), DirtyLog)
+    assert all(isinstance(log, DirtyLog) for log in guest.dirty.logs)
 
 
 def test_closing_twice_is_like_once(guest: Guest) -> None:

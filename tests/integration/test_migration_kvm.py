@@ -257,11 +257,10 @@ class TestFigures:
         with Pair(Workload("hotset"), layout="q35", ram=32 * MIB) as pair, stream_pair() as streams:
             options = MigrationOptions(clear=clear, verify=True, max_bandwidth=200_000_000, downtime_limit=0.02)
             ended = migrate(pair.source, pair.destination, streams, options, events.append)
-            done, received, log = ended.migrated(), ended.received(), pair.source.watch().log
-            slots, pages = len(pair.source._slots), pair.source.memory.layout.pages
+            done, received, log = ended.migrated(), ended.received(), pair.source.dirty
+            slots, pages = len(pair.source.vm_memory.slots), pair.source.memory.layout.pages
 
         rounds = done.rounds
-        assert log is not None
         assert sum(one.get_log_ioctls for one in rounds) == log.counters.get_calls
         assert sum(one.clear_log_ioctls for one in rounds) == log.counters.clear_calls
         assert sum(one.get_log_ioctl_s for one in rounds) == pytest.approx(log.counters.get_s)

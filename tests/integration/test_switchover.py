@@ -15,6 +15,7 @@ from precopy.dirty import DirtyLog, LogCounters
 from precopy.errors import Cancelled, OutcomeUnknown
 from precopy.guests import Workload, params, params_gpa
 from precopy.guests.image import words_at
+from precopy.memory import RamBlock
 from precopy.migration import Destination, GuestIs, Migrated, MigrationOptions, Round, Source
 from precopy.units import PAGE_SIZE
 from support.live_guests import Ending, Pair, migrate, runs_on, stands_still, stream_pair
@@ -42,8 +43,8 @@ class Slow:
     def start(self) -> None:
         self._log.start()
 
-    def harvest(self, dirty: Bitmap) -> None:
-        self._log.harvest(dirty)
+    def harvest(self, dirty: Bitmap, block: RamBlock | None = None) -> None:
+        self._log.harvest(dirty, block)
 
     def clear(self, start: int, count: int) -> None:
         time.sleep(0.001)
@@ -142,8 +143,7 @@ def test_a_guest_that_runs_cannot_be_forbidden(pair: Pair) -> None:
 
 def test_a_long_sync_keeps_the_link_alive(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """2048 clears of a millisecond, and a destination that takes one second of silence for the end."""
-    log = Slow(pair.source.dirty_log())
-    monkeypatch.setattr(pair.source, "dirty_log", lambda: log)
+    monkeypatch.setattr(pair.source.dirty, "logs", (Slow(pair.source.dirty.logs[0]),))
     with stream_pair(timeout=1.0) as streams:
         done = migrate(
             pair.source, pair.destination, streams, MigrationOptions(clear="per-page", downtime_limit=10)
@@ -153,8 +153,7 @@ def test_a_long_sync_keeps_the_link_alive(pair: Pair, monkeypatch: pytest.Monkey
 
 
 def test_a_long_sync_can_be_cancelled(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    log = Slow(pair.source.dirty_log())
-    monkeypatch.setattr(pair.source, "dirty_log", lambda: log)
+    monkeypatch.setattr(pair.source.dirty, "logs", (Slow(pair.source.dirty.logs[0]),))
     with stream_pair() as (near, far):
         endings: list[Ending] = []
         thread = receive(Destination(pair.destination, far), endings)

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from precopy.bitmap import Bitmap
-from precopy.dirty import CLEAR_POLICIES, DirtyLog, LogCounters, MigrationBitmap, clear_policy
-from precopy.memory import RamLayout
+from precopy.dirty import ALL_POLICIES, DirtyLog, DirtyMemory, LogCounters, MigrationBitmap, clear_policy
+from precopy.memory import RamBlock, RamLayout
 from precopy.trackers.write_log import WriteLog
 from precopy.units import PAGE_SIZE
 
@@ -49,9 +49,11 @@ class ModelLog:
 
     def stop(self) -> None: ...
 
-    def harvest(self, dirty: Bitmap) -> None:
-        self.harvested = set(self.dirty)
-        for page in self.harvested:
+    def harvest(self, dirty: Bitmap, block: RamBlock | None = None) -> None:
+        within = set(range(block.first_page, block.end_page)) if block else self.dirty | self.harvested
+        self.harvested = self.harvested - within | self.dirty & within
+        found = self.dirty & within
+        for page in found:
             dirty.set_range(page, 1)
 
     def clear(self, start: int, count: int) -> None:
@@ -78,9 +80,9 @@ class Interrupted:
     def stop(self) -> None:
         self.log.stop()
 
-    def harvest(self, dirty: Bitmap) -> None:
+    def harvest(self, dirty: Bitmap, block: RamBlock | None = None) -> None:
         self._guest()
-        self.log.harvest(dirty)
+        self.log.harvest(dirty, block)
         self._guest()
 
     def clear(self, start: int, count: int) -> None:
@@ -120,9 +122,10 @@ class Migration(RuleBasedStateMachine):
         self.plan: list[Event] = []
         self.to_read: list[int] = []
         self.make_log()
-        policy = clear_policy(self.policy, self.layout.end_page, shift)
-        self.bitmap = self.make_bitmap(self.layout, Interrupted(self.log, self.run_guest), policy)
-        self.log.start()
+        policy = clear_policy(self.policy, self.layout, shift)
+        memory = DirtyMemory(self.layout, Interrupted(self.log, self.run_guest))
+        self.bitmap = self.make_bitmap(memory, policy)
+        memory.start()
         self.bitmap.mark_all()
 
     def make_log(self) -> None:
@@ -256,7 +259,7 @@ def variant(machine: type[Migration], policy: str) -> type[Migration]:
     return type(machine.__name__, (machine,), {"policy": policy})
 
 
-@pytest.mark.parametrize("policy", CLEAR_POLICIES)
+@pytest.mark.parametrize("policy", ALL_POLICIES)
 @pytest.mark.parametrize("machine", [Migration, EmulatedMigration], ids=["kvm's semantics", "write log"])
 def test_no_write_is_lost(machine: type[Migration], policy: str) -> None:
     run_state_machine_as_test(variant(machine, policy), settings=settings(stateful_step_count=30))
@@ -271,7 +274,7 @@ class ClearAfterRead(Migration):
     def take(self, start: int, count: int) -> None:
         self.to_read += self.bitmap.pending.take(start, count).indexes().tolist()
         self.read_for_sending(len(self.to_read))
-        self.bitmap.policy.before_read(start, count, self.bitmap.log)
+        self.bitmap.policy.before_read(start, count, self.bitmap.memory)
 
 
 class ClearsUnharvested(Migration):

@@ -9,11 +9,16 @@ from typing import Protocol
 
 import numpy as np
 
+from precopy.bitmap import Runs
+from precopy.emulated import EmulatedGuest
 from precopy.guests import BURST_PORT, CODE_GPA, Workload, params_gpa
 from precopy.guests.image import RESERVED_END, words_at
+from precopy.kvm import KvmGuest
 from precopy.memory import GuestMemory, RamLayout, Section
 from precopy.ports import DirtyLog
 from precopy.trackers.kvm_dirty_log import KvmDirtyLog
+from precopy.trackers.kvm_dirty_ring import KvmDirtyRing
+from precopy.trackers.scripted import ScriptedLog
 from precopy.trackers.write_log import WriteLog
 from precopy.units import PAGE_SIZE, GuestPhysicalAddress
 
@@ -94,6 +99,24 @@ class StandIn:
         self.memory.close()
 
 
+class ScriptedHarness:
+    """A `ScriptedLog`, told of what this class stores."""
+
+    def __init__(self, layout: RamLayout) -> None:
+        self.layout, self.memory = layout, GuestMemory(layout)
+        self.log = ScriptedLog(layout.end_page)
+        self.stamp = 0
+
+    def write(self, pages: Iterable[int]) -> None:
+        for page in pages:
+            self.stamp += 1
+            words_at(self.memory, gpa_of(self.layout, page), 8)[0] = self.stamp
+            self.log.wrote(Runs.of((page, 1)))
+
+    def close(self) -> None:
+        self.memory.close()
+
+
 _LIST_GPA = params_gpa(1)
 _MOST = 14_000
 _COUNT, _GENERATION, _DONE = 0x800, 0x808, 0x810
@@ -140,19 +163,18 @@ class RealGuest:
     the reserved low memory.
     """
 
-    def __init__(self, layout: RamLayout, kind: str) -> None:
-        from precopy.emulated import EmulatedGuest
-        from precopy.kvm import KvmGuest
-
+    def __init__(self, layout: RamLayout, kind: str, tracker: str = "dirty-log") -> None:
         self.layout, self.memory = layout, GuestMemory(layout)
-        self.guest = KvmGuest(self.memory) if kind == "kvm" else EmulatedGuest(self.memory)
+        self.guest: KvmGuest | EmulatedGuest = (
+            KvmGuest(self.memory, tracker=tracker) if kind == "kvm" else EmulatedGuest(self.memory)
+        )
         try:
             self.guest.boot(Workload("idle", rate=None))
             code = np.frombuffer(_stamper(), np.uint8)
             words_at(self.memory, GuestPhysicalAddress(CODE_GPA), PAGE_SIZE).view(np.uint8)[: code.size] = code
             self._params = words_at(self.memory, params_gpa(0), PAGE_SIZE)
             self._list = words_at(self.memory, _LIST_GPA, 8 * _MOST)
-            self.log: DirtyLog = self.guest.dirty_log()
+            self.log: DirtyLog = self.guest.dirty.logs[0]
         except BaseException:
             self.guest.close()
             raise
@@ -185,9 +207,20 @@ class KvmHarness(RealGuest):
     """A VM under KVM, and its `KvmDirtyLog`."""
 
     log: KvmDirtyLog
+    guest: KvmGuest
 
     def __init__(self, layout: RamLayout) -> None:
         super().__init__(layout, "kvm")
+
+
+class RingHarness(RealGuest):
+    """A VM under KVM, and its `KvmDirtyRing`."""
+
+    log: KvmDirtyRing
+    guest: KvmGuest
+
+    def __init__(self, layout: RamLayout) -> None:
+        super().__init__(layout, "kvm", "dirty-ring")
 
 
 class EmulatedHarness(RealGuest):

@@ -21,7 +21,7 @@ from precopy.memory import GuestMemory, RamLayout
 from precopy.memory.machines import machine_layout
 from precopy.migration import Destination, Migrated, MigrationOptions, Received, Source
 from precopy.migration.source import Event
-from precopy.ports import DirtyLog, VmControl
+from precopy.ports import VmControl
 from precopy.transport import Address, Listener, SocketStream, connect
 from precopy.units import PAGE_SIZE
 
@@ -40,7 +40,6 @@ class Watch:
     twins: int = 0
     unequal: list[str] = field(default_factory=list)
     both: int = 0
-    log: DirtyLog | None = None
 
 
 class Watched:
@@ -73,11 +72,6 @@ class Watched:
                 watch.states.append(self.save_state())  # type: ignore[attr-defined]
         watch.resumed_at.append(time.perf_counter())
         super().resume()  # type: ignore[misc]
-
-    def dirty_log(self) -> Any:
-        log = super().dirty_log()  # type: ignore[misc]
-        self.watch().log = log
-        return log
 
 
 class WatchedKvmGuest(Watched, KvmGuest):

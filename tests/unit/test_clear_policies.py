@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from precopy.bitmap import Bitmap, Runs
-from precopy.dirty import CLEAR_POLICIES, LogCounters, MigrationBitmap, clear_policy
+from precopy.dirty import CLEAR_POLICIES, DirtyLog, DirtyMemory, LogCounters, MigrationBitmap, clear_policy
 from precopy.dirty.clear import DEFAULT_CHUNK_SHIFT, MAX_CHUNK_SHIFT, MIN_CHUNK_SHIFT
 from precopy.errors import UsageError
-from precopy.memory import RamLayout
+from precopy.memory import RamBlock, RamLayout
 from precopy.units import PAGE_SIZE
 from support.dirty_logs import SPLIT_AT, KvmHarness, several_slots
 
@@ -33,7 +33,7 @@ class RecordingLog:
 
     def stop(self) -> None: ...
 
-    def harvest(self, dirty: Bitmap) -> None:
+    def harvest(self, dirty: Bitmap, block: RamBlock | None = None) -> None:
         for page in self.next:
             dirty.set_range(page, 1)
 
@@ -41,10 +41,19 @@ class RecordingLog:
         self.clears.append((start, count))
 
 
+SMALL = RamLayout.of_blocks([("ram", 100 * PAGE_SIZE)])
+
+
+def migrating(layout: RamLayout, log: DirtyLog) -> DirtyMemory:
+    memory = DirtyMemory(layout, log)
+    memory.start()
+    return memory
+
+
 def bitmap_with(policy: str, *sizes: int, shift: int = 6) -> tuple[MigrationBitmap, RecordingLog]:
     layout = RamLayout.of_blocks((f"b{n}", pages * PAGE_SIZE) for n, pages in enumerate(sizes))
     log = RecordingLog()
-    return MigrationBitmap(layout, log, clear_policy(policy, layout.end_page, shift)), log
+    return MigrationBitmap(migrating(layout, log), clear_policy(policy, layout, shift)), log
 
 
 def pages_in(clears: list[tuple[int, int]]) -> list[int]:
@@ -54,16 +63,16 @@ def pages_in(clears: list[tuple[int, int]]) -> list[int]:
 class TestNames:
     @pytest.mark.parametrize("name", CLEAR_POLICIES)
     def test_each_policy_has_its_name(self, name: str) -> None:
-        assert clear_policy(name, 100).name == name
+        assert clear_policy(name, SMALL).name == name
 
     def test_an_unknown_one_names_those_there_are(self) -> None:
         with pytest.raises(UsageError, match="'eager'; there are per-page, merged, deferred"):
-            clear_policy("eager", 100)
+            clear_policy("eager", SMALL)
 
     @pytest.mark.parametrize("shift", [MIN_CHUNK_SHIFT - 1, MAX_CHUNK_SHIFT + 1, 0, -1])
     def test_chunks_have_bounds(self, shift: int) -> None:
         with pytest.raises(UsageError, match=f"6 to 31, not {shift}"):
-            clear_policy("deferred", 100, shift)
+            clear_policy("deferred", SMALL, shift)
 
     @pytest.mark.parametrize("shift", [MIN_CHUNK_SHIFT, DEFAULT_CHUNK_SHIFT, MAX_CHUNK_SHIFT])
     def test_chunks_at_their_bounds(self, shift: int) -> None:
@@ -83,7 +92,7 @@ class TestEveryPolicy:
             bitmap.sync()
         for start, count in list(bitmap.windows(64)):
             bitmap.take(start, count)
-        clear_policy(name, 130).harvested(Bitmap(130), log)
+        clear_policy(name, bitmap.layout).harvested(Bitmap(130), log)
         assert log.clears == []
 
     @pytest.mark.parametrize("size", SIZES)
@@ -250,7 +259,7 @@ class TestRealCalls:
     def count(self, harness: KvmHarness, policy: str, shift: int = DEFAULT_CHUNK_SHIFT) -> tuple[int, int, int]:
         """(clears in the sync, clears in the taking, dirty pages), for writes to ``WRITTEN``."""
         log = harness.log
-        bitmap = MigrationBitmap(LAYOUT, log, clear_policy(policy, LAYOUT.end_page, shift))
+        bitmap = MigrationBitmap(migrating(LAYOUT, log), clear_policy(policy, LAYOUT, shift))
         log.stop()
         log.start()
         harness.write(WRITTEN)  # from here on the low memory that the guest itself needs is mapped
@@ -318,7 +327,7 @@ class TestMigrationBitmap:
         ticks = iter(range(100))
         layout = RamLayout.of_blocks([("a", 130 * PAGE_SIZE)])
         log = RecordingLog()
-        bitmap = MigrationBitmap(layout, log, clear_policy("merged", 130), lambda: float(next(ticks)))
+        bitmap = MigrationBitmap(migrating(layout, log), clear_policy("merged", layout), lambda: float(next(ticks)))
         assert (bitmap.sync().dirty_pages, bitmap.sync().new_dirty_pages) == (0, 0)
         bitmap.mark(Runs.of((0, 2)))
         log.next = [1, 2, 129]

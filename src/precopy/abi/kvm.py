@@ -29,6 +29,7 @@ class UserspaceMemoryRegion(ctypes.Structure):
 
 
 MEM_LOG_DIRTY_PAGES = 1 << 0
+MEM_READONLY = 1 << 1
 
 
 class DirtyLog(ctypes.Structure):
@@ -187,7 +188,22 @@ class Run(ctypes.Structure):
     )
 
 
+class DirtyGfn(ctypes.Structure):
+    """``struct kvm_dirty_gfn``: an entry of a vCPU's dirty ring; ``slot`` has the address space in its upper half."""
+
+    _fields_ = (("flags", c_uint32), ("slot", c_uint32), ("offset", c_uint64))
+
+
+DIRTY_GFN_SIZE = ctypes.sizeof(DirtyGfn)
+DIRTY_GFN_F_DIRTY = 1 << 0
+DIRTY_GFN_F_RESET = 1 << 1
+DIRTY_LOG_PAGE_OFFSET = 64
+"""Page of a vCPU's mapping at which its dirty ring begins."""
+DIRTY_RING_RESERVED = 64
+"""Entries that KVM keeps free beyond those for the CPU's own log: at most ``size - 64`` before a vCPU leaves."""
+
 EXIT_IO = 2
+EXIT_DIRTY_RING_FULL = 31
 EXIT_REASONS = {
     0: "unknown", 1: "exception", 2: "io", 5: "hlt", 6: "mmio", 8: "shutdown (triple fault)", 9: "fail entry",
     10: "intr", 17: "internal error", 31: "dirty ring full",

@@ -103,13 +103,12 @@ def idle_sync(ram: int) -> IdleSync:
         layout = guest.memory.layout
         guest.boot(Workload("idle"))
         guest.resume()
-        log = guest.dirty_log()
-        log.start()
+        guest.dirty.start()
         try:
-            bitmap = MigrationBitmap(layout, log, clear_policy("merged", layout.end_page))
+            bitmap = MigrationBitmap(guest.dirty, clear_policy("merged", layout))
             times = [bitmap.sync().sync_s for _ in range(_SYNCS + _WARM_UP)][_WARM_UP:]
         finally:
-            log.stop()
+            guest.dirty.stop()
         guest.pause()
     return IdleSync(len(layout.sections), _SYNCS, statistics.median(times), min(times), max(times))
 

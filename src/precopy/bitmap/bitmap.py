@@ -24,12 +24,15 @@ from precopy.bitmap.words import (
     Indexes,
     Words,
     any_set,
+    clear_count,
     edges,
     head_mask,
     or_count_new,
     popcount,
     shifted_up,
+    split,
     tail_mask,
+    take_over,
     words_for,
 )
 from precopy.errors import BitmapRangeError
@@ -192,6 +195,40 @@ class Bitmap:
         runs = self.runs(start, count)
         self.clear_range(start, count)
         return runs
+
+    def take_count(self, start: int = 0, count: int | None = None) -> int:
+        """How many bits of a range (default: all) were set, which are cleared: `take` without making runs."""
+        count = self.size - start if count is None else count
+        self._check(start, count)
+        parts, rest = split(start, count, self.size)
+        taken = clear_count(self.words[rest])
+        for at, mask in parts:
+            taken += int(np.bitwise_count(self.words[at] & mask))
+            self.words[at] &= ~mask
+        return taken
+
+    def move_into(self, dest: Bitmap, start: int = 0, count: int | None = None) -> int:
+        """Moves the set bits of a range (default: all) to the same places of ``dest``; returns how many were new there.
+
+        Bits outside the range stay as they are in both. Where the range begins and ends does not matter: no more than
+        two words are covered in part. Nobody else may read ``dest`` meanwhile (see `words.take_over`).
+
+        Raises `ValueError` where the sizes differ or the bitmaps share words, `BitmapRangeError`.
+        """
+        if dest.size != self.size:
+            raise ValueError(f"sizes differ: {self.size} and {dest.size}")
+        if np.may_share_memory(self.words, dest.words):
+            raise ValueError("a bitmap cannot be moved into itself")
+        count = self.size - start if count is None else count
+        self._check(start, count)
+        parts, rest = split(start, count, self.size)
+        new = take_over(dest.words[rest], self.words[rest])
+        for at, mask in parts:
+            bits = self.words[at] & mask
+            new += int(np.bitwise_count(bits & ~dest.words[at]))
+            dest.words[at] |= bits
+            self.words[at] &= ~mask
+        return new
 
     def runs(self, start: int = 0, count: int | None = None) -> Runs:
         """The runs of set bits in a range (default: all), cut at the range's ends."""

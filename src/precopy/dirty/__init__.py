@@ -1,13 +1,21 @@
-"""Dirty memory: what trackers found, what a migration still has to send, and when pages are re-armed."""
+"""Dirty memory: what trackers found, for which clients, what a migration still has to send, and when pages are
+re-armed."""
 
-from precopy.dirty.clear import CLEAR_POLICIES, ClearPolicy, clear_policy
-from precopy.dirty.log import DirtyLog, LogCounters
+from precopy.dirty.clear import ClearPolicy
+from precopy.dirty.log import DirtyLog, LogClear, LogCounters
+from precopy.dirty.memory import DirtyMemory, DirtySnapshot
 from precopy.dirty.migration_bitmap import MigrationBitmap, SyncStats
+from precopy.dirty.policies import ALL_POLICIES, CLEAR_POLICIES, LINEAGE, clear_policy
 
 __all__ = [
+    "ALL_POLICIES",
     "CLEAR_POLICIES",
+    "LINEAGE",
     "ClearPolicy",
     "DirtyLog",
+    "DirtyMemory",
+    "DirtySnapshot",
+    "LogClear",
     "LogCounters",
     "MigrationBitmap",
     "SyncStats",

@@ -3,6 +3,8 @@
 Every policy keeps law 1: `ClearPolicy.before_read` of a page range returns only when each page of it that was
 harvested is armed again. What a policy decides is *when* and in which portions; turning a page range into calls that
 the kernel accepts is the tracker's business (law 3), and so is masking by what was harvested (law 2).
+
+The policies of the seed's thread, which go block by block as QEMU does, are in lineage.py.
 """
 
 from __future__ import annotations
@@ -13,18 +15,18 @@ from typing import Protocol
 import numpy as np
 
 from precopy.bitmap import BITS_PER_WORD, Bitmap
-from precopy.dirty.log import DirtyLog
+from precopy.dirty.log import LogClear
 from precopy.errors import UsageError
 
 MIN_CHUNK_SHIFT, MAX_CHUNK_SHIFT = 6, 31
 DEFAULT_CHUNK_SHIFT = 15
 """Chunks of 128 MiB; QEMU's default is 18 (1 GiB). docs/adr/0006-clear-chunk.md has the measurements."""
 
+TICK_CLEARS = 256
+"""After so many clears a policy lets its caller know that it is still at it."""
 
-_TICK_CLEARS = 256
 
-
-def _no_tick() -> None:
+def no_tick() -> None:
     """Nobody waits for it."""
 
 
@@ -34,15 +36,26 @@ class ClearPolicy(Protocol):
     @property
     def name(self) -> str: ...
 
-    def harvested(self, dirty: Bitmap, log: DirtyLog, tick: Callable[[], None] = _no_tick) -> None:
+    def merge(self, dirty: Bitmap, pending: Bitmap) -> int:
+        """Takes what a sync harvested over into what is pending; returns how many pages were not pending before."""
+        ...
+
+    def harvested(self, dirty: Bitmap, log: LogClear, tick: Callable[[], None] = no_tick) -> None:
         """Called by every sync with all that it harvested, pending before or not. What takes long calls ``tick`` now
         and then, which may raise to stop it."""
 
-    def before_read(self, start: int, count: int, log: DirtyLog) -> None:
+    def before_read(self, start: int, count: int, log: LogClear) -> None:
         """Called before the content of ``count`` pages from ram_addr page ``start`` is read for sending."""
 
 
-class PerPage:
+class WholeArrays:
+    """How a sync merges, whatever the blocks' lengths: a few operations over the whole ram_addr space."""
+
+    def merge(self, dirty: Bitmap, pending: Bitmap) -> int:
+        return pending.union(dirty)
+
+
+class PerPage(WholeArrays):
     """One clear for each dirty page, at once: QEMU's path for unaligned blocks before the seed's patch.
 
     Source: ``physical_memory_sync_dirty_bitmap`` calling ``physical_memory_test_and_clear_dirty`` for one page at a
@@ -52,17 +65,17 @@ class PerPage:
 
     name = "per-page"
 
-    def harvested(self, dirty: Bitmap, log: DirtyLog, tick: Callable[[], None] = _no_tick) -> None:
+    def harvested(self, dirty: Bitmap, log: LogClear, tick: Callable[[], None] = no_tick) -> None:
         for done, page in enumerate(dirty.indexes().tolist()):
             log.clear(page, 1)
-            if not done % _TICK_CLEARS:
+            if not done % TICK_CLEARS:
                 tick()
 
-    def before_read(self, start: int, count: int, log: DirtyLog) -> None:
+    def before_read(self, start: int, count: int, log: LogClear) -> None:
         """Nothing is left to do: all was cleared in the sync."""
 
 
-class Merged:
+class Merged(WholeArrays):
     """One clear for all that a sync found, at once: what the seed's patch does, but none where nothing is dirty.
 
     The tracker makes one call a slot of it, and more only where a gap of clean pages costs more than a call.
@@ -70,17 +83,17 @@ class Merged:
 
     name = "merged"
 
-    def harvested(self, dirty: Bitmap, log: DirtyLog, tick: Callable[[], None] = _no_tick) -> None:  # noqa: ARG002 - it is quick
+    def harvested(self, dirty: Bitmap, log: LogClear, tick: Callable[[], None] = no_tick) -> None:  # noqa: ARG002 - it is quick
         found = np.flatnonzero(dirty.words != 0)
         if found.size:
             start = int(found[0]) * BITS_PER_WORD
             log.clear(start, min((int(found[-1]) + 1) * BITS_PER_WORD, dirty.size) - start)
 
-    def before_read(self, start: int, count: int, log: DirtyLog) -> None:
+    def before_read(self, start: int, count: int, log: LogClear) -> None:
         """Nothing is left to do: all was cleared in the sync."""
 
 
-class Deferred:
+class Deferred(WholeArrays):
     """Chunks of ``2**shift`` pages, each cleared just before its first page is read after a sync that found some.
 
     Source: QEMU's ``clear_bmap`` (``migration_clear_memory_region_dirty_bitmap``), which serves aligned blocks only;
@@ -96,27 +109,13 @@ class Deferred:
         self.pages, self.shift = pages, shift
         self._marked = np.zeros((pages >> shift) + 1, np.bool_)
 
-    def harvested(self, dirty: Bitmap, log: DirtyLog, tick: Callable[[], None] = _no_tick) -> None:  # noqa: ARG002 - it defers
+    def harvested(self, dirty: Bitmap, log: LogClear, tick: Callable[[], None] = no_tick) -> None:  # noqa: ARG002 - it defers
         self._marked[np.flatnonzero(dirty.words != 0) >> (self.shift - 6)] = True
 
-    def before_read(self, start: int, count: int, log: DirtyLog) -> None:
+    def before_read(self, start: int, count: int, log: LogClear) -> None:
         first, last = start >> self.shift, (start + count - 1) >> self.shift
         for chunk in range(first, last + 1):
             if self._marked[chunk]:
                 self._marked[chunk] = False
                 begin = chunk << self.shift
                 log.clear(begin, min(1 << self.shift, self.pages - begin))
-
-
-CLEAR_POLICIES = ("per-page", "merged", "deferred")
-
-
-def clear_policy(name: str, pages: int, shift: int = DEFAULT_CHUNK_SHIFT) -> ClearPolicy:
-    """The policy called ``name`` for a ram_addr space of ``pages`` pages. Raises `UsageError`."""
-    if name == "per-page":
-        return PerPage()
-    if name == "merged":
-        return Merged()
-    if name == "deferred":
-        return Deferred(pages, shift)
-    raise UsageError(f"no clear policy is called {name!r}; there are {', '.join(CLEAR_POLICIES)}")

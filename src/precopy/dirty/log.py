@@ -1,4 +1,5 @@
-"""The seam between dirty memory and whatever knows first which pages were written: the kernel, or an emulated CPU."""
+"""The seam between dirty memory and whatever knows first which pages were written: the kernel, a device, or an
+emulated CPU."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from precopy.bitmap import Bitmap
+from precopy.memory.layout import RamBlock
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,26 @@ class LogCounters:
             self.clear_s - earlier.clear_s,
         )
 
+    def __add__(self, other: LogCounters) -> LogCounters:
+        return LogCounters(
+            self.get_calls + other.get_calls,
+            self.get_s + other.get_s,
+            self.clear_calls + other.clear_calls,
+            self.clear_s + other.clear_s,
+        )
+
+
+class LogClear(Protocol):
+    """Who can re-arm pages: a dirty log, or all those of a guest together."""
+
+    def clear(self, start: int, count: int) -> None:
+        """Re-arms the harvested pages among ``count`` from ram_addr page ``start`` (log_clear)."""
+        ...
+
+    def clear_always(self, start: int, count: int) -> None:
+        """As `clear`, and calls the kernel also where nothing of the range was harvested: what QEMU does."""
+        ...
+
 
 @runtime_checkable
 class DirtyLog(Protocol):
@@ -37,7 +59,8 @@ class DirtyLog(Protocol):
 
     - A page written after it was last armed is in the next `harvest`, and in every later one until it is cleared.
     - `clear` re-arms exactly those pages of its range that an earlier `harvest` reported (law 2), so that a write
-      which no harvest has reported yet is never forgotten.
+      which no harvest has reported yet is never forgotten. A write that came after that harvest, but before the
+      clear, may be forgotten (whoever clears reads the page afterwards) or reported once more.
     - Nothing is asked of the caller's alignment (law 3).
     """
 
@@ -52,11 +75,13 @@ class DirtyLog(Protocol):
         ...
 
     def start(self) -> None:
-        """Starts logging. All pages may count as dirty at first. Raises `Unsupported`, `KernelCallError`."""
+        """Starts logging of all memory. All pages may count as dirty at first. Raises `Unsupported`,
+        `KernelCallError`."""
         ...
 
-    def harvest(self, dirty: Bitmap) -> None:
-        """Sets in ``dirty`` (over the ram_addr space) every page written since it was last armed (log_sync)."""
+    def harvest(self, dirty: Bitmap, block: RamBlock | None = None) -> None:
+        """Sets in ``dirty`` (over the ram_addr space) every page written since it was last armed (log_sync); of
+        ``block`` only, where one is given: no other page then counts as harvested."""
         ...
 
     def clear(self, start: int, count: int) -> None:
@@ -64,5 +89,14 @@ class DirtyLog(Protocol):
         ...
 
     def stop(self) -> None:
-        """Stops logging; the guest runs at full speed again. May be called twice."""
+        """Stops logging of all memory; the guest runs at full speed again. May be called twice."""
+        ...
+
+
+@runtime_checkable
+class ClearsAlways(Protocol):
+    """A log that can also call the kernel in vain, as QEMU does."""
+
+    def clear_always(self, start: int, count: int) -> None:
+        """See `LogClear.clear_always`."""
         ...

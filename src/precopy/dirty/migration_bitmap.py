@@ -23,8 +23,9 @@ from dataclasses import dataclass
 
 from precopy.bitmap import Bitmap, Runs
 from precopy.dirty.clear import ClearPolicy
-from precopy.dirty.log import DirtyLog
-from precopy.memory.layout import RamBlock, RamLayout
+from precopy.dirty.memory import DirtyMemory
+from precopy.memory.layout import RamBlock
+from precopy.memory.log_mask import DirtyClient
 
 
 @dataclass(frozen=True)
@@ -44,21 +45,17 @@ class SyncStats:
 
 
 class MigrationBitmap:
-    """The pages that a migration still has to send (``pending``), over the whole ram_addr space of ``layout``.
+    """The pages that a migration still has to send (``pending``), over the whole ram_addr space of ``memory``, whose
+    MIGRATION client it is.
 
-    ``dirty`` is what the last sync harvested, pending before or not. ``now`` is a monotonic clock in seconds.
+    ``dirty`` is what the last sync took over, pending before or not. ``now`` is a monotonic clock in seconds.
     """
 
-    def __init__(
-        self,
-        layout: RamLayout,
-        log: DirtyLog,
-        policy: ClearPolicy,
-        now: Callable[[], float] = time.perf_counter,
-    ) -> None:
-        self.layout, self.log, self.policy = layout, log, policy
-        self.dirty = Bitmap(layout.end_page)
-        self.pending = Bitmap(layout.end_page)
+    def __init__(self, memory: DirtyMemory, policy: ClearPolicy, now: Callable[[], float] = time.perf_counter) -> None:
+        self.memory, self.policy = memory, policy
+        self.layout = memory.layout
+        self.dirty = Bitmap(self.layout.end_page)
+        self.pending = Bitmap(self.layout.end_page)
         self._now = now
 
     def block(self, block: RamBlock) -> Bitmap:
@@ -78,14 +75,15 @@ class MigrationBitmap:
         takes long, and may raise to stop it. Raises what the log raises."""
         start = self._now()
         self.dirty.clear_all()
-        self.log.harvest(self.dirty)
+        self.memory.sync()
+        self.dirty = self.memory.exchange(DirtyClient.MIGRATION, self.dirty)
         harvested = self._now()
         if not self.dirty.any():
             return SyncStats(harvested - start, self._now() - harvested, 0.0, 0, 0)
-        new = self.pending.union(self.dirty)
+        new = self.policy.merge(self.dirty, self.pending)
         found = self.dirty.count()
         merged = self._now()
-        self.policy.harvested(self.dirty, self.log, tick)
+        self.policy.harvested(self.dirty, self.memory, tick)
         return SyncStats(harvested - start, merged - harvested, self._now() - merged, found, new)
 
     def windows(self, pages: int) -> Iterator[tuple[int, int]]:
@@ -96,5 +94,5 @@ class MigrationBitmap:
 
     def take(self, start: int, count: int) -> Runs:
         """The pending pages of a range, which are armed again and pending no more: read them now (law 1)."""
-        self.policy.before_read(start, count, self.log)
+        self.policy.before_read(start, count, self.memory)
         return self.pending.take(start, count)

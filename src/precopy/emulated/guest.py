@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from precopy.dirty import DirtyMemory
 from precopy.errors import GuestError, Unsupported
 from precopy.guests import BURST_PORT, IDLE_PORT, Workload, boot_image, check, params_gpa
 from precopy.guests.image import words_at
@@ -57,6 +58,7 @@ class EmulatedGuest:
         self.memory = memory
         self.running = False
         self._log = WriteLog(memory.layout.end_page, memory.layout.runs)
+        self.dirty = DirtyMemory(memory.layout, self._log)
         self._ids = {name: getattr(x86_const, f"UC_X86_REG_{name.upper()}") for name in _REGISTERS}
         self._cpu = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_64)
         self._map_memory(unicorn)
@@ -95,9 +97,6 @@ class EmulatedGuest:
         image = boot_image(self.memory, workload, 1, fill)
         self._cpu.reg_write(self._ids["rip"], image.entry)
         self._cpu.reg_write(self._ids["rbx"], image.params(0))
-
-    def dirty_log(self) -> WriteLog:
-        return self._log
 
     def pause(self) -> float:
         start = time.perf_counter()

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import time
 
 from precopy.abi import kvm
 from precopy.abi.ioctl import call
+from precopy.dirty import DirtyMemory
 from precopy.errors import GuestError
 from precopy.guests import BURST_PORT, IDLE_PORT, BootImage, Workload, boot_image, check, params_gpa
 from precopy.guests.image import words_at
 from precopy.guests.pacing import Pacer
 from precopy.kvm import state
+from precopy.kvm.machine import VirtualMachine
+from precopy.kvm.memory import VmMemory
 from precopy.kvm.system import KvmSystem
 from precopy.kvm.vcpu import Vcpu, install_kick_handler
 from precopy.memory import GuestMemory
 from precopy.ports import Witness
-from precopy.trackers.kvm_dirty_log import KvmDirtyLog
-from precopy.trackers.kvm_slot import MemorySlot
-from precopy.units import PAGE_SIZE, HostAddress
+from precopy.trackers import kvm_dirty_ring
+from precopy.units import PAGE_SIZE
 
 # Segment types (Intel SDM volume 3, 3.4.5.1): code, execute/read, accessed; data, read/write, accessed.
 _CODE_TYPE, _DATA_TYPE = 11, 3
@@ -33,31 +33,32 @@ _RFLAGS = 0x3002  # IOPL 3 and the bit that is always one
 class KvmGuest:
     """A VM with the memory ``memory``, which it owns, and ``vcpus`` vCPUs, all stopped.
 
-    Boot it with `boot`, or leave it blank and let a migration fill it. Raises `Unsupported`, `KernelCallError`.
+    ``tracker``, ``smram_listener`` and ``ring_entries`` are as in `VmMemory`. Boot it with `boot`, or leave it blank
+    and let a migration fill it. Raises `Unsupported`, `KernelCallError`, `UsageError`.
     """
 
     kind = "kvm"
 
-    def __init__(self, memory: GuestMemory, vcpus: int = 1) -> None:
+    def __init__(
+        self,
+        memory: GuestMemory,
+        vcpus: int = 1,
+        tracker: str = "dirty-log",
+        *,
+        smram_listener: bool = False,
+        ring_entries: int = kvm_dirty_ring.DEFAULT_ENTRIES,
+    ) -> None:
         install_kick_handler()
         self.memory = memory
         self.running = False
-        self._closing = contextlib.ExitStack()
-        with contextlib.ExitStack() as undo:
-            self._system = KvmSystem()
-            undo.callback(self._system.close)
-            self._vm = self._system.create_vm()
-            undo.callback(os.close, self._vm)
-            self._slots = self._map_memory()
-            self._vcpus: list[Vcpu] = []
-            for number in range(vcpus):
-                vcpu = Vcpu(self._system, self._vm, number, self._on_io)
-                undo.callback(vcpu.close)
-                self._vcpus.append(vcpu)
-            self._pacers = [Pacer(words_at(memory, params_gpa(number), PAGE_SIZE)) for number in range(vcpus)]
-            for vcpu in self._vcpus:
-                vcpu.start()
-            self._closing = undo.pop_all()
+        self._smram_listener, self._ring_entries = smram_listener, ring_entries
+        self._pacers = [Pacer(words_at(memory, params_gpa(number), PAGE_SIZE)) for number in range(vcpus)]
+        self._system = KvmSystem()
+        try:
+            self._vm = self._make_vm(tracker, vcpus)
+        except BaseException:
+            self._system.close()
+            raise
 
     def __enter__(self) -> KvmGuest:
         return self
@@ -68,8 +69,67 @@ class KvmGuest:
     def close(self) -> None:
         """Ends the vCPUs and gives the memory back."""
         self.running = False
-        self._closing.close()
+        self._vm.close()
+        self._system.close()
         self.memory.close()
+
+    @property
+    def vm_memory(self) -> VmMemory:
+        """Its memory as KVM knows it: regions, listeners, slots."""
+        return self._vm.memory
+
+    @property
+    def dirty(self) -> DirtyMemory:
+        return self._vm.memory.dirty
+
+    @property
+    def tracker(self) -> str:
+        """What tells of its writes: one of `precopy.kvm.memory.TRACKERS`."""
+        return self._vm.memory.tracker
+
+    @property
+    def _vcpus(self) -> list[Vcpu]:
+        return self._vm.vcpus
+
+    def use_tracker(self, tracker: str) -> float:
+        """Has another tracker tell of its writes from now on; returns the seconds that a running guest stood still.
+
+        A VM has its tracker for life, so the guest moves into a new VM of this process, over the same memory and with
+        the same vCPU state. ``dirty`` is another one afterwards. Raises `GuestError` while a client logs anything, and
+        what making a VM raises, with the guest as it was.
+        """
+        if tracker == self.tracker:
+            return 0.0
+        if self.dirty.logging:
+            raise GuestError("the tracker cannot be changed while dirty memory is logged")
+        start, ran = time.perf_counter(), self.running
+        if ran:
+            self.pause()
+        old = self._vm
+        try:
+            new = self._make_vm(tracker, len(old.vcpus))
+            try:
+                state.load(new.vcpus, state.save(self._system, old.vcpus))
+            except BaseException:
+                new.close()
+                raise
+            self._vm = new
+            old.close()
+        finally:
+            if ran:
+                self.resume()
+        return time.perf_counter() - start if ran else 0.0
+
+    def _make_vm(self, tracker: str, vcpus: int) -> VirtualMachine:
+        return VirtualMachine(
+            self._system,
+            self.memory,
+            vcpus,
+            self._on_io,
+            tracker,
+            smram_listener=self._smram_listener,
+            ring_entries=self._ring_entries,
+        )
 
     @property
     def machine(self) -> str:
@@ -80,9 +140,6 @@ class KvmGuest:
         image = boot_image(self.memory, workload, len(self._vcpus), fill)
         for vcpu in self._vcpus:
             _set_registers(vcpu, image)
-
-    def dirty_log(self) -> KvmDirtyLog:
-        return KvmDirtyLog(self._vm, self._slots, self.memory.layout.end_page)
 
     def pause(self) -> float:
         start = time.perf_counter()
@@ -127,22 +184,6 @@ class KvmGuest:
         for vcpu in self._vcpus:
             if vcpu.error is not None:
                 raise vcpu.error
-
-    def _map_memory(self) -> list[MemorySlot]:
-        slots = []
-        for number, section in enumerate(self.memory.layout.sections):
-            host = self.memory.host(section.block)
-            slot = MemorySlot(
-                number,
-                section.block.name,
-                section.first_page,
-                section.pages,
-                section.gpa,
-                HostAddress(host.address + section.offset * PAGE_SIZE),
-            )
-            slot.set(self._vm, 0)
-            slots.append(slot)
-        return slots
 
     def _on_io(self, vcpu: Vcpu) -> None:
         port = vcpu.run.io.port

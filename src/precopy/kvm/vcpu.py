@@ -17,10 +17,13 @@ import signal
 import threading
 from collections.abc import Callable
 
+import numpy as np
+
 from precopy.abi import kvm
 from precopy.abi.ioctl import call
 from precopy.errors import GuestError
 from precopy.kvm.system import KvmSystem
+from precopy.trackers.kvm_dirty_ring import KvmDirtyRing
 
 KICK = signal.SIGRTMIN + 4
 _STOP_S = 10.0
@@ -40,14 +43,29 @@ def install_kick_handler() -> None:
 
 
 class Vcpu:
-    """vCPU ``number`` of a VM, stopped at first. ``on_io`` is called in its thread for each port output."""
+    """vCPU ``number`` of a VM, stopped at first. ``on_io`` is called in its thread for each port output. Where the VM
+    has a dirty ``ring``, the vCPU's part of it has ``ring_entries``."""
 
-    def __init__(self, system: KvmSystem, vm: int, number: int, on_io: ExitHandler) -> None:
+    def __init__(
+        self,
+        system: KvmSystem,
+        vm: int,
+        number: int,
+        on_io: ExitHandler,
+        ring: KvmDirtyRing | None = None,
+        ring_entries: int = 0,
+    ) -> None:
         self.number, self._on_io = number, on_io
         self.target = f"vCPU {number}"
         self.fd = call(vm, kvm.CREATE_VCPU, number, target=self.target)
         self._page = mmap.mmap(self.fd, system.run_size)
         self.run = kvm.Run.from_buffer(self._page)
+        self._ring = ring
+        if ring is not None:
+            entries = mmap.mmap(
+                self.fd, ring_entries * kvm.DIRTY_GFN_SIZE, offset=kvm.DIRTY_LOG_PAGE_OFFSET * mmap.PAGESIZE
+            )
+            ring.attach(np.frombuffer(entries, np.uint32).reshape(ring_entries, -1))
         table = system.cpuid_of(number)
         call(self.fd, kvm.SET_CPUID2, table, target=self.target)
         self.cpuid = bytes(table.entries)[: table.nent * ctypes.sizeof(kvm.CpuidEntry)]
@@ -139,6 +157,9 @@ class Vcpu:
         except OSError as error:
             raise GuestError(f"{self.target}: KVM_RUN failed: {error.strerror}") from error
         reason = self.run.exit_reason
+        if reason == kvm.EXIT_DIRTY_RING_FULL and self._ring is not None:
+            self._ring.relieve(self.number)
+            return False
         if reason != kvm.EXIT_IO:
             name = kvm.EXIT_REASONS.get(reason, "not one that precopy knows")
             raise GuestError(f"{self.target} left the guest for reason {reason} ({name})")

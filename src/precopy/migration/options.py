@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from precopy.dirty.clear import CLEAR_POLICIES, DEFAULT_CHUNK_SHIFT
+from precopy.dirty import ALL_POLICIES
+from precopy.dirty.clear import DEFAULT_CHUNK_SHIFT
 from precopy.errors import UsageError
 
 MIN_BANDWIDTH = 64_000
@@ -29,8 +30,8 @@ class MigrationOptions:
     verify: bool = False
 
     def __post_init__(self) -> None:
-        if self.clear not in CLEAR_POLICIES:
-            raise UsageError(f"no clear policy is called {self.clear!r}; there are {', '.join(CLEAR_POLICIES)}")
+        if self.clear not in ALL_POLICIES:
+            raise UsageError(f"no clear policy is called {self.clear!r}; there are {', '.join(ALL_POLICIES)}")
         if self.max_bandwidth is not None and self.max_bandwidth < MIN_BANDWIDTH:
             raise UsageError(f"the largest bandwidth has to be at least {MIN_BANDWIDTH} bytes a second")
         if self.downtime_limit < 0 or self.max_rounds < 1:

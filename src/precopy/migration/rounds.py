@@ -62,7 +62,7 @@ class Rounds:
         self.pace, self.clock, self.tick = pace, clock, tick
         self.number = 0
         self._torn: list[Runs] = []
-        self._before = bitmap.log.counters
+        self._before = bitmap.memory.counters
         self._alive_at = clock.now()
         self._synced_at: float | None = None
         self.dirty_rate = 0.0
@@ -108,7 +108,7 @@ class Rounds:
         end = self.clock.now()
         tally.send_s += end - ending
         sent = self.channel.sent_bytes - sent_before
-        counters = self.bitmap.log.counters
+        counters = self.bitmap.memory.counters
         did, self._before = counters - self._before, counters
         return Round(
             number=self.number,

@@ -14,7 +14,7 @@ import threading
 import uuid
 from collections.abc import Callable
 
-from precopy.dirty import DirtyLog, MigrationBitmap, SyncStats, clear_policy
+from precopy.dirty import DirtyMemory, MigrationBitmap, SyncStats, clear_policy
 from precopy.errors import (
     Cancelled,
     KernelCallError,
@@ -95,10 +95,10 @@ class Source:
         Raises `NotConverged`, `PeerError`, `VerificationFailed`, `Cancelled`, `GuestError` with the guest running on
         here as it did before, and `OutcomeUnknown` with the guest paused here.
         """
-        log = self.vm.dirty_log()
+        dirty = self.vm.dirty
         ran = self.vm.running
         try:
-            return self._migrate(log)
+            return self._migrate(dirty)
         except BaseException as error:
             failure = self._failure(error)
             if self.guest_is is GuestIs.HERE:
@@ -108,7 +108,7 @@ class Source:
             raise failure from error
         finally:
             with contextlib.suppress(KernelCallError):  # must not stand in for what became of the guest
-                log.stop()
+                dirty.stop()
 
     def _keep_guest(self, ran: bool, failure: BaseException) -> None:
         try:
@@ -126,19 +126,19 @@ class Source:
             return Cancelled(_WAS_CANCELLED)
         return error
 
-    def _migrate(self, log: DirtyLog) -> Migrated:
+    def _migrate(self, dirty: DirtyMemory) -> Migrated:
         clock, layout = self._clock, self.vm.memory.layout
         start = clock.now()
         self._channel.send(Hello.of(self.session, self.vm.machine, layout))
         welcome = self._channel.expect(Welcome)
         if welcome.session != self.session:
             raise PeerProtocolError("the destination welcomes another session")
-        policy = clear_policy(self.options.clear, layout.end_page, self.options.clear_chunk_shift)
-        bitmap = MigrationBitmap(layout, log, policy, clock.now)
+        policy = clear_policy(self.options.clear, layout, self.options.clear_chunk_shift)
+        bitmap = MigrationBitmap(dirty, policy, clock.now)
         pace = Pace(self.options.max_bandwidth, clock)
         rounds = Rounds(bitmap, self.vm.memory, self._channel, pace=pace, clock=clock, tick=self._tick)
         self._bitmap, self._started = bitmap, start
-        log.start()
+        dirty.start()
         bitmap.mark_all()
         setup_s = clock.now() - start
         sync = self._converge(rounds)

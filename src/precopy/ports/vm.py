@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from precopy.dirty.log import DirtyLog
+from precopy.dirty.memory import DirtyMemory
 from precopy.ports.memory import MemoryWriter
 
 
@@ -48,8 +48,9 @@ class VmControl(Protocol):
     @property
     def running(self) -> bool: ...
 
-    def dirty_log(self) -> DirtyLog:
-        """The tracker to migrate this guest with."""
+    @property
+    def dirty(self) -> DirtyMemory:
+        """Its dirty memory, which every client shares."""
         ...
 
     def pause(self) -> float:

@@ -14,6 +14,7 @@ import numpy as np
 
 from precopy.bitmap import BITS_PER_WORD, Bitmap, Runs
 from precopy.dirty.log import LogCounters
+from precopy.memory.layout import RamBlock
 
 
 class WriteLog:
@@ -57,10 +58,13 @@ class WriteLog:
         """The CPU goes on announcing stores; nobody asks."""
         self._harvested.clear_all()
 
-    def harvest(self, dirty: Bitmap) -> None:
+    def harvest(self, dirty: Bitmap, block: RamBlock | None = None) -> None:
         start = time.perf_counter()
-        self._harvested.words[:] = np.packbits(self._view, bitorder="little").view(np.uint64)
-        dirty.union(self._harvested)
+        first, pages = (0, self._harvested.size) if block is None else (block.first_page, block.pages)
+        part = self._harvested.view(first, pages)
+        flags = self._view[first : first + part.words.size * BITS_PER_WORD]
+        part.words[:] = np.packbits(flags, bitorder="little").view(np.uint64)
+        dirty.view(first, pages).union(part)
         self._gets += 1
         self._get_s += time.perf_counter() - start
 

@@ -1,0 +1,47 @@
+"""A VM: its descriptor, its memory as KVM knows it, and its vCPUs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from precopy.kvm.memory import VmMemory
+from precopy.kvm.system import KvmSystem
+from precopy.kvm.vcpu import ExitHandler, Vcpu
+from precopy.memory import GuestMemory
+
+
+class VirtualMachine:
+    """``vcpus`` stopped vCPUs over ``memory``, which stays the caller's; the other arguments are `VmMemory`'s.
+
+    Raises `Unsupported`, `KernelCallError`, `UsageError`.
+    """
+
+    def __init__(
+        self,
+        system: KvmSystem,
+        memory: GuestMemory,
+        vcpus: int,
+        on_io: ExitHandler,
+        tracker: str,
+        *,
+        smram_listener: bool,
+        ring_entries: int,
+    ) -> None:
+        with contextlib.ExitStack() as undo:
+            self.fd = system.create_vm()
+            undo.callback(os.close, self.fd)
+            self.memory = VmMemory(self.fd, memory, tracker, smram_listener=smram_listener, ring_entries=ring_entries)
+            undo.callback(self.memory.close)
+            self.vcpus: list[Vcpu] = []
+            for number in range(vcpus):
+                vcpu = Vcpu(system, self.fd, number, on_io, self.memory.ring, ring_entries)
+                undo.callback(vcpu.close)
+                self.vcpus.append(vcpu)
+            for vcpu in self.vcpus:
+                vcpu.start()
+            self._closing = undo.pop_all()
+
+    def close(self) -> None:
+        """Ends the vCPUs and the VM. May be called twice."""
+        self._closing.close()
