@@ -34,6 +34,7 @@ class RecordingLog:
     def stop(self) -> None: ...
 
     def harvest(self, dirty: Bitmap, block: RamBlock | None = None) -> None:
+        assert block is None
         for page in self.next:
             dirty.set_range(page, 1)
 

@@ -13,8 +13,10 @@ looped over are the calls.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Callable
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -62,25 +64,24 @@ class _ClearBitmap:
         if index < 0 or start >= self._blocks[index].end_page:
             return
         block, marked = self._blocks[index], self._marked[index]
-        for chunk in range(
-            (start - block.first_page) >> self._shift, (start + count - 1 - block.first_page >> self._shift) + 1
-        ):
+        first, last = start - block.first_page, start + count - 1 - block.first_page
+        for chunk in range(first >> self._shift, (last >> self._shift) + 1):
             if marked[chunk]:
                 marked[chunk] = False
                 begin = chunk << self._shift
                 log.clear_always(block.first_page + begin, min(1 << self._shift, block.pages - begin))
 
 
-class BlockByBlock:
-    """QEMU's sync; what it does with an unaligned block is a subclass's."""
+class BlockByBlock(ABC):
+    """QEMU's sync; what it does with an unaligned block is a subclass's, which `defers` it or clears it now."""
 
-    name = "block by block"
-    defers_unaligned = False
+    name: ClassVar[str]
+    defers: ClassVar[bool] = False
 
     def __init__(self, layout: RamLayout, shift: int = CLEAR_BITMAP_SHIFT) -> None:
         self.blocks = layout.blocks
-        self.unaligned = tuple(block for block in layout.blocks if not aligned(block))
-        self.deferred = [block for block in layout.blocks if aligned(block) or self.defers_unaligned]
+        self.at_once = tuple(block for block in layout.blocks if not (aligned(block) or self.defers))
+        self.deferred = [block for block in layout.blocks if block not in self.at_once]
         self._chunks = _ClearBitmap(self.deferred, shift)
 
     def merge(self, dirty: Bitmap, pending: Bitmap) -> int:
@@ -92,13 +93,12 @@ class BlockByBlock:
     def harvested(self, dirty: Bitmap, log: LogClear, tick: Callable[[], None] = no_tick) -> None:  # noqa: ARG002 - unconditional
         for block in self.deferred:
             self._chunks.mark(block)
-        if not self.defers_unaligned:
-            for block in self.unaligned:
-                self.clear_unaligned(block, log, tick)
+        for block in self.at_once:
+            self.clear_now(block, log, tick)
 
-    def clear_unaligned(self, block: RamBlock, log: LogClear, tick: Callable[[], None]) -> None:
-        """Re-arms all of an unaligned block, now."""
-        raise NotImplementedError
+    @abstractmethod
+    def clear_now(self, block: RamBlock, log: LogClear, tick: Callable[[], None]) -> None:
+        """Re-arms all of a block that is not deferred."""
 
     def before_read(self, start: int, count: int, log: LogClear) -> None:
         self._chunks.clear(start, count, log)
@@ -114,7 +114,7 @@ class BeforePatch(BlockByBlock):
 
     name = "before-patch"
 
-    def clear_unaligned(self, block: RamBlock, log: LogClear, tick: Callable[[], None]) -> None:
+    def clear_now(self, block: RamBlock, log: LogClear, tick: Callable[[], None]) -> None:
         for page in range(block.first_page, block.end_page):
             log.clear_always(page, 1)
             if not page % TICK_CLEARS:
@@ -127,7 +127,7 @@ class RfcV1(BlockByBlock):
 
     name = "rfc-v1"
 
-    def clear_unaligned(self, block: RamBlock, log: LogClear, tick: Callable[[], None]) -> None:  # noqa: ARG002 - one call
+    def clear_now(self, block: RamBlock, log: LogClear, tick: Callable[[], None]) -> None:  # noqa: ARG002 - one call
         log.clear_always(block.first_page, block.pages)
 
 
@@ -142,4 +142,7 @@ class ClearBmap(BlockByBlock):
     """The reviewer's alternative: unaligned blocks go through clear_bmap too, so that a sync makes no clear."""
 
     name = "clear-bmap"
-    defers_unaligned = True
+    defers = True
+
+    def clear_now(self, block: RamBlock, log: LogClear, tick: Callable[[], None]) -> None:
+        """Never called: every block is deferred."""

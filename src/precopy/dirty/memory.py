@@ -47,7 +47,10 @@ class DirtySnapshot:
         return self.pages.count(first, end - first) > 0
 
     def lines(self, stride: int, count: int, offset: int = 0) -> npt.NDArray[np.bool_]:
-        """One bool for each of ``count`` lines of ``stride`` bytes from byte ``offset``: whether it may have changed."""
+        """One bool for each of ``count`` lines of ``stride`` bytes from byte ``offset``: whether it may have changed.
+
+        Raises `UsageError` where they do not lie in the block.
+        """
         if stride <= 0 or count < 0 or offset < 0 or offset + stride * count > self.block.pages * self.page_size:
             raise UsageError(f"{count} lines of {stride} bytes from {offset} do not lie in {self.block.name!r}")
         bits = np.unpackbits(self.pages.words.view(np.uint8), bitorder="little")

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from precopy.dirty.clear import DEFAULT_CHUNK_SHIFT, ClearPolicy, Deferred, Merged, PerPage
 from precopy.dirty.lineage import BeforePatch, ClearBmap, RfcV1, Upstream
 from precopy.errors import UsageError
 from precopy.memory.layout import RamLayout
 
-CLEAR_POLICIES = ("per-page", "merged", "deferred")
+_OURS: dict[str, Callable[[RamLayout, int], ClearPolicy]] = {
+    "per-page": lambda _layout, _shift: PerPage(),
+    "merged": lambda _layout, _shift: Merged(),
+    "deferred": lambda layout, shift: Deferred(layout.end_page, shift),
+}
+_LINEAGE: dict[str, Callable[[RamLayout], ClearPolicy]] = {
+    policy.name: policy for policy in (BeforePatch, RfcV1, Upstream, ClearBmap)
+}
+
+CLEAR_POLICIES = tuple(_OURS)
 """Ours: over whole arrays."""
 
-LINEAGE = ("before-patch", "rfc-v1", "upstream", "clear-bmap")
+LINEAGE = tuple(_LINEAGE)
 """The thread's: block by block, as QEMU."""
 
 ALL_POLICIES = CLEAR_POLICIES + LINEAGE
@@ -19,19 +30,8 @@ ALL_POLICIES = CLEAR_POLICIES + LINEAGE
 def clear_policy(name: str, layout: RamLayout, shift: int = DEFAULT_CHUNK_SHIFT) -> ClearPolicy:
     """The policy called ``name`` for the blocks of ``layout``; ``shift`` is for ``deferred`` (the thread's have QEMU's
     own chunks). Raises `UsageError`."""
-    match name:
-        case "per-page":
-            return PerPage()
-        case "merged":
-            return Merged()
-        case "deferred":
-            return Deferred(layout.end_page, shift)
-        case "before-patch":
-            return BeforePatch(layout)
-        case "rfc-v1":
-            return RfcV1(layout)
-        case "upstream":
-            return Upstream(layout)
-        case "clear-bmap":
-            return ClearBmap(layout)
+    if name in _OURS:
+        return _OURS[name](layout, shift)
+    if name in _LINEAGE:
+        return _LINEAGE[name](layout)
     raise UsageError(f"no clear policy is called {name!r}; there are {', '.join(ALL_POLICIES)}")

@@ -35,7 +35,7 @@ class VirtualMachine:
             undo.callback(self.memory.close)
             self.vcpus: list[Vcpu] = []
             for number in range(vcpus):
-                vcpu = Vcpu(system, self.fd, number, on_io, self.memory.ring, ring_entries)
+                vcpu = Vcpu(system, self.fd, number, on_io, ring=self.memory.ring, ring_entries=ring_entries)
                 undo.callback(vcpu.close)
                 self.vcpus.append(vcpu)
             for vcpu in self.vcpus:

@@ -52,6 +52,7 @@ class Vcpu:
         vm: int,
         number: int,
         on_io: ExitHandler,
+        *,
         ring: KvmDirtyRing | None = None,
         ring_entries: int = 0,
     ) -> None:
