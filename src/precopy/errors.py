@@ -6,6 +6,7 @@
     ├── UsageError                  exit 2   an argument or an input that cannot be meant
     │   ├── BitmapRangeError                 a page range outside a bitmap
     │   └── LayoutError                      blocks or sections that cannot be a memory
+    │       └── LayoutTextError              a monitor's text that cannot be read; says line and column
     ├── Unsupported                 exit 3   this machine lacks something; says what and what to do
     │   └── OutOfMemory                      the memory asked for is not there
     ├── KernelCallError             exit 1   a system call failed: operation, target, errno
@@ -51,6 +52,14 @@ class BitmapRangeError(UsageError):
 
 class LayoutError(UsageError):
     """RAM blocks or sections that cannot be a guest's memory."""
+
+
+class LayoutTextError(LayoutError):
+    """Text of QEMU's monitor that cannot be read. Data: ``what`` was read, ``line`` and ``column``, both from 1."""
+
+    def __init__(self, what: str, line: int, column: int, message: str) -> None:
+        super().__init__(f"{what}, line {line}, column {column}: {message}")
+        self.what, self.line, self.column = what, line, column
 
 
 class Unsupported(PrecopyError):

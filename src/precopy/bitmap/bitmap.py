@@ -28,6 +28,7 @@ from precopy.bitmap.words import (
     edges,
     head_mask,
     or_count_new,
+    or_into,
     popcount,
     shifted_up,
     split,
@@ -179,6 +180,15 @@ class Bitmap:
             for lo, words in shifted_up(other.words, other.size, shift)
         )
 
+    def add(self, other: Bitmap, at: int = 0) -> None:
+        """As `union`, without counting."""
+        self._check(at, other.size)
+        first, shift = divmod(at, BITS_PER_WORD)
+        if shift:
+            self.union(other, at)
+        else:
+            or_into(self.words[first : first + other.words.size], other.words)
+
     def difference(self, other: Bitmap) -> None:
         """``self &= ~other``, for bitmaps of one size."""
         if other.size != self.size:
@@ -203,8 +213,10 @@ class Bitmap:
         parts, rest = split(start, count, self.size)
         taken = clear_count(self.words[rest])
         for at, mask in parts:
-            taken += int(np.bitwise_count(self.words[at] & mask))
-            self.words[at] &= ~mask
+            here = self.words.item(at)
+            if here & mask:
+                self.words[at] = here & ~mask
+                taken += (here & mask).bit_count()
         return taken
 
     def move_into(self, dest: Bitmap, start: int = 0, count: int | None = None) -> int:
@@ -224,10 +236,11 @@ class Bitmap:
         parts, rest = split(start, count, self.size)
         new = take_over(dest.words[rest], self.words[rest])
         for at, mask in parts:
-            bits = self.words[at] & mask
-            new += int(np.bitwise_count(bits & ~dest.words[at]))
-            dest.words[at] |= bits
-            self.words[at] &= ~mask
+            here, there = self.words.item(at), dest.words.item(at)
+            if here & mask:
+                dest.words[at] = there | (here & mask)
+                self.words[at] = here & ~mask
+                new += (here & mask & ~there).bit_count()
         return new
 
     def runs(self, start: int = 0, count: int | None = None) -> Runs:

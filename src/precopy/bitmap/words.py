@@ -19,10 +19,10 @@ Counts = npt.NDArray[np.uint8]
 
 BITS_PER_WORD = 64
 CHUNK_WORDS = 512 * 1024 // 8
-BLOCK_WORDS = 256 * 1024 // 8
-"""Where most words are worked on several times, two arrays have to stay in the cache: half a chunk of each."""
 SPARSE = 20
 """A chunk with fewer than one in SPARSE non-zero words is worked on by gathering just those words."""
+IDLE_CHUNKS = 4
+"""So many chunks at most are looked at at once where nothing is set: there, numpy's cost per call is what counts."""
 SAMPLES = 64
 """So many words of a chunk are looked at for whether it is dense."""
 
@@ -47,29 +47,28 @@ def tail_mask(bit: int) -> np.uint64:
 
 def popcount(words: Words) -> int:
     """Number of set bits."""
-    counts = np.empty(min(words.size, CHUNK_WORDS), np.uint8)
-    return sum(_count(words[lo : lo + CHUNK_WORDS], counts) for lo in range(0, words.size, CHUNK_WORDS))
+    return sum(_count(words[lo : lo + CHUNK_WORDS]) for lo in range(0, words.size, CHUNK_WORDS))
 
 
 def clear_count(words: Words) -> int:
     """Clears all bits; returns how many were set."""
-    counts = np.empty(min(words.size, CHUNK_WORDS), np.uint8)
-    total, idle = 0, False
+    total = 0
     for lo in range(0, words.size, CHUNK_WORDS):
         chunk = words[lo : lo + CHUNK_WORDS]
-        if idle and not chunk.max():
-            continue
-        found = _count(chunk, counts)
-        idle = not found
-        if found:
+        if not _is_zero(chunk):
+            total += _count(chunk)
             chunk.fill(0)
-            total += found
     return total
 
 
 def any_set(words: Words) -> bool:
     """Whether any bit is set; stops at the first chunk that has one."""
-    return any(bool(words[lo : lo + CHUNK_WORDS].any()) for lo in range(0, words.size, CHUNK_WORDS))
+    return not all(_is_zero(words[lo : lo + CHUNK_WORDS]) for lo in range(0, words.size, CHUNK_WORDS))
+
+
+def _is_zero(words: Words) -> bool:
+    """Whether no bit is set in ``words`` (at least one, side by side)."""
+    return not np.maximum.reduce(words.view(np.uint32))  # 1.3 times as fast as of uint64, and as any()
 
 
 def or_count_new(dest: Words, source: Words) -> int:
@@ -78,6 +77,15 @@ def or_count_new(dest: Words, source: Words) -> int:
     Bits of ``dest`` are only ever added, so who stops this half-way has lost none.
     """
     return _merge(dest, source, move=False)
+
+
+def or_into(dest: Words, source: Words) -> None:
+    """``dest |= source``, for who does not ask what was new: a chunk without any bit costs one look."""
+    for lo in range(0, source.size, CHUNK_WORDS):
+        bits = source[lo : lo + CHUNK_WORDS]
+        if not _is_zero(bits):
+            into = dest[lo : lo + CHUNK_WORDS]
+            np.bitwise_or(into, bits, out=into)
 
 
 def take_over(dest: Words, source: Words) -> int:
@@ -92,36 +100,36 @@ def take_over(dest: Words, source: Words) -> int:
 def _merge(dest: Words, source: Words, move: bool) -> int:
     """One pass, chunk by chunk: how many bits are set is looked at first, and chooses how they are merged."""
     merge_all = _move_all if move else _or_all
-    counts = np.empty(min(source.size, BLOCK_WORDS), np.uint8)
-    new, idle = 0, False
-    for lo in range(0, source.size, CHUNK_WORDS):
-        bits = source[lo : lo + CHUNK_WORDS]
-        # Faster than comparing every word, but of no use where bits are found: asked where the last chunk had none.
-        if idle and not bits.max():
-            continue
-        idle = False
-        into = dest[lo : lo + CHUNK_WORDS]
-        if not _looks_dense(bits):
-            nonzero = bits != 0
-            found = int(np.count_nonzero(nonzero))
-            if found == 0:
-                idle = True
+    new, lo, idle = 0, 0, 1
+    while lo < source.size:
+        if (
+            idle
+        ):  # the last chunk held nothing, so the next ones are likely to: look for that first, and further at once
+            stretch = source[lo : lo + idle * CHUNK_WORDS]
+            if _is_zero(stretch):
+                lo, idle = lo + stretch.size, min(2 * idle, IDLE_CHUNKS)
                 continue
-            if found * SPARSE < bits.size:
-                index = np.flatnonzero(nonzero)
-                new += _or_at(into, bits, index)
-                if move:
-                    bits[index] = 0
-                continue
-        for at in range(0, bits.size, BLOCK_WORDS):
-            new += merge_all(into[at : at + BLOCK_WORDS], bits[at : at + BLOCK_WORDS], counts)
+        bits, into = source[lo : lo + CHUNK_WORDS], dest[lo : lo + CHUNK_WORDS]
+        lo, idle = lo + CHUNK_WORDS, 0
+        index = _nonzero_where_few(bits)
+        if index is None:
+            new += merge_all(into, bits)
+        elif index.size:
+            new += _or_at(into, bits, index)
+            if move:
+                bits[index] = 0
+        else:
+            idle = 1
     return new
 
 
-def _looks_dense(bits: Words) -> bool:
-    """Whether more than one in eight of a few words all over ``bits`` is not zero: a guess, for speed only."""
+def _nonzero_where_few(bits: Words) -> Indexes | None:
+    """Indexes of the words that are not zero, None where they are so many that working on all words costs less."""
     few = bits[:: max(bits.size // SAMPLES, 1)]
-    return int(np.count_nonzero(few)) * 8 > few.size
+    if int(np.count_nonzero(few)) * 8 > few.size:  # a guess that saves a look at every word
+        return None
+    nonzero = bits != 0
+    return np.flatnonzero(nonzero) if int(np.count_nonzero(nonzero)) * SPARSE < bits.size else None
 
 
 def _or_at(into: Words, bits: Words, index: Indexes) -> int:
@@ -130,36 +138,46 @@ def _or_at(into: Words, bits: Words, index: Indexes) -> int:
     merged = old | bits.take(index)
     into[index] = merged
     merged ^= old
-    return _count(merged, np.empty(index.size, np.uint8))
+    return _count(merged)
 
 
-def _or_all(into: Words, bits: Words, counts: Counts) -> int:
+def _or_all(into: Words, bits: Words) -> int:
     """``into |= bits``."""
-    before = _count(into, counts)
+    before = np.bitwise_count(into)
     np.bitwise_or(into, bits, out=into)
-    return _count(into, counts) - before
+    return _total(np.bitwise_count(into) - before)
 
 
-def _move_all(into: Words, bits: Words, counts: Counts) -> int:
+def _move_all(into: Words, bits: Words) -> int:
     """``into |= bits; bits = 0``. As ``bits`` may be overwritten, new bits are counted alone, not all of them twice."""
-    np.bitwise_or(bits, into, out=bits)
-    np.bitwise_xor(into, bits, out=into)
-    new = _count(into, counts)
-    np.copyto(into, bits)
-    bits.fill(0)
-    return new
+    third = -(-bits.size // 3)  # so that both stay in the cache for all five steps; and 3 * 64 fits a byte
+    counts = np.zeros(third, np.uint8)
+    for lo in range(0, bits.size, third):
+        here, there = bits[lo : lo + third], into[lo : lo + third]
+        np.bitwise_or(here, there, out=here)
+        np.bitwise_xor(there, here, out=there)
+        counts[: here.size] += np.bitwise_count(there)
+        np.copyto(there, here)
+        here.fill(0)
+    return int(np.add.reduce(counts, dtype=np.uint32))
 
 
-def _count(words: Words, counts: Counts) -> int:
-    """Number of set bits; ``counts`` is room for a byte a word."""
-    each = np.bitwise_count(words, out=counts[: words.size])
-    # At most 64 each, so two fit a byte; and numpy's default of summing bytes as uint64 costs about three times as much
-    half = (each.size + 1) // 2
-    each[: each.size - half] += each[half:]
-    return int(np.add.reduce(each[:half], dtype=np.uint32))
+def _count(words: Words) -> int:
+    """Number of set bits in a chunk."""
+    return _total(np.bitwise_count(words))
 
 
-def split(start: int, count: int, size: int) -> tuple[list[tuple[int, np.uint64]], slice]:
+def _total(counts: Counts) -> int:
+    """Sum of at most a chunk of counts of at most 64 each, of which two fit a byte; `counts` is overwritten.
+
+    numpy's default of summing bytes as uint64 costs about three times as much.
+    """
+    half = (counts.size + 1) // 2
+    counts[: counts.size - half] += counts[half:]
+    return int(np.add.reduce(counts[:half], dtype=np.uint32))
+
+
+def split(start: int, count: int, size: int) -> tuple[list[tuple[int, int]], slice]:
     """Words that a range of a bitmap of ``size`` bits covers: (index, mask) of up to two in part, a slice of the rest.
 
     The last word counts as a whole where the range ends at ``size``: there are no bits above.
@@ -167,10 +185,10 @@ def split(start: int, count: int, size: int) -> tuple[list[tuple[int, np.uint64]
     end = start + count
     first, last = words_for(start), (words_for(end) if end == size else end // BITS_PER_WORD)
     if first > last:  # inside one word
-        return [(last, head_mask(start) & tail_mask(end))], slice(0, 0)
-    parts = [(first - 1, head_mask(start))] if start % BITS_PER_WORD else []
+        return [(last, int(head_mask(start) & tail_mask(end)))], slice(0, 0)
+    parts = [(first - 1, int(head_mask(start)))] if start % BITS_PER_WORD else []
     if last < words_for(end):
-        parts.append((last, tail_mask(end)))
+        parts.append((last, int(tail_mask(end))))
     return parts, slice(first, last)
 
 

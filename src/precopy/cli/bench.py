@@ -2,125 +2,18 @@
 
 from __future__ import annotations
 
-import statistics
-from typing import TYPE_CHECKING, Any
-
 import click
 
-from precopy.cli.options import DURATION, SIZE, WRITE_RATE, json_option
+from precopy.cli.lazy import LazyGroup
 
-if TYPE_CHECKING:
-    from precopy.bench.migrate import IdleSync, Repeat
-    from precopy.report.tables import BenchRow
+BENCHMARKS = {
+    "sync": ("precopy.cli.bench_sync", "A sync of a running guest, with every variant of the seed's thread."),
+    "bitmap": ("precopy.cli.bench_bitmap", "The bitmap part of it for large guests, beside a C loop."),
+    "display": ("precopy.cli.bench_display", "A framebuffer kept current by what its guest wrote."),
+    "migrate": ("precopy.cli.bench_migrate", "Whole migrations, beside the raw socket and beside QEMU."),
+}
 
 
-@click.group()
+@click.command(cls=LazyGroup, table=BENCHMARKS)
 def bench() -> None:
     """Measure precopy beside its peers, in turn and in the same run."""
-
-
-@bench.command()
-@click.option("--ram", type=SIZE, default="2G", show_default=True, help="Main memory, all of random content.")
-@click.option(
-    "--rewritten", type=SIZE, default="256M", show_default=True, help="Bytes that the guest rewrites (0: idle guest)."
-)
-@click.option("--write-rate", type=WRITE_RATE, default="max", show_default=True, help="Pages rewritten a second.")
-@click.option("--downtime-limit", type=DURATION, default="300ms", show_default=True, help="For precopy and for QEMU.")
-@click.option("--repeat", type=click.IntRange(1), default=3, show_default=True, help="How often, all in turn.")
-@click.option("--verify", is_flag=True, help="Compare both memories byte for byte each time (not counted).")
-@click.option(
-    "--against-qemu/--no-qemu", default=None, help="Measure QEMU's migration too.  [default: where it is installed]"
-)
-@json_option
-def migrate(against_qemu: bool | None, repeat: int, as_json: bool, **options: Any) -> None:
-    """Throughput and downtime of a migration over a Unix socket, beside the raw socket and beside QEMU's own.
-
-    The guest is a KVM guest full of random content that rewrites part of it; memory is touched beforehand on both
-    sides. Each repeat measures the raw socket, precopy and QEMU one after the other; ratios are medians of the
-    repeats' own.
-    """
-    from precopy.bench.migrate import Setup, idle_sync, measure, qemu_installed
-    from precopy.errors import Unsupported
-
-    if against_qemu and not qemu_installed():
-        raise Unsupported("qemu-system-x86_64 is not installed", "run scripts/install-debian-packages")
-    setup = Setup(**options)
-    repeats = measure(
-        setup,
-        repeat,
-        qemu_installed() if against_qemu is None else against_qemu,
-        lambda what: None if as_json else click.echo(f"measuring {what}", err=True),
-    )
-    idle = idle_sync(min(setup.ram, 512 << 20))
-    if as_json:
-        _print_json(setup, repeats, idle)
-    else:
-        _print_table(repeats, idle)
-
-
-def _print_json(setup: Any, repeats: list[Repeat], idle: IdleSync) -> None:
-    import msgspec
-
-    from precopy.bench.migrate import ratio_to_ceiling, ratio_to_qemu
-    from precopy.cli.facts import machine_facts
-    from precopy.report.documents import document, migration_body, to_json
-
-    body = {
-        "machine": machine_facts(),
-        "setup": msgspec.to_builtins(setup),
-        "throughput_bytes_per_s": statistics.median(one.precopy.throughput_bytes_per_s for one in repeats),
-        "downtime_s": statistics.median(one.precopy.downtime.total_s for one in repeats),
-        "ceiling_bytes_per_s": statistics.median(one.ceiling_bytes_per_s for one in repeats),
-        "ratio_to_ceiling": ratio_to_ceiling(repeats),
-        "ratio_to_qemu": ratio_to_qemu(repeats),
-        "overhead_bytes": {
-            "source": max(one.overhead.source for one in repeats),
-            "destination": max(one.overhead.destination for one in repeats),
-        },
-        "idle_sync": msgspec.to_builtins(idle),
-        "repeats": [
-            {
-                "ceiling_bytes_per_s": one.ceiling_bytes_per_s,
-                "precopy": migration_body(one.precopy),
-                "overhead_bytes": msgspec.to_builtins(one.overhead),
-                "qemu": msgspec.to_builtins(one.qemu),
-            }
-            for one in repeats
-        ],
-    }
-    click.echo(to_json(document("bench-migrate", 1, body)))
-
-
-def _rows(one: Repeat) -> list[BenchRow]:
-    from precopy.report.tables import BenchRow
-
-    ours = one.precopy.throughput_bytes_per_s
-    rows = [
-        BenchRow("raw socket", one.ceiling_bytes_per_s, None, None, f"{ours / one.ceiling_bytes_per_s:.2f}"),
-        BenchRow("precopy", ours, one.precopy.downtime.total_s, len(one.precopy.rounds), ""),
-    ]
-    if one.qemu:
-        theirs = one.qemu.throughput_bytes_per_s
-        rows.append(
-            BenchRow(f"QEMU {one.qemu.version}", theirs, one.qemu.downtime_s, one.qemu.rounds, f"{ours / theirs:.2f}")
-        )
-    return rows
-
-
-def _print_table(repeats: list[Repeat], idle: IdleSync) -> None:
-    from precopy.bench.migrate import ratio_to_ceiling, ratio_to_qemu
-    from precopy.report.tables import bench_migrate_table, show
-    from precopy.units import format_duration
-
-    show(bench_migrate_table([row for one in repeats for row in _rows(one)]))
-    against = ratio_to_qemu(repeats)
-    click.echo(
-        f"median of the repeats' ratios: {ratio_to_ceiling(repeats):.2f} of the raw socket"
-        + (f", {against:.2f} times QEMU" if against else "; QEMU was not measured")
-    )
-    click.echo(
-        f"idle guest: a sync over {idle.slots} slots takes {format_duration(idle.median_s)} (median of {idle.syncs}; "
-        f"{format_duration(idle.min_s)} to {format_duration(idle.max_s)})"
-    )
-    peak = max(max(one.overhead.source, one.overhead.destination) for one in repeats)
-    click.echo(f"memory beyond the guest's RAM: at most {peak >> 20} MiB on either side")

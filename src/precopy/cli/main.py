@@ -1,12 +1,10 @@
 """The ``precopy`` command itself: finds the subcommand, and turns errors into one sentence and an exit code.
 
-Nothing heavy is imported here: each subcommand's module is loaded when it is called, and the help of all of them is
-in the table below, so that ``precopy --help`` costs little more than starting Python.
+Nothing heavy is imported here: each subcommand's module is loaded when it is called.
 """
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 from typing import Any, NoReturn
@@ -14,6 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from precopy import __version__
+from precopy.cli.lazy import LazyGroup
 from precopy.errors import PrecopyError
 
 COMMANDS = {
@@ -27,29 +26,13 @@ COMMANDS = {
     "cancel": ("precopy.cli.control_commands", "Stop the migration under way; the guest stays."),
     "quit": ("precopy.cli.control_commands", "End the guest behind CONTROL."),
     "demo": ("precopy.cli.demo", "Migrate a running guest between two processes, once for each clear policy."),
-    "bench": ("precopy.cli.bench", "Measure against the raw socket and against QEMU."),
+    "layout": ("precopy.cli.layout", "Show the RAM blocks and sections of a machine, as QEMU's monitor has them."),
+    "bench": ("precopy.cli.bench", "Measure syncs, bitmaps, displays and migrations beside their peers."),
 }
 """Subcommand: the module that holds it (as a function of its name), and its line of help."""
 
 
-class Commands(click.Group):
-    """The subcommands of COMMANDS, loaded when asked for."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        if cmd_name not in COMMANDS:
-            return None
-        command: click.Command = getattr(importlib.import_module(COMMANDS[cmd_name][0]), cmd_name)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
-
-
-@click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=LazyGroup, table=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="precopy")
 def cli() -> None:
     """Live memory migration: track which pages of a running guest are written, move its memory while it runs on,

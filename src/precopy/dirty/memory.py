@@ -178,15 +178,15 @@ class DirtyMemory:
         """Gives what was found to each client that logs it, and empties ``found``."""
         vga, migration = self._bitmaps[DirtyClient.VGA], self._bitmaps[DirtyClient.MIGRATION]
         for one in displayed:
-            vga.view(one.first_page, one.pages).union(found.view(one.first_page, one.pages))
+            vga.view(one.first_page, one.pages).add(found.view(one.first_page, one.pages))
         if block is not None:
             part = found.view(block.first_page, block.pages)
             if self._migrating:
-                migration.view(block.first_page, block.pages).union(part)
+                migration.view(block.first_page, block.pages).add(part)
             part.clear_all()
             return
         if self._migrating:
-            migration.union(found)
+            migration.add(found)
         found.clear_all()
 
     def set_from(self, found: Bitmap, clients: DirtyClient = ALL_CLIENTS, at: int = 0) -> None:
@@ -194,7 +194,7 @@ class DirtyMemory:
         ``physical_memory_set_dirty_lebitmap``). Raises `BitmapRangeError`."""
         with self._lock:
             for client in clients:
-                self._bitmaps[client].union(found, at)
+                self._bitmaps[client].add(found, at)
 
     def set_range(self, start: int, count: int, clients: DirtyClient = ALL_CLIENTS) -> None:
         """Sets ``count`` pages from ram_addr page ``start`` for each of ``clients``: what a device or the VMM itself

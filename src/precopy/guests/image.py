@@ -11,6 +11,7 @@ Guest-physical map, all inside the first 640 KiB of RAM, which no program stamps
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -52,9 +53,16 @@ def params_gpa(vcpu: int) -> GuestPhysicalAddress:
     return GuestPhysicalAddress(PARAMS_GPA + vcpu * PAGE_SIZE)
 
 
-def boot_image(memory: GuestMemory, workload: Workload, vcpus: int = 1, fill: float = 0.0) -> BootImage:
+def boot_image(
+    memory: GuestMemory,
+    workload: Workload,
+    vcpus: int = 1,
+    fill: float = 0.0,
+    sections: Sequence[Section] | None = None,
+) -> BootImage:
     """Writes program, parameters and page tables into ``memory``, after filling the share ``fill`` of its pages with
-    random content. Raises `LayoutError` where the layout has no room for them."""
+    random content. The program writes the first ``working_set`` bytes of all sections, largest first, or exactly
+    ``sections``, in that order. Raises `LayoutError` where the layout has no room for them."""
     if not 1 <= vcpus <= MAX_VCPUS:
         raise LayoutError(f"a guest has 1 to {MAX_VCPUS} vCPUs, not {vcpus}")
     fill_random(memory, fill)
@@ -62,7 +70,7 @@ def boot_image(memory: GuestMemory, workload: Workload, vcpus: int = 1, fill: fl
     low = words_at(memory, GuestPhysicalAddress(0), RESERVED_END)
     low[:] = 0
     low.view(np.uint8)[CODE_GPA : CODE_GPA + len(code)] = np.frombuffer(code, np.uint8)
-    for vcpu, segments in enumerate(vcpu_segments(memory.layout, vcpus, workload.working_set)):
+    for vcpu, segments in enumerate(vcpu_segments(memory.layout, vcpus, workload.working_set, sections)):
         at = params_gpa(vcpu) // 8
         low[at : at + PAGE_SIZE // 8] = _params(workload, segments, vcpus)
     _write_page_tables(low, max(section.end_gpa for section in memory.layout.sections))
@@ -107,10 +115,12 @@ def stamped(layout: RamLayout) -> list[Section]:
     return sorted(sections, key=lambda section: (-section.pages, section.gpa))
 
 
-def vcpu_segments(layout: RamLayout, vcpus: int, working_set: int | None = None) -> list[list[Section]]:
-    """The first ``working_set`` bytes (None: all) of the stamped sections, split evenly over the vCPUs. Raises
-    `LayoutError` where there are too few pages."""
-    sections = stamped(layout)
+def vcpu_segments(
+    layout: RamLayout, vcpus: int, working_set: int | None = None, sections: Sequence[Section] | None = None
+) -> list[list[Section]]:
+    """The first ``working_set`` bytes (None: all) of ``sections`` (None: the stamped ones), split evenly over the
+    vCPUs. Raises `LayoutError` where there are too few pages."""
+    sections = stamped(layout) if sections is None else sections
     total = sum(section.pages for section in sections)
     if working_set is not None:
         total = min(total, working_set // PAGE_SIZE)

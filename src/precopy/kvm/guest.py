@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from precopy.abi import kvm
 from precopy.abi.ioctl import call
@@ -16,7 +17,7 @@ from precopy.kvm.machine import VirtualMachine
 from precopy.kvm.memory import VmMemory
 from precopy.kvm.system import KvmSystem
 from precopy.kvm.vcpu import Vcpu, install_kick_handler
-from precopy.memory import GuestMemory
+from precopy.memory import GuestMemory, Section
 from precopy.ports import Witness
 from precopy.trackers import kvm_dirty_ring
 from precopy.units import PAGE_SIZE
@@ -135,9 +136,10 @@ class KvmGuest:
     def machine(self) -> str:
         return f"kvm x86_64, {len(self._vcpus)} vCPU{'s' if len(self._vcpus) > 1 else ''}"
 
-    def boot(self, workload: Workload, fill: float = 0.0) -> None:
-        """Puts a program into memory and every vCPU at its start, stopped. ``fill`` is as in `boot_image`."""
-        image = boot_image(self.memory, workload, len(self._vcpus), fill)
+    def boot(self, workload: Workload, fill: float = 0.0, sections: Sequence[Section] | None = None) -> None:
+        """Puts a program into memory and every vCPU at its start, stopped. ``fill`` and ``sections`` are as in
+        `boot_image`."""
+        image = boot_image(self.memory, workload, len(self._vcpus), fill, sections)
         for vcpu in self._vcpus:
             _set_registers(vcpu, image)
 

@@ -80,9 +80,11 @@ class MemoryRegion:
         self._address, self._priority = 0, 0
         self._subregions: list[MemoryRegion] = []
         """Ascending by priority, then in the order in which they were added: what covers comes after the covered."""
-        self._aliases: WeakKeyDictionary[MemoryRegion, None] = WeakKeyDictionary()
+        self._aliases: WeakKeyDictionary[MemoryRegion, None] | None = None
+        """Aliases of this region that somebody holds, in the order in which they were made; None for most regions."""
         self._viewers: list[Viewer] = []
         if target is not None:
+            target._aliases = WeakKeyDictionary() if target._aliases is None else target._aliases
             target._aliases[self] = None
 
     @classmethod
@@ -263,8 +265,11 @@ class MemoryRegion:
 
     def _changed(self) -> None:
         """Tells every address space that sees this region, through containers and through aliases."""
-        seen = _reach(self, lambda region: (*((region._container,) if region._container else ()), *region._aliases))
-        note_change(viewer for region in seen for viewer in region._viewers)
+        note_change(viewer for region in _reach(self, MemoryRegion._above) for viewer in region._viewers)
+
+    def _above(self) -> list[MemoryRegion]:
+        above = [] if self._aliases is None else list(self._aliases)
+        return above if self._container is None else [*above, self._container]
 
 
 def _reach(start: MemoryRegion, step: Callable[[MemoryRegion], Iterable[MemoryRegion]]) -> Iterator[MemoryRegion]:

@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from precopy.errors import PeerLost, PeerProtocolError, PeerRefused, Unsupported
 from precopy.qemu.guest import LOW_RAM_END
@@ -33,8 +33,8 @@ def find_qemu() -> str | None:
     return shutil.which("qemu-system-x86_64")
 
 
-def require_qemu() -> str:
-    """Path of QEMU. Raises `Unsupported` where QEMU, its QMP client or KVM is missing."""
+def require_qemu(*, kvm: bool = True) -> str:
+    """Path of QEMU. Raises `Unsupported` where QEMU, its QMP client or (if ``kvm``) KVM is missing."""
     path = find_qemu()
     if path is None:
         raise Unsupported("qemu-system-x86_64 is not installed", "install QEMU (on Debian: qemu-system-x86)")
@@ -42,9 +42,39 @@ def require_qemu() -> str:
         import qemu.qmp  # noqa: F401, PLC0415
     except ImportError:
         raise Unsupported("the Python package qemu.qmp is missing", "install precopy[qemu]") from None
-    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+    if kvm and not os.access("/dev/kvm", os.R_OK | os.W_OK):
         raise Unsupported("/dev/kvm is missing or not accessible", "use a machine with KVM and join group kvm")
     return path
+
+
+class Start(Protocol):
+    """How a QEMU is started: ``role`` names it in messages, ``qemu`` is its path, ``directory`` where it runs."""
+
+    @property
+    def role(self) -> str: ...
+    @property
+    def qemu(self) -> str: ...
+    @property
+    def directory(self) -> Path: ...
+
+    @property
+    def preallocated(self) -> int:
+        """Bytes of guest memory that QEMU allocates before it answers."""
+
+    def command(self, qmp_fd: int) -> list[str]:
+        """The command line; QMP is spoken over the inherited descriptor ``qmp_fd``."""
+
+
+def qmp_options(qmp_fd: int) -> list[str]:
+    """Options by which QEMU speaks QMP over the descriptor ``qmp_fd`` that it inherits."""
+    return ["-chardev", f"socket,id=qmp,fd={qmp_fd}", "-mon", "chardev=qmp,mode=control"]
+
+
+def dying_with_us(command: list[str]) -> list[str]:
+    """``command``, killed when the thread that starts it ends: our own death, even by SIGKILL, must not leave a
+    guest that spins for ever."""
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig", "KILL", *command] if setpriv else command
 
 
 @dataclass(frozen=True)
@@ -58,18 +88,20 @@ class Config:
     directory: Path
     incoming: bool
 
+    @property
+    def preallocated(self) -> int:
+        return self.ram
+
     def command(self, qmp_fd: int) -> list[str]:
         """The command line; QMP is spoken over the inherited descriptor ``qmp_fd``."""
         command = [self.qemu, "-accel", "kvm", "-nodefaults", "-no-user-config", "-display", "none"]
         command += ["-machine", f"pc,max-ram-below-4g={LOW_RAM_END},memory-backend=ram"]
         command += ["-object", f"memory-backend-ram,id=ram,size={self.ram},prealloc=on"]
         command += ["-m", f"{self.ram >> 20}M", "-smp", "1", "-bios", self.rom]
-        command += ["-chardev", f"socket,id=qmp,fd={qmp_fd}", "-mon", "chardev=qmp,mode=control"]
+        command += qmp_options(qmp_fd)
         if self.incoming:
             command += ["-incoming", "defer"]
-        # Our own death, even by SIGKILL, must not leave a guest that spins for ever.
-        setpriv = shutil.which("setpriv")
-        return [setpriv, "--pdeathsig", "KILL", *command] if setpriv else command
+        return dying_with_us(command)
 
 
 class Machine:
@@ -80,7 +112,7 @@ class Machine:
     says no.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Start) -> None:
         """Starts the process. Raises `Unsupported` if it cannot be executed."""
         from qemu.qmp import QMPClient  # noqa: PLC0415
 
@@ -105,7 +137,7 @@ class Machine:
     async def connect(self) -> None:
         """Makes the QMP connection, which comes about once QEMU has preallocated the guest's memory."""
         async with self._failures("start"):
-            timeout = _ANSWER_TIMEOUT + self.config.ram / _SLOWEST_PREALLOCATION
+            timeout = _ANSWER_TIMEOUT + self.config.preallocated / _SLOWEST_PREALLOCATION
             await asyncio.wait_for(self._client.connect(self._connection), timeout)
 
     async def execute(self, command: str, **arguments: object) -> Any:
@@ -113,6 +145,12 @@ class Machine:
         named = {name.replace("_", "-"): value for name, value in arguments.items()}
         async with self._failures(command):
             return await asyncio.wait_for(self._client.execute(command, named), _ANSWER_TIMEOUT)
+
+    async def version(self) -> str:
+        """QEMU's version, such as ``7.2.22 (Debian ...)``."""
+        answer = await self.execute("query-version")
+        number = answer["qemu"]
+        return f"{number['major']}.{number['minor']}.{number['micro']} {answer['package']}".strip()
 
     async def registers(self) -> dict[str, int]:
         """The vCPU's registers R8 to R15; all 0 before it is in 64-bit mode."""

@@ -36,7 +36,7 @@ def show(*parts: RenderableType) -> None:
     """Prints to stdout."""
     console = _console()
     for part in parts:
-        console.print(part)
+        console.print(part, soft_wrap=isinstance(part, str))
 
 
 def _table(*columns: tuple[str, str]) -> Table:

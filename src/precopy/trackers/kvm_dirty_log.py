@@ -22,6 +22,7 @@ import numpy as np
 from precopy.abi import kvm
 from precopy.abi.ioctl import call
 from precopy.bitmap import BITS_PER_WORD, Bitmap, Runs, Words
+from precopy.bitmap.words import any_set
 from precopy.dirty.log import LogCounters
 from precopy.errors import Unsupported
 from precopy.memory.layout import RamBlock
@@ -95,7 +96,7 @@ class KvmDirtyLog:
             self._get([one])
             if not self._orphans.size:
                 self._orphans, self._reported_orphans = Bitmap(self._shared.size), Bitmap(self._shared.size)
-            self._orphans.union(one.harvest, at=one.first)
+            self._orphans.add(one.harvest, at=one.first)
         slot.delete(self._vm)
         self._all.remove(one)
         self._gone += _counters(one)
@@ -155,20 +156,20 @@ class KvmDirtyLog:
             self._harvest_block(dirty, block)
             return
         self._get(self._logging)
-        dirty.union(self._shared)
+        dirty.add(self._shared)
         for one in self._logging:
             if not one.shared:
-                dirty.union(one.harvest, at=one.first)
+                dirty.add(one.harvest, at=one.first)
         if self._orphans.size:
-            self._reported_orphans.union(self._orphans)
-            dirty.union(self._reported_orphans)
+            self._reported_orphans.add(self._orphans)
+            dirty.add(self._reported_orphans)
             self._orphans.clear_all()
 
     def _harvest_block(self, dirty: Bitmap, block: RamBlock) -> None:
         slots = [one for one in self._logging if block.first_page <= one.first < block.end_page]
         self._get(slots)
         for one in slots:
-            dirty.union(one.harvest, at=one.first)
+            dirty.add(one.harvest, at=one.first)
 
     def _get(self, slots: list[_Slot]) -> None:
         start = time.perf_counter()
@@ -181,11 +182,14 @@ class KvmDirtyLog:
 
     def clear(self, start: int, count: int) -> None:
         for one, lo, pages in self._overlapping(start, count):
-            first, words = one.harvest.masked(lo, pages)
-            if words.any():
-                one.harvest.clear_range(lo, pages)
+            if pages == one.slot.pages:  # all of it: nothing to mask, and so nothing to copy
+                first, words = 0, one.harvest.words
+            else:
+                first, words = one.harvest.masked(lo, pages)
+            if any_set(words):
                 for begin, end in _dirty_spans(words):
                     self._clear_words(one, first + begin, words[begin:end])
+                one.harvest.clear_range(lo, pages)
 
     def clear_always(self, start: int, count: int) -> None:
         """One call a slot of the range, dirty or not, as QEMU makes it (``kvm_log_clear_one_slot``)."""

@@ -129,11 +129,11 @@ class KvmDirtyRing:
         with self._lock:
             self._collect()
             if block is None:
-                self._harvested.union(self._dirty)
-                dirty.union(self._dirty)
+                self._harvested.add(self._dirty)
+                dirty.add(self._dirty)
             else:
                 for found in (self._harvested, dirty):
-                    found.view(block.first_page, block.pages).union(self._dirty.view(block.first_page, block.pages))
+                    found.view(block.first_page, block.pages).add(self._dirty.view(block.first_page, block.pages))
         self._gets += 1
         self._get_s += time.perf_counter() - start
 

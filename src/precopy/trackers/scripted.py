@@ -42,7 +42,7 @@ class ScriptedLog:
         first, pages = (0, self._dirty.size) if block is None else (block.first_page, block.pages)
         found, harvested = self._dirty.view(first, pages), self._harvested.view(first, pages)
         harvested.words[:] = found.words
-        dirty.view(first, pages).union(found)
+        dirty.view(first, pages).add(found)
         self._gets += 1
         self._get_s += time.perf_counter() - start
 

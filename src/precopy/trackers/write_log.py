@@ -64,7 +64,7 @@ class WriteLog:
         part = self._harvested.view(first, pages)
         flags = self._view[first : first + part.words.size * BITS_PER_WORD]
         part.words[:] = np.packbits(flags, bitorder="little").view(np.uint64)
-        dirty.view(first, pages).union(part)
+        dirty.view(first, pages).add(part)
         self._gets += 1
         self._get_s += time.perf_counter() - start
 

@@ -1,0 +1,325 @@
+"""``precopy bench sync``: the seed's experiment, with every variant of its thread, on one real KVM guest.
+
+One guest runs all the time and writes, again and again, every page of the firmware blocks and a share of main memory.
+Between two syncs it is waited for until all of these were written since they were last armed. Each repeat goes through
+all variants in turn, so that a machine whose speed drifts moves all of them; after each sync everything found is taken,
+as a migration does before it sends, which re-arms what the variant has deferred.
+
+The blocks are mapped as the capture shows them, but writable: a guest can dirty no ROM. What the capture does not map
+has no slot, and costs nothing in any variant.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from precopy.bench.spread import Spread
+from precopy.bench.vhost import VhostFigures, measure_vhost
+from precopy.bitmap import Bitmap
+from precopy.dirty import LogCounters, MigrationBitmap, SyncStats, clear_policy
+from precopy.dirty.lineage import aligned
+from precopy.errors import GuestError, UsageError
+from precopy.guests import Workload, params, params_gpa
+from precopy.guests.image import stamped, words_at
+from precopy.kvm import KvmGuest
+from precopy.memory import GuestMemory, RamBlock, RamLayout, Section
+from precopy.trackers.kvm_dirty_log import KvmDirtyLog
+from precopy.units import PAGE_SIZE, GuestPhysicalAddress
+
+VARIANTS = {
+    "before-patch": "before-patch",
+    "rfc-v1": "rfc-v1",
+    "upstream": "upstream",
+    "clear-bmap": "clear-bmap",
+    "ours-merged": "merged",
+    "ours": "deferred",
+}
+"""The clear policy of each variant, in the order of their history."""
+
+_WARM_UP = 2
+_IDLE_SYNCS = 200
+_PASS_S, _POLL_S = 30.0, 0.001
+_MAIN_CHUNK = 64
+"""Main memory is written in runs of so many pages, spread evenly over it."""
+
+
+@dataclass(frozen=True)
+class BlockFigures:
+    """One RAM block in one variant: counts are of one sync (medians), times of its part of a sync.
+
+    ``log_sync_s`` and ``log_clear_s`` are the seconds inside its get and clear ioctls; ``bitmap_sync_s`` is merging its
+    words, measured alone, on the same bits. ``deferred_clear_ioctls`` are those made after the sync, before its pages
+    would be read.
+    """
+
+    name: str
+    pages: int
+    aligned: bool
+    listeners: int
+    slots: int
+    dirty_pages: int
+    get_log_ioctls: int
+    clear_log_ioctls: int
+    deferred_clear_ioctls: int
+    log_sync_s: Spread
+    bitmap_sync_s: Spread
+    log_clear_s: Spread
+
+
+@dataclass(frozen=True)
+class VariantFigures:
+    """One variant: ``sync_s`` is x, the sum of its three parts; counts are of one sync (medians)."""
+
+    variant: str
+    clear: str
+    sync_s: Spread
+    log_sync_s: Spread
+    bitmap_sync_s: Spread
+    log_clear_s: Spread
+    dirty_pages: int
+    get_log_ioctls: int
+    clear_log_ioctls: int
+    deferred_clear_ioctls: int
+    blocks: tuple[BlockFigures, ...]
+
+
+@dataclass(frozen=True)
+class IdleFigures:
+    """Syncs of the same guest paused, nothing written (`ours`): in all, inside the get ioctls, and the rest."""
+
+    syncs: int
+    sync_s: Spread
+    get_log_s: Spread
+    beyond_get_s: Spread
+
+
+@dataclass(frozen=True)
+class SyncBench:
+    """All of it. ``listeners`` say how the kernel keeps each one's slots."""
+
+    listeners: tuple[str, ...]
+    slots: int
+    written_pages: int
+    variants: tuple[VariantFigures, ...]
+    idle: IdleFigures
+    vhost: VhostFigures
+
+
+@dataclass(frozen=True)
+class _Share:
+    """A block's share of one sync: what the kernel was asked in it and after it, dirty pages, merging its words."""
+
+    in_sync: LogCounters
+    afterwards: LogCounters
+    dirty: int
+    merge_s: float
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """One sync of one variant."""
+
+    stats: SyncStats
+    blocks: dict[str, _Share]
+
+
+def measure(
+    layout: RamLayout,
+    *,
+    ram_share: float,
+    repeat: int,
+    listeners: int = 2,
+    paused: bool = False,
+    variants: Sequence[str] = tuple(VARIANTS),
+    vhost_devices: int = 4,
+    tell: Callable[[str], None] = lambda _: None,
+) -> SyncBench:
+    """Runs the benchmark with ``layout``, of whose largest block the share ``ram_share`` is written too. With
+    ``paused`` the guest stands still in each sync, so that no ioctl has to interrupt a vCPU.
+
+    Raises `UsageError`, `Unsupported`, `OutOfMemory`, `GuestError`, `LayoutError`.
+    """
+    unknown = [name for name in variants if name not in VARIANTS]
+    if unknown:
+        raise UsageError(f"no variant is called {unknown[0]!r}; there are {', '.join(VARIANTS)}")
+    sections = written_sections(layout, ram_share)
+    with KvmGuest(GuestMemory(layout), smram_listener=listeners > 1) as guest:
+        guest.boot(Workload("sequential", rate=None), sections=sections)
+        guest.resume()
+        run = _Run(guest, sum(section.pages for section in sections), paused)
+        guest.dirty.start()
+        try:
+            samples: dict[str, list[_Sample]] = {name: [] for name in variants}
+            bitmaps = {name: MigrationBitmap(guest.dirty, clear_policy(VARIANTS[name], layout)) for name in variants}
+            for number in range(_WARM_UP + repeat):
+                tell(
+                    f"warm-up {number + 1}/{_WARM_UP}"
+                    if number < _WARM_UP
+                    else f"repeat {number + 1 - _WARM_UP}/{repeat}"
+                )
+                for name in variants:
+                    sample = run.sample(bitmaps[name])
+                    if number >= _WARM_UP:
+                        samples[name].append(sample)
+            guest.pause()
+            idle = run.idle()
+        finally:
+            guest.dirty.stop()
+        how = tuple(listener.how for listener in guest.vm_memory.listeners)
+        figures = tuple(_variant(name, samples[name], guest) for name in variants)
+        slots = len(guest.vm_memory.slots)
+    tell("the vhost log")
+    return SyncBench(how, slots, run.pages, figures, idle, measure_vhost(layout, vhost_devices, repeat))
+
+
+def ratio(measured: SyncBench, variant: str, peer: str) -> float | None:
+    """Median x of one variant over another's, None where either was not measured."""
+    medians = {one.variant: one.sync_s.median for one in measured.variants}
+    return medians[variant] / medians[peer] if {variant, peer} <= medians.keys() else None
+
+
+def written_sections(layout: RamLayout, ram_share: float) -> list[Section]:
+    """What the guest writes: every mapped page of each block but the largest, once, and a share of that one."""
+    main = max(layout.blocks, key=lambda block: block.pages)
+    sections: list[Section] = []
+    seen = Bitmap(layout.end_page)
+    for section in layout.sections:
+        if section.block == main:
+            continue
+        if not seen.count(section.first_page, section.pages):  # a block may be mapped twice
+            seen.set_range(section.first_page, section.pages)
+            sections.append(section)
+    own = [section for section in stamped(layout) if section.block == main]
+    wanted = int(main.pages * ram_share)
+    available = sum(section.pages for section in own)
+    runs = min(max(wanted // _MAIN_CHUNK, 1), params.MAX_SEGMENTS - len(sections) - len(own)) if wanted else 0
+    for section in own:
+        part = round(runs * section.pages / available)
+        length = min(wanted // max(runs, 1), section.pages // max(part, 1))
+        for number in range(part if length else 0):
+            offset = number * (section.pages // part)
+            gpa = GuestPhysicalAddress(section.gpa + offset * PAGE_SIZE)
+            sections.append(Section(main, section.offset + offset, length, gpa))
+    return sections
+
+
+class _Run:
+    """The guest under measurement: it writes ``pages`` pages over and over, and is ``paused`` for each sync or not."""
+
+    def __init__(self, guest: KvmGuest, pages: int, paused: bool) -> None:
+        self.guest, self.pages, self._paused = guest, pages, paused
+        self._logs = [log for log in guest.dirty.logs if isinstance(log, KvmDirtyLog)]
+        self._params = words_at(guest.memory, params_gpa(0), PAGE_SIZE)
+
+    def sample(self, bitmap: MigrationBitmap) -> _Sample:
+        """One sync, once all pages were written since the last one was armed."""
+        self._wait_for_a_pass()
+        if self._paused:
+            self.guest.pause()
+        before = self._counters()
+        stats = bitmap.sync()
+        synced = self._counters()
+        for start, count in bitmap.windows(1 << 20):
+            bitmap.take(start, count)
+        taken = self._counters()
+        if self._paused:
+            self.guest.resume()
+        return _Sample(
+            stats,
+            {
+                block.name: _Share(
+                    synced[block.name] - before[block.name],
+                    taken[block.name] - synced[block.name],
+                    *_merge_alone(bitmap, block),
+                )
+                for block in bitmap.layout.blocks
+            },
+        )
+
+    def idle(self) -> IdleFigures:
+        """Syncs of the paused guest, with nothing left dirty."""
+        layout = self.guest.memory.layout
+        bitmap = MigrationBitmap(self.guest.dirty, clear_policy("merged", layout))
+        bitmap.sync()
+        sync_s, get_s = [], []
+        for _ in range(_IDLE_SYNCS):
+            before = self.guest.dirty.counters.get_s
+            sync_s.append(bitmap.sync().sync_s)
+            get_s.append(self.guest.dirty.counters.get_s - before)
+        rest = [whole - inside for whole, inside in zip(sync_s, get_s, strict=True)]
+        return IdleFigures(_IDLE_SYNCS, Spread.of(sync_s), Spread.of(get_s), Spread.of(rest))
+
+    def _wait_for_a_pass(self) -> None:
+        first, end = self._steps(), time.monotonic() + _PASS_S
+        while self._steps() - first <= self.pages:
+            self.guest.raise_failure()
+            if time.monotonic() > end:
+                raise GuestError(f"the guest did not write its {self.pages} pages within {_PASS_S:g} s")
+            time.sleep(_POLL_S)
+
+    def _steps(self) -> int:
+        return int(self._params[params.STEP // 8])
+
+    def _counters(self) -> defaultdict[str, LogCounters]:
+        """What the slots of each block have cost so far."""
+        by_block: defaultdict[str, LogCounters] = defaultdict(LogCounters)
+        for log in self._logs:
+            for one in log.slot_counters:
+                by_block[one.slot.name] += one.counters
+        return by_block
+
+
+def _merge_alone(bitmap: MigrationBitmap, block: RamBlock) -> tuple[int, float]:
+    """Dirty pages of a block after a sync, and the seconds that merging its words takes."""
+    found, into = bitmap.dirty.view(block.first_page, block.pages), Bitmap(block.pages)
+    start = time.perf_counter()
+    into.union(found)
+    return found.count(), time.perf_counter() - start
+
+
+def _variant(name: str, samples: Sequence[_Sample], guest: KvmGuest) -> VariantFigures:
+    vm = guest.vm_memory
+    slots = Counter(slot.name for slot in vm.slots)
+    listeners = Counter(block for one in vm.listeners for block in {slot.name for slot in one.slots})
+    blocks = tuple(
+        _block(block, [one.blocks[block.name] for one in samples], listeners[block.name], slots[block.name])
+        for block in guest.memory.layout.blocks
+    )
+    return VariantFigures(
+        variant=name,
+        clear=VARIANTS[name],
+        sync_s=Spread.of([one.stats.sync_s for one in samples]),
+        log_sync_s=Spread.of([one.stats.log_sync_s for one in samples]),
+        bitmap_sync_s=Spread.of([one.stats.bitmap_sync_s for one in samples]),
+        log_clear_s=Spread.of([one.stats.log_clear_s for one in samples]),
+        dirty_pages=_count([one.stats.dirty_pages for one in samples]),
+        get_log_ioctls=sum(one.get_log_ioctls for one in blocks),
+        clear_log_ioctls=sum(one.clear_log_ioctls for one in blocks),
+        deferred_clear_ioctls=sum(one.deferred_clear_ioctls for one in blocks),
+        blocks=blocks,
+    )
+
+
+def _block(block: RamBlock, shares: Sequence[_Share], listeners: int, slots: int) -> BlockFigures:
+    return BlockFigures(
+        name=block.name,
+        pages=block.pages,
+        aligned=aligned(block),
+        listeners=listeners,
+        slots=slots,
+        dirty_pages=_count([one.dirty for one in shares]),
+        get_log_ioctls=_count([one.in_sync.get_calls for one in shares]),
+        clear_log_ioctls=_count([one.in_sync.clear_calls for one in shares]),
+        deferred_clear_ioctls=_count([one.afterwards.clear_calls for one in shares]),
+        log_sync_s=Spread.of([one.in_sync.get_s for one in shares]),
+        bitmap_sync_s=Spread.of([one.merge_s for one in shares]),
+        log_clear_s=Spread.of([one.in_sync.clear_s for one in shares]),
+    )
+
+
+def _count(values: Sequence[int]) -> int:
+    return statistics.median_low(values)

@@ -1,0 +1,58 @@
+"""The vhost log's part of ``precopy bench sync``: one walk a sync against one walk a device."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+
+from precopy.bench.spread import Spread
+from precopy.bench.vhost_device import VhostDevice
+from precopy.bitmap import Bitmap
+from precopy.memory import Backing, GuestMemory, RamLayout
+from precopy.trackers.shared_log import SharedLog
+from precopy.trackers.vhost_log import VhostLog
+
+_FIRST, _PAGES, _STRIDE = 0x100, 256, 7
+"""What each device logs before each sync: so many pages above 1 MiB, not side by side."""
+
+
+@dataclass(frozen=True)
+class Walks:
+    """``walks_per_sync`` over the whole log, and the seconds of one log_sync."""
+
+    walks_per_sync: int
+    log_sync_s: Spread
+
+
+@dataclass(frozen=True)
+class VhostFigures:
+    """``devices`` processes that log to one shared log: walked once, and, as before the patch, once a device."""
+
+    devices: int
+    logged_pages: int
+    shared: Walks
+    per_device: Walks
+
+
+def measure_vhost(layout: RamLayout, devices: int, repeat: int) -> VhostFigures:
+    """Has real device processes log pages, and syncs both ways in turn. Raises `Unsupported`, `PeerLost`."""
+    with contextlib.ExitStack() as stack:
+        log = stack.enter_context(SharedLog.for_layout(layout))
+        memory = stack.enter_context(GuestMemory(layout, Backing.MEMFD))
+        running = [stack.enter_context(VhostDevice(f"device {n}", log, memory)) for n in range(devices)]
+        ways = {shared: VhostLog(layout, log, shared=shared) for shared in (True, False)}
+        dirty = Bitmap(layout.end_page)
+        seconds: dict[bool, list[float]] = {True: [], False: []}
+        for _ in range(repeat):
+            for shared, way in ways.items():
+                for number, device in enumerate(running):
+                    device.send(f"mark {_FIRST + number * _PAGES * _STRIDE} {_PAGES} {_STRIDE}")
+                    device.answer()
+                before = way.counters.get_s
+                way.harvest(dirty)
+                seconds[shared].append(way.counters.get_s - before)
+                way.clear(0, layout.end_page)
+        walks = {shared: way.counters.get_calls // repeat for shared, way in ways.items()}
+        return VhostFigures(
+            devices, devices * _PAGES, *(Walks(walks[shared], Spread.of(seconds[shared])) for shared in (True, False))
+        )

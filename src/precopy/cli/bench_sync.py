@@ -1,0 +1,158 @@
+"""``precopy bench sync``: the seed's experiment."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from precopy.cli.options import SIZE, json_option
+
+if TYPE_CHECKING:
+    from precopy.bench.sync import SyncBench
+    from precopy.memory import Capture, RamLayout
+    from precopy.qemu.trace import QemuSyncs
+
+_VARIANTS = ("before-patch", "rfc-v1", "upstream", "clear-bmap", "ours-merged", "ours")
+
+
+@click.command()
+@click.option(
+    "--layout",
+    default="q35-ovmf-512m-cirrus",
+    show_default=True,
+    metavar="NAME|DIRECTORY",
+    help="A layout that ships with precopy (`precopy layout` names them), or a directory with captured text.",
+)
+@click.option("--ram", type=SIZE, default=None, help="Another amount of main memory.  [default: the layout's]")
+@click.option(
+    "--ram-share",
+    type=click.FloatRange(0, 1),
+    default=0.01,
+    show_default=True,
+    help="Share of main memory that the guest writes between two syncs; of all other mapped blocks it is every page.",
+)
+@click.option(
+    "--listeners",
+    type=click.IntRange(1, 2),
+    default=2,
+    show_default=True,
+    help="Memory listeners: kvm-memory, and kvm-smram as with system management mode.",
+)
+@click.option(
+    "--variant", "variants", type=click.Choice(_VARIANTS), multiple=True, help="Only this one (may be repeated)."
+)
+@click.option("--paused", is_flag=True, help="Pause the guest for each sync, so that no ioctl interrupts a vCPU.")
+@click.option("--repeat", type=click.IntRange(1), default=9, show_default=True, help="Syncs of each variant, in turn.")
+@click.option("--vhost-devices", type=click.IntRange(1, 64), default=4, show_default=True, help="Sharing one log.")
+@click.option("--against-qemu", is_flag=True, help="Run the same layout in real QEMU too, with its trace events.")
+@json_option
+def sync(layout: str, against_qemu: bool, as_json: bool, ram: int | None, **options: Any) -> None:
+    """What a sync costs with every variant of the seed's thread, on one real KVM guest that keeps writing.
+
+    Variants: before-patch (a clear for every page of an unaligned block and listener), rfc-v1 and upstream (one clear
+    a block, in the sync), clear-bmap (the reviewer's: deferred for unaligned blocks too), ours-merged and ours (whole
+    arrays, with merged and with deferred clears).
+    """
+    from precopy.bench.sync import VARIANTS, measure
+    from precopy.errors import Unsupported, UsageError
+    from precopy.kvm import unavailable
+
+    missing = unavailable()
+    if missing:
+        raise Unsupported(*missing.split("; ", 1))
+    capture = find_capture(layout)
+    if against_qemu and capture.command is None:
+        raise UsageError(f"the layout {capture.name!r} has no command.txt, so QEMU cannot be run with it")
+    described = capture.layout(ram)
+
+    def tell(what: str) -> None:
+        if not as_json:
+            click.echo(f"measuring {what}", err=True)
+
+    measured = measure(
+        described,
+        ram_share=options["ram_share"],
+        repeat=options["repeat"],
+        listeners=options["listeners"],
+        paused=options["paused"],
+        variants=options["variants"] or tuple(VARIANTS),
+        vhost_devices=options["vhost_devices"],
+        tell=tell,
+    )
+    qemu = _trace_qemu(capture, ram, options["repeat"], tell) if against_qemu else None
+    body = _body(capture, described, options, measured, qemu)
+    if as_json:
+        from precopy.report.documents import document, to_json
+
+        click.echo(to_json(document("bench-sync", 1, body)))
+    else:
+        from precopy.report.sync_tables import show_sync
+
+        show_sync(body)
+
+
+def find_capture(name: str) -> Capture:
+    """The capture that ships under this name, or else the one in a directory of this name. Raises `UsageError`."""
+    from pathlib import Path
+
+    from precopy.errors import UsageError
+    from precopy.memory import CAPTURES, Capture
+
+    if name in CAPTURES:
+        return Capture.named(name)
+    if not Path(name).is_dir():
+        raise UsageError(f"{name!r} is no directory and no captured layout; there are {', '.join(CAPTURES)}")
+    return Capture.read(Path(name))
+
+
+def _trace_qemu(capture: Capture, ram: int | None, syncs: int, tell: Any) -> QemuSyncs:
+    from precopy.qemu.trace import trace_syncs
+
+    tell("QEMU")
+    command, *_ = (capture.command or "").splitlines() or [""]  # QEMU's version stands below it
+    return trace_syncs(command, ram=ram, syncs=syncs)
+
+
+def _body(
+    capture: Capture, layout: RamLayout, options: dict[str, Any], measured: SyncBench, qemu: QemuSyncs | None
+) -> dict[str, Any]:
+    import msgspec
+
+    from precopy.bench.seed import SEED
+    from precopy.bench.sync import ratio
+    from precopy.cli.facts import machine_facts
+    from precopy.report.layout_table import unaligned_mapped_pages
+
+    ours = next((one for one in measured.variants if one.variant == "ours"), None)
+    return {
+        "machine": machine_facts(),
+        "layout": capture.name,
+        "ram_bytes": max(block.pages for block in layout.blocks) * layout.page_size,
+        "ram_share": options["ram_share"],
+        "paused": options["paused"],
+        "unaligned_mapped_pages": unaligned_mapped_pages(layout),
+        **msgspec.to_builtins(measured),
+        "seed": msgspec.to_builtins(SEED),
+        "qemu": _qemu_body(qemu) if qemu else None,
+        "ratios": {
+            "ours_to_before_patch": ratio(measured, "ours", "before-patch"),
+            "ours_to_qemu": ours.sync_s.median / qemu.sync_s if qemu and ours else None,
+        },
+    }
+
+
+def _qemu_body(qemu: QemuSyncs) -> dict[str, Any]:
+    from precopy.bench.spread import Spread
+
+    return {
+        "version": qemu.version,
+        "accel": qemu.accel,
+        "status": qemu.status,
+        "command": list(qemu.command),
+        "syncs": len(qemu.timed),
+        "sync_s": vars(Spread.of([one.sync_s for one in qemu.timed])),
+        "sync_all_events_s": vars(Spread.of([one.sync_s for one in qemu.counted])),
+        "clear_log_ioctls": qemu.clear_ioctls,
+        "deferred_clear_ioctls": qemu.deferred_clear_ioctls / qemu.counted_migrations,
+    }

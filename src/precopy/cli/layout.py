@@ -1,0 +1,94 @@
+"""``precopy layout``: RAM blocks and sections of a machine that QEMU's monitor showed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from precopy.cli.options import SIZE, json_option
+
+if TYPE_CHECKING:
+    from precopy.memory import Capture, RamLayout
+
+
+@click.command()
+@click.argument("machine", metavar="NAME|DIRECTORY")
+@click.option("--ram", type=SIZE, default=None, help="Another amount of main memory.  [default: as captured]")
+@click.option(
+    "--write", type=click.Path(path_type=Path, file_okay=False), default=None, help="Write the capture there, too."
+)
+@json_option
+def layout(machine: str, ram: int | None, write: Path | None, as_json: bool) -> None:
+    """Show the RAM blocks and sections of a captured machine: one that ships with precopy, by its name, or the
+    directory that holds ramblock.txt and mtree-flat.txt, the output of QEMU's `info ramblock` and `info mtree -f`.
+
+    A directory that has a shipped one's name is ./NAME.
+    """
+    from precopy.errors import UsageError
+    from precopy.memory import CAPTURES, Capture
+
+    if write is not None and ram is not None:
+        raise UsageError("--write writes the capture as it was read, so it cannot be used with --ram")
+    if machine not in CAPTURES and not Path(machine).is_dir():
+        raise UsageError(f"{machine!r} is no directory and no captured layout; there are {', '.join(CAPTURES)}")
+    capture = Capture.named(machine) if machine in CAPTURES else Capture.read(Path(machine))
+    shown = capture.layout(ram)
+    if write is not None:
+        capture.write(write)
+    if as_json:
+        _print_json(capture, shown)
+    else:
+        _print_table(capture, shown)
+
+
+def _print_table(capture: Capture, shown: RamLayout) -> None:
+    from precopy.report.layout_table import layout_table, unaligned_mapped_pages
+    from precopy.report.tables import show
+    from precopy.units import format_size
+
+    show(layout_table(shown))
+    spaces = sum(len(view.address_spaces) for view in capture.views)
+    click.echo(
+        f"{capture.name}: {format_size(shown.bytes)} in {len(shown.blocks)} RAM blocks, "
+        f"{len(shown.sections)} sections; {spaces} address spaces in {len(capture.views)} flat views"
+    )
+    pages = unaligned_mapped_pages(shown)
+    click.echo(
+        f"{pages} mapped pages lie in blocks whose length is no multiple of 64 pages; cleared page by page, a sync "
+        f"makes {pages} clears of them with one listener, {2 * pages} with two"
+    )
+
+
+def _print_json(capture: Capture, shown: RamLayout) -> None:
+    from precopy.report.documents import document, to_json
+    from precopy.report.layout_table import is_aligned, unaligned_mapped_pages
+    from precopy.units import PAGE_SIZE
+
+    blocks: list[dict[str, Any]] = [
+        {
+            "name": block.name,
+            "ram_addr": block.first_page * PAGE_SIZE,
+            "pages": block.pages,
+            "whole_words": is_aligned(block),
+            "sections": [
+                {"gpa": one.gpa, "offset_pages": one.offset, "pages": one.pages}
+                for one in shown.sections
+                if one.block == block
+            ],
+        }
+        for block in shown.blocks
+    ]
+    pages = unaligned_mapped_pages(shown)
+    body = {
+        "name": capture.name,
+        "command": capture.command,
+        "bytes": shown.bytes,
+        "blocks": blocks,
+        "address_spaces": sum(len(view.address_spaces) for view in capture.views),
+        "flat_views": len(capture.views),
+        "unaligned_mapped_pages": pages,
+        "clears_page_by_page": {"one_listener": pages, "two_listeners": 2 * pages},
+    }
+    click.echo(to_json(document("layout", 1, body)))

@@ -1,0 +1,120 @@
+"""Reading text line by line, with the place of whatever is wrong."""
+
+from __future__ import annotations
+
+import re
+from typing import NoReturn
+
+from precopy.errors import LayoutTextError
+
+MAX_LINE = 4096
+"""Characters in a line, at most."""
+MAX_TEXT = 32 << 20
+"""Characters in a text, at most."""
+
+_HEX = re.compile(r"[0-9a-f]+")
+_DECIMAL = re.compile(r"-?[0-9]+")
+
+
+class Line:
+    """One line, read from left to right; ``at`` is the index of what comes next."""
+
+    def __init__(self, what: str, number: int, text: str) -> None:
+        self.what, self.number, self.text, self.at = what, number, text, 0
+
+    def fail(self, message: str, at: int | None = None) -> NoReturn:
+        """Raises `LayoutTextError` for the character at index ``at``, or where reading is."""
+        raise LayoutTextError(self.what, self.number, (self.at if at is None else at) + 1, message)
+
+    def take(self, literal: str) -> None:
+        """Passes over ``literal``. Raises `LayoutTextError` at the first character that differs from it."""
+        if not self.skip(literal):
+            self.fail(f"expected {literal!r}", self.at + _common(literal, self.text[self.at :]))
+
+    def skip(self, literal: str) -> bool:
+        """Passes over ``literal`` where it comes next, and says whether it did."""
+        found = self.text.startswith(literal, self.at)
+        self.at += len(literal) if found else 0
+        return found
+
+    def match(self, pattern: re.Pattern[str], expected: str) -> str:
+        """Passes over what ``pattern`` matches here, which has at least a character. Raises `LayoutTextError`."""
+        found = pattern.match(self.text, self.at)
+        if not found or found.end() == self.at:
+            self.fail(f"expected {expected}")
+        self.at = found.end()
+        return found[0]
+
+    def hex(self) -> int:
+        """A hexadecimal number of 64 bits."""
+        at = self.at
+        digits = self.match(_HEX, "a hexadecimal number")
+        if len(digits) > 16:
+            self.fail("a number of more than 64 bits", at)
+        return int(digits, 16)
+
+    def decimal(self) -> int:
+        """A decimal number of 32 bits, with its sign."""
+        at = self.at
+        digits = self.match(_DECIMAL, "a number")
+        if len(digits) > 11 or not -(1 << 31) <= int(digits) < 1 << 31:
+            self.fail("a number of more than 32 bits", at)
+        return int(digits)
+
+    def until(self, end: str) -> str:
+        """Passes over everything up to ``end``, and over that too."""
+        at = self.text.find(end, self.at)
+        if at < 0:
+            self.fail(f"expected {end!r} somewhere in the rest of the line", len(self.text))
+        rest, self.at = self.text[self.at : at], at + len(end)
+        return rest
+
+    def rest(self) -> str:
+        """Passes over all that is left."""
+        rest, self.at = self.text[self.at :], len(self.text)
+        return rest
+
+    def check(self, written: str) -> None:
+        """Raises `LayoutTextError` at the first character that is not as what was read would be written."""
+        if self.text != written:
+            same = _common(self.text, written)
+            goes_on = f"the line to go on with {written[same : same + 24]!r}" if same < len(written) else "its end"
+            self.fail(f"expected {goes_on}", same)
+
+
+class Lines:
+    """The lines of a text, each of which ends in a line feed."""
+
+    def __init__(self, what: str, text: str) -> None:
+        if len(text) > MAX_TEXT:
+            raise LayoutTextError(what, 1, 1, f"a text of more than {MAX_TEXT} characters")
+        self.what = what
+        self._lines = text.split("\n")
+        self._next = 0
+
+    @property
+    def ahead(self) -> str:
+        """The next line, without reading it; empty where there is none."""
+        return self._lines[self._next]
+
+    @property
+    def at_end(self) -> bool:
+        return self._next == len(self._lines) - 1 and not self._lines[-1]
+
+    def next(self, expected: str) -> Line:
+        """Raises `LayoutTextError` where the text ends, and where the line is too long or has no end."""
+        if self.at_end:
+            raise LayoutTextError(self.what, self._next + 1, 1, f"the text ends where {expected} is expected")
+        line = Line(self.what, self._next + 1, self._lines[self._next])
+        if len(line.text) > MAX_LINE:
+            line.fail(f"a line of more than {MAX_LINE} characters", MAX_LINE)
+        if self._next == len(self._lines) - 1:
+            line.fail("the text ends in the middle of a line", len(line.text))
+        self._next += 1
+        return line
+
+
+def _common(one: str, other: str) -> int:
+    """How many characters two texts begin with in common."""
+    shorter = min(len(one), len(other))
+    return next((at for at in range(shorter) if one[at] != other[at]), shorter)

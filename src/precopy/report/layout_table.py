@@ -1,0 +1,44 @@
+"""A guest's RAM layout as a table, and what its lengths cost."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from precopy.bitmap import BITS_PER_WORD
+from precopy.memory import RamBlock, RamLayout
+from precopy.units import PAGE_SIZE
+
+
+def is_aligned(block: RamBlock) -> bool:
+    """Whether the block's length is a multiple of 64 pages, so that its bitmap is whole words."""
+    return block.pages % BITS_PER_WORD == 0
+
+
+def unaligned_mapped_pages(layout: RamLayout) -> int:
+    """Pages that sections show of blocks that are not `is_aligned`; one that is shown twice counts twice.
+
+    It is how often QEMU before its merged clear asked each of its listeners to clear one page of the dirty log in one
+    sync, whether the page was dirty or not (``cpu_physical_memory_sync_dirty_bitmap``, the path page by page).
+    """
+    return sum(section.pages for section in layout.sections if not is_aligned(section.block))
+
+
+def layout_table(layout: RamLayout) -> RenderableType:
+    """A line a RAM block, in ascending ram_addr order, and a line for each further section that maps it."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    columns = (("RAM block", "l"), ("ram_addr", "r"), ("pages", "r"), ("whole words", "l"), ("mapped at", "l"))
+    for name, justify in columns:
+        table.add_column(name, justify="left" if justify == "l" else "right", no_wrap=True)
+    for block in layout.blocks:
+        at = [f"{one.gpa:#x}-{one.end_gpa - 1:#x}" for one in layout.sections if one.block == block]
+        table.add_row(
+            Text(block.name),
+            f"{block.first_page * PAGE_SIZE:#x}",
+            str(block.pages),
+            "yes" if is_aligned(block) else "no",
+            "\n".join(at) or "-",
+        )
+    return table
