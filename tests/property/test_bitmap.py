@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import pytest
@@ -62,8 +63,8 @@ def raw_bits(bitmap: Bitmap) -> set[int]:
 
 
 @st.composite
-def bitmaps(draw: st.DrawFn, min_size: int = 0) -> tuple[Bitmap, set[int]]:
-    size = draw(sizes.filter(lambda n: n >= min_size))
+def bitmaps(draw: st.DrawFn, min_size: int = 0, size: int | None = None) -> tuple[Bitmap, set[int]]:
+    size = draw(sizes.filter(lambda n: n >= min_size)) if size is None else size
     bitmap, model = Bitmap(size), set[int]()
     for start, end in draw(st.lists(st.tuples(edges, edges), max_size=6)):
         lo, hi = sorted((min(max(start, 0), size), min(max(end, 0), size)))
@@ -137,6 +138,22 @@ class BitmapMachine(RuleBasedStateMachine):
         taken = self.model & set(range(start, start + count))
         assert list(self.bitmap.take(start, count)) == runs_of(taken)
         self.model -= taken
+
+    @rule(a=edges, b=edges)
+    def take_count(self, a: int, b: int) -> None:
+        start, count = self.clip(a, b)
+        taken = self.model & set(range(start, start + count))
+        assert self.bitmap.take_count(start, count) == len(taken)
+        self.model -= taken
+
+    @rule(data=st.data(), a=edges, b=edges)
+    def move_into(self, data: st.DataObject, a: int, b: int) -> None:
+        start, count = self.clip(a, b)
+        other, pages = data.draw(bitmaps(size=self.bitmap.size))
+        moved = self.model & set(range(start, start + count))
+        assert self.bitmap.move_into(other, start, count) == len(moved - pages)
+        assert raw_bits(other) == pages | moved
+        self.model -= moved
 
     @rule(data=st.data())
     def union(self, data: st.DataObject) -> None:
@@ -331,6 +348,69 @@ class TestUnion:
         assert raw_bits(bitmap) == set(range(shift, other.size + shift))
 
 
+@pytest.mark.usefixtures("chunks")
+class TestMove:
+    @given(bitmaps_with_range(), st.data())
+    def test_counts_what_is_new_and_leaves_the_rest(
+        self, case: tuple[Bitmap, set[int], int, int], data: st.DataObject
+    ) -> None:
+        bitmap, model, start, count = case
+        dest, pending = data.draw(bitmaps(size=bitmap.size))
+        moved = model & set(range(start, start + count))
+        assert bitmap.move_into(dest, start, count) == len(moved - pending)
+        assert raw_bits(bitmap) == model - moved
+        assert raw_bits(dest) == pending | moved
+        assert bitmap.move_into(dest, start, count) == 0
+
+    @given(bitmaps(), st.data())
+    def test_whole_bitmaps_by_default(self, case: tuple[Bitmap, set[int]], data: st.DataObject) -> None:
+        bitmap, model = case
+        dest, pending = data.draw(bitmaps(size=bitmap.size))
+        assert bitmap.move_into(dest) == len(model - pending)
+        assert not bitmap.any()
+        assert raw_bits(dest) == pending | model
+        assert dest.take_count() == len(pending | model)
+        assert not dest.any()
+
+    @given(bitmaps_with_range())
+    def test_take_count_leaves_the_rest(self, case: tuple[Bitmap, set[int], int, int]) -> None:
+        bitmap, model, start, count = case
+        taken = model & set(range(start, start + count))
+        assert bitmap.take_count(start, count) == len(taken)
+        assert raw_bits(bitmap) == model - taken
+
+    @pytest.mark.parametrize("size", [64, 65, 127, 128, 130, 192])
+    def test_every_range_of_a_few_words(self, size: int) -> None:
+        for start in range(size + 1):
+            for count in range(size - start + 1):
+                bitmap, dest, inside = (
+                    Bitmap(size),
+                    Bitmap.from_indexes(size, range(0, size, 3)),
+                    range(start, start + count),
+                )
+                bitmap.set_all()
+                assert bitmap.move_into(dest, start, count) == sum(page % 3 != 0 for page in inside)
+                assert bitmap.count() == size - count
+                assert bitmap.count(start, count) == 0
+                assert dest.count(start, count) == count
+                assert dest.take_count(start, count) == count
+                assert dest.count() == sum(page not in inside for page in range(0, size, 3))
+
+    def test_into_itself(self) -> None:
+        bitmap = Bitmap(640)
+        bitmap.set_all()
+        for dest, source in (
+            (bitmap, bitmap),
+            (bitmap, bitmap.view(0, 640)),
+            (bitmap.view(64, 576), bitmap.view(0, 576)),
+        ):
+            with pytest.raises(ValueError, match="itself"):
+                source.move_into(dest)
+        assert bitmap.count() == 640
+        assert bitmap.view(0, 320).move_into(bitmap.view(320, 320)) == 0
+        assert list(bitmap.runs()) == [(320, 320)]
+
+
 class TestLimits:
     """Every range outside is refused, and nothing has changed then."""
 
@@ -350,7 +430,9 @@ class TestLimits:
             bitmap.masked,
             bitmap.runs,
             bitmap.take,
+            bitmap.take_count,
             bitmap.view,
+            partial(bitmap.move_into, Bitmap(bitmap.size)),
         )
         for call in calls:
             with pytest.raises(BitmapRangeError) as caught:
@@ -411,6 +493,13 @@ class TestLimits:
             bitmap.difference(other)
         assert bitmap.count() == 65
 
+    def test_moving_into_another_size(self) -> None:
+        bitmap, other = Bitmap(65), Bitmap(66)
+        bitmap.set_all()
+        with pytest.raises(ValueError, match="65 and 66"):
+            bitmap.move_into(other)
+        assert (bitmap.count(), other.count()) == (65, 0)
+
     @pytest.mark.parametrize(
         ("size", "words"),
         [
@@ -446,6 +535,31 @@ def test_a_bitmap_larger_than_a_real_chunk() -> None:
     assert list(shifted.runs()) == [(seam - 95, 200), (size + 4, 1)]
     windows = [start for start, _ in shifted.windows(64)]
     assert windows == [seam - 128, seam - 64, seam, seam + 64, (size + 4) // 64 * 64]
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.1, 0.04, 0.001, 0.0])
+def test_real_chunks_of_every_density(share: float) -> None:
+    """Each way of merging a chunk, chosen by its density, against whole-array arithmetic."""
+    random = np.random.default_rng(0)
+    full = words_module.CHUNK_WORDS * 3 + 1001
+
+    def some(share: float) -> Bitmap:
+        words = random.integers(0, 2**64, full + 1, np.uint64)
+        words[random.random(full + 1) >= share] = 0
+        words[words_module.CHUNK_WORDS : 2 * words_module.CHUNK_WORDS] = 0
+        words[-1] &= np.uint64(0x1FFF)
+        return Bitmap(64 * full + 13, words)
+
+    bitmap, dest = some(share), some(0.5)
+    both = bitmap.words | dest.words
+    new = int(np.bitwise_count(both).sum() - np.bitwise_count(dest.words).sum())
+    merged = dest.copy()
+    assert merged.union(bitmap) == new
+    assert np.array_equal(merged.words, both)
+    assert bitmap.copy().take_count() == int(np.bitwise_count(bitmap.words).sum())
+    assert bitmap.move_into(dest) == new
+    assert not bitmap.any()
+    assert np.array_equal(dest.words, both)
 
 
 class TestRuns:

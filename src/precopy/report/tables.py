@@ -23,7 +23,7 @@ class DemoRow:
     verdict: str
 
 
-_WIDE = 130
+_WIDE = 160
 
 
 def _console() -> Console:
