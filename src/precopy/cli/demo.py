@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from precopy.cli.options import json_option, machine_options, policy_options, workload_options
+from precopy.cli.options import (
+    CLEAR_NAMES,
+    json_option,
+    machine_options,
+    policy_options,
+    tracker_option,
+    workload_options,
+)
 from precopy.errors import PrecopyError, VerificationFailed
 
 if TYPE_CHECKING:
@@ -21,12 +28,13 @@ _AFTERLIFE_S = 0.4
 @workload_options
 @click.option(
     "--clear",
-    type=click.Choice(["all", "per-page", "merged", "deferred"]),
-    default="all",
+    type=click.Choice(["ours", "lineage", "all", *CLEAR_NAMES]),
+    default="ours",
     show_default=True,
-    help="Clear policies to show.",
+    help="Clear policies to show: one, ours, those of the seed's thread (lineage), or all.",
 )
 @policy_options
+@tracker_option
 @click.option("--tcp", is_flag=True, help="Over TCP on this machine instead of a Unix socket.")
 @json_option
 def demo(clear: str, tcp: bool, as_json: bool, **options: Any) -> int:
@@ -36,10 +44,10 @@ def demo(clear: str, tcp: bool, as_json: bool, **options: Any) -> int:
     compared byte for byte and the guest's own invariant is checked; then it runs on there, and is checked again.
     """
     from precopy.cli import machine
-    from precopy.dirty import CLEAR_POLICIES
+    from precopy.dirty import ALL_POLICIES, CLEAR_POLICIES, LINEAGE
 
     choice = machine.choose(options["guest"])
-    policies = CLEAR_POLICIES if clear == "all" else (clear,)
+    policies = {"ours": CLEAR_POLICIES, "lineage": LINEAGE, "all": ALL_POLICIES}.get(clear, (clear,))
     if not as_json:
         _introduce(choice, options)
     rows = [_run_once(policy, choice.kind, tcp, options) for policy in policies]
@@ -68,6 +76,7 @@ def _run_once(policy: str, kind: str, tcp: bool, options: dict[str, Any]) -> Dem
     if options["working_set"]:
         run += ["--working-set", str(options["working_set"])]
     wanted = MigrationOptions(
+        tracker=options["tracker"] or "",
         clear=policy,
         clear_chunk_shift=options["clear_chunk_shift"],
         max_bandwidth=options["max_bandwidth"],

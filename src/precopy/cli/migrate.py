@@ -6,12 +6,21 @@ from typing import Any
 
 import click
 
-from precopy.cli.options import ADDRESS, CONTROL, clear_option, json_option, policy_options, timeout_option
+from precopy.cli.options import (
+    ADDRESS,
+    CONTROL,
+    clear_option,
+    json_option,
+    policy_options,
+    timeout_option,
+    tracker_option,
+)
 
 
 @click.command()
 @click.argument("control", type=CONTROL)
 @click.argument("address", type=ADDRESS)
+@tracker_option
 @clear_option
 @policy_options
 @click.option(
@@ -19,7 +28,7 @@ from precopy.cli.options import ADDRESS, CONTROL, clear_option, json_option, pol
 )
 @timeout_option
 @json_option
-def migrate(control: Any, address: Any, timeout: float, as_json: bool, **options: Any) -> None:
+def migrate(control: Any, address: Any, tracker: str | None, timeout: float, as_json: bool, **options: Any) -> None:
     """Move the guest behind CONTROL to whoever waits at ADDRESS (see `precopy receive`).
 
     Ctrl-C cancels: the guest stays where it is. On any failure before the commit it stays there, too.
@@ -30,11 +39,14 @@ def migrate(control: Any, address: Any, timeout: float, as_json: bool, **options
     from precopy.report.live import LiveProgress
 
     with LiveProgress() as live:
-        done = migrate_guest(control, address, MigrationOptions(**options), timeout, live.update)
+        done = migrate_guest(control, address, MigrationOptions(tracker=tracker or "", **options), timeout, live.update)
     if as_json:
         click.echo(to_json(document("migrate", 1, migration_body(done))))
         return
-    from precopy.report.tables import rounds_table, show
+    from precopy.report.tables import rounds_table, show, tracker_line
 
-    show(f"{done.guest} guest migrated to {address} (session {done.session}), clear policy {done.clear}")
+    show(
+        f"{done.guest} guest migrated to {address} (session {done.session}), clear policy {done.clear}",
+        tracker_line(done),
+    )
     show(rounds_table(done))

@@ -188,10 +188,20 @@ policy_options = _all(
     ]
 )
 
+CLEAR_NAMES = ("per-page", "merged", "deferred", "before-patch", "rfc-v1", "upstream", "clear-bmap")
+"""`precopy.dirty.ALL_POLICIES`, without importing it; a test holds them equal."""
+
 clear_option = click.option(
     "--clear",
-    type=click.Choice(["per-page", "merged", "deferred"]),
+    type=click.Choice(CLEAR_NAMES),
     default="deferred",
     show_default=True,
-    help="Clear policy: when and how pages found dirty are protected again.",
+    help="Clear policy: when and how pages found dirty are protected again; the last four are the seed's thread's.",
+)
+
+tracker_option = click.option(
+    "--tracker",
+    type=click.Choice(["dirty-log", "dirty-ring", "auto"]),
+    default=None,
+    help="What tells of the guest's writes under KVM; auto decides from its dirty rate.  [default: what it has]",
 )

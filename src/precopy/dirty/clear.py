@@ -36,6 +36,11 @@ class ClearPolicy(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def unconditional(self) -> bool:
+        """Whether `harvested` is to be called also where a sync found nothing, as QEMU's paths are."""
+        ...
+
     def merge(self, dirty: Bitmap, pending: Bitmap) -> int:
         """Takes what a sync harvested over into what is pending; returns how many pages were not pending before."""
         ...
@@ -50,6 +55,8 @@ class ClearPolicy(Protocol):
 
 class WholeArrays:
     """How a sync merges, whatever the blocks' lengths: a few operations over the whole ram_addr space."""
+
+    unconditional = False
 
     def merge(self, dirty: Bitmap, pending: Bitmap) -> int:
         return pending.union(dirty)

@@ -77,6 +77,7 @@ class BlockByBlock(ABC):
 
     name: ClassVar[str]
     defers: ClassVar[bool] = False
+    unconditional = True
 
     def __init__(self, layout: RamLayout, shift: int = CLEAR_BITMAP_SHIFT) -> None:
         self.blocks = layout.blocks

@@ -78,7 +78,7 @@ class MigrationBitmap:
         self.memory.sync()
         self.dirty = self.memory.exchange(DirtyClient.MIGRATION, self.dirty)
         harvested = self._now()
-        if not self.dirty.any():
+        if not (self.policy.unconditional or self.dirty.any()):
             return SyncStats(harvested - start, self._now() - harvested, 0.0, 0, 0)
         new = self.policy.merge(self.dirty, self.pending)
         found = self.dirty.count()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from precopy.abi import kvm
 from precopy.abi.ioctl import call
@@ -16,9 +17,10 @@ from precopy.kvm import state
 from precopy.kvm.machine import VirtualMachine
 from precopy.kvm.memory import VmMemory
 from precopy.kvm.system import KvmSystem
+from precopy.kvm.tracker_choice import choose
 from precopy.kvm.vcpu import Vcpu, install_kick_handler
-from precopy.memory import GuestMemory, Section
-from precopy.ports import Witness
+from precopy.memory import DirtyClient, GuestMemory, Section
+from precopy.ports import TrackerChoice, Witness
 from precopy.trackers import kvm_dirty_ring
 from precopy.units import PAGE_SIZE
 
@@ -28,6 +30,7 @@ _CODE_SELECTOR, _DATA_SELECTOR = 0x1B, 0x23
 _CR0 = 0x80010033  # PG, WP, NE, ET, MP, PE
 _CR4 = 0x620  # OSXMMEXCPT, OSFXSR, PAE
 _EFER = 0x500  # LMA, LME
+_MEASURED_S = 0.1
 _RFLAGS = 0x3002  # IOPL 3 and the bit that is always one
 
 
@@ -120,6 +123,28 @@ class KvmGuest:
             if ran:
                 self.resume()
         return time.perf_counter() - start if ran else 0.0
+
+    def choose_tracker(self, wanted: str) -> TrackerChoice:
+        """As `VmControl.choose_tracker`; ``auto`` measures the dirty rate first, for a tenth of a second."""
+        if wanted == "auto":
+            choice = choose(self.memory.layout.pages, self._dirty_rate(), self._ring_entries)
+        else:
+            choice = TrackerChoice(wanted, "asked for")
+        return replace(choice, pause_s=self.use_tracker(choice.tracker))
+
+    def _dirty_rate(self) -> float:
+        """Pages dirtied a second, as the tracker that there is has it."""
+        layout = self.memory.layout
+        self.dirty.start()
+        try:
+            self.dirty.sync()
+            self.dirty.test_and_clear(DirtyClient.MIGRATION, 0, layout.end_page)
+            start = time.perf_counter()
+            time.sleep(_MEASURED_S)
+            self.dirty.sync()
+            return self.dirty.count(DirtyClient.MIGRATION) / (time.perf_counter() - start)
+        finally:
+            self.dirty.stop()
 
     def _make_vm(self, tracker: str, vcpus: int) -> VirtualMachine:
         return VirtualMachine(

@@ -16,12 +16,14 @@ MIN_BANDWIDTH = 64_000
 class MigrationOptions:
     """Raises `UsageError` for values that cannot be meant.
 
+    ``tracker``: what tells of the guest's writes, ``auto`` for whichever suits them, empty for what it has.
     ``clear``: the clear policy; ``clear_chunk_shift``: chunks of 2**shift pages for ``deferred``.
     ``max_bandwidth``: bytes a second at most, None for no limit. ``downtime_limit``: seconds.
     ``max_rounds``: rounds before the migration gives up. ``verify``: compare the paused memories byte for byte and
     check the guest's invariant at the destination before the commit (the time is reported, not part of downtime).
     """
 
+    tracker: str = ""
     clear: str = "deferred"
     clear_chunk_shift: int = DEFAULT_CHUNK_SHIFT
     max_bandwidth: int | None = None

@@ -73,6 +73,9 @@ class Migrated:
 
     session: str
     guest: str
+    tracker: str
+    tracker_why: str
+    tracker_pause_s: float
     clear: str
     clear_chunk_shift: int
     rounds: tuple[Round, ...]

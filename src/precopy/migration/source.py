@@ -31,7 +31,7 @@ from precopy.migration.options import MigrationOptions
 from precopy.migration.pace import Pace
 from precopy.migration.results import Downtime, Migrated, Progress, Round
 from precopy.migration.rounds import BATCH_PAGES, WINDOW_PAGES, Rounds
-from precopy.ports import ByteStream, Clock, SystemClock, VmControl
+from precopy.ports import ByteStream, Clock, SystemClock, TrackerChoice, VmControl
 from precopy.wire import Commit, Compare, DeviceState, Hello, Prepare, Ready, Role, Running, Welcome
 
 Event = Progress | Round
@@ -95,10 +95,12 @@ class Source:
         Raises `NotConverged`, `PeerError`, `VerificationFailed`, `Cancelled`, `GuestError` with the guest running on
         here as it did before, and `OutcomeUnknown` with the guest paused here.
         """
-        dirty = self.vm.dirty
         ran = self.vm.running
+        dirty = self.vm.dirty
         try:
-            return self._migrate(dirty)
+            choice = self._choose_tracker()
+            dirty = self.vm.dirty
+            return self._migrate(dirty, choice)
         except BaseException as error:
             failure = self._failure(error)
             if self.guest_is is GuestIs.HERE:
@@ -126,7 +128,12 @@ class Source:
             return Cancelled(_WAS_CANCELLED)
         return error
 
-    def _migrate(self, dirty: DirtyMemory) -> Migrated:
+    def _choose_tracker(self) -> TrackerChoice:
+        if not self.options.tracker:
+            return TrackerChoice(self.vm.dirty.name, "what the guest has")
+        return self.vm.choose_tracker(self.options.tracker)
+
+    def _migrate(self, dirty: DirtyMemory, choice: TrackerChoice) -> Migrated:
         clock, layout = self._clock, self.vm.memory.layout
         start = clock.now()
         self._channel.send(Hello.of(self.session, self.vm.machine, layout))
@@ -146,6 +153,9 @@ class Source:
         return Migrated(
             session=self.session,
             guest=self.vm.kind,
+            tracker=choice.tracker,
+            tracker_why=choice.why,
+            tracker_pause_s=choice.pause_s,
             clear=self.options.clear,
             clear_chunk_shift=self.options.clear_chunk_shift,
             rounds=tuple(self._rounds),

@@ -26,6 +26,15 @@ class Witness:
         return not self.broken
 
 
+@dataclass(frozen=True)
+class TrackerChoice:
+    """The tracker that a guest is migrated with and ``why``; ``pause_s`` is how long the guest stood still for it."""
+
+    tracker: str
+    why: str
+    pause_s: float = 0.0
+
+
 class VmControl(Protocol):
     """One guest: its memory, its tracker, and its vCPUs to pause, resume, save and restore.
 
@@ -51,6 +60,11 @@ class VmControl(Protocol):
     @property
     def dirty(self) -> DirtyMemory:
         """Its dirty memory, which every client shares."""
+        ...
+
+    def choose_tracker(self, wanted: str) -> TrackerChoice:
+        """Has the tracker called ``wanted`` tell of its writes (``auto``: whichever suits them); ``dirty`` may be
+        another one afterwards. Raises `Unsupported`, `UsageError`, `GuestError`, with the guest as it was."""
         ...
 
     def pause(self) -> float:

@@ -74,6 +74,14 @@ def rounds_table(done: Migrated) -> RenderableType:
     return Group(table, downtime_line(done.downtime), total_line(done))
 
 
+def tracker_line(done: Migrated) -> str:
+    """What told of the guest's writes, why that, and what changing to it cost, in one line."""
+    paused = (
+        f"; the guest stood still for {format_duration(done.tracker_pause_s)} to change" if done.tracker_pause_s else ""
+    )
+    return f"tracker {done.tracker} ({done.tracker_why}){paused}"
+
+
 def downtime_line(downtime: Downtime) -> str:
     """The downtime and its parts, in one line."""
     return (
