@@ -38,6 +38,7 @@ from support.dirty_logs import (
     several_slots,
     writable,
 )
+from support.vhost import RunningVhostGuest, VhostHarness
 
 LAYOUT = several_slots()
 WRITABLE = writable(LAYOUT)
@@ -49,6 +50,7 @@ KINDS = [
     pytest.param(StandIn, id="write log"),
     pytest.param(EmulatedHarness, id="emulated", marks=pytest.mark.needs("unicorn")),
     pytest.param(ScriptedHarness, id="scripted"),
+    pytest.param(VhostHarness, id="vhost log"),
     pytest.param(KvmHarness, id="kvm dirty log", marks=pytest.mark.needs("kvm")),
     pytest.param(RingHarness, id="kvm dirty ring", marks=pytest.mark.needs("kvm")),
 ]
@@ -429,6 +431,15 @@ def kvm_guest(layout: RamLayout) -> object:
     return guest
 
 
+def ring_guest(layout: RamLayout) -> object:
+    """With a ring so small that its vCPU leaves now and then because it is full."""
+    from precopy.kvm import KvmGuest
+
+    guest = KvmGuest(GuestMemory(layout), tracker="dirty-ring", ring_entries=512)
+    guest.boot(Workload("random", rate=50_000))
+    return guest
+
+
 def emulated_guest(layout: RamLayout) -> object:
     from precopy.emulated import EmulatedGuest
 
@@ -451,7 +462,9 @@ def quick_switches() -> Iterator[None]:
 RUNNING = [
     pytest.param(Busy, id="write log"),
     pytest.param(emulated_guest, id="emulated", marks=pytest.mark.needs("unicorn")),
-    pytest.param(kvm_guest, id="kvm", marks=pytest.mark.needs("kvm")),
+    pytest.param(RunningVhostGuest, id="vhost log"),
+    pytest.param(kvm_guest, id="kvm dirty log", marks=pytest.mark.needs("kvm")),
+    pytest.param(ring_guest, id="kvm dirty ring", marks=pytest.mark.needs("kvm")),
 ]
 
 

@@ -60,6 +60,7 @@ CONSTANTS = {
 
 SIZES = {
     "UserspaceMemoryRegion": 32,
+    "DirtyGfn": 16,
     "DirtyLog": 16,
     "ClearDirtyLog": 24,
     "EnableCap": 104,
@@ -85,6 +86,8 @@ OFFSETS = {
     ("UserspaceMemoryRegion", "memory_size"): 16,
     ("UserspaceMemoryRegion", "userspace_addr"): 24,
     ("DirtyLog", "dirty_bitmap"): 8,
+    ("DirtyGfn", "slot"): 4,
+    ("DirtyGfn", "offset"): 8,
     ("ClearDirtyLog", "num_pages"): 4,
     ("ClearDirtyLog", "first_page"): 8,
     ("ClearDirtyLog", "dirty_bitmap"): 16,

@@ -71,6 +71,9 @@ class RunDocument(msgspec.Struct, forbid_unknown_fields=True):
 
     session: str
     guest: str
+    tracker: str
+    tracker_why: str
+    tracker_pause_s: float
     clear: str
     clear_chunk_shift: int
     rounds: list[RoundDocument]

@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -101,6 +102,12 @@ class Command:
         assert "Traceback" not in err, err
         assert "Traceback" not in out, out
         return Finished(self.process.returncode, out, err)
+
+
+def precopy(*arguments: str, timeout: float = 100.0) -> Finished:
+    """A command that needs no directory of its own, until it has ended."""
+    with tempfile.TemporaryDirectory() as directory:
+        return Command(arguments, Path(directory)).finish(timeout)
 
 
 class Bench:

@@ -26,6 +26,7 @@ EXIT_CODES = {
     "UsageError": 2,
     "BitmapRangeError": 2,
     "LayoutError": 2,
+    "LayoutTextError": 2,
     "Unsupported": 3,
     "OutOfMemory": 3,
     "KernelCallError": 1,

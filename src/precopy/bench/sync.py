@@ -190,9 +190,14 @@ def written_sections(layout: RamLayout, ram_share: float) -> list[Section]:
     for section in layout.sections:
         if section.block == main:
             continue
-        if not seen.count(section.first_page, section.pages):  # a block may be mapped twice
-            seen.set_range(section.first_page, section.pages)
-            sections.append(section)
+        unseen = Bitmap(section.pages)  # a block may be mapped twice, or a part of it
+        unseen.set_all()
+        for start, pages in seen.runs(section.first_page, section.pages):
+            unseen.clear_range(start - section.first_page, pages)
+        for start, pages in unseen.runs():
+            gpa = GuestPhysicalAddress(section.gpa + start * PAGE_SIZE)
+            sections.append(Section(section.block, section.offset + start, pages, gpa))
+        seen.set_range(section.first_page, section.pages)
     own = [section for section in stamped(layout) if section.block == main]
     wanted = int(main.pages * ram_share)
     available = sum(section.pages for section in own)
