@@ -82,7 +82,6 @@ class DirtyMemory:
         self._migrating = False
         self._displayed: list[RamBlock] = []
         self._lock = threading.RLock()
-        self._always = [log.clear_always if isinstance(log, ClearsAlways) else log.clear for log in self.logs]
         self._on_clear: list[ClearHook] = []
         self._scratch: Bitmap | None = None
 
@@ -105,6 +104,24 @@ class DirtyMemory:
         self._on_clear.append(hook)
 
     # Who logs what.
+
+    def attach(self, log: DirtyLog) -> None:
+        """One more log hears of writes, such as that of a vhost device that was plugged in. Raises what starting it
+        raises."""
+        with self._lock:
+            if self._migrating:
+                log.start()
+            self.logs = (*self.logs, log)
+
+    def detach(self, log: DirtyLog) -> None:
+        """The log hears of no more writes; what it has heard of is taken over first. Raises `ValueError` where it is
+        none of these logs."""
+        with self._lock:
+            logs = list(self.logs)
+            logs.remove(log)
+            self.sync()
+            self.logs = tuple(logs)
+            log.stop()
 
     @property
     def logging(self) -> bool:
@@ -269,8 +286,8 @@ class DirtyMemory:
     def clear_always(self, start: int, count: int) -> None:
         """As `clear`, with calls in vain where nothing was harvested, as QEMU makes them."""
         with self._lock:
-            for clear in self._always:
-                clear(start, count)
+            for log in self.logs:
+                (log.clear_always if isinstance(log, ClearsAlways) else log.clear)(start, count)
 
     def _cleared(self, client: DirtyClient, start: int, count: int) -> None:
         if client is not DirtyClient.VGA:

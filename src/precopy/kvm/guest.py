@@ -117,6 +117,9 @@ class KvmGuest:
             except BaseException:
                 new.close()
                 raise
+            for log in old.memory.dirty.logs:
+                if log not in old.memory.logs:
+                    new.memory.dirty.attach(log)
             self._vm = new
             old.close()
         finally:

@@ -63,7 +63,9 @@ class VmMemory:
             self.listeners.append(self._second(names[1], trackers[1], numbers))
         for space, listener in zip(self.spaces, self.listeners, strict=True):
             space.add_listener(listener)
-        self.dirty = DirtyMemory(layout, logs, self.regions)
+        self.logs = tuple(logs)
+        """The VM's own; more may be attached to ``dirty``."""
+        self.dirty = DirtyMemory(layout, self.logs, self.regions)
 
     @property
     def slots(self) -> tuple[MemorySlot, ...]:

@@ -160,16 +160,22 @@ class KvmDirtyLog:
         for one in self._logging:
             if not one.shared:
                 dirty.add(one.harvest, at=one.first)
-        if self._orphans.size:
-            self._reported_orphans.add(self._orphans)
-            dirty.add(self._reported_orphans)
-            self._orphans.clear_all()
+        self._report_orphans(dirty, 0, self._shared.size)
 
     def _harvest_block(self, dirty: Bitmap, block: RamBlock) -> None:
         slots = [one for one in self._logging if block.first_page <= one.first < block.end_page]
         self._get(slots)
         for one in slots:
             dirty.add(one.harvest, at=one.first)
+        self._report_orphans(dirty, block.first_page, block.pages)
+
+    def _report_orphans(self, dirty: Bitmap, start: int, count: int) -> None:
+        """What slots had logged that are gone, until it is cleared."""
+        if self._orphans.size:
+            found, reported = (bitmap.view(start, count) for bitmap in (self._orphans, self._reported_orphans))
+            reported.add(found)
+            found.clear_all()
+            dirty.view(start, count).add(reported)
 
     def _get(self, slots: list[_Slot]) -> None:
         start = time.perf_counter()
