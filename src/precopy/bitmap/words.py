@@ -23,6 +23,8 @@ SPARSE = 20
 """A chunk with fewer than one in SPARSE non-zero words is worked on by gathering just those words."""
 IDLE_CHUNKS = 4
 """So many chunks at most are looked at at once where nothing is set: there, numpy's cost per call is what counts."""
+SMALL_WORDS = 8192
+"""Up to here (2 GiB of memory) the calls cost more than the words, and the fewest calls are the best."""
 SAMPLES = 64
 """So many words of a chunk are looked at for whether it is dense."""
 
@@ -76,11 +78,18 @@ def or_count_new(dest: Words, source: Words) -> int:
 
     Bits of ``dest`` are only ever added, so who stops this half-way has lost none.
     """
+    if source.size <= SMALL_WORDS:
+        fresh = np.bitwise_and(source, ~dest)
+        np.bitwise_or(dest, fresh, out=dest)
+        return int(np.add.reduce(np.bitwise_count(fresh), dtype=np.uint32))
     return _merge(dest, source, move=False)
 
 
 def or_into(dest: Words, source: Words) -> None:
     """``dest |= source``, for who does not ask what was new: a chunk without any bit costs one look."""
+    if source.size <= SMALL_WORDS:
+        np.bitwise_or(dest, source, out=dest)
+        return
     for lo in range(0, source.size, CHUNK_WORDS):
         bits = source[lo : lo + CHUNK_WORDS]
         if not _is_zero(bits):
@@ -102,9 +111,7 @@ def _merge(dest: Words, source: Words, move: bool) -> int:
     merge_all = _move_all if move else _or_all
     new, lo, idle = 0, 0, 1
     while lo < source.size:
-        if (
-            idle
-        ):  # the last chunk held nothing, so the next ones are likely to: look for that first, and further at once
+        if idle:  # the chunk before held nothing, and so may the next ones: look for that first, and further at once
             stretch = source[lo : lo + idle * CHUNK_WORDS]
             if _is_zero(stretch):
                 lo, idle = lo + stretch.size, min(2 * idle, IDLE_CHUNKS)

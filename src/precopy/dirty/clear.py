@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from precopy.bitmap import BITS_PER_WORD, Bitmap
+from precopy.bitmap.words import words_for
 from precopy.dirty.log import LogClear
 from precopy.errors import UsageError
 
@@ -114,10 +115,12 @@ class Deferred(WholeArrays):
         if not MIN_CHUNK_SHIFT <= shift <= MAX_CHUNK_SHIFT:
             raise UsageError(f"the clear chunk shift is {MIN_CHUNK_SHIFT} to {MAX_CHUNK_SHIFT}, not {shift}")
         self.pages, self.shift = pages, shift
-        self._marked = np.zeros((pages >> shift) + 1, np.bool_)
+        self._chunks = np.arange(0, max(words_for(pages), 1), 1 << (shift - 6))
+        """Word at which each chunk begins."""
+        self._marked = np.zeros(self._chunks.size, np.bool_)
 
     def harvested(self, dirty: Bitmap, log: LogClear, tick: Callable[[], None] = no_tick) -> None:  # noqa: ARG002 - it defers
-        self._marked[np.flatnonzero(dirty.words != 0) >> (self.shift - 6)] = True
+        np.logical_or(self._marked, np.bitwise_or.reduceat(dirty.words, self._chunks), out=self._marked)
 
     def before_read(self, start: int, count: int, log: LogClear) -> None:
         first, last = start >> self.shift, (start + count - 1) >> self.shift
