@@ -38,6 +38,8 @@ from precopy.bitmap.words import (
 )
 from precopy.errors import BitmapRangeError
 
+_FEW_RUNS, _LONG_RUN = 16, 1 << 14  # so few, or so many pages each, cost less in a loop than in whole arrays
+
 
 class Bitmap:
     """``size`` bits, one a page, all clear at first. ``words`` is the uint64 array that holds them."""
@@ -154,11 +156,25 @@ class Bitmap:
             return
         low, high = int(runs.starts.min()), int(runs.ends.max())
         self._check(low, high - low)  # all of them before the first is set
-        if runs.pages < BITS_PER_WORD * len(runs):  # short runs: whole arrays cost less than a call for each
+        if len(runs) <= _FEW_RUNS or runs.pages > _LONG_RUN * len(runs) or not runs.lengths.all():
+            for start, length in runs:
+                self.set_range(start, length)
+        elif runs.pages < 2 * len(runs):  # mostly single pages
             self.set_indexes(runs.indexes())
-            return
-        for start, length in runs:
-            self.set_range(start, length)
+        else:
+            self._set_many(runs)
+
+    def _set_many(self, runs: Runs) -> None:
+        """As a call of `set_range` for each of ``runs``, in a few operations on whole arrays."""
+        first, last = runs.starts // BITS_PER_WORD, (runs.ends - 1) // BITS_PER_WORD
+        head = ALL_ONES << (runs.starts % BITS_PER_WORD).astype(np.uint64)
+        tail = ALL_ONES >> (-runs.ends % BITS_PER_WORD).astype(np.uint64)
+        within = first == last
+        np.bitwise_or.at(self.words, first, np.where(within, head & tail, head))
+        np.bitwise_or.at(self.words, last[~within], tail[~within])
+        more = last - first > 1
+        whole = Runs(first[more] + 1, (last - first)[more] - 1)  # of words, here
+        self.words[whole.indexes()] = ALL_ONES
 
     def clear_all(self) -> None:
         self.words.fill(0)

@@ -1,0 +1,141 @@
+"""One dirty log for several consumers: those that would otherwise take each other's pages away, because a harvest (or
+a clear) of one arms pages that the other has not heard of yet.
+
+A harvest of any consumer harvests the shared log, gives each found page to every consumer, and then clears the log:
+pages are armed again before anybody can read them (law 1). From there on each consumer has bitmaps of its own, and a
+clear of one is of no concern to the others. A clear drops only what that consumer was told (law 2): a page that a
+neighbour's harvest found meanwhile stays new to it.
+
+`DirtyMemory` does the same for the clients of one guest; this is for consumers that know nothing of each other, such as
+a migration and checkpoints of the same memory.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+
+from precopy.bitmap import BITS_PER_WORD, Bitmap
+from precopy.dirty.log import DirtyLog, LogCounters
+from precopy.memory.layout import RamBlock
+
+
+class FanOut:
+    """Shares ``log`` over a ram_addr space of ``pages`` pages. Nobody else may start, harvest, clear or stop it.
+
+    The first consumer that starts starts the log, the last one that stops stops it. Any thread may call any method of
+    any consumer.
+    """
+
+    def __init__(self, log: DirtyLog, pages: int) -> None:
+        self.log, self.pages = log, pages
+        self._lock = threading.RLock()
+        self._started: list[Consumer] = []
+        self._found = Bitmap(pages)
+
+    def consumer(self, name: str) -> Consumer:
+        """A dirty log of its own over the shared one; it hears of writes once it is started."""
+        return Consumer(self, name)
+
+    def close(self) -> None:
+        """Stops all consumers, and so the log. May be called twice."""
+        with self._lock:
+            for consumer in tuple(self._started):
+                self._stop(consumer)
+
+    @property
+    def consumers(self) -> tuple[str, ...]:
+        """Names of those that are started, in that order."""
+        with self._lock:
+            return tuple(one.consumer for one in self._started)
+
+    def _start(self, consumer: Consumer) -> None:
+        with self._lock:
+            if self._started:
+                self._distribute(None)  # what was written before is no business of who starts now
+            else:
+                self.log.start()
+            if consumer not in self._started:
+                self._started.append(consumer)
+            consumer._forget()
+
+    def _stop(self, consumer: Consumer) -> None:
+        with self._lock:
+            consumer._forget()
+            if consumer in self._started:
+                self._started.remove(consumer)
+                if not self._started:
+                    self.log.stop()
+
+    def _distribute(self, block: RamBlock | None) -> LogCounters:
+        """Gives everybody what was written (to ``block`` only, where one is given) and arms it again; returns what the
+        log did meanwhile."""
+        before, found = self.log.counters, self._found
+        try:
+            self.log.harvest(found, block)
+        finally:
+            # Also where that failed half-way: what a log has reported, it may forget.
+            for consumer in self._started:
+                consumer._new.add(found)
+            dirty = np.flatnonzero(found.words != 0)
+            found.clear_all()
+        if dirty.size:
+            start = int(dirty[0]) * BITS_PER_WORD
+            self.log.clear(start, min((int(dirty[-1]) + 1) * BITS_PER_WORD, self.pages) - start)
+        return self.log.counters - before
+
+
+class Consumer:
+    """Implements `precopy.ports.DirtyLog`: one of those that share a log. `FanOut.consumer` makes it.
+
+    ``consumer`` is its own name. Its counters hold the shared log's calls that its harvests made, clears included; its
+    own clears make no call.
+    """
+
+    def __init__(self, fan_out: FanOut, name: str) -> None:
+        self.consumer = name
+        self.name = fan_out.log.name
+        self._fan_out = fan_out
+        self._new = Bitmap(fan_out.pages)  # found by anybody's harvest, not told this consumer yet
+        self._reported = Bitmap(fan_out.pages)  # told, not cleared
+        self._gets = self._clears = 0
+        self._get_s = self._clear_s = 0.0
+
+    @property
+    def counters(self) -> LogCounters:
+        return LogCounters(self._gets, self._get_s, self._clears, self._clear_s)
+
+    def start(self) -> None:
+        """What others had written before is not dirty for this consumer, unless starting the log makes all so."""
+        self._fan_out._start(self)
+
+    def stop(self) -> None:
+        self._fan_out._stop(self)
+
+    def harvest(self, dirty: Bitmap, block: RamBlock | None = None) -> None:
+        began = time.perf_counter()
+        with self._fan_out._lock:
+            if self not in self._fan_out._started:
+                return
+            did = self._fan_out._distribute(block)
+            first, pages = (0, self._fan_out.pages) if block is None else (block.first_page, block.pages)
+            new, reported = self._new.view(first, pages), self._reported.view(first, pages)
+            reported.add(new)
+            new.clear_all()
+            dirty.view(first, pages).add(reported)
+            self._gets += did.get_calls + did.clear_calls
+            self._get_s += time.perf_counter() - began
+
+    def clear(self, start: int, count: int) -> None:
+        began = time.perf_counter()
+        with self._fan_out._lock:
+            start, end = min(start, self._reported.size), min(start + count, self._reported.size)
+            if self._reported.take_count(start, end - start):
+                self._clears += 1
+                self._clear_s += time.perf_counter() - began
+
+    def _forget(self) -> None:
+        self._new.clear_all()
+        self._reported.clear_all()

@@ -1,0 +1,170 @@
+"""Write protection of this process's memory by the kernel: userfaultfd registers it, PAGEMAP_SCAN finds what was
+written since it was protected, and protects it again. What pagemap.py makes a dirty log of.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import mmap
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from precopy.abi import pagemap, userfaultfd
+from precopy.abi.ioctl import call
+from precopy.bitmap import Runs
+from precopy.errors import KernelCallError, Unsupported
+from precopy.memory.layout import RamBlock
+
+REGIONS = 65536
+"""Ranges that one scan can return, 1.5 MiB; where there are more, the next one goes on from there."""
+
+FEATURES = (
+    userfaultfd.FEATURE_PAGEFAULT_FLAG_WP
+    | userfaultfd.FEATURE_WP_HUGETLBFS_SHMEM
+    | userfaultfd.FEATURE_WP_UNPOPULATED
+    | userfaultfd.FEATURE_WP_ASYNC
+)
+
+_MISSING = {"UFFDIO_API": "UFFD_FEATURE_WP_ASYNC", "PAGEMAP_SCAN": "PAGEMAP_SCAN"}
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """A block, and the address where it is mapped in this process."""
+
+    block: RamBlock
+    address: int
+
+    @property
+    def end_address(self) -> int:
+        return self.address + self.block.pages * mmap.PAGESIZE
+
+    @property
+    def target(self) -> str:
+        """What errors call it."""
+        return f"block {self.block.name!r}"
+
+    @property
+    def range(self) -> userfaultfd.Range:
+        return userfaultfd.Range(self.address, self.end_address - self.address)
+
+
+class WriteProtection:
+    """What the kernel holds for one log: a userfaultfd with its registered memory, and this process's page map.
+
+    Ranges are in pages, counted from a mapping's first one. ``ioctls`` counts scans and protections. Raises
+    `Unsupported` where the kernel cannot do it, or this process may not.
+    """
+
+    def __init__(self) -> None:
+        self.ioctls = 0
+        self._registered: list[Mapping] = []
+        self._regions = np.zeros(REGIONS, pagemap.PAGE_REGION)
+        self._scan = pagemap.scan_argument(self._regions, pagemap.PAGE_IS_WRITTEN)
+        self._uffd, self._pagemap = _open(self._scan)
+
+    def register(self, mapping: Mapping) -> None:
+        """Has the kernel look after writes to it; it is not protected yet. Registered memory stays so. Raises
+        `Unsupported` where somebody else's userfaultfd has the memory, `KernelCallError`."""
+        if mapping in self._registered:
+            return
+        argument = userfaultfd.Register(mapping.range, userfaultfd.REGISTER_MODE_WP, 0)
+        try:
+            call(self._uffd, userfaultfd.UFFDIO_REGISTER, argument, target=mapping.target)
+        except KernelCallError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            raise Unsupported(
+                f"the memory of {mapping.target} has another userfaultfd already",
+                "stop the log that tracks it, or share that one",
+            ) from error
+        self._registered.append(mapping)
+
+    def close(self) -> None:
+        """Takes all protection away. May be called twice."""
+        # Closing alone does not do it where a child process has a copy of the descriptor.
+        while self._registered:
+            mapping = self._registered.pop()
+            with contextlib.suppress(KernelCallError):  # unmapped meanwhile
+                call(self._uffd, userfaultfd.UFFDIO_UNREGISTER, mapping.range, target=mapping.target)
+        for descriptor in (self._uffd, self._pagemap):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._uffd = self._pagemap = -1
+
+    def protect(self, mapping: Mapping, start: int, count: int) -> None:
+        """Protects a range, whether it was written or not, in one call. Raises `KernelCallError`."""
+        where = userfaultfd.Range(mapping.address + start * mmap.PAGESIZE, count * mmap.PAGESIZE)
+        argument = userfaultfd.WriteProtect(where, userfaultfd.WRITEPROTECT_MODE_WP)
+        call(self._uffd, userfaultfd.UFFDIO_WRITEPROTECT, argument, target=mapping.target)
+        self.ioctls += 1
+
+    def written(self, mapping: Mapping, start: int, count: int, *, protect: bool) -> Iterator[Runs]:
+        """Runs of the pages of a range that were written since they were protected, counted from its ``start``; with
+        ``protect``, each is protected when it is returned: whoever stops half-way has to take all as written.
+
+        Raises `KernelCallError`, `Unsupported`.
+        """
+        scan, base = self._scan, mapping.address + start * mmap.PAGESIZE
+        scan.start, scan.end = base, base + count * mmap.PAGESIZE
+        scan.flags = pagemap.PM_SCAN_CHECK_WPASYNC | (pagemap.PM_SCAN_WP_MATCHING if protect else 0)
+        # Where it finds more than 512 runs, the kernel may return all of them and still name an earlier ``walk_end``;
+        # what the next call then finds again does no harm, and only ``walk_end`` is documented to say how far it came.
+        while scan.start < scan.end:
+            found = call(self._pagemap, pagemap.PAGEMAP_SCAN, scan, target=mapping.target)
+            self.ioctls += 1
+            if found:
+                yield _runs(self._regions[:found], base)
+            elif scan.walk_end <= scan.start:
+                raise Unsupported(
+                    f"{mapping.target} has huge pages that cannot be protected in part", "track it in one step"
+                )
+            scan.start = scan.walk_end
+
+
+def huge_bytes(mapping: Mapping) -> int:
+    """Bytes of it that huge pages map now. It needs not be registered. Raises `Unsupported`, `KernelCallError`."""
+    regions = np.zeros(REGIONS, pagemap.PAGE_REGION)
+    scan = pagemap.scan_argument(regions, pagemap.PAGE_IS_HUGE)
+    scan.start, scan.end = mapping.address, mapping.end_address
+    total, page_map = 0, pagemap.open_pagemap()
+    try:
+        while scan.start < scan.end:
+            found = call(page_map, pagemap.PAGEMAP_SCAN, scan, target=mapping.target)
+            total += int((regions["end"][:found] - regions["start"][:found]).sum())
+            scan.start = scan.walk_end
+    finally:
+        os.close(page_map)
+    return total
+
+
+def _open(scan: pagemap.PmScanArg) -> tuple[int, int]:
+    """A userfaultfd that can write-protect asynchronously, and this process's page map, on which ``scan`` (of no memory
+    at all) was tried."""
+    with contextlib.ExitStack() as undo:
+        uffd = userfaultfd.open_userfaultfd()
+        undo.callback(os.close, uffd)
+        page_map = pagemap.open_pagemap()
+        undo.callback(os.close, page_map)
+        try:
+            userfaultfd.enable(uffd, FEATURES)
+            call(page_map, pagemap.PAGEMAP_SCAN, scan, target=pagemap.PAGEMAP)
+        except KernelCallError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTTY):
+                raise
+            raise Unsupported(
+                f"this kernel cannot track writes to a process's memory: it has no {_MISSING[error.operation]}",
+                "use Linux 6.7 or later",
+            ) from error
+        undo.pop_all()
+    return uffd, page_map
+
+
+def _runs(regions: pagemap.PageRegions, base: int) -> Runs:
+    """Regions as runs of pages, counted from address ``base``."""
+    starts = (regions["start"].astype(np.int64) - base) // mmap.PAGESIZE
+    return Runs(starts, (regions["end"].astype(np.int64) - base) // mmap.PAGESIZE - starts)

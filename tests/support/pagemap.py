@@ -1,0 +1,92 @@
+"""A guest that is nothing but memory of this process and a thread that writes it."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Iterable
+
+from precopy.dirty import DirtyMemory
+from precopy.memory import Backing, GuestMemory, RamLayout
+from precopy.trackers.pagemap import PagemapLog
+from precopy.units import PAGE_SIZE
+
+
+class PagemapHarness:
+    """A `PagemapLog` and the memory that it tracks. Implements `support.dirty_logs.Harness`."""
+
+    def __init__(self, layout: RamLayout, *, one_step: bool = True, backing: Backing = Backing.ANONYMOUS) -> None:
+        self.layout, self.memory = layout, GuestMemory(layout, backing)
+        self.log = PagemapLog(layout, [host.address for host in self.memory.hosts], one_step=one_step)
+        self.stamp = 0
+
+    def write(self, pages: Iterable[int]) -> None:
+        for page in pages:
+            self.stamp += 1
+            store(self.memory, page, self.stamp)
+
+    def close(self) -> None:
+        self.log.stop()
+        self.memory.close()
+
+
+class TwoStepPagemapHarness(PagemapHarness):
+    """The same in two steps, over memfds."""
+
+    def __init__(self, layout: RamLayout) -> None:
+        super().__init__(layout, one_step=False, backing=Backing.MEMFD)
+
+
+class RunningPagemapGuest:
+    """A thread that stores into random pages as fast as it can while the guest runs."""
+
+    def __init__(self, layout: RamLayout, *, one_step: bool = True, backing: Backing = Backing.ANONYMOUS) -> None:
+        self.layout, self.memory = layout, GuestMemory(layout, backing)
+        self._log = PagemapLog(layout, [host.address for host in self.memory.hosts], one_step=one_step)
+        self.dirty = DirtyMemory(layout, self._log)
+        self.written = 0
+        self._order = random.Random(1)
+        self._pages = [page for start, count in layout.runs for page in range(start, start + count)]
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def dirty_log(self) -> PagemapLog:
+        return self._log
+
+    def resume(self) -> None:
+        self._stop.clear()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def pause(self) -> None:
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def close(self) -> None:
+        self.pause()
+        self._log.stop()
+        self.memory.close()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            self.written += 1
+            store(self.memory, self._order.choice(self._pages), self.written)
+            if self.written % 16 == 0:
+                time.sleep(0.0005)  # slowly enough for a lost page to stay lost
+
+
+def two_step_guest(layout: RamLayout) -> RunningPagemapGuest:
+    """The same in two steps, over memfds."""
+    return RunningPagemapGuest(layout, one_step=False, backing=Backing.MEMFD)
+
+
+def store(memory: GuestMemory, page: int, value: int) -> None:
+    """Stores a word at the beginning of a ram_addr page."""
+    for block, host in zip(memory.layout.blocks, memory.hosts, strict=True):
+        if block.first_page <= page < block.end_page:
+            host.words[(page - block.first_page) * PAGE_SIZE // 8] = value
+            return
+    raise AssertionError(f"page {page} lies in no block")
