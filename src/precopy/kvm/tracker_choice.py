@@ -1,7 +1,7 @@
 """Which tracker a migration should use, from how fast the guest dirties memory.
 
 With the dirty log a sync costs by how much memory there is, and then little for each dirty page; with the dirty ring it
-costs by what was dirtied and nothing by what there is, but each entry costs several times a bit, and a ring that fills
+costs by what was dirtied and nothing by what there is, but each entry costs twice what a bit costs, and a ring that fills
 up makes its vCPU leave the guest. So the ring is for very large guests that write little.
 docs/adr/0011-tracker-choice.md has the measurements.
 """
@@ -11,9 +11,9 @@ from __future__ import annotations
 from precopy.ports.vm import TrackerChoice
 from precopy.units import format_duration
 
-LOG_PAGE_S = 2.5e-11
+LOG_PAGE_S = 2e-11
 """Seconds that each page of memory costs a harvest of the dirty log."""
-LOG_DIRTY_S, RING_DIRTY_S = 4e-8, 2e-7
+LOG_DIRTY_S, RING_DIRTY_S = 4e-8, 8e-8
 """Seconds that each dirty page costs, harvested and re-armed. All three: benchmarks/tracker_cost.py."""
 INTERVAL_S = 1.0
 """What a sync is assumed to find: what the guest dirties in this time. Rounds of large guests are longer, and then

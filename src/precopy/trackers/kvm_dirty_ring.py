@@ -10,22 +10,30 @@ What lost entries mean is in ring.py. Source: Documentation/virt/kvm/api.rst, KV
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import signal
 import threading
 import time
+from collections.abc import Iterator
+from functools import cache
 
 import numpy as np
 
 from precopy.abi import kvm
 from precopy.abi.ioctl import call
-from precopy.bitmap import Bitmap
+from precopy.bitmap import BITS_PER_WORD, Bitmap
+from precopy.bitmap.words import Indexes, any_set, or_into, words_for
 from precopy.dirty.log import LogCounters
 from precopy.errors import GuestError, Unsupported
 from precopy.memory.layout import RamBlock
 from precopy.trackers.kvm_slot import MemorySlot
-from precopy.trackers.ring import Entries, Ring
+from precopy.trackers.ring import Entries, Ring, State
 
 DEFAULT_ENTRIES = 65536
 """Entries of each vCPU's ring: 1 MiB, and 256 MiB of memory dirtied between two harvests."""
+
+_SIGSET_BYTES = 128  # sigset_t
 
 
 def enable(vm: int, entries: int) -> None:
@@ -68,7 +76,8 @@ class KvmDirtyRing:
         self._lock = threading.Lock()  # a vCPU whose ring is full collects in its own thread
         self._dirty = Bitmap(pages)
         self._harvested = Bitmap(pages)
-        self._unarmed = Bitmap(pages)
+        self._armed = True  # nothing was collected since the last reset
+        self._span = slice(0, 0)  # words outside are zero in both bitmaps: a sync costs by what is dirty
         self._gets = self._clears = 0
         self._get_s = self._clear_s = 0.0
         self.overflows = self.full_exits = 0
@@ -119,8 +128,13 @@ class KvmDirtyRing:
             self._collect()
             self._reset()
             self._global = False
-            self._dirty.clear_all()
+            kept = Bitmap(self._dirty.size)  # what is logged on: written since it was harvested last
+            for number in self._wanted:
+                slot = self._slots[number]
+                kept.set_runs(self._dirty.runs(slot.first_page, slot.pages))
+            self._dirty = kept
             self._harvested.clear_all()
+            self._span = slice(0, kept.words.size)
         for number, slot in self._slots.items():
             slot.set(self._vm, logging=number in self._wanted)
 
@@ -129,8 +143,8 @@ class KvmDirtyRing:
         with self._lock:
             self._collect()
             if block is None:
-                self._harvested.add(self._dirty)
-                dirty.add(self._dirty)
+                for found in (self._harvested, dirty):
+                    or_into(found.words[self._span], self._dirty.words[self._span])
             else:
                 for found in (self._harvested, dirty):
                     found.view(block.first_page, block.pages).add(self._dirty.view(block.first_page, block.pages))
@@ -138,17 +152,23 @@ class KvmDirtyRing:
         self._get_s += time.perf_counter() - start
 
     def clear(self, start: int, count: int) -> None:
-        start, end = min(start, self._dirty.size), min(start + count, self._dirty.size)
         with self._lock:
-            runs = self._harvested.take(start, end - start)
-            if not len(runs):
+            low, high = self._span.start * BITS_PER_WORD, min(self._span.stop * BITS_PER_WORD, self._dirty.size)
+            start, end = max(start, low), min(start + count, high)
+            if start >= end:
+                return
+            first, words = self._harvested.masked(start, end - start)
+            if not any_set(words):
                 return
             began = time.perf_counter()
-            if self._unarmed.intersects(runs):
+            if not self._armed:
                 self._reset()
                 self._clears += 1
-            for first, length in runs:
-                self._dirty.clear_range(first, length)
+            part = slice(first, first + words.size)
+            self._harvested.words[part] &= ~words
+            self._dirty.words[part] &= ~words
+            if (start, end) == (low, high) and not any_set(self._dirty.words[self._span]):
+                self._span = slice(0, 0)
             self._clear_s += time.perf_counter() - began
 
     def relieve(self, vcpu: int) -> None:
@@ -157,15 +177,22 @@ class KvmDirtyRing:
         with self._lock:
             self.full_exits += 1
             ring = self._rings[vcpu]
-            before = self.overflows
             self._collect()
-            if self._reset() or self.overflows > before:
+            full = ring.marked > 0
+            self._reset()
+            if full and ring.state is State.IN_STEP:
                 return
-            # Nothing to reset in a ring that is full: the kernel waits for entries that it has overwritten.
-            ring.unblock(ring.size - 2 * kvm.DIRTY_RING_RESERVED)
-            self._lose()
-            if not self._reset():
+            # Nothing to free. Somebody else may have done it since the vCPU left, so it tries once more; if it comes
+            # back with the ring as it was, the kernel counts entries that it has overwritten.
+            if not ring.tried:
+                ring.tried = True
+                return
+            if ring.state is State.IN_STEP:
+                ring.give_up()
+                self._lose()
+            if not ring.free_some(self._call_reset):
                 raise GuestError(f"the dirty ring of vCPU {vcpu} is full and cannot be emptied")
+            ring.tried = True  # and once more, until it does find room
 
     def _collect(self) -> None:
         for ring in self._rings:
@@ -175,10 +202,19 @@ class KvmDirtyRing:
             for number in np.unique(found.slots).tolist():
                 slot = self._slots.get(number)
                 if slot is not None:
-                    pages = np.unique(found.offsets[found.slots == number])
-                    inside = pages[(pages >= 0) & (pages < slot.pages)] + slot.first_page
-                    self._dirty.set_indexes(inside)
-                    self._unarmed.set_indexes(inside)
+                    pages = found.offsets[found.slots == number]
+                    self._mark(pages[(pages >= 0) & (pages < slot.pages)] + slot.first_page)
+            self._armed &= not found.slots.size
+
+    def _mark(self, pages: Indexes) -> None:
+        if pages.size:
+            self._dirty.set_indexes(pages)
+            self._widen(int(pages.min()), int(pages.max()) + 1)
+
+    def _widen(self, start: int, end: int) -> None:
+        low, high = start // BITS_PER_WORD, words_for(end)
+        old = self._span
+        self._span = slice(min(old.start, low), max(old.stop, high)) if old.stop else slice(low, high)
 
     def _lose(self) -> None:
         """Entries are missing: every page that is logged may be dirty, and may be written without an entry from now
@@ -190,9 +226,34 @@ class KvmDirtyRing:
                 slot.set(self._vm, logging=False)
                 slot.set(self._vm, logging=True)
                 self._dirty.set_range(slot.first_page, slot.pages)
-                self._unarmed.set_range(slot.first_page, slot.pages)
+                self._widen(slot.first_page, slot.first_page + slot.pages)
 
-    def _reset(self) -> int:
-        """Re-arms all that was collected; returns of how many entries the kernel says so."""
-        self._unarmed.clear_all()
-        return call(self._vm, kvm.RESET_DIRTY_RINGS, target="the VM")
+    def _reset(self) -> None:
+        """Re-arms all that was collected."""
+        self._armed = True
+        self._call_reset()
+        settled = [ring.settle() for ring in self._rings]
+        if not all(settled):
+            self._lose()
+
+    def _call_reset(self) -> None:
+        # A pending signal ends the walk (Linux 6.17), and pages of entries that it has freed by then may not be
+        # re-armed: nobody could tell. A vCPU's thread gets signals whenever the guest is to be paused.
+        with _no_signals():
+            call(self._vm, kvm.RESET_DIRTY_RINGS, target="the VM")
+
+
+@contextlib.contextmanager
+def _no_signals() -> Iterator[None]:
+    """Has signals to this thread wait. Python's own `signal.pthread_sigmask` takes a hundred times as long for all."""
+    before = ctypes.create_string_buffer(_SIGSET_BYTES)
+    _libc().pthread_sigmask(signal.SIG_BLOCK, b"\xff" * _SIGSET_BYTES, before)
+    try:
+        yield
+    finally:
+        _libc().pthread_sigmask(signal.SIG_SETMASK, before, None)
+
+
+@cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None)

@@ -1,14 +1,20 @@
-"""The dirty log of an emulated CPU that calls us before each write.
+"""The dirty log of an emulated CPU that announces stores: the first to each armed page, or every one.
 
-The hook comes *before* the store. A page whose flag is set can therefore be harvested, cleared and read while its
-store is still to come; nothing would report that store again, and law 1 would be broken. So the page or pages of the
-write that was announced last stay dirty through any clear: a CPU's next announcement proves that the store before it
-is done. Each vCPU has its own log of the announcement in flight.
+An announced page may be written without further ado until it is armed again. Whoever lowers a page's flag therefore
+has the CPU forget that, and returns only when the CPU's next store to the page will be announced (law 1); how is the
+CPU's business, and handed in as ``rearming``.
+
+The announcement comes *before* the store. A page whose flag is set can therefore be harvested, cleared and read while
+its store is still to come; nothing would report that store again, and law 1 would be broken. So the page or pages of
+the write that was announced last stay dirty through any clear, until the CPU says that it is done, or announces the
+next. Each vCPU has its own log of the announcement in flight.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 
@@ -22,13 +28,15 @@ class WriteLog:
 
     ``tracked`` are the pages that exist (the RAM blocks). Flags are bytes and the announcement in flight is one
     tuple: under the interpreter's lock, setting either is indivisible, and the emulated CPU's hottest path needs no
-    lock of our own.
+    lock of our own. Flags are lowered inside ``rearming()``; by default for a CPU that announces every store.
     """
 
     name = "emulated write log"
 
-    def __init__(self, pages: int, tracked: Runs) -> None:
-        self._tracked = tracked
+    def __init__(
+        self, pages: int, tracked: Runs, rearming: Callable[[], AbstractContextManager[object]] = nullcontext
+    ) -> None:
+        self._tracked, self._rearming = tracked, rearming
         self._flags = bytearray(-(-pages // BITS_PER_WORD) * BITS_PER_WORD)
         self._view = np.frombuffer(self._flags, np.uint8)
         self._harvested = Bitmap(pages)
@@ -40,6 +48,10 @@ class WriteLog:
         """Announces a store to pages ``first`` to ``last`` (equal but for a store across pages)."""
         self._in_flight = (first, last)
         self._flags[first] = self._flags[last] = 1
+
+    def marked(self, page: int) -> bool:
+        """Whether a store to the page need not be announced, because the page is dirty and not yet cleared."""
+        return self._flags[page] == 1
 
     def settled(self) -> None:
         """The CPU stands between two instructions: the store announced last is done."""
@@ -75,10 +87,11 @@ class WriteLog:
         if not len(runs):
             return
         began = time.perf_counter()
-        for first, length in runs:
-            self._view[first : first + length] = 0
-        in_flight = self._in_flight  # read after the flags are down: a later store raises its own
-        if in_flight is not None:
-            self._flags[in_flight[0]] = self._flags[in_flight[1]] = 1
+        with self._rearming():
+            for first, length in runs:
+                self._view[first : first + length] = 0
+            in_flight = self._in_flight  # read after the flags are down: a later store raises its own
+            if in_flight is not None:
+                self._flags[in_flight[0]] = self._flags[in_flight[1]] = 1
         self._clears += 1
         self._clear_s += time.perf_counter() - began
