@@ -10,6 +10,7 @@
     ├── Unsupported                 exit 3   this machine lacks something; says what and what to do
     │   └── OutOfMemory                      the memory asked for is not there
     ├── KernelCallError             exit 1   a system call failed: operation, target, errno
+    ├── SnapshotError               exit 1   a snapshot could not be written, read or removed: the system said no
     ├── GuestError                  exit 1   the guest stopped for a reason that it should not have
     ├── LocalProtocolError          exit 1   this side used the protocol wrongly (our bug, not the peer's)
     ├── NotConverged                exit 4   the migration gave up; the guest runs on at the source
@@ -20,6 +21,7 @@
     │   └── PeerProtocolError                what came is not what the protocol allows here
     ├── OutcomeUnknown              exit 6   lost between commit and its answer: which side runs is not known
     ├── VerificationFailed          exit 7   memories differ, or the guest's own invariant is broken
+    │   └── SnapshotDamaged                  a snapshot's file is not what was written
     └── Cancelled                   exit 130 the user asked to stop
 
 The exit code of a command is its error's `exit_code`; success is 0.
@@ -75,9 +77,9 @@ class Unsupported(PrecopyError):
 class OutOfMemory(Unsupported):
     """Memory that was asked for is not there. Data: ``wanted`` and ``available`` in bytes."""
 
-    def __init__(self, name: str, wanted: int, available: int | None) -> None:
+    def __init__(self, name: str, wanted: int, available: int | None, remedy: str = "use a smaller --ram") -> None:
         have = "" if available is None else f", {available >> 20} MiB are available"
-        super().__init__(f"not enough memory for {name}: {wanted >> 20} MiB asked for{have}", "use a smaller --ram")
+        super().__init__(f"not enough memory for {name}: {wanted >> 20} MiB asked for{have}", remedy)
         self.name, self.wanted, self.available = name, wanted, available
 
 
@@ -87,6 +89,10 @@ class KernelCallError(PrecopyError):
     def __init__(self, operation: str, target: str, errno: int) -> None:
         super().__init__(f"{operation} on {target} failed: {os.strerror(errno)} (errno {errno})")
         self.operation, self.target, self.errno = operation, target, errno
+
+
+class SnapshotError(PrecopyError):
+    """A snapshot could not be written, read or removed, because the system said no: a full disk, a missing right."""
 
 
 class GuestError(PrecopyError):
@@ -163,6 +169,14 @@ class VerificationFailed(PrecopyError):
     """Two memories that must be equal are not, or a guest's invariant is broken."""
 
     exit_code = 7
+
+
+class SnapshotDamaged(VerificationFailed):
+    """A snapshot's file is not what was written, or what it follows is gone. Data: ``path``, ``why``."""
+
+    def __init__(self, path: str, why: str) -> None:
+        super().__init__(f"{path} is damaged: {why}")
+        self.path, self.why = path, why
 
 
 class Cancelled(PrecopyError):

@@ -10,6 +10,8 @@ BENCHMARKS = {
     "sync": ("precopy.cli.bench_sync", "A sync of a running guest, with every variant of the seed's thread."),
     "bitmap": ("precopy.cli.bench_bitmap", "The bitmap part of it for large guests, beside a C loop."),
     "display": ("precopy.cli.bench_display", "A framebuffer kept current by what its guest wrote."),
+    "track": ("precopy.cli.bench_track", "Finding what a Python program wrote, beside what it can do today."),
+    "snapshot": ("precopy.cli.bench_snapshot", "Incremental snapshots, beside saving everything."),
     "migrate": ("precopy.cli.bench_migrate", "Whole migrations, beside the raw socket and beside QEMU."),
 }
 

@@ -10,7 +10,7 @@ import click
 from precopy.cli.options import (
     CLEAR_NAMES,
     json_option,
-    machine_options,
+    machine_options_with,
     policy_options,
     tracker_option,
     workload_options,
@@ -24,7 +24,7 @@ _AFTERLIFE_S = 0.4
 
 
 @click.command()
-@machine_options
+@machine_options_with("memory")
 @workload_options
 @click.option(
     "--clear",
@@ -42,7 +42,14 @@ def demo(clear: str, tcp: bool, as_json: bool, **options: Any) -> int:
 
     Each time the guest keeps writing while it is moved. Before it runs at the destination, both paused memories are
     compared byte for byte and the guest's own invariant is checked; then it runs on there, and is checked again.
+
+    With --guest memory: a numpy simulation over --ram bytes runs on while it is replicated to another process and
+    saved in snapshots; then the copy and a restored snapshot are compared with what it had.
     """
+    if options["guest"] == "memory":
+        from precopy.cli.demo_memory import demo_memory
+
+        return demo_memory(options["ram"], as_json)
     from precopy.cli import machine
     from precopy.dirty import ALL_POLICIES, CLEAR_POLICIES, LINEAGE
 

@@ -27,6 +27,7 @@ COMMANDS = {
     "quit": ("precopy.cli.control_commands", "End the guest behind CONTROL."),
     "demo": ("precopy.cli.demo", "Migrate a running guest between two processes, once for each clear policy."),
     "layout": ("precopy.cli.layout", "Show the RAM blocks and sections of a machine, as QEMU's monitor has them."),
+    "snapshot": ("precopy.cli.snapshot", "List, verify, compact and export the snapshots of a directory."),
     "bench": ("precopy.cli.bench", "Measure syncs, bitmaps, displays and migrations beside their peers."),
 }
 """Subcommand: the module that holds it (as a function of its name), and its line of help."""

@@ -97,33 +97,40 @@ timeout_option = click.option(
     help="How long the other side may be silent.",
 )
 
-machine_options = _all(
-    [
-        click.option("--ram", type=SIZE, default="256M", show_default=True, help="Main memory of the guest."),
-        click.option(
-            "--layout",
-            type=click.Choice(["q35", "flat"]),
-            default="q35",
-            show_default=True,
-            help="q35: ten RAM blocks as of QEMU's q35 with OVMF flash; flat: one.",
-        ),
-        click.option(
-            "--guest",
-            type=click.Choice(["auto", "kvm", "emulated"]),
-            default="auto",
-            show_default=True,
-            help="What runs the guest; auto takes kvm where it works.",
-        ),
-        click.option(
-            "--backing",
-            type=click.Choice(["anonymous", "memfd"]),
-            default="anonymous",
-            show_default=True,
-            help="Host memory: private with huge pages, or a memfd that other processes can map.",
-        ),
-        click.option("--vcpus", type=click.IntRange(1, 16), default=1, show_default=True, help="Virtual CPUs."),
-    ]
-)
+
+def machine_options_with(*guests: str) -> Callable[[F], F]:
+    """Options for what runs the guest and with which memory; ``guests`` are kinds that only this command has."""
+    only_here = f"; {', '.join(guests)}: a Python program's memory instead" if guests else ""
+    return _all(
+        [
+            click.option("--ram", type=SIZE, default="256M", show_default=True, help="Main memory of the guest."),
+            click.option(
+                "--layout",
+                type=click.Choice(["q35", "flat"]),
+                default="q35",
+                show_default=True,
+                help="q35: ten RAM blocks as of QEMU's q35 with OVMF flash; flat: one.",
+            ),
+            click.option(
+                "--guest",
+                type=click.Choice(["auto", "kvm", "emulated", *guests]),
+                default="auto",
+                show_default=True,
+                help=f"What runs the guest; auto takes kvm where it works{only_here}.",
+            ),
+            click.option(
+                "--backing",
+                type=click.Choice(["anonymous", "memfd"]),
+                default="anonymous",
+                show_default=True,
+                help="Host memory: private with huge pages, or a memfd that other processes can map.",
+            ),
+            click.option("--vcpus", type=click.IntRange(1, 16), default=1, show_default=True, help="Virtual CPUs."),
+        ]
+    )
+
+
+machine_options = machine_options_with()
 
 workload_options = _all(
     [

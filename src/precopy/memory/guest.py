@@ -5,15 +5,15 @@ Buffers handed out are views of guest memory itself: nothing here copies page co
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 import numpy as np
 import numpy.typing as npt
 
 from precopy.bitmap import Runs
-from precopy.errors import OutOfMemory
-from precopy.memory.host import Backing, HostMemory, available_memory
+from precopy.errors import LayoutError, OutOfMemory
+from precopy.memory.host import Backing, Host, HostMemory, available_memory
 from precopy.memory.layout import RamBlock, RamLayout
 
 Pages = npt.NDArray[np.uint64]
@@ -28,13 +28,24 @@ class GuestMemory:
         if available is not None and layout.bytes > available:
             raise OutOfMemory("the guest's RAM", layout.bytes, available)
         self.layout = layout
-        self.hosts: list[HostMemory] = []
+        self.hosts: list[Host] = []
         try:
             for block in layout.blocks:
                 self.hosts.append(HostMemory(block.name, block.pages * layout.page_size, backing))
         except OutOfMemory:
             self.close()
             raise
+
+    @classmethod
+    def of(cls, layout: RamLayout, hosts: Sequence[Host]) -> GuestMemory:
+        """Over memory that there is already, one piece for each block. Raises `LayoutError` where one has another
+        size than its block."""
+        memory = cls.__new__(cls)
+        memory.layout, memory.hosts = layout, list(hosts)
+        for block, host in zip(layout.blocks, memory.hosts, strict=True):
+            if host.size != block.pages * layout.page_size:
+                raise LayoutError(f"{host.size} bytes cannot be RAM block {block.name!r} with {block.pages} pages")
+        return memory
 
     def __enter__(self) -> GuestMemory:
         return self
@@ -53,7 +64,7 @@ class GuestMemory:
         for host in self.hosts:
             host.touch()
 
-    def host(self, block: RamBlock) -> HostMemory:
+    def host(self, block: RamBlock) -> Host:
         return self.hosts[self.layout.blocks.index(block)]
 
     def pages(self, block: RamBlock) -> Pages:

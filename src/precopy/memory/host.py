@@ -10,6 +10,7 @@ import contextlib
 import enum
 import mmap
 import os
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,49 @@ class Backing(enum.Enum):
 
     ANONYMOUS = "anonymous"
     MEMFD = "memfd"
+
+
+class Host(Protocol):
+    """Host memory of one RAM block, whoever made it."""
+
+    name: str
+    size: int
+    fd: int | None
+    view: memoryview
+    address: HostAddress
+
+    @property
+    def words(self) -> npt.NDArray[np.uint64]:
+        """All of it as 64-bit words; shares the memory."""
+        ...
+
+    def touch(self) -> None:
+        """Makes the system give every page now (QEMU: prealloc), so that no first write pays for it."""
+        ...
+
+    def close(self) -> None:
+        """Is done with it. May be called twice."""
+        ...
+
+
+class BorrowedMemory:
+    """The memory that ``view`` shows (writable bytes, whole words), which stays its owner's."""
+
+    fd: int | None = None
+
+    def __init__(self, name: str, view: memoryview) -> None:
+        self.name, self.size, self.view = name, view.nbytes, view
+        self.address = HostAddress(self.words.__array_interface__["data"][0])
+
+    @property
+    def words(self) -> npt.NDArray[np.uint64]:
+        return np.frombuffer(self.view, np.uint64)
+
+    def touch(self) -> None:
+        self.words[:: mmap.PAGESIZE // 8] |= np.uint64(0)
+
+    def close(self) -> None:
+        self.view = memoryview(b"")
 
 
 class HostMemory:

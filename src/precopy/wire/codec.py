@@ -1,7 +1,8 @@
 """Frames to bytes and back, for one end of a stream: no sockets, no clocks, no threads.
 
 Version policy: the preamble never changes its form. A peer of another major version is refused by name. A higher
-minor version only adds fields to control records, which older readers skip.
+minor version only adds fields to control records, which older readers skip, and frames for kinds of machine that an
+older reader refuses by the name in `Hello`. 1.1 added points (`Point`, `PointAck`), which only a memory has.
 
 Everything a peer sends is checked before it is used: frame type against the table of states, payload length against
 the type's bound before a byte of it is asked for, header and payload against their checksum, records against their
@@ -29,6 +30,8 @@ from precopy.wire.frames import (
     Hello,
     PageBatch,
     Pages,
+    Point,
+    PointAck,
     Prepare,
     Ready,
     RoundAck,
@@ -39,7 +42,7 @@ from precopy.wire.frames import (
 from precopy.wire.states import Role, State, allowed, next_state
 
 MAGIC = b"PRECOPY\n"
-MAJOR, MINOR = 1, 0
+MAJOR, MINOR = 1, 1
 _PREAMBLE = struct.Struct("<8sHHI")
 _HEADER = struct.Struct("<BxxxIQQ")
 """Type, payload length, sequence number of the sender's frames, xxh3_64 of what precedes it and the payload."""
@@ -60,6 +63,8 @@ _TYPES: dict[int, tuple[type[Any], int]] = {
     11: (Running, 4 * _KIB),
     12: (Abort, 64 * _KIB),
     13: (Alive, 64),
+    14: (Point, 4 * _KIB),
+    15: (PointAck, 4 * _KIB),
 }
 """Type number on the wire: the record and the largest payload it may have, in bytes."""
 _NUMBERS = {record: number for number, (record, _) in _TYPES.items()}

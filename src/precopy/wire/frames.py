@@ -170,6 +170,23 @@ class RoundAck:
 
 
 @dataclass(frozen=True)
+class Point:
+    """All batches since the last round or point were sent, and with them the memory is that of one moment at which
+    nobody wrote it: how many, and their pages. ``number`` counts points from 1."""
+
+    number: int
+    batches: int
+    pages: int
+
+
+@dataclass(frozen=True)
+class PointAck:
+    """All of a point has arrived, and the memory is that of the point."""
+
+    number: int
+
+
+@dataclass(frozen=True)
 class DeviceState:
     """The vCPUs' state, opaque here."""
 
@@ -229,4 +246,6 @@ Frame = (
     | Running
     | Abort
     | Alive
+    | Point
+    | PointAck
 )

@@ -7,6 +7,8 @@ Laws:
 - Every frame that is not in the table is a protocol error, at once: `LocalProtocolError` where this side was about to
   send it, `PeerProtocolError` where the other side did.
 - `Abort` may come from either side in every state but DONE and CLOSED; in COMMITTING only from the destination.
+- **Only a whole point is given away.** The memory of a program has no `DeviceState`: its rounds end in a `Point`, and
+  `Commit` may follow only where no page has come since the last one (POINT, and not INCREMENT).
 
 Both sides walk through the same states, because each frame moves sender and receiver alike.
 """
@@ -24,6 +26,8 @@ from precopy.wire.frames import (
     Frame,
     Hello,
     Pages,
+    Point,
+    PointAck,
     Prepare,
     Ready,
     RoundAck,
@@ -51,6 +55,9 @@ class State(enum.Enum):
     GREETED = "greeted"
     ROUND = "round"
     ROUND_ENDED = "round ended"
+    POINT_ENDED = "point ended"
+    POINT = "point"
+    INCREMENT = "increment"
     SWITCHOVER = "switchover"
     PREPARING = "preparing"
     READY = "ready"
@@ -69,8 +76,21 @@ TRANSITIONS: dict[State, dict[tuple[Role, type[Frame]], State]] = {
         (_S, Pages): State.ROUND,
         (_S, RoundEnd): State.ROUND_ENDED,
         (_S, DeviceState): State.SWITCHOVER,
+        (_S, Point): State.POINT_ENDED,
     },
     State.ROUND_ENDED: {(_D, RoundAck): State.ROUND},
+    State.POINT_ENDED: {(_D, PointAck): State.POINT},
+    State.POINT: {
+        (_S, Alive): State.POINT,
+        (_S, Pages): State.INCREMENT,
+        (_S, Point): State.POINT_ENDED,
+        (_S, Commit): State.COMMITTING,
+    },
+    State.INCREMENT: {
+        (_S, Alive): State.INCREMENT,
+        (_S, Pages): State.INCREMENT,
+        (_S, Point): State.POINT_ENDED,
+    },
     State.SWITCHOVER: {(_S, Compare): State.SWITCHOVER, (_S, Prepare): State.PREPARING},
     State.PREPARING: {(_D, Ready): State.READY},
     State.READY: {(_S, Commit): State.COMMITTING},

@@ -1,0 +1,126 @@
+"""What tracking costs a program: a thread that streams through memory, with a sync a second and without tracking.
+
+Both in turn, each in memory of its own: that without tracking was never tracked, so nobody has split its huge pages.
+What else uses the machine's memory moves both; the shorter the slices, the more alike.
+"""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import threading
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from precopy.bench.spread import Spread
+from precopy.bitmap import Bitmap
+from precopy.memory import GuestMemory, RamLayout
+from precopy.trackers.pagemap import PagemapLog
+
+SLICE_S = 1.0
+"""So long the writer streams one way before it is the other's turn; each slice with tracking has one sync."""
+
+
+@dataclass(frozen=True)
+class WriterFigures:
+    """A thread that adds 1 to every word of the memory, over and over; GB/s of memory.
+
+    ``slowdown`` is the share of its speed that tracking costs, by the CPU time of its thread, so that what else runs on
+    the machine counts for less; ``slowdown_wall`` is the same by the clock. ``fault_s`` is the CPU time that each first
+    write to a page after a sync costs more than another, ``faults`` how many there were in a slice. All are medians.
+    """
+
+    size_bytes: int
+    slices: int
+    syncs_per_s: float
+    untracked_gb_per_s: float
+    tracked_gb_per_s: float
+    slowdown: float
+    slowdown_wall: float
+    fault_s: float
+    faults: int
+    sync_s: Spread
+
+
+@dataclass(frozen=True)
+class _Streamed:
+    """So many bytes, in so much CPU time of the thread and time by the clock, with so many page faults."""
+
+    bytes: int
+    cpu_s: float
+    wall_s: float
+    faults: int
+
+    @property
+    def per_cpu_s(self) -> float:
+        return self.bytes / self.cpu_s
+
+    @property
+    def per_s(self) -> float:
+        return self.bytes / self.wall_s
+
+
+def measure_writer(size: int, slices: int) -> WriterFigures:
+    """Streams through ``size`` bytes for ``slices`` seconds each way, one at a time in turn. Raises `Unsupported`,
+    `OutOfMemory`."""
+    layout = RamLayout.of_blocks([("memory", size)])
+    with GuestMemory(layout) as plain, GuestMemory(layout) as watched:
+        plain.touch()
+        watched.touch()
+        log = PagemapLog(layout, [watched.hosts[0].address])
+        untracked: list[_Streamed] = []
+        tracked: list[_Streamed] = []
+        syncs: list[float] = []
+        log.start()
+        try:
+            _stream(watched.hosts[0].words, 0)  # the first pass splits huge pages
+            for _ in range(slices):
+                untracked.append(_stream(plain.hosts[0].words, SLICE_S))
+                # One sync in the middle: all that was written before is protected, and faults once afterwards.
+                timer = threading.Timer(SLICE_S / 2, lambda: syncs.append(_sync(log, layout)))
+                timer.start()
+                tracked.append(_stream(watched.hosts[0].words, SLICE_S))
+                timer.join()
+        finally:
+            log.stop()
+    pairs = list(zip(tracked, untracked, strict=True))
+    return WriterFigures(
+        size_bytes=size,
+        slices=slices,
+        syncs_per_s=1 / SLICE_S,
+        untracked_gb_per_s=statistics.median(one.per_s for one in untracked) / 1e9,
+        tracked_gb_per_s=statistics.median(one.per_s for one in tracked) / 1e9,
+        slowdown=1 - statistics.median(one.per_cpu_s / other.per_cpu_s for one, other in pairs),
+        slowdown_wall=1 - statistics.median(one.per_s / other.per_s for one, other in pairs),
+        fault_s=statistics.median(
+            (one.cpu_s - one.bytes / other.per_cpu_s) / max(one.faults, 1) for one, other in pairs
+        ),
+        faults=statistics.median_low(one.faults for one in tracked),
+        sync_s=Spread.of(syncs),
+    )
+
+
+def _stream(words: npt.NDArray[np.uint64], seconds: float) -> _Streamed:
+    """Adds 1 to all ``words``, over and over, for at least ``seconds``; whole passes."""
+    passes, faults = 0, _faults()
+    cpu, began = time.thread_time(), time.perf_counter()
+    while (elapsed := time.perf_counter() - began) < seconds or not passes:
+        np.add(words, np.uint64(1), out=words)
+        passes += 1
+    return _Streamed(passes * words.nbytes, time.thread_time() - cpu, elapsed, _faults() - faults)
+
+
+def _faults() -> int:
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
+
+
+def _sync(log: PagemapLog, layout: RamLayout) -> float:
+    """Finds and re-arms all that was written; returns the seconds that it took."""
+    dirty = Bitmap(layout.end_page)
+    began = time.perf_counter()
+    log.harvest(dirty)
+    log.clear(0, dirty.size)
+    return time.perf_counter() - began

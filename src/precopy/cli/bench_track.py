@@ -1,0 +1,51 @@
+"""``precopy bench track``: what a program wrote into its own memory, beside comparing, hashing or writing all."""
+
+from __future__ import annotations
+
+import click
+
+from precopy.cli.options import SIZE, json_option
+
+
+@click.command()
+@click.option(
+    "--size",
+    "sizes",
+    type=SIZE,
+    multiple=True,
+    default=("1G",),
+    show_default=True,
+    help="Memory that is tracked (may be repeated). Three times as much is needed.",
+)
+@click.option("--repeat", type=click.IntRange(1), default=5, show_default=True, help="How often, all in turn.")
+@click.option(
+    "--writer",
+    "writer_slices",
+    type=click.IntRange(1),
+    default=20,
+    show_default=True,
+    help="Seconds that the writer streams each way, one at a time.",
+)
+@json_option
+def track(sizes: tuple[int, ...], repeat: int, writer_slices: int, as_json: bool) -> None:
+    """Find the pages that a program wrote into its own memory, and what that costs the program.
+
+    A sync by the kernel's write protection (in one step, and in two with each clear policy) beside comparing with a
+    copy, hashing every page and writing everything, over the same warm memory, in turn. Every result is verified.
+    """
+    import msgspec
+
+    from precopy.bench.track import measure
+    from precopy.cli.facts import machine_facts
+    from precopy.report.documents import document, to_json
+    from precopy.report.tables import show
+    from precopy.report.track_table import track_table
+
+    measured = measure(
+        sizes, repeat, writer_slices, lambda what: None if as_json else click.echo(f"measuring {what}", err=True)
+    )
+    body = msgspec.to_builtins(measured)
+    if as_json:
+        click.echo(to_json(document("bench-track", 1, {"machine": machine_facts(), "repeats": repeat, **body})))
+    else:
+        show(*track_table(body))

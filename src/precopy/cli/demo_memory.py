@@ -1,0 +1,183 @@
+"""``precopy demo --guest memory``: a numpy simulation that runs on while it is replicated and saved, then compared.
+
+The standby is a process of its own: ``python -m precopy.cli.demo_memory ADDRESS_FILE``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import xxhash
+
+from precopy import Memory, receive_memory, replicate, restore, snapshot
+from precopy.errors import PeerLost, VerificationFailed
+from precopy.store import Snapshot
+from precopy.units import format_duration, format_size
+
+_ROWS_A_STEP = 64
+_COLUMNS = 1024
+_INTERVAL_S, _RUN_S, _SNAPSHOTS = 0.25, 2.0, 4
+_STANDBY_S = 30.0
+
+
+class Simulation:
+    """Heat that spreads over a plate, a band of rows a step; the plate is the memory's doubles, row by row.
+
+    ``lock`` is held while it writes, which is all that a replication or a snapshot needs of a program.
+    """
+
+    def __init__(self, memory: Memory) -> None:
+        self.lock = threading.Lock()
+        self.steps = 0
+        self._plate = np.frombuffer(memory, np.float64).reshape(-1, _COLUMNS)  # type: ignore[call-overload]
+        self._plate[::97] = 1.0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="simulation", daemon=True)
+
+    def __enter__(self) -> Simulation:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Makes no further step. May be called twice."""
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        plate = self._plate
+        while not self._stop.is_set():
+            first = 1 + self.steps * _ROWS_A_STEP % (len(plate) - _ROWS_A_STEP - 1)
+            rows = slice(first, first + _ROWS_A_STEP)
+            with self.lock:
+                above, below = plate[first - 1 : first - 1 + _ROWS_A_STEP], plate[first + 1 : first + 1 + _ROWS_A_STEP]
+                plate[rows] += 0.2 * (above + below - 2 * plate[rows])
+                self.steps += 1
+            time.sleep(0.0005)
+
+
+@dataclass(frozen=True)
+class MemoryDemo:
+    """What the demonstration did. Seconds and bytes."""
+
+    size_bytes: int
+    steps: int
+    points: int
+    sent_bytes: int
+    cutover_s: float
+    copy_exact: bool
+    snapshots: tuple[Snapshot, ...]
+    restore_s: float
+    restored_exact: bool
+
+
+def demo_memory(size: int, as_json: bool) -> int:
+    """Runs it; returns the exit code. Raises what the parts raise."""
+    import msgspec
+
+    from precopy.report.documents import document, to_json
+
+    with tempfile.TemporaryDirectory(prefix="precopy-") as directory:
+        done = _run(size, Path(directory))
+    if as_json:
+        click.echo(to_json(document("demo-memory", 1, msgspec.to_builtins(done))))
+    else:
+        _tell(done)
+    if done.copy_exact and done.restored_exact:
+        return 0
+    failure = VerificationFailed("the copy or the restored snapshot is not what the simulation had")
+    if as_json:
+        click.echo(f"precopy: {failure}", err=True)
+        return failure.exit_code
+    raise failure
+
+
+def _run(size: int, directory: Path) -> MemoryDemo:
+    address = f"unix:{directory / 'standby'}"
+    with contextlib.ExitStack() as stack:
+        standby = stack.enter_context(_standby(address))
+        memory = stack.enter_context(Memory(size))
+        simulation = stack.enter_context(Simulation(memory))
+        handle = stack.enter_context(replicate(memory, address, interval=_INTERVAL_S, lock=simulation.lock))
+        saved, digest = [], ""
+        for _ in range(_SNAPSHOTS):
+            time.sleep(_RUN_S / _SNAPSHOTS)
+            with simulation.lock:
+                saved.append(snapshot(memory, directory / "snapshots"))
+                digest = _digest(memory)
+        simulation.stop()
+        began = time.perf_counter()
+        with handle.cutover():
+            expected = _digest(memory)
+        cutover_s = time.perf_counter() - began
+        copied, _ = standby.communicate(timeout=_STANDBY_S)
+        began = time.perf_counter()
+        with restore(directory / "snapshots") as restored:
+            restore_s = time.perf_counter() - began
+            restored_exact = _digest(restored) == digest
+        return MemoryDemo(
+            size_bytes=memory.size,
+            steps=simulation.steps,
+            points=handle.progress.points,
+            sent_bytes=handle.progress.sent_bytes,
+            cutover_s=cutover_s,
+            copy_exact=copied.strip() == expected,
+            snapshots=tuple(saved),
+            restore_s=restore_s,
+            restored_exact=restored_exact,
+        )
+
+
+@contextlib.contextmanager
+def _standby(address: str) -> Any:
+    """The other process, which listens when this returns. Raises `PeerLost` where it does not come up."""
+    command = [sys.executable, "-m", "precopy.cli.demo_memory", address]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        path, end = Path(address.removeprefix("unix:")), time.monotonic() + _STANDBY_S
+        try:
+            while not path.exists():
+                if process.poll() is not None or time.monotonic() > end:
+                    raise PeerLost("the demonstration's standby process did not come up")
+                time.sleep(0.01)
+            yield process
+        finally:
+            process.kill()
+
+
+def _digest(memory: Memory) -> str:
+    return xxhash.xxh3_128_hexdigest(memory.view)
+
+
+def _tell(done: MemoryDemo) -> None:
+    full, *increments = done.snapshots
+    click.echo(
+        f"a simulation over {format_size(done.size_bytes)} made {done.steps} steps while it was replicated and saved\n"
+        f"replicated to another process: {done.points} consistent points, {format_size(done.sent_bytes)} sent; the "
+        f"last one and the cutover took {format_duration(done.cutover_s)}; the copy is "
+        f"{'exact' if done.copy_exact else 'NOT exact'}\n"
+        f"saved: first {full.pages} pages in {format_duration(full.seconds)}, then "
+        + ", ".join(f"{one.pages} in {format_duration(one.seconds)}" for one in increments)
+        + f"\nrestored in {format_duration(done.restore_s)}; it is "
+        f"{'what was saved last, byte for byte' if done.restored_exact else 'NOT what was saved'}"
+    )
+
+
+def _receive(address: str) -> None:
+    with receive_memory(address) as memory:
+        print(_digest(memory))  # noqa: T201 - to the process that started this one
+
+
+if __name__ == "__main__":
+    _receive(sys.argv[1])

@@ -1,0 +1,161 @@
+"""``precopy snapshot``: what is done with a directory of snapshots while, or after, a program writes it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from precopy.cli.options import json_option
+
+if TYPE_CHECKING:
+    from precopy.store import Verified
+
+directory_argument = click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+at_option = click.option(
+    "--at", type=click.IntRange(1), default=None, help="Another snapshot's number.  [default: the newest]"
+)
+
+
+@click.group()
+def snapshot() -> None:
+    """List, verify, compact and export the snapshots that precopy.snapshot has saved in a directory."""
+
+
+@snapshot.command("list")
+@directory_argument
+@json_option
+def list_snapshots(directory: Path, as_json: bool) -> None:
+    """Show the snapshots of DIR: what each holds, what it takes, and whether all that it needs is there.
+
+    Only headers are read; verify reads everything.
+    """
+    from precopy.store import listing
+
+    stored = listing(directory)
+    if as_json:
+        _print_json("snapshot-list", {"directory": str(directory), "snapshots": [_fields(one) for one in stored]})
+        return
+    from precopy.report.snapshot_tables import SnapshotRow, snapshots_table
+    from precopy.report.tables import show
+    from precopy.units import format_size
+
+    show(snapshots_table([SnapshotRow(**_fields(one)) for one in stored]))
+    for one in stored:
+        if one.damage is not None:
+            click.echo(f"snapshot {one.number}: {one.damage}")
+    click.echo(f"{len(stored)} snapshots, {format_size(sum(one.bytes for one in stored))} on disk")
+
+
+@snapshot.command()
+@directory_argument
+@click.option(
+    "--at", type=click.IntRange(1), default=None, help="Only what this snapshot is made of.  [default: all of DIR]"
+)
+@json_option
+def verify(directory: Path, at: int | None, as_json: bool) -> None:
+    """Read every byte of the snapshots of DIR and hold it against its checksum; ends with 7 where anything differs."""
+    from precopy.errors import VerificationFailed
+    from precopy.store import verify as verify_directory
+
+    verified = verify_directory(directory, at)
+    damaged = _damaged(directory, verified)
+    if as_json:
+        # Damage is a result: the document says it all, and the exit code says that there is some.
+        _print_json("snapshot-verify", _verified_body(directory, verified))
+        if damaged:
+            click.echo(f"precopy: {damaged}", err=True)
+        click.get_current_context().exit(VerificationFailed.exit_code if damaged else 0)
+    for number, why in verified.damage.items():
+        click.echo(f"snapshot {number}: {why}")
+    if damaged:
+        raise VerificationFailed(damaged)
+    from precopy.units import format_duration, format_size
+
+    click.echo(
+        f"{verified.snapshots} snapshots are as they were written: {format_size(verified.bytes)} read in "
+        f"{format_duration(verified.seconds)}"
+    )
+
+
+@snapshot.command()
+@directory_argument
+@click.option(
+    "--keep",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="How many of the newest snapshots can be restored afterwards.",
+)
+@json_option
+def compact(directory: Path, keep: int, as_json: bool) -> None:
+    """Fold increments into a full snapshot and remove what is no longer needed.
+
+    The program that writes DIR may run on: its next snapshot goes on with an increment. What is folded is verified.
+    """
+    from precopy.store import compact as compact_directory
+
+    done = compact_directory(directory, keep)
+    if as_json:
+        _print_json("snapshot-compact", {"directory": str(directory), **_fields(done)})
+        return
+    from precopy.units import format_duration, format_size
+
+    click.echo(
+        f"snapshot {done.number} is full now, of {done.folded} files; {done.removed} removed: "
+        f"{format_size(done.bytes_before)} have become {format_size(done.bytes_after)} in "
+        f"{format_duration(done.seconds)}"
+    )
+
+
+@snapshot.command()
+@directory_argument
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@at_option
+@click.option("--npy", metavar="DTYPE", default=None, help="As a file of numpy's with elements of this type.")
+@json_option
+def export(directory: Path, file: Path, at: int | None, npy: str | None, as_json: bool) -> None:
+    """Write the memory of a snapshot of DIR to FILE, byte for byte; zero pages are holes."""
+    from precopy.store import export as export_snapshot
+
+    done = export_snapshot(directory, file, at, npy=npy)
+    if as_json:
+        _print_json("snapshot-export", {"directory": str(directory), **_fields(done)})
+        return
+    from precopy.units import format_size
+
+    sizes = f"{format_size(done.size)}, of which {format_size(done.bytes)} on disk"
+    click.echo(f"snapshot {done.number} is in {done.path}: {sizes}")
+
+
+def _damaged(directory: Path, verified: Verified) -> str:
+    """One sentence, empty where nothing is."""
+    if not verified.damage:
+        return ""
+    numbers = ", ".join(map(str, verified.damage))
+    return f"{len(verified.damage)} of {verified.snapshots} snapshots in {directory} are damaged: {numbers}"
+
+
+def _verified_body(directory: Path, verified: Verified) -> dict[str, Any]:
+    return {
+        "directory": str(directory),
+        "snapshots": verified.snapshots,
+        "bytes": verified.bytes,
+        "seconds": verified.seconds,
+        "verified": not verified.damage,
+        "damage": [{"number": number, "why": why} for number, why in verified.damage.items()],
+    }
+
+
+def _fields(record: Any) -> dict[str, Any]:
+    import msgspec
+
+    fields: dict[str, Any] = msgspec.to_builtins(record)
+    return fields
+
+
+def _print_json(kind: str, body: dict[str, Any]) -> None:
+    from precopy.report.documents import document, to_json
+
+    click.echo(to_json(document(kind, 1, body)))

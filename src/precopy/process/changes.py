@@ -1,0 +1,72 @@
+"""What was written since it was asked last."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from precopy.bitmap import Bitmap, Runs
+from precopy.dirty import DirtyLog
+from precopy.memory import RamLayout
+
+
+@dataclass(frozen=True)
+class Changed:
+    """The pages found by one sync, and the ``seconds`` that it took. A page has 4096 bytes."""
+
+    found: Bitmap
+    seconds: float
+
+    @property
+    def pages(self) -> int:
+        """How many they are."""
+        return self.found.count()
+
+    @property
+    def runs(self) -> Runs:
+        """As runs: pairs of first page and length, ascending."""
+        return self.found.runs()
+
+    @property
+    def indexes(self) -> npt.NDArray[np.int64]:
+        """As page numbers, ascending; shape (pages,)."""
+        return self.found.indexes()
+
+    @property
+    def mask(self) -> npt.NDArray[np.bool_]:
+        """One bool for each page of the memory; shape (memory.pages,)."""
+        bits = np.unpackbits(self.found.words.view(np.uint8), count=self.found.size, bitorder="little")
+        return bits.view(np.bool_)
+
+
+class Changes:
+    """Made by `Memory.track`. From entering on, each `sync` finds what was written since the one before."""
+
+    def __init__(self, log: DirtyLog, layout: RamLayout) -> None:
+        self._log, self._layout = log, layout
+
+    def __enter__(self) -> Self:
+        self._log.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._log.stop()
+
+    def sync(self) -> Changed:
+        """The pages written since the last call (or since tracking began), and how long it took to find them.
+
+        A page that is written after this call is in the next one, and one that is written during it in one of the two
+        at least: read a page after the sync that named it, and nothing is missed. Raises `KernelCallError`.
+        """
+        start = time.perf_counter()
+        found = Bitmap(self._layout.end_page)
+        self._log.harvest(found)
+        self._log.clear(0, found.size)
+        return Changed(found, time.perf_counter() - start)

@@ -1,0 +1,168 @@
+"""`Memory`: bytes of this process that precopy can track, replicate and save while the program goes on writing them."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import mmap
+import threading
+from types import TracebackType
+from typing import Any, Self
+
+from precopy.errors import OutOfMemory, UsageError
+from precopy.memory import GuestMemory, RamBlock, RamLayout
+from precopy.memory.host import BorrowedMemory, available_memory
+from precopy.process.changes import Changes
+from precopy.trackers.fanout import Consumer, FanOut
+from precopy.trackers.pagemap import PagemapLog
+from precopy.units import PAGE_SIZE, HostAddress
+
+_HUGE = 2 << 20
+_NAME = "memory"
+
+
+class Memory:
+    """``size`` zero bytes of this process, rounded up to whole pages.
+
+    It is a buffer: ``np.frombuffer(memory, np.float64)`` is an array over it, and so is ``memoryview(memory)``. The
+    kernel notes which pages are written through any of them, by any thread, while something tracks them (`track`,
+    `precopy.replicate`, `precopy.snapshot`); nothing else about the program changes.
+
+    Raises `OutOfMemory`, and `UsageError` for a size that is not above 0.
+    """
+
+    size: int
+    """Bytes."""
+    address: HostAddress
+    """Where they begin, in this process."""
+    layout: RamLayout
+    """One block called ``memory``."""
+    snapshots: dict[str, Any]
+    """What `precopy.snapshot` remembers of it, by directory; nobody else's business."""
+
+    def __new__(cls, size: int) -> Self:
+        if size <= 0:
+            raise UsageError(f"a memory has more than 0 bytes, not {size}")
+        size = -(-size // PAGE_SIZE) * PAGE_SIZE
+        available = available_memory()
+        if available is not None and size > available:
+            raise OutOfMemory("a Memory", size, available, "ask for fewer bytes")
+        try:
+            mapping = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        except (OSError, ValueError, OverflowError) as error:
+            raise OutOfMemory("a Memory", size, available, "ask for fewer bytes") from error
+        if size >= _HUGE:
+            with contextlib.suppress(OSError):  # a kernel without transparent huge pages works, slower
+                mapping.madvise(mmap.MADV_HUGEPAGE)
+        return cls._over(mapping, size)
+
+    def __init__(self, *_: object) -> None:
+        """Nothing is left to do; the array type below would take the size for an element."""
+
+    @classmethod
+    def adopt(cls, buffer: Any) -> Self:
+        """The memory that ``buffer`` has: an mmap, a ``multiprocessing.shared_memory.SharedMemory``, a numpy array.
+
+        It has to be writable, contiguous, and to consist of whole pages, because pages are what the kernel tracks.
+        Raises `UsageError` that says which of these it is not. The buffer is kept alive.
+        """
+        source = getattr(buffer, "buf", buffer)  # SharedMemory
+        try:
+            view = memoryview(source)
+        except TypeError:
+            raise UsageError(
+                f"a {type(buffer).__name__} is no buffer; adopt an mmap, a SharedMemory or an array"
+            ) from None
+        with view:
+            if view.readonly or not view.c_contiguous:
+                raise UsageError("only a writable, contiguous buffer can be adopted")
+            size = view.nbytes
+        if not size or size % PAGE_SIZE:
+            raise UsageError(f"the buffer has {size} bytes; it has to have whole pages of {PAGE_SIZE}")
+        memory = cls._over(source, size)
+        if memory.address % PAGE_SIZE:
+            raise UsageError(
+                f"the buffer begins {memory.address % PAGE_SIZE} bytes into a page, so it shares pages with others; "
+                f"use precopy.Memory(size), an mmap or a SharedMemory, and an array over it (np.frombuffer)"
+            )
+        return memory
+
+    @classmethod
+    def _over(cls, buffer: Any, size: int) -> Self:
+        # A ctypes array exports the buffer that it was made from: Python 3.11 has no other way for a class of ours.
+        kind = type(cls.__name__, (cls, ctypes.c_ubyte * size), {"__module__": cls.__module__})
+        memory: Self = kind.from_buffer(buffer)  # type: ignore[attr-defined]
+        memory.size = size
+        memory.address = HostAddress(ctypes.addressof(memory))  # type: ignore[arg-type]
+        memory.layout = RamLayout.of_blocks([(_NAME, size)])
+        memory._lock = threading.Lock()
+        memory._closed = False
+        memory._fan = None
+        memory.snapshots = {}
+        return memory
+
+    _lock: threading.Lock
+    _closed: bool
+    _fan: FanOut | None
+
+    @property
+    def pages(self) -> int:
+        """Pages of 4096 bytes."""
+        return self.size // PAGE_SIZE
+
+    @property
+    def block(self) -> RamBlock:
+        """The layout's one block."""
+        return self.layout.blocks[0]
+
+    @property
+    def view(self) -> memoryview:
+        """All bytes, to be read and written."""
+        return memoryview(self).cast("B")  # type: ignore[arg-type]  # it is a ctypes array, too
+
+    def contents(self) -> GuestMemory:
+        """The same memory as the engine reads and writes it. Raises `UsageError` where it is closed."""
+        self._need_open()
+        return GuestMemory.of(self.layout, [BorrowedMemory(_NAME, self.view)])
+
+    def track(self) -> Changes:
+        """A context in which changes are found: ``with memory.track() as changes: ... changes.sync()``.
+
+        Raises `Unsupported` on entering where the kernel cannot track this process's memory.
+        """
+        return Changes(self.consumer("track"), self.layout)
+
+    def consumer(self, name: str) -> Consumer:
+        """A dirty log of one's own over the one tracker that all users of this memory share; ``name`` is for people.
+        Raises `UsageError` where the memory is closed."""
+        self._need_open()
+        with self._lock:
+            if self._fan is None:
+                self._fan = FanOut(PagemapLog(self.layout, [self.address]), self.layout.end_page)
+            return self._fan.consumer(name)
+
+    def close(self) -> None:
+        """Tracks no more. The bytes stay until the last array over them is gone, and so do their contents. May be
+        called twice."""
+        if not self._closed:
+            self._closed = True
+            if self._fan is not None:
+                self._fan.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Memory of {self.size} bytes at {self.address:#x}{', closed' if self._closed else ''}>"
+
+    def __len__(self) -> int:
+        return self.size
+
+    def _need_open(self) -> None:
+        if self._closed:
+            raise UsageError("the memory is closed")

@@ -1,0 +1,78 @@
+"""What a replication tells of itself: records of measured numbers. Seconds and bytes; see each field."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+
+class Phase(enum.StrEnum):
+    """Where a replication stands."""
+
+    ROUNDS = "rounds"
+    """The first copy: no state of it is the memory's at one moment yet."""
+    POINTS = "points"
+    """The standby has a point."""
+    CUT_OVER = "cut over"
+    """The standby has the exact memory, and it is its own."""
+    CLOSED = "closed"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class ReplicationProgress:
+    """Where a replication stands at the primary.
+
+    - ``rounds`` and ``points`` that the standby has so far; ``quiet_misses``: intervals in which the program wrote all
+      the time, so that no point could be made of them without its lock;
+    - ``sent_bytes``: all that was given to the stream; ``remaining_bytes``: pages known to be written and not yet at
+      the standby; ``staged_bytes``: copies of such pages, held for the next point;
+    - ``dirty_rate``: bytes of pages newly written, a second, between the last two syncs of rounds, or the last two
+      points; ``bandwidth``: bytes a second while the last round or point with any pages was sent;
+    - ``last_point_age_s``: how old the standby's content is, None before its first point; ``lock_held_s``: how long
+      the program's lock was held for the last point, None without one; ``elapsed_s``: since the start.
+    """
+
+    phase: Phase
+    rounds: int
+    points: int
+    quiet_misses: int
+    sent_bytes: int
+    remaining_bytes: int
+    staged_bytes: int
+    dirty_rate_bytes_per_s: float
+    bandwidth_bytes_per_s: float
+    last_point_age_s: float | None
+    lock_held_s: float | None
+    elapsed_s: float
+
+
+@dataclass(frozen=True)
+class CutOver:
+    """A memory that was given to its standby. ``waited_s``: for the round or point that was under way; ``copy_s``: for
+    the last sync and what it found to be there; ``commit_s``: from the commit to its answer. In all three the program
+    does not write. ``rounds`` and ``points`` are those of the whole replication, ``sent_bytes`` too."""
+
+    waited_s: float
+    copy_s: float
+    commit_s: float
+    rounds: int
+    points: int
+    sent_bytes: int
+
+    @property
+    def total_s(self) -> float:
+        """The program's downtime, as far as it is this side's doing."""
+        return self.waited_s + self.copy_s + self.commit_s
+
+
+@dataclass(frozen=True)
+class StandbyProgress:
+    """Where a replication stands at the standby: its memory's size, and the rounds, points and bytes of content that
+    have come; ``staged_bytes`` are those of the point that is coming."""
+
+    memory_bytes: int
+    rounds: int
+    point: int
+    received_bytes: int
+    staged_bytes: int

@@ -1,0 +1,138 @@
+"""`replicate`: a memory of this program is copied to a standby in the background while the program writes it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Self
+
+from precopy.errors import UsageError
+from precopy.process.background import Background
+from precopy.process.memory import Memory
+from precopy.process.options import ReplicationOptions
+from precopy.process.progress import CutOver, Phase, ReplicationProgress
+from precopy.transport import connect, parse_address
+
+
+def replicate(
+    memory: Memory,
+    address: str,
+    *,
+    interval: float | None = None,
+    lock: AbstractContextManager[object] | None = None,
+    quiet: float = 0.01,
+    max_bandwidth: int | None = None,
+    timeout: float = 10.0,
+    on_progress: Callable[[ReplicationProgress], object] | None = None,
+) -> Replication:
+    """Starts to copy ``memory`` to the standby that listens at ``address`` (``tcp:host:port`` or ``unix:/path``; see
+    `precopy.receive_memory`), while the program goes on writing it.
+
+    Without ``interval`` the standby has the memory after `Replication.cutover`. With it, the standby gets a point (the
+    memory as it was at one moment) every ``interval`` seconds, and can be promoted to the last one at any time;
+    ``math.inf`` makes points only where `Replication.checkpoint` is called.
+
+    A point is taken while the program does not write: with ``lock`` (a `threading.Lock` or any context manager that the
+    program holds while it writes) while it is held here, otherwise when nothing was written for ``quiet`` seconds.
+    ``max_bandwidth``: bytes a second at most. ``timeout``: seconds that the standby may be silent. ``on_progress`` is
+    called ten times a second, and once at the end, in a thread of its own; what it raises ends the replication.
+
+    Raises `UsageError`, `Unsupported` where the kernel cannot track memory, and `PeerError` where there is no standby
+    or it refuses.
+    """
+    options = ReplicationOptions(interval, lock, quiet, max_bandwidth, timeout, on_progress)
+    stream = connect(parse_address(address), timeout)
+    try:
+        background = Background(memory, stream, options)
+    except BaseException:
+        stream.close()
+        raise
+    background.start()
+    return Replication(background, points=interval is not None)
+
+
+class Replication:
+    """Made by `replicate`; a context manager that closes itself. Any thread of the program may call any method."""
+
+    def __init__(self, background: Background, *, points: bool) -> None:
+        self._background, self._points = background, points
+
+    @property
+    def error(self) -> BaseException | None:
+        """Why the replication failed, or None. The standby keeps its last point."""
+        return self._background.error
+
+    @property
+    def progress(self) -> ReplicationProgress:
+        """Where it stands now."""
+        return self._background.progress
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Waits until the standby has its first point or, where none are made without `checkpoint`, until another round
+        would not leave less to send: a good time for `cutover`.
+
+        False where that takes longer than ``timeout`` seconds. Raises the error that ended the replication,
+        `UsageError` where it was closed.
+        """
+        background = self._background
+        with background.changed:
+            background.changed.wait_for(lambda: background.ready or background.over, timeout)
+        if background.phase is not Phase.CUT_OVER:
+            background.raise_if_over()
+        return background.ready or background.over
+
+    def checkpoint(self, *, wait: bool = False) -> None:
+        """Makes a point of the memory as it is now. The program must not write it from any thread during the call.
+
+        Returns when its content is copied, so that the program may write on; with ``wait``, when the standby has it.
+        Where a round or an earlier point is being sent, that is waited for. Raises `UsageError` without an interval,
+        and the error that ended the replication.
+        """
+        if not self._points:
+            raise UsageError("without an interval there are no points; use interval=math.inf for these alone")
+        with self._background.called() as primary:
+            self._background.send_point()
+            primary.points.copy()
+            primary.points.seal()
+            if wait:
+                self._background.send_point()
+
+    @contextlib.contextmanager
+    def cutover(self) -> Iterator[CutOver]:
+        """``with handle.cutover():`` gives the memory to the standby. The program must not write it from any thread
+        from before the ``with`` to its end; on entering, the standby has the exact memory, and replication is over.
+
+        Raises the error that ended the replication; `OutcomeUnknown` where the standby did not say that it has it;
+        `UsageError` where the memory was written meanwhile, with nothing given away and the replication going on.
+        """
+        now = self._background.clock.now
+        began = now()
+        with self._background.called() as primary:
+            mine = now()
+            primary.last_point()
+            copied = now()
+            primary.commit()
+            self._background.cut_over()
+            done = CutOver(
+                waited_s=mine - began,
+                copy_s=copied - mine,
+                commit_s=now() - copied,
+                rounds=primary.rounds,
+                points=primary.points.number,
+                sent_bytes=primary.channel.sent_bytes,
+            )
+        yield done
+
+    def close(self) -> None:
+        """Stops replicating; the standby keeps its last point. May be called at any time, and twice."""
+        self._background.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

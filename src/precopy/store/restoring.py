@@ -1,0 +1,164 @@
+"""`restore`: a snapshot as memory of this process, at once.
+
+The full snapshot's image is mapped privately, and so are the changed pages of those after it, over it: nothing is read
+before it is touched, and what is written stays in this process. The kernel bounds how many mappings a process may have
+(vm.max_map_count), and each costs about 5 us. So beyond a budget, the smallest runs are copied instead; and an image's
+content is mapped together with small holes between, except on tmpfs, where reading a hole would take memory of the file
+system.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from precopy.abi.filesystem import TMPFS, file_system
+from precopy.abi.mapping import map_file, map_zeros, reserve
+from precopy.bitmap import NO_RUNS, Runs
+from precopy.bitmap.words import Indexes
+from precopy.memory.guest import Pages
+from precopy.process.memory import Memory
+from precopy.store.chain import Composition, Layer, chain_of
+from precopy.store.copied import has_swap
+from precopy.store.directory import Directory
+from precopy.store.format import GROUP_PAGES, HEADER_BYTES, Form
+from precopy.store.series import continues
+from precopy.units import PAGE_SIZE
+
+IMAGE_MAPPINGS, INCREMENT_MAPPINGS = 4096, 8192
+"""Runs that are mapped at most: of the image, where a mapping saves nothing but memory for holes, and of increments."""
+_FEW = 4096
+_SHORT = 2
+"""Runs of so few pages are copied faster than they are mapped, where that takes no reading from a disk."""
+
+
+def restore(directory: str | os.PathLike[str], at: int | None = None) -> Memory:
+    """The memory of snapshot ``at``, or of the newest, as a `Memory` of this process: usable at once, pages are read
+    when they are touched. What is written to it is private to this process; the snapshot stays what it is.
+
+    A `snapshot` of it into the same directory goes on with increments, if this was the newest one there.
+
+    All headers, tables and sizes are checked; the content of pages that are mapped is checked by `verify` and not here.
+    The files may be removed (by `compact`) while the memory is used, but never be changed: as with all mapped files,
+    a file that is cut, or a disk that fails, ends the process that touches the missing page (SIGBUS).
+
+    Raises `UsageError` where there is no such snapshot, `SnapshotDamaged`, `SnapshotError`, `OutOfMemory`,
+    `Unsupported` for a compressed one without the extra ``snapshot``.
+    """
+    with Directory(directory) as store, chain_of(store, at) as chain:
+        whole = reserve(chain.newest.header.size)
+        target = _Target(whole)
+        composition = chain.compose()
+        base, *increments = composition.layers
+        target.base(base)
+        if increments:
+            target.overlay(composition.zeroed, increments)
+        memory = Memory.adopt(whole)
+        if chain.newest.header.number == store.numbers()[-1]:
+            # Pages that were copied here count as written as long as nothing tracks them: few may.
+            continues(memory, store, chain, at_once=target.copied > _FEW or has_swap())
+        return memory
+
+
+class _Target:
+    """Memory that becomes a snapshot's."""
+
+    def __init__(self, whole: mmap.mmap) -> None:
+        self._whole = whole
+        self._pages: Pages = np.frombuffer(whole, np.uint64).reshape(-1, PAGE_SIZE // 8)
+        self.copied = 0
+        self._address = int(self._pages.__array_interface__["data"][0])
+
+    def base(self, layer: Layer) -> None:
+        """The full snapshot. An image is mapped in few runs, also what increments hide of it."""
+        table, budget = layer.file.table, _budget(IMAGE_MAPPINGS)
+        if layer.file.header.form is not Form.IMAGE:
+            self._copy(layer, layer.visible)
+            return
+        runs = table.content
+        if file_system(layer.file.fd) == TMPFS:
+            large = _largest(runs.lengths, budget, _SHORT)
+            self._copy(Layer(layer.file, runs, table.before), _pick(runs, ~large))
+            runs = _pick(runs, large)
+        elif len(runs) > budget:
+            gaps = runs.starts[1:] - runs.ends[:-1]
+            runs = runs.merged(int(np.partition(gaps, -budget)[-budget]))
+        for start, length in runs:
+            self._map(layer, start, length, start)
+
+    def overlay(self, zeroed: Runs, increments: list[Layer]) -> None:
+        """What increments have changed, over the base."""
+        parts = [zeroed, *(layer.visible for layer in increments)]
+        large = _largest(np.concatenate([part.lengths for part in parts]), _budget(INCREMENT_MAPPINGS))
+        masks = np.split(large, np.cumsum([len(part) for part in parts])[:-1])
+        if not large.all():
+            # A page that is copied over a mapped one is read from the file first: that one only, not its neighbours.
+            self._whole.madvise(mmap.MADV_RANDOM)
+        for start, length in _pick(zeroed, masks[0]):
+            self._map_zeros(start, length)
+        for start, length in _pick(zeroed, ~masks[0]):
+            self._pages[start : start + length] = 0
+            self.copied += length
+        for layer, mask in zip(increments, masks[1:], strict=True):
+            self._overlay(layer, mask)
+            layer.file.release()
+        if not large.all():
+            self._whole.madvise(mmap.MADV_NORMAL)
+
+    def _overlay(self, layer: Layer, large: npt.NDArray[np.bool_]) -> None:
+        """One increment, of which ``large`` runs are worth a mapping."""
+        mapped = _pick(layer.visible, large)
+        if layer.file.header.compressed:
+            for start, length in mapped:  # so that nothing below is read to be written over
+                self._map_zeros(start, length)
+            self._copy(layer, layer.visible)
+            return
+        for (start, length), at in zip(mapped, layer.at[large].tolist(), strict=True):
+            self._map(layer, start, length, at)
+        self._copy(layer, _pick(layer.visible, ~large))
+
+    def _map(self, layer: Layer, start: int, length: int, at: int) -> None:
+        """Page ``at`` of the file's data, and those after it, at page ``start``."""
+        address, offset = self._address + start * PAGE_SIZE, HEADER_BYTES + at * PAGE_SIZE
+        map_file(address, length * PAGE_SIZE, layer.file.fd, offset, layer.file.path)
+
+    def _map_zeros(self, start: int, length: int) -> None:
+        map_zeros(self._address + start * PAGE_SIZE, length * PAGE_SIZE, "the memory of a snapshot")
+
+    def _copy(self, layer: Layer, runs: Runs) -> None:
+        """Reads pages of a layer, and checks them."""
+        self.copied += runs.pages
+        only = Composition([layer], NO_RUNS)
+        stage = np.empty((GROUP_PAGES, PAGE_SIZE // 8), np.uint64)
+        for part in runs.batches(GROUP_PAGES):
+            if len(part) == 1:
+                start = int(part.starts[0])
+                only.fill(part, self._pages[start : start + part.pages])
+            else:
+                only.fill(part, stage[: part.pages])
+                self._pages[part.indexes()] = stage[: part.pages]
+
+
+def _budget(most: int) -> int:
+    """At most ``most`` mappings, and fewer where the system allows few."""
+    with contextlib.suppress(OSError, ValueError):
+        return max(min(most, int(Path("/proc/sys/vm/max_map_count").read_text(encoding="ascii")) // 8), 2)
+    return most
+
+
+def _largest(lengths: Indexes, most: int, short: int = 0) -> npt.NDArray[np.bool_]:
+    """Which of the runs are among the ``most`` longest, and longer than ``short``."""
+    if len(lengths) <= most:
+        return lengths > short
+    mask = np.zeros(len(lengths), np.bool_)
+    mask[np.argpartition(lengths, -most)[-most:]] = True
+    return mask & (lengths > short)
+
+
+def _pick(runs: Runs, mask: npt.NDArray[np.bool_]) -> Runs:
+    return Runs(runs.starts[mask], runs.lengths[mask])

@@ -1,0 +1,129 @@
+"""`snapshot`: saves what of a memory changed since the snapshot before.
+
+Law 1 at a snapshot: the pages that changed are taken over from the log, and the log is armed again, before any of them
+is read. What was found stays pending until the snapshot is committed; where that fails, the next one saves it.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Literal
+
+from precopy.bitmap import NO_RUNS, Runs
+from precopy.errors import KernelCallError, Unsupported, UsageError
+from precopy.process.memory import Memory
+from precopy.store.compression import compression_of, compressor
+from precopy.store.directory import Directory
+from precopy.store.format import MAX_BYTES, Compression, Parent
+from precopy.store.series import Series, series_of
+from precopy.store.writing import Content, Label, pages_of, write
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What `snapshot` has saved. ``pages`` have content, ``zero_pages`` are saved as being zero (in a full one: all
+    others); ``bytes`` is what the file takes of the disk, holes left out.
+
+    ``find_s`` is finding what changed and which of it is zero, ``write_s`` handing it to the system: during these the
+    program should not write. ``commit_s`` is flushing it to disk.
+    """
+
+    number: int
+    full: bool
+    pages: int
+    zero_pages: int
+    bytes: int
+    find_s: float
+    write_s: float
+    commit_s: float
+
+    @property
+    def seconds(self) -> float:
+        """All of it."""
+        return self.find_s + self.write_s + self.commit_s
+
+
+def snapshot(
+    memory: Memory,
+    directory: str | os.PathLike[str],
+    *,
+    compress: Literal["zstd"] | None = None,
+    level: int | None = None,
+    full: bool = False,
+    lock: AbstractContextManager[object] | None = None,
+) -> Snapshot:
+    """Saves ``memory`` in ``directory``, which is made where it is not there; returns when it is on disk.
+
+    The first is full, the next ones hold what was written since. Full again is one with ``full=True``, and one after
+    those before were lost. A memory that `restore` gave from this directory's newest snapshot goes on with increments.
+
+    A snapshot is of one moment only if nobody writes the memory meanwhile: call it where the program does not, or give
+    the ``lock`` under which it writes; it is held until the pages are copied, and not while they are flushed to disk. A
+    page that is written meanwhile all the same is in the next snapshot, too.
+
+    ``compress="zstd"`` takes the extra ``snapshot``; ``level`` is zstd's. A compressed full snapshot cannot be mapped,
+    so restoring it reads all of it.
+
+    Raises `UsageError` for a directory that cannot be one, or where somebody else writes or has added snapshots since;
+    `SnapshotError` where the system refuses (a full disk): the directory is then as before, and what changed is kept
+    for the next call; `Unsupported` where the kernel cannot track the memory and ``full`` was not asked for.
+    """
+    if not isinstance(memory, Memory):
+        raise UsageError(f"snapshot saves a precopy.Memory, not a {type(memory).__name__}")
+    if memory.size > MAX_BYTES:
+        raise UsageError(f"a memory of {memory.size} bytes is more than a snapshot holds ({MAX_BYTES})")
+    squeeze = None if compression_of(compress) is Compression.NONE else compressor(level)
+    began = time.perf_counter()
+    with Directory(directory, create=True) as store, store.locked():
+        series = _series(memory, store, full)
+        numbers = store.numbers()
+        parent = None if full or series is None else series.parent(store, numbers)
+        label = Label(max(numbers, default=0) + 1, secrets.token_hex(8), parent, time.time())
+        if series is not None:
+            series.trying = label
+        with store.writing(label.number) as fd:
+            with nullcontext() if lock is None else lock:
+                content = _find(memory, series, parent)
+                found = time.perf_counter()
+                header = write(fd, content, label, squeeze)
+            written = time.perf_counter()
+            stored = os.fstat(fd).st_blocks * 512
+        if series is not None:
+            series.committed(label)
+        done = time.perf_counter()
+    return Snapshot(
+        number=header.number,
+        full=header.full,
+        pages=header.content_pages,
+        zero_pages=header.absent_pages if header.full else header.zero_pages,
+        bytes=stored,
+        find_s=found - began,
+        write_s=written - found,
+        commit_s=done - written,
+    )
+
+
+def _series(memory: Memory, store: Directory, full: bool) -> Series | None:
+    """None where the kernel cannot track the memory and it does not matter."""
+    try:
+        return series_of(memory, store)
+    except (Unsupported, KernelCallError) as error:
+        if full:
+            return None
+        if isinstance(error, Unsupported):
+            raise Unsupported(error.what, f"{error.remedy}; or save everything each time (full=True)") from error
+        raise
+
+
+def _find(memory: Memory, series: Series | None, parent: Parent | None) -> Content:
+    """What to save: everything, or what was written since ``parent``."""
+    if series is not None:
+        series.find()
+    contents = memory.contents()
+    runs = Runs.of((0, memory.pages)) if parent is None or series is None else series.pending.runs()
+    content, zero = contents.split_zero(runs) if len(runs) else (NO_RUNS, NO_RUNS)
+    return Content(memory.size, content, zero, pages_of(contents.pages(memory.block)))
