@@ -13,20 +13,19 @@ QEMU: ``physical_memory_*dirty*`` in physmem; docs/lineage.md maps the functions
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from precopy.bitmap import Bitmap
+from precopy.dirty.code import CodeBits, Translator
 from precopy.dirty.log import ClearsAlways, DirtyLog, LogCounters
 from precopy.errors import UsageError
 from precopy.memory.layout import RamBlock, RamLayout
 from precopy.memory.log_mask import ALL_CLIENTS, DirtyClient
 from precopy.memory.region import MemoryRegion
-
-ClearHook = Callable[[DirtyClient, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -79,10 +78,10 @@ class DirtyMemory:
         self._regions = regions or {}
         self._bitmaps = {client: Bitmap(layout.end_page) for client in ALL_CLIENTS}
         self._bitmaps[DirtyClient.CODE].set_runs(layout.runs)  # clean means that there is translated code
+        self._code = CodeBits(self._bitmaps[DirtyClient.CODE])
         self._migrating = False
         self._displayed: list[RamBlock] = []
         self._lock = threading.RLock()
-        self._on_clear: list[ClearHook] = []
         self._scratch: Bitmap | None = None
 
     @property
@@ -97,11 +96,10 @@ class DirtyMemory:
             return self.logs[0].counters
         return sum((log.counters for log in self.logs), LogCounters())
 
-    def on_clear(self, hook: ClearHook) -> None:
-        """Has ``hook(client, start, count)`` called when MIGRATION or CODE bits of a range are cleared: an emulated
-        CPU has to notice the next write to these pages again, whether or not any bit was set (QEMU:
-        ``physical_memory_dirty_bits_cleared``)."""
-        self._on_clear.append(hook)
+    def translate_with(self, translator: Translator) -> None:
+        """``translator`` makes code of this memory: it is told of CODE bits that are cleared, and has dropped its
+        translations of a page before the page's CODE bit is set. There is one; call it before the guest runs."""
+        self._code.translator = translator
 
     # Who logs what.
 
@@ -210,15 +208,20 @@ class DirtyMemory:
         """Sets the bits of a listener's bitmap, whose bit 0 is ram_addr page ``at``, for each of ``clients`` (QEMU:
         ``physical_memory_set_dirty_lebitmap``). Raises `BitmapRangeError`."""
         with self._lock:
-            for client in clients:
+            for client in clients & ~DirtyClient.CODE:
                 self._bitmaps[client].add(found, at)
+        if DirtyClient.CODE in clients:
+            self._code.set_from(found, at)
 
     def set_range(self, start: int, count: int, clients: DirtyClient = ALL_CLIENTS) -> None:
         """Sets ``count`` pages from ram_addr page ``start`` for each of ``clients``: what a device or the VMM itself
-        wrote, once it has written it. Raises `BitmapRangeError`."""
+        wrote, once it has written it. With CODE, it returns when no code that was translated from what was there before
+        can run any more. Raises `BitmapRangeError`, `GuestError`."""
         with self._lock:
-            for client in clients:
+            for client in clients & ~DirtyClient.CODE:
                 self._bitmaps[client].set_range(start, count)
+        if DirtyClient.CODE in clients:  # without the lock: who stops the CPU to clear a log holds it
+            self._code.set_range(start, count)
 
     # Bits out.
 
@@ -227,8 +230,11 @@ class DirtyMemory:
         ``dest`` (over the ram_addr space) those that were not yet set there, and sets them.
 
         What has not been harvested is not taken: `sync` first. As in the thread's last version, but the range is
-        re-armed only where anything was found, also where all of it was pending in ``dest``.
+        re-armed only where anything was found, also where all of it was pending in ``dest``. CODE protects the range
+        whether or not anything was found, waits for no other client, and re-arms no log: none feeds it.
         """
+        if client is DirtyClient.CODE:
+            return self._code.test_and_clear(start, count, dest)
         with self._lock:
             bitmap = self._bitmaps[client]
             found = bitmap.count(start, count)
@@ -236,7 +242,6 @@ class DirtyMemory:
             if found:
                 bitmap.clear_range(start, count)
                 self.clear(start, count)
-            self._cleared(client, start, count)
             return new
 
     def snapshot_and_clear(self, client: DirtyClient, block: RamBlock) -> DirtySnapshot:
@@ -244,12 +249,8 @@ class DirtyMemory:
         (QEMU: ``memory_region_snapshot_and_clear_dirty``)."""
         with self._lock:
             self.sync(block)
-            part = self._bitmaps[client].view(block.first_page, block.pages)
-            taken = part.copy()
-            if taken.any():
-                part.clear_all()
-                self.clear(block.first_page, block.pages)
-            self._cleared(client, block.first_page, block.pages)
+            taken = self._bitmaps[client].view(block.first_page, block.pages).copy()
+            self.test_and_clear(client, block.first_page, block.pages)
             return DirtySnapshot(block, taken, self.layout.page_size)
 
     def reset(self, client: DirtyClient, block: RamBlock, start: int = 0, count: int | None = None) -> None:
@@ -262,7 +263,10 @@ class DirtyMemory:
 
     def exchange(self, client: DirtyClient, empty: Bitmap) -> Bitmap:
         """Takes all bits of a client at once: hands out its bitmap, and gives it ``empty`` instead, all clear and of
-        the same size. Nothing is re-armed: that is the clear policy's business."""
+        the same size. Nothing is re-armed: that is the clear policy's business. Raises `ValueError` for CODE, whose
+        bits say which pages are protected."""
+        if client is DirtyClient.CODE:
+            raise ValueError("the CODE client's bits are taken with test_and_clear")
         with self._lock:
             taken = self._bitmaps[client]
             if empty.size != taken.size:
@@ -288,8 +292,3 @@ class DirtyMemory:
         with self._lock:
             for log in self.logs:
                 (log.clear_always if isinstance(log, ClearsAlways) else log.clear)(start, count)
-
-    def _cleared(self, client: DirtyClient, start: int, count: int) -> None:
-        if client is not DirtyClient.VGA:
-            for hook in self._on_clear:
-                hook(client, start, count)

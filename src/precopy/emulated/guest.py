@@ -1,8 +1,9 @@
 """An emulated guest behind `precopy.ports.VmControl`: the same programs, memory and witness as under KVM, one CPU.
 
-The CPU runs in a thread, on the guest's own host memory. Each store is announced to a `WriteLog` before it is done;
-the announcement is settled wherever the CPU stands between two instructions. Unicorn's CPU is in long mode with flat
-memory from the start, so the programs' identity mapping needs no page tables here.
+The CPU runs in a thread, on the guest's own host memory. The first store to a page that is armed is announced to a
+`WriteLog` before it is done (tlb.py); the announcement is settled wherever the CPU stands between two instructions.
+Unicorn's CPU is in long mode with flat memory from the start, so the programs' identity mapping needs no page tables
+here.
 """
 
 from __future__ import annotations
@@ -12,22 +13,22 @@ import time
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from precopy.dirty import DirtyMemory
+from precopy.emulated.code import CodeClient
+from precopy.emulated.exclusive import STOP_S, Exclusive
+from precopy.emulated.tlb import Tlb
 from precopy.errors import GuestError, Unsupported
 from precopy.guests import BURST_PORT, IDLE_PORT, Workload, boot_image, check, params_gpa
 from precopy.guests.image import words_at
 from precopy.guests.pacing import Pacer
 from precopy.memory import GuestMemory
-from precopy.ports import Witness
-from precopy.trackers.write_log import WriteLog
+from precopy.memory.log_mask import DirtyClient
+from precopy.ports import TrackerChoice, Witness
 from precopy.units import PAGE_SIZE
 
-_PAGE_SHIFT = PAGE_SIZE.bit_length() - 1
-_STOP_S = 10.0
+_AGAIN_S = 0.001  # a stop that comes just before the CPU starts is forgotten
 _VERSION = 1
-_ENDLESS = 1 << 64  # an address that no program reaches: run until stopped
 _REGISTERS = (
     "rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rsp", "rbp",
     "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "rip", "eflags",
@@ -44,12 +45,15 @@ def unavailable() -> str | None:
 
 
 class EmulatedGuest:
-    """A CPU with the memory ``memory``, which it owns, stopped. Raises `Unsupported` where Unicorn is missing."""
+    """A CPU with the memory ``memory``, which it owns, stopped. Raises `Unsupported` where Unicorn is missing.
+
+    Without ``protect_code``, code that somebody else writes into memory may not be noticed: experiments only.
+    """
 
     kind = "emulated"
     machine = "emulated x86_64, 1 vCPU"
 
-    def __init__(self, memory: GuestMemory) -> None:
+    def __init__(self, memory: GuestMemory, protect_code: bool = True) -> None:
         try:
             import unicorn  # noqa: PLC0415
             from unicorn import x86_const  # noqa: PLC0415
@@ -57,12 +61,18 @@ class EmulatedGuest:
             raise Unsupported(f"no CPU can be emulated: {error}", "install precopy[emulated]") from error
         self.memory = memory
         self.running = False
-        self._log = WriteLog(memory.layout.end_page, memory.layout.runs)
-        self.dirty = DirtyMemory(memory.layout, self._log)
         self._ids = {name: getattr(x86_const, f"UC_X86_REG_{name.upper()}") for name in _REGISTERS}
         self._cpu = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_64)
-        self._map_memory(unicorn)
-        self._cpu.hook_add(unicorn.UC_HOOK_MEM_WRITE, self._on_write)
+        self._cpu.ctl_exits_enabled(True)  # and there are none: it runs until it is stopped
+        self._exclusive = Exclusive(self._cpu.emu_stop)
+        self._tlb = Tlb(self._cpu, memory, self._exclusive, self._no_ram)
+        self._log = self._tlb.log
+        self.dirty = DirtyMemory(memory.layout, self._log)
+        if protect_code:
+            self._tlb.code = CodeClient(self._cpu, self.dirty, self._exclusive, self._tlb.flush)
+        for section in memory.layout.sections:
+            address = memory.host(section.block).address + section.offset * PAGE_SIZE
+            self._cpu.mem_map_ptr(section.gpa, section.pages * PAGE_SIZE, unicorn.UC_PROT_ALL, address)
         self._cpu.hook_add(unicorn.UC_HOOK_INSN, self._on_out, None, 1, 0, x86_const.UC_X86_INS_OUT)
         self._pacer = Pacer(words_at(memory, params_gpa(0), PAGE_SIZE))
         self.error: GuestError | None = None
@@ -83,27 +93,25 @@ class EmulatedGuest:
     def close(self) -> None:
         """Ends the CPU and gives the memory back."""
         if not self._closing:
-            self._request_stop()
+            self._stop()
             with self._change:
-                self._change.wait_for(lambda: self._parked, _STOP_S)
                 self._closing = True
                 self._change.notify_all()
-            self._thread.join(_STOP_S)
+            self._thread.join(STOP_S)
             self.running = False
             self.memory.close()
 
     def boot(self, workload: Workload, fill: float = 0.0) -> None:
         """Puts a program into memory and the CPU at its start. ``fill`` is as in `boot_image`."""
         image = boot_image(self.memory, workload, 1, fill)
+        self._code_is_new()
         self._cpu.reg_write(self._ids["rip"], image.entry)
         self._cpu.reg_write(self._ids["rbx"], image.params(0))
 
     def pause(self) -> float:
         start = time.perf_counter()
-        self._request_stop()
-        with self._change:
-            if not self._change.wait_for(lambda: self._parked, _STOP_S):
-                raise GuestError(f"the emulated CPU did not stop within {_STOP_S:g} s")
+        if not self._stop():
+            raise GuestError(f"the emulated CPU did not stop within {STOP_S:g} s")
         self.running = False
         self.raise_failure()
         return time.perf_counter() - start
@@ -135,10 +143,17 @@ class EmulatedGuest:
             raise GuestError("the CPU's state holds a register of more than 64 bits")
         for name, value in registers.items():
             self._cpu.reg_write(self._ids[name], value)
+        self._code_is_new()
 
     def check(self) -> Witness:
         self._need_paused("check")
         return check(self.memory, 1)
+
+    def choose_tracker(self, wanted: str) -> TrackerChoice:
+        """As `VmControl.choose_tracker`: there is one."""
+        if wanted != "auto":
+            raise Unsupported(f"an emulated CPU has no KVM {wanted.replace('-', ' ')}", "use --tracker auto")
+        return TrackerChoice(self.dirty.name, "the only one that an emulated CPU has")
 
     def raise_failure(self) -> None:
         """Raises `GuestError` where the CPU has stopped for a reason that it should not have."""
@@ -149,62 +164,58 @@ class EmulatedGuest:
         if self.running:
             raise GuestError(f"cannot {what} a guest that runs")
 
-    def _map_memory(self, unicorn: Any) -> None:
-        # Page numbers of the ram_addr space by guest page, for ranges of guest pages in ascending order.
-        sections = sorted(self.memory.layout.sections, key=lambda section: section.gpa)
-        for section in sections:
-            address = self.memory.host(section.block).address + section.offset * PAGE_SIZE
-            self._cpu.mem_map_ptr(section.gpa, section.pages * PAGE_SIZE, unicorn.UC_PROT_ALL, address)
-        self._starts = np.array([section.gpa >> _PAGE_SHIFT for section in sections])
-        self._first = [section.first_page for section in sections]
-        self._last_range = (0, 0, 0)
+    def _code_is_new(self) -> None:
+        for start, count in self.memory.layout.runs:
+            self.dirty.set_range(start, count, DirtyClient.CODE)
 
-    def _ram_page(self, page: int) -> int:
-        """The ram_addr page of a guest page; the range of the last answer is tried first."""
-        start, end, first = self._last_range
-        if not start <= page < end:
-            index = int(np.searchsorted(self._starts, page, side="right")) - 1
-            start, first = int(self._starts[index]), self._first[index]
-            end = int(self._starts[index + 1]) if index + 1 < len(self._first) else 1 << 52
-            self._last_range = (start, end, first)
-        return first + page - start
-
-    def _on_write(self, cpu: Any, _access: int, address: int, size: int, _value: int, _data: object) -> None:
-        first = self._ram_page(address >> _PAGE_SHIFT)
-        across = (address + size - 1) >> _PAGE_SHIFT != address >> _PAGE_SHIFT
-        self._log.wrote(first, self._ram_page((address + size - 1) >> _PAGE_SHIFT) if across else first)
-        if self._halt.is_set():
-            cpu.emu_stop()
+    def _no_ram(self, address: int) -> None:
+        self.error = GuestError(f"the guest used the address {address:#x}, where no RAM is")
 
     def _on_out(self, cpu: Any, port: int, _size: int, _value: int, _data: object) -> None:
         self._log.settled()
         if port == BURST_PORT:
-            self._pacer.wait(self._halt)
+            with self._exclusive.resting():
+                self._pacer.wait(self._halt)
         elif port == IDLE_PORT:
-            self._halt.wait()
+            with self._exclusive.resting():
+                self._halt.wait()
         else:
             self.error = GuestError(f"the guest wrote to port {port:#x}, where nothing is")
         if self._halt.is_set() or self.error:
             cpu.emu_stop()
 
-    def _request_stop(self) -> None:
+    def _stop(self) -> bool:
+        """Has the CPU's thread stand still; returns whether it does."""
         with self._change:
             self._wanted = False
         self._halt.set()
-        self._cpu.emu_stop()
+        end = time.monotonic() + STOP_S
+        with self._change:
+            while not self._parked and time.monotonic() < end:
+                self._cpu.emu_stop()
+                self._change.wait(_AGAIN_S)
+            return self._parked
 
     def _main(self) -> None:
-
         while True:
             if self.error or not self._wanted:
-                self._log.settled()
                 self._park()
             if self._closing:
                 return
             try:
-                self._cpu.emu_start(self._cpu.reg_read(self._ids["rip"]), _ENDLESS - 1)
+                with self._exclusive.executing():
+                    self._run()
+                self._tlb.settle()
+                if self._tlb.code is not None:
+                    self._tlb.code.settle()
             except Exception as error:  # a thread that ended silently would look like a guest that runs
-                self.error = GuestError(f"the emulated CPU failed: {type(error).__name__}: {error}")
+                self.error = self.error or GuestError(f"the emulated CPU failed: {type(error).__name__}: {error}")
+
+    def _run(self) -> None:
+        try:
+            self._cpu.emu_start(self._cpu.reg_read(self._ids["rip"]), 0)
+        finally:
+            self._log.settled()
 
     def _park(self) -> None:
         """Stands still until it is to run, which it also does where it was resumed and stopped again unnoticed."""
