@@ -1,4 +1,4 @@
-"""The stream format written down a second time, without `Codec`, and a conversation that uses every frame."""
+"""The stream format written down a second time, without `Codec`, and conversations that use every frame."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from precopy.wire import (
     Hello,
     PageBatch,
     Pages,
+    Point,
+    PointAck,
     Prepare,
     Ready,
     Role,
@@ -47,9 +49,11 @@ NUMBERS: dict[type[Frame], int] = {
     Running: 11,
     Abort: 12,
     Alive: 13,
+    Point: 14,
+    PointAck: 15,
 }
 
-PREAMBLE = b"PRECOPY\n" + bytes([1, 0, 0, 0]) + bytes(4)
+PREAMBLE = b"PRECOPY\n" + bytes([1, 0, 1, 0]) + bytes(4)
 
 
 def raw_frame(number: int, payload: bytes, sequence: int, length: int | None = None) -> bytes:
@@ -93,6 +97,8 @@ SAMPLES: tuple[Frame, ...] = (
     Commit(),
     Running(0.00025),
     Alive(),
+    Point(7, 20, 4003),
+    PointAck(7),
     Abort("the user changed their mind \u2014 \U0001f600"),
 )
 """One of each."""
@@ -131,13 +137,37 @@ CONVERSATION: tuple[Said, ...] = (
 )
 
 
-def recorded(sender: Role) -> bytes:
+REPLICATION: tuple[Said, ...] = (
+    Said(Role.SOURCE, HELLO),
+    Said(Role.DESTINATION, Welcome("5e55")),
+    _pages(Pages, batch([(3, 2), (9, 1)], [(640, 10)])),
+    Said(Role.SOURCE, RoundEnd(1, 1, 13, False)),
+    Said(Role.DESTINATION, RoundAck(1, 13, (0,))),
+    _pages(Pages, batch([(3, 2)])),
+    Said(Role.SOURCE, Point(1, 1, 2)),
+    Said(Role.DESTINATION, PointAck(1)),
+    Said(Role.SOURCE, Alive()),
+    _pages(Pages, batch([(5, 1)], [(7, 1)])),
+    Said(Role.SOURCE, Alive()),
+    _pages(Pages, batch([(640, 3)])),
+    Said(Role.SOURCE, Point(2, 2, 5)),
+    Said(Role.DESTINATION, PointAck(2)),
+    Said(Role.SOURCE, Point(3, 0, 0)),
+    Said(Role.DESTINATION, PointAck(3)),
+    Said(Role.SOURCE, Commit()),
+    Said(Role.DESTINATION, Running(0.0)),
+)
+
+CONVERSATIONS = {"migration": CONVERSATION, "replication": REPLICATION}
+
+
+def recorded(sender: Role, conversation: tuple[Said, ...] = CONVERSATION) -> bytes:
     """All bytes that ``sender`` sends in the conversation."""
     codec, other = Codec(sender), Codec(sender.other)
     stream = codec.preamble()
     feed(codec, other.preamble())
     feed(other, stream)
-    for said in CONVERSATION:
+    for said in conversation:
         if said.sender is sender:
             data = codec.send(said.frame)
             feed(other, data)

@@ -37,6 +37,8 @@ NAMES = {
     11: "Running",
     12: "Abort",
     13: "Alive",
+    14: "Point",
+    15: "PointAck",
 }
 
 
@@ -86,12 +88,14 @@ class Proxy:
     """Carries bytes between the sockets of a source and of a destination; use it in a ``with`` block.
 
     ``forwarded`` are the frames that went through, as (time, sender, name); ``struck`` is set when the fault has
-    happened, at ``struck_at``.
+    happened, at ``struck_at``. ``delay`` holds back every frame for so many seconds.
     """
 
-    def __init__(self, source: socket.socket, destination: socket.socket, fault: Fault | None = None) -> None:
+    def __init__(
+        self, source: socket.socket, destination: socket.socket, fault: Fault | None = None, *, delay: float = 0.0
+    ) -> None:
         self._sockets = {"source": source, "destination": destination}
-        self._fault = fault
+        self._fault, self._delay = fault, delay
         self._matches = 0
         self._silent = threading.Event()
         self._closed = threading.Event()
@@ -163,6 +167,7 @@ class Proxy:
         return Frame(sender, NAMES[number], header + payload, content)
 
     def _pass(self, frame: Frame, sender: str, to: str) -> None:
+        self._closed.wait(self._delay)
         harm = self._harm(frame)
         if harm is Harm.CUT:
             self.cut()
@@ -224,8 +229,8 @@ class Proxy:
 class ListeningProxy:
     """Waits at the Unix socket ``path`` for one source, and carries it to the destination at ``upstream``."""
 
-    def __init__(self, path: str, upstream: str, fault: Fault | None = None) -> None:
-        self.path, self._upstream, self._fault = path, upstream, fault
+    def __init__(self, path: str, upstream: str, fault: Fault | None = None, *, delay: float = 0.0) -> None:
+        self.path, self._upstream, self._fault, self._delay = path, upstream, fault, delay
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(path)
         self._listener.listen(1)
@@ -258,5 +263,5 @@ class ListeningProxy:
             source, _ = self._listener.accept()
             destination = socket.socket(socket.AF_UNIX)
             destination.connect(self._upstream)
-            self._proxy = Proxy(source, destination, self._fault)
+            self._proxy = Proxy(source, destination, self._fault, delay=self._delay)
             self._ready.set()

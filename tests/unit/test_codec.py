@@ -27,6 +27,7 @@ from precopy.wire import (
     Hello,
     PageBatch,
     Pages,
+    PointAck,
     Ready,
     Role,
     RoundAck,
@@ -36,10 +37,23 @@ from precopy.wire import (
 )
 from precopy.wire.frames import MAX_BATCH_PAGES, MAX_BATCH_RUNS, MAX_TORN
 from precopy.wire.states import TRANSITIONS
-from support.frames import CONVERSATION, HELLO, NUMBERS, PREAMBLE, SAMPLES, batch, feed, raw_frame, raw_table, recorded
+from support.frames import (
+    CONVERSATIONS,
+    HELLO,
+    NUMBERS,
+    PREAMBLE,
+    SAMPLES,
+    Said,
+    batch,
+    feed,
+    raw_frame,
+    raw_table,
+    recorded,
+)
 
 U64 = 2**64 - 1
-SENDERS = {type(said.frame): said.sender for said in CONVERSATION}
+SENDERS = {type(said.frame): said.sender for spoken in CONVERSATIONS.values() for said in spoken}
+each_conversation = pytest.mark.parametrize("spoken", CONVERSATIONS.values(), ids=CONVERSATIONS)
 
 
 def codec_in(state: State, role: Role) -> Codec:
@@ -69,7 +83,7 @@ class TestBytes:
     """The format itself, held against a second writing of it."""
 
     def test_the_preamble(self) -> None:
-        assert Codec.preamble() == PREAMBLE == b"PRECOPY\n\x01\x00\x00\x00\x00\x00\x00\x00"
+        assert Codec.preamble() == PREAMBLE == b"PRECOPY\n\x01\x00\x01\x00\x00\x00\x00\x00"
 
     @pytest.mark.parametrize("frame", SAMPLES, ids=lambda frame: type(frame).__name__)
     def test_a_frame_is_header_checksum_and_payload(self, frame: Frame) -> None:
@@ -120,12 +134,13 @@ class TestRoundTrip:
         assert frames[:-1] == [None] * (len(data) - 1)
         assert frames[-1] == frame
 
+    @each_conversation
     @pytest.mark.parametrize("receiver", Role)
-    def test_a_whole_conversation_moves_both_ends_alike(self, receiver: Role) -> None:
+    def test_a_whole_conversation_moves_both_ends_alike(self, receiver: Role, spoken: tuple[Said, ...]) -> None:
         here, there = Codec(receiver), Codec(receiver.other)
         feed(here, there.preamble())
         feed(there, here.preamble())
-        for said in CONVERSATION:
+        for said in spoken:
             sender, taker = (here, there) if said.sender is receiver else (there, here)
             assert feed(taker, sender.send(said.frame)) == [said.frame]
             assert here.state is there.state
@@ -184,6 +199,15 @@ class TestStates:
             (State.ROUND, source, "RoundEnd"): State.ROUND_ENDED,
             (State.ROUND_ENDED, destination, "RoundAck"): State.ROUND,
             (State.ROUND, source, "DeviceState"): State.SWITCHOVER,
+            (State.ROUND, source, "Point"): State.POINT_ENDED,
+            (State.POINT_ENDED, destination, "PointAck"): State.POINT,
+            (State.POINT, source, "Alive"): State.POINT,
+            (State.POINT, source, "Pages"): State.INCREMENT,
+            (State.POINT, source, "Point"): State.POINT_ENDED,
+            (State.POINT, source, "Commit"): State.COMMITTING,
+            (State.INCREMENT, source, "Alive"): State.INCREMENT,
+            (State.INCREMENT, source, "Pages"): State.INCREMENT,
+            (State.INCREMENT, source, "Point"): State.POINT_ENDED,
             (State.SWITCHOVER, source, "Compare"): State.SWITCHOVER,
             (State.SWITCHOVER, source, "Prepare"): State.PREPARING,
             (State.PREPARING, destination, "Ready"): State.READY,
@@ -196,6 +220,18 @@ class TestStates:
         assert {row[role, Abort] for row in TRANSITIONS.values() for role in Role if (role, Abort) in row} == {
             State.CLOSED
         }
+
+    def test_what_came_after_a_point_cannot_be_given_away(self) -> None:
+        """A commit is of a whole point: the table has none from a state in which pages wait for theirs."""
+        source = codec_in(State.POINT_ENDED, Role.SOURCE)
+        feed(source, raw_frame(NUMBERS[PointAck], msgspec.msgpack.encode(PointAck(1)), 0))
+        source.send(Pages(batch([(1, 1)])))
+        with pytest.raises(LocalProtocolError, match="cannot send Commit in state 'increment'"):
+            source.send(Commit())
+        assert [state for state, row in TRANSITIONS.items() if (Role.SOURCE, Commit) in row] == [
+            State.POINT,
+            State.READY,
+        ]
 
     @pytest.mark.parametrize(("state", "sender", "frame"), MOVES)
     def test_a_sender_does_what_the_table_allows_and_nothing_else(
@@ -244,9 +280,9 @@ class TestRefusals:
     @pytest.mark.parametrize("major", [0, 2, 65535])
     def test_another_major_version(self, major: int) -> None:
         preamble = PREAMBLE[:8] + struct.pack("<HHI", major, 3, 0)
-        refused(Codec(Role.SOURCE), preamble, rf"version {major}\.3 of the protocol, this side 1\.0")
+        refused(Codec(Role.SOURCE), preamble, rf"version {major}\.3 of the protocol, this side 1\.1")
 
-    @pytest.mark.parametrize("number", [0, 14, 200, 255])
+    @pytest.mark.parametrize("number", [0, 16, 200, 255])
     def test_an_unknown_type(self, number: int) -> None:
         refused(codec_in(State.ROUND, Role.DESTINATION), raw_frame(number, b"", 0), f"unknown type {number}")
 
@@ -472,10 +508,11 @@ class TestChecksum:
         assert PageBatch.decode(self.sent.encode()).matches([memoryview(self.content)])
 
 
-def test_the_recorded_conversation_is_the_format() -> None:
+@each_conversation
+def test_the_recorded_conversation_is_the_format(spoken: tuple[Said, ...]) -> None:
     sequence, expected = 0, PREAMBLE
-    for said in CONVERSATION:
+    for said in spoken:
         if said.sender is Role.SOURCE:
             expected += raw_frame(NUMBERS[type(said.frame)], payload_of(said.frame), sequence) + said.content
             sequence += 1
-    assert recorded(Role.SOURCE) == expected
+    assert recorded(Role.SOURCE, spoken) == expected

@@ -30,6 +30,7 @@ EXIT_CODES = {
     "Unsupported": 3,
     "OutOfMemory": 3,
     "KernelCallError": 1,
+    "SnapshotError": 1,
     "GuestError": 1,
     "LocalProtocolError": 1,
     "NotConverged": 4,
@@ -40,6 +41,7 @@ EXIT_CODES = {
     "PeerProtocolError": 5,
     "OutcomeUnknown": 6,
     "VerificationFailed": 7,
+    "SnapshotDamaged": 7,
     "Cancelled": 130,
 }
 
