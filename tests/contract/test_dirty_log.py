@@ -38,6 +38,13 @@ from support.dirty_logs import (
     several_slots,
     writable,
 )
+from support.pagemap import (
+    PagemapHarness,
+    RunningPagemapGuest,
+    SharedPagemapHarness,
+    TwoStepPagemapHarness,
+    two_step_guest,
+)
 from support.vhost import RunningVhostGuest, VhostHarness
 
 LAYOUT = several_slots()
@@ -51,6 +58,9 @@ KINDS = [
     pytest.param(EmulatedHarness, id="emulated", marks=pytest.mark.needs("unicorn")),
     pytest.param(ScriptedHarness, id="scripted"),
     pytest.param(VhostHarness, id="vhost log"),
+    pytest.param(PagemapHarness, id="pagemap", marks=pytest.mark.needs("pagemap")),
+    pytest.param(TwoStepPagemapHarness, id="pagemap in two steps", marks=pytest.mark.needs("pagemap")),
+    pytest.param(SharedPagemapHarness, id="pagemap, shared", marks=pytest.mark.needs("pagemap")),
     pytest.param(KvmHarness, id="kvm dirty log", marks=pytest.mark.needs("kvm")),
     pytest.param(RingHarness, id="kvm dirty ring", marks=pytest.mark.needs("kvm")),
 ]
@@ -463,6 +473,8 @@ RUNNING = [
     pytest.param(Busy, id="write log"),
     pytest.param(emulated_guest, id="emulated", marks=pytest.mark.needs("unicorn")),
     pytest.param(RunningVhostGuest, id="vhost log"),
+    pytest.param(RunningPagemapGuest, id="pagemap", marks=pytest.mark.needs("pagemap")),
+    pytest.param(two_step_guest, id="pagemap in two steps", marks=pytest.mark.needs("pagemap")),
     pytest.param(kvm_guest, id="kvm dirty log", marks=pytest.mark.needs("kvm")),
     pytest.param(ring_guest, id="kvm dirty ring", marks=pytest.mark.needs("kvm")),
 ]

@@ -7,8 +7,10 @@ import threading
 import time
 from collections.abc import Iterable
 
+from precopy.bitmap import Bitmap
 from precopy.dirty import DirtyMemory
 from precopy.memory import Backing, GuestMemory, RamLayout
+from precopy.trackers.fanout import FanOut
 from precopy.trackers.pagemap import PagemapLog
 from precopy.units import PAGE_SIZE
 
@@ -36,6 +38,30 @@ class TwoStepPagemapHarness(PagemapHarness):
 
     def __init__(self, layout: RamLayout) -> None:
         super().__init__(layout, one_step=False, backing=Backing.MEMFD)
+
+
+class SharedPagemapHarness:
+    """One of two consumers of a `PagemapLog`; the other harvests now and then, and so takes pages from the log first.
+    Implements `support.dirty_logs.Harness`."""
+
+    def __init__(self, layout: RamLayout) -> None:
+        self._inner = PagemapHarness(layout)
+        self.layout, self.memory = layout, self._inner.memory
+        fan_out = FanOut(self._inner.log, layout.end_page)
+        self._other, self.log = fan_out.consumer("other"), fan_out.consumer("this")
+        self._other.start()
+        self._writes = 0
+
+    def write(self, pages: Iterable[int]) -> None:
+        self._inner.write(pages)
+        self._writes += 1
+        if self._writes % 2:
+            self._other.harvest(Bitmap(self.layout.end_page))
+
+    def close(self) -> None:
+        self.log.stop()
+        self._other.stop()
+        self._inner.close()
 
 
 class RunningPagemapGuest:
