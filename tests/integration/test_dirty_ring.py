@@ -285,7 +285,12 @@ class TestRingsThatOverflow:
             overflows_here(guest)
             slow_down(guest, Workload("sequential", rate=4000))
             more_steps(guest, fast.burst(1)[0] + 500)  # a burst is finished as it was begun
-            until(lambda: (copy.round(), ring._rings[0].state is State.IN_STEP)[1])
+
+            def in_step() -> bool:
+                copy.round()
+                return ring._rings[0].state is State.IN_STEP
+
+            until(in_step)
             overflows, found = ring.overflows, copy.found
             for _ in range(10):
                 more_steps(guest, 100)
@@ -443,7 +448,6 @@ class TestUseTracker:
             runs_on(guest)
 
 
-@pytest.mark.xfail(strict=True, reason="Vcpu.close does not unmap the ring, whose mapping holds the vCPU's descriptor")
 def test_a_closed_guest_leaves_no_descriptor() -> None:
     """A descriptor of a vCPU keeps its whole VM in the kernel, and each change of the tracker leaves a VM behind."""
     gc.collect()

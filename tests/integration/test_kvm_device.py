@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,11 +46,11 @@ def test_device_that_works() -> None:
 def test_guest_that_cannot_be_made_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch) -> None:
     """Here for the want of a third vCPU: the VM, its vCPUs and their threads are gone when the error is seen."""
 
-    def two_at_most(system: KvmSystem, vm: int, number: int, on_io: ExitHandler) -> Vcpu:
+    def two_at_most(system: KvmSystem, vm: int, number: int, on_io: ExitHandler, **ring: Any) -> Vcpu:
         if number == 2:
             raise Unsupported("no more vCPUs", "use fewer")
-        return Vcpu(system, vm, number, on_io)
+        return Vcpu(system, vm, number, on_io, **ring)
 
-    monkeypatch.setattr("precopy.kvm.guest.Vcpu", two_at_most)
+    monkeypatch.setattr("precopy.kvm.machine.Vcpu", two_at_most)
     with GuestMemory(machine_layout("flat", 4 << 20)) as memory, pytest.raises(Unsupported, match="no more vCPUs"):
         KvmGuest(memory, 3)

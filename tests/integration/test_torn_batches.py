@@ -97,7 +97,8 @@ class TestGuestThatWritesMeanwhile:
         torn: list[int] = []
         while len(torn) < 10 and not any(torn):  # on a busy machine the guest may not get to run at the right moments
             with Pair(Workload("random", None), ram=32 * MIB, fill=1.0) as pair, stream_pair(transport) as streams:
-                options = MigrationOptions(clear=clear, verify=True, max_bandwidth=400_000_000)
+                # Per-page syncs take long on a busy machine, and count as downtime.
+                options = MigrationOptions(clear=clear, verify=True, max_bandwidth=400_000_000, downtime_limit=2)
                 done = migrate(pair.source, pair.destination, streams, options).migrated()
 
                 torn.append(sum(one.torn_batches for one in done.rounds))

@@ -504,6 +504,21 @@ class TestTracker:
         vm.write(0, 6)
         assert harvested(tracker) == {300}
 
+    def test_nothing_of_a_slot_that_goes_is_left_to_be_reset(self, vm: Vm) -> None:
+        """The kernel resets neighbouring entries of one slot number together, and none of them where one lies beyond
+        the slot's end, as an entry of a longer slot may that had the number before."""
+        tracker = tracker_of(vm)
+        tracker.start()
+        for page in (5, 390):
+            vm.write(0, page)
+        assert harvested(tracker) == {5, 390}
+        assert vm.rings[0].used == 2
+        tracker.remove(vm.slots[1])
+        assert vm.rings[0].used == 0
+        assert harvested(tracker) == {5, 390}
+        tracker.clear(0, 400)
+        assert harvested(tracker) == set()
+
     def test_no_signal_ends_a_reset(self, vm: Vm) -> None:
         """Since Linux 6.17 a pending signal ends the kernel's walk, which may then have freed entries without re-arming
         their pages. The signal comes all the same, a moment later."""

@@ -1,6 +1,6 @@
 """``precopy bench snapshot``: increments beside our own full snapshot and beside what programs do today, in turn.
 
-All ways save the same memory in the same repeat: a full snapshot, ``numpy.save`` and a pickle (protocol 5, which is
+All ways save the same memory in the same repeat, each first in its turn: a full snapshot, ``numpy.save`` and a pickle (protocol 5, which is
 what multiprocessing sends) into the same directory, a copy into ``multiprocessing.shared_memory``, and increments
 after random pages were written, as they are and with zstd. All files are flushed to disk (fsync) before their time
 ends, ours with their directory; a SharedMemory is in no file, so nothing is flushed. Half of each page is random,
@@ -173,17 +173,22 @@ def _repeat(
         samples.setdefault((what, share), []).append(sample)
 
     store = directory / "snapshots"
-    note("full", None, _ours(partial(snapshot, memory, store, full=True)))
-    compact(store)  # those of the repeat before go
-    note("numpy.save", None, _file(directory, lambda file: np.save(file, words)))
-    note("pickle", None, _file(directory, lambda file: pickle.dump(words, file, protocol=5)))
-    note("shared_memory", None, _shared(words))
-    random = np.random.default_rng(len(samples["full", None]))
+    whole: list[tuple[str, Callable[[], _Sample]]] = [
+        ("full", partial(_ours, partial(snapshot, memory, store, full=True))),
+        ("numpy.save", partial(_file, directory, lambda file: np.save(file, words))),
+        ("pickle", partial(_file, directory, lambda file: pickle.dump(words, file, protocol=5))),
+        ("shared_memory", partial(_shared, words)),
+    ]
+    turn = len(samples.get(("full", None), [])) % len(whole)
+    for what, save in whole[turn:] + whole[:turn]:  # another one first each time: who comes after whom matters to disks
+        note(what, None, save())
+    compact(store)  # the one of the repeat before goes
+    random = np.random.default_rng(turn)
     for way, share in _increments(shares):
         dirty = random.choice(memory.pages, max(int(memory.pages * share), 1), replace=False)
         words[dirty * _WORDS] += np.uint64(1)
-        save = partial(snapshot, compress="zstd") if way.endswith("zstd") else snapshot
-        note(way, share, _ours(partial(save, memory, store)))
+        increment = partial(snapshot, compress="zstd") if way.endswith("zstd") else snapshot
+        note(way, share, _ours(partial(increment, memory, store)))
     return _restore(store, words)
 
 

@@ -42,7 +42,8 @@ class DirtySnapshot:
     def dirty(self, start: int, size: int) -> bool:
         """Whether any page that holds one of ``size`` bytes from byte ``start`` of the block was dirty. Raises
         `BitmapRangeError`."""
-        first, end = start // self.page_size, -(-(start + size) // self.page_size)
+        first = start // self.page_size
+        end = -(-(start + size) // self.page_size) if size else first
         return self.pages.count(first, end - first) > 0
 
     def lines(self, stride: int, count: int, offset: int = 0) -> npt.NDArray[np.bool_]:

@@ -73,9 +73,11 @@ class VmMemory:
         return tuple(slot for listener in self.listeners for slot in listener.slots)
 
     def close(self) -> None:
-        """Listens no more. The slots end with the VM."""
+        """Listens no more and lets go of the rings. The slots end with the VM."""
         for space in self.spaces:
             space.root.detach(space)
+        if self.ring is not None:
+            self.ring.close()
 
     def _second(self, name: str, tracker: SlotTracker, numbers: itertools.count[int]) -> KvmListener:
         if call(self._vm, kvm.CHECK_EXTENSION, kvm.CAP_MULTI_ADDRESS_SPACE, target="the VM") > 1:

@@ -9,7 +9,7 @@ from precopy.errors import Unsupported, UsageError
 from precopy.memory.guest import Pages
 from precopy.store.format import Compression
 
-LEVEL = 1
+LEVEL = -1
 """zstd's level where none is asked for: see docs/adr/0013-snapshot-format.md for what others gave."""
 
 

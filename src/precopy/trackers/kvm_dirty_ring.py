@@ -10,18 +10,14 @@ What lost entries mean is in ring.py. Source: Documentation/virt/kvm/api.rst, KV
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import signal
 import threading
 import time
-from collections.abc import Iterator
-from functools import cache
 
 import numpy as np
 
 from precopy.abi import kvm
 from precopy.abi.ioctl import call
+from precopy.abi.process import signals_wait
 from precopy.bitmap import BITS_PER_WORD, Bitmap
 from precopy.bitmap.words import Indexes, any_set, or_into, words_for
 from precopy.dirty.log import LogCounters
@@ -32,8 +28,6 @@ from precopy.trackers.ring import Entries, Ring, State
 
 DEFAULT_ENTRIES = 65536
 """Entries of each vCPU's ring: 1 MiB, and 256 MiB of memory dirtied between two harvests."""
-
-_SIGSET_BYTES = 128  # sigset_t
 
 
 def enable(vm: int, entries: int) -> None:
@@ -86,6 +80,11 @@ class KvmDirtyRing:
         """Adds a vCPU's ring: its mapping as rows of four 32-bit words."""
         self._rings.append(Ring(entries))
 
+    def close(self) -> None:
+        """Lets go of the rings, whose mappings would keep the vCPUs' descriptors, and so the VM, in the kernel."""
+        with self._lock:
+            self._rings.clear()
+
     # Slots.
 
     def add(self, slot: MemorySlot, *, logging: bool = False) -> None:
@@ -97,6 +96,9 @@ class KvmDirtyRing:
     def remove(self, slot: MemorySlot) -> None:
         with self._lock:
             self._collect()
+            # The kernel resets entries of one slot number together, and none of them where one lies beyond the slot's
+            # end: none may be left for a smaller slot that gets the same number.
+            self._reset()
         slot.delete(self._vm)
         with self._lock:
             del self._slots[slot.id]
@@ -239,21 +241,5 @@ class KvmDirtyRing:
     def _call_reset(self) -> None:
         # A pending signal ends the walk (Linux 6.17), and pages of entries that it has freed by then may not be
         # re-armed: nobody could tell. A vCPU's thread gets signals whenever the guest is to be paused.
-        with _no_signals():
+        with signals_wait():
             call(self._vm, kvm.RESET_DIRTY_RINGS, target="the VM")
-
-
-@contextlib.contextmanager
-def _no_signals() -> Iterator[None]:
-    """Has signals to this thread wait. Python's own `signal.pthread_sigmask` takes a hundred times as long for all."""
-    before = ctypes.create_string_buffer(_SIGSET_BYTES)
-    _libc().pthread_sigmask(signal.SIG_BLOCK, b"\xff" * _SIGSET_BYTES, before)
-    try:
-        yield
-    finally:
-        _libc().pthread_sigmask(signal.SIG_SETMASK, before, None)
-
-
-@cache
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None)
