@@ -24,7 +24,8 @@ def main() -> None:
         for pages in WRITTEN:
             log, ring = (cost(ram, pages, tracker) for tracker in ("dirty-log", "dirty-ring"))
             print(
-                f"{ram >> 20:5} MiB, {pages:5} pages dirty: dirty log {1e6 * log:7.0f} us, dirty ring {1e6 * ring:7.0f} us"
+                f"{ram >> 20:5} MiB, {pages:5} pages dirty: dirty log {1e6 * log:7.0f} us, "
+                f"dirty ring {1e6 * ring:7.0f} us"
             )
 
 

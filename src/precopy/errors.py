@@ -156,11 +156,14 @@ class OutcomeUnknown(PrecopyError):
 
     exit_code = 6
 
-    def __init__(self, session: str, cause: str) -> None:
+    def __init__(self, session: str, cause: str, remedy: str = "") -> None:
+        remedy = remedy or (
+            "the guest stays paused at the source; ask the destination with `precopy status` and decide as "
+            "docs/operations.md says: `precopy quit` here if it ran there, `precopy resume` here only if it certainly "
+            "did not"
+        )
         super().__init__(
-            f"outcome unknown: the commit of session {session} was sent but not answered ({cause}); the guest stays "
-            f"paused at the source; ask the destination with `precopy status` and decide as docs/operations.md says: "
-            f"`precopy quit` here if it ran there, `precopy resume` here only if it certainly did not"
+            f"outcome unknown: the commit of session {session} was sent but not answered ({cause}); {remedy}"
         )
         self.session, self.cause = session, cause
 

@@ -488,7 +488,7 @@ class TestHostilePrimary:
         self.has_its_point(forger, True)
 
     def test_point_that_comes_while_the_standby_is_promoted(self, forger: Forger) -> None:
-        """It is whole and has been taken from the wire; whoever promotes was first, and never sees the memory change."""
+        """It is whole and was taken from the wire; but whoever promotes was first, and never sees the memory change."""
         forger.first_point()
         with forger.standby._changed:
             forger.send(Pages(batch((0, 1), content=bytes(PAGE_SIZE))), bytes(PAGE_SIZE))
@@ -596,13 +596,13 @@ class TestHostileStandby:
         with forged_standby() as (go, end), go() as handle:
             until_frame(end, RoundEnd)
             end.send(answer)
-            fails(handle, PeerProtocolError)
+            fails(handle, end, PeerProtocolError)
 
     def test_calls_torn_what_nobody_wrote(self) -> None:
         with forged_standby() as (go, end), go() as handle:
             until_frame(end, RoundEnd)
             end.send(RoundAck(1, 10, (0,)))
-            fails(handle, PeerProtocolError)
+            fails(handle, end, PeerProtocolError)
             assert "the link damages data" in str(handle.error)
 
     @pytest.mark.parametrize("number", [0, 2, -1, 1 << 62])
@@ -612,7 +612,7 @@ class TestHostileStandby:
             end.send(RoundAck(1, 10))
             until_frame(end, Point)
             end.send(PointAck(number))
-            fails(handle, PeerProtocolError)
+            fails(handle, end, PeerProtocolError)
 
     def test_says_that_it_has_the_memory_before_the_commit(self) -> None:
         with forged_standby() as (go, end), go(interval=0.01, quiet=0) as handle:
@@ -621,13 +621,13 @@ class TestHostileStandby:
             data.state = type(data.state).COMMITTING
             data._sent = 1
             end.sock.sendall(data.send(Running(0.0)))
-            fails(handle, PeerProtocolError)
+            fails(handle, end, PeerProtocolError)
             assert "Running came from the destination in state 'round ended'" in str(handle.error)
 
     def test_never_answers(self) -> None:
         with forged_standby() as (go, end), go(timeout=0.4) as handle:
             until_frame(end, RoundEnd)
-            fails(handle, PeerLost)
+            fails(handle, end, PeerLost)
 
     def test_takes_nothing_while_it_is_closed(self) -> None:
         with forged_standby() as (go, end), go(timeout=30) as handle:
@@ -651,9 +651,10 @@ def until_frame(end: End, kind: type[Frame]) -> Frame:
     raise AssertionError
 
 
-def fails(handle: Replication, kind: type[PeerError]) -> None:
+def fails(handle: Replication, end: End, kind: type[PeerError]) -> None:
     """The replication ends with an error of ``kind``, which every call raises."""
     until(lambda: handle.error is not None)
+    end.sock.shutdown(socket.SHUT_RDWR)  # so that no close waits for it to read
     assert isinstance(handle.error, kind)
     with pytest.raises(kind):
         handle.wait()

@@ -1,10 +1,11 @@
 """``precopy bench snapshot``: increments beside our own full snapshot and beside what programs do today, in turn.
 
-All ways save the same memory in the same repeat, each first in its turn: a full snapshot, ``numpy.save`` and a pickle (protocol 5, which is
-what multiprocessing sends) into the same directory, a copy into ``multiprocessing.shared_memory``, and increments
-after random pages were written, as they are and with zstd. All files are flushed to disk (fsync) before their time
-ends, ours with their directory; a SharedMemory is in no file, so nothing is flushed. Half of each page is random,
-half is zero, so that zstd has something to do. Bytes are what a file takes of its file system.
+All ways save the same memory in the same repeat, each first in its turn: a full snapshot, ``numpy.save`` and a pickle
+(protocol 5, which is what multiprocessing sends) into the same directory, a copy into
+``multiprocessing.shared_memory``; then increments after random pages were written, as they are and with zstd. All
+files are flushed to disk (fsync) before their time ends, ours with their directory; a SharedMemory is in no file, so
+nothing is flushed. Half of each page is random, half is zero, so that zstd has something to do. Bytes are what a file
+takes of its file system.
 
 At the end of each repeat the newest snapshot is restored, written and compared with the memory. Its files are in the
 page cache then, as after any snapshot; the time is until the first word was read and written.

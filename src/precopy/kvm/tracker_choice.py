@@ -1,8 +1,8 @@
 """Which tracker a migration should use, from how fast the guest dirties memory.
 
 With the dirty log a sync costs by how much memory there is, and then little for each dirty page; with the dirty ring it
-costs by what was dirtied and nothing by what there is, but each entry costs twice what a bit costs, and a ring that fills
-up makes its vCPU leave the guest. So the ring is for very large guests that write little.
+costs by what was dirtied and nothing by what there is, but each entry costs twice what a bit costs, and a ring that
+fills up makes its vCPU leave the guest. So the ring is for very large guests that write little.
 docs/adr/0011-tracker-choice.md has the measurements.
 """
 

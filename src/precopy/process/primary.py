@@ -41,9 +41,8 @@ _ENOUGH_ROUNDS = 10
 _STAGE_AT_MOST = 16384
 """Pages (64 MiB) that a cutover copies before it sends them; more than these go in a round of their own first."""
 _LAST_POINTS = 4
-_UNKNOWN = (
-    "outcome unknown: the commit of session {session} was sent but not answered ({cause}); the standby has the exact "
-    "memory and may use it as its own already: find out there before this program writes on"
+_FIND_OUT = (
+    "the standby has the exact memory and may use it as its own already: find out there before this program writes on"
 )
 
 
@@ -182,7 +181,4 @@ class _OpenLog:
 
 def _unknown(session: str, error: BaseException) -> OutcomeUnknown:
     cause = str(error) if isinstance(error, PrecopyError) else type(error).__name__
-    unknown = OutcomeUnknown(session, cause)
-    # There is no guest here, nor a command to ask.
-    unknown.args = (_UNKNOWN.format(session=session, cause=cause),)
-    return unknown
+    return OutcomeUnknown(session, cause, _FIND_OUT)
