@@ -24,8 +24,9 @@ from precopy.errors import PeerLost, VerificationFailed
 from precopy.store import Snapshot
 from precopy.units import format_duration, format_size
 
-_ROWS_A_STEP = 64
+_ROWS_A_STEP = 16
 _COLUMNS = 1024
+_STEP_S = 0.004
 _INTERVAL_S, _RUN_S, _SNAPSHOTS = 0.25, 2.0, 4
 _STANDBY_S = 30.0
 
@@ -40,7 +41,7 @@ class Simulation:
         self.lock = threading.Lock()
         self.steps = 0
         self._plate = np.frombuffer(memory, np.float64).reshape(-1, _COLUMNS)  # type: ignore[call-overload]
-        self._plate[::97] = 1.0
+        self._plate[:] = np.sin(np.arange(_COLUMNS))
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="simulation", daemon=True)
 
@@ -65,7 +66,7 @@ class Simulation:
                 above, below = plate[first - 1 : first - 1 + _ROWS_A_STEP], plate[first + 1 : first + 1 + _ROWS_A_STEP]
                 plate[rows] += 0.2 * (above + below - 2 * plate[rows])
                 self.steps += 1
-            time.sleep(0.0005)
+            time.sleep(_STEP_S)
 
 
 @dataclass(frozen=True)
