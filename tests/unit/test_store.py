@@ -183,6 +183,37 @@ def test_an_interrupt_after_the_commit_loses_nothing(tmp_path: Path, monkeypatch
     assert np.array_equal(content(restore(tmp_path)), one.rows)
 
 
+def test_what_is_named_is_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each file is flushed after its last byte and before it gets its name, the directory after each change of names:
+    what a machine keeps that loses its power."""
+    one, order = filled(), []
+
+    def noting(name: str) -> None:
+        real = getattr(os, name)
+
+        def call(target: Any, *arguments: Any, **options: Any) -> Any:
+            what = name
+            if name == "fsync":
+                what += " directory" if os.path.isdir(f"/proc/self/fd/{target}") else " file"
+            if order[-1:] != [what]:
+                order.append(what)
+            return real(target, *arguments, **options)
+
+        monkeypatch.setattr(os, name, call)
+
+    for name in ("pwrite", "ftruncate", "fsync", "rename", "unlink"):
+        noting(name)
+    commit = ["fsync file", "rename", "fsync directory"]
+    snapshot(one.memory, tmp_path / "s")
+    assert order == ["fsync directory", "pwrite", "ftruncate", "pwrite", *commit]
+    order.clear()
+    snapshot(one.memory, tmp_path / "s")
+    assert order[-3:] == commit
+    order.clear()
+    compact(tmp_path / "s")
+    assert order[-5:] == [*commit, "unlink", "fsync directory"]
+
+
 def test_a_short_write_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one, pwrite = filled(), os.pwrite
     monkeypatch.setattr(os, "pwrite", lambda fd, data, at: pwrite(fd, data[:1000], at))
@@ -566,6 +597,26 @@ def test_a_restored_memory_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             snapshot(memory, tmp_path)
     with restore(tmp_path, at=3) as old:
         assert snapshot(old, tmp_path).full
+
+
+@pytest.mark.needs("pagemap")
+def test_a_write_just_before_tracking_begins_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law 1 where a restored memory's first snapshot looks for copies, and only then starts the log."""
+    monkeypatch.setattr(restoring, "has_swap", lambda: False)
+    snapshot(filled().memory, tmp_path)
+    with restore(tmp_path) as memory:
+        rows = np.frombuffer(memory.view, np.uint64).reshape(-1, 512)
+        (series,) = memory.snapshots.values()
+        start = series.log.start
+
+        def late() -> None:
+            rows[77] = 5
+            start()
+            rows[78] = 6
+
+        monkeypatch.setattr(series.log, "start", late)
+        assert snapshot(memory, tmp_path).pages == 2
+        assert np.array_equal(content(restore(tmp_path)), rows)
 
 
 @pytest.mark.needs("pagemap")
