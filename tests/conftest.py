@@ -42,11 +42,17 @@ def _pagemap() -> str | None:
     return unavailable()
 
 
+def _cc() -> str | None:
+    compiler = os.environ.get("CC", "cc").split()[0]
+    return None if shutil.which(compiler) or shutil.which("gcc") or shutil.which("clang") else "no C compiler is installed"
+
+
 FEATURES: dict[str, Callable[[], str | None]] = {
     "kvm": _kvm,
     "unicorn": _unicorn,
     "qemu": _qemu,
     "pagemap": _pagemap,
+    "cc": _cc,
 }
 _why: dict[str, str | None] = {}
 

@@ -18,6 +18,8 @@ from precopy.bitmap import Bitmap
 from precopy.cli.bench_bitmap import bitmap as command
 from precopy.errors import Unsupported, UsageError, VerificationFailed
 
+pytestmark = pytest.mark.needs("cc")
+
 SMALL = 64 << 20
 """Bytes of a guest with 16384 pages."""
 

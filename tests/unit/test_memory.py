@@ -195,4 +195,4 @@ def test_the_public_names_are_there_and_cost_nothing_until_used() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"
     with pytest.raises(AttributeError, match="'nothing'"):
-        precopy.nothing
+        _ = precopy.nothing
