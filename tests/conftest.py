@@ -43,8 +43,8 @@ def _pagemap() -> str | None:
 
 
 def _cc() -> str | None:
-    compiler = os.environ.get("CC", "cc").split()[0]
-    return None if shutil.which(compiler) or shutil.which("gcc") or shutil.which("clang") else "no C compiler is installed"
+    compilers = (os.environ.get("CC", "cc").split()[0], "gcc", "clang")
+    return None if any(map(shutil.which, compilers)) else "no C compiler is installed"
 
 
 FEATURES: dict[str, Callable[[], str | None]] = {

@@ -366,6 +366,7 @@ class TestStartAndStop:
         assert (memory.logging, bool(memory.count(MIGRATION))) == (True, False)
         memory.stop()
         memory.stop()
+        assert not memory.logging
         assert [log.calls for log in logs] == [["start", "stop", "stop"]] * 2
 
     def test_where_one_cannot_be_started_the_others_are_stopped(self) -> None:
