@@ -130,6 +130,8 @@ class DirtyMemory:
     def start(self) -> None:
         """MIGRATION begins to log all memory; every log is told. Raises `Unsupported`, `KernelCallError`."""
         with self._lock:
+            if self._displayed:
+                self.sync()  # a log that starts may forget what VGA has not heard of yet
             started: list[DirtyLog] = []
             try:
                 for log in self.logs:
@@ -183,8 +185,10 @@ class DirtyMemory:
                 return
             if self._scratch is None:
                 self._scratch = Bitmap(self.layout.end_page)
-            self._harvest(self._scratch, block)
-            self._distribute(self._scratch, displayed, block)
+            try:
+                self._harvest(self._scratch, block)
+            finally:  # also what the logs before one that failed have given away
+                self._distribute(self._scratch, displayed, block)
 
     def _harvest(self, dirty: Bitmap, block: RamBlock | None) -> None:
         for log in self.logs:
