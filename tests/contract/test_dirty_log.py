@@ -505,8 +505,9 @@ def test_no_write_of_a_running_guest_is_lost(make: Callable[[RamLayout], Busy], 
         for _ in range(4):
             with quick_switches():
                 guest.resume()
-                found, end = [bitmap.sync().dirty_pages], time.monotonic() + 0.06
-                while time.monotonic() < end or len(found) < 3:
+                found, began = [bitmap.sync().dirty_pages], time.monotonic()
+                # On a busy machine the guest may not get to run for a while.
+                while (spent := time.monotonic() - began) < 0.06 or (sum(found[1:]) <= 10 and spent < 5):
                     send_pending()
                     found.append(bitmap.sync().dirty_pages)
                 guest.pause()
