@@ -171,6 +171,15 @@ class TestTrack:
                 assert changes.sync().indexes.tolist() == [page]
             array[15 * PAGE_SIZE] = page  # nobody asks
 
+    def test_outside_the_block_it_does_not_say_that_nothing_was_written(self) -> None:
+        changes = precopy.Memory(PAGE_SIZE).track()
+        with pytest.raises(UsageError, match="outside"):
+            changes.sync()
+        with changes:
+            assert repr(changes.sync()).startswith("<Changed: 0 of 1 pages")
+        with pytest.raises(UsageError, match="outside"):
+            changes.sync()
+
     def test_adopted_memory_is_tracked(self) -> None:
         shared = shared_memory.SharedMemory(create=True, size=4 * MIB)
         try:

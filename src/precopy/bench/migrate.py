@@ -128,7 +128,7 @@ def ratio_to_qemu(repeats: list[Repeat]) -> float | None:
 
 def _migrate(setup: Setup) -> tuple[Migrated, Overhead]:
     same = ["--ram", str(setup.ram), "--guest", "kvm"]
-    run = [*same, "--fill", "1", "--write-rate", str(setup.write_rate or "max")]
+    run = [*same, "--fill", "1", "--write-rate", "max" if setup.write_rate is None else str(setup.write_rate)]
     if setup.rewritten:
         run += ["--workload", "sequential", "--working-set", str(setup.rewritten)]
     else:

@@ -43,16 +43,17 @@ def measure_vhost(layout: RamLayout, devices: int, repeat: int) -> VhostFigures:
         ways = {shared: VhostLog(layout, log, shared=shared) for shared in (True, False)}
         dirty = Bitmap(layout.end_page)
         seconds: dict[bool, list[float]] = {True: [], False: []}
-        for _ in range(repeat):
+        for number in range(repeat + 1):  # the first is not counted: nothing is in any cache yet
             for shared, way in ways.items():
-                for number, device in enumerate(running):
-                    device.send(f"mark {_FIRST + number * _PAGES * _STRIDE} {_PAGES} {_STRIDE}")
+                for place, device in enumerate(running):
+                    device.send(f"mark {_FIRST + place * _PAGES * _STRIDE} {_PAGES} {_STRIDE}")
                     device.answer()
                 before = way.counters.get_s
                 way.harvest(dirty)
-                seconds[shared].append(way.counters.get_s - before)
+                if number:
+                    seconds[shared].append(way.counters.get_s - before)
                 way.clear(0, layout.end_page)
-        walks = {shared: way.counters.get_calls // repeat for shared, way in ways.items()}
+        walks = {shared: way.counters.get_calls // (repeat + 1) for shared, way in ways.items()}
         return VhostFigures(
             devices, devices * _PAGES, *(Walks(walks[shared], Spread.of(seconds[shared])) for shared in (True, False))
         )

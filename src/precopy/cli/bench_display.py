@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from precopy.cli.options import DURATION, SIZE, WRITE_RATE, json_option
+from precopy.cli.options import DURATION, SIZE, WRITE_RATE, Share, json_option
 
 
 @click.command()
@@ -16,7 +16,7 @@ from precopy.cli.options import DURATION, SIZE, WRITE_RATE, json_option
 @click.option(
     "--write-rate", type=WRITE_RATE, default="5K", show_default=True, help="Framebuffer pages written a second, or max."
 )
-@click.option("--refresh", type=click.FloatRange(1, 1000), default=60.0, show_default=True, help="Frames a second.")
+@click.option("--refresh", type=Share(1, 1000), default=60.0, show_default=True, help="Frames a second.")
 @click.option("--duration", type=DURATION, default="2s", show_default=True, help="How long.")
 @click.option(
     "--migrate/--no-migrate", default=True, show_default=True, help="Have a migration log the same memory meanwhile."

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from precopy.cli.options import SIZE, json_option
+from precopy.cli.options import SIZE, Share, json_option
 
 if TYPE_CHECKING:
     from precopy.bench.sync import SyncBench
@@ -22,12 +22,12 @@ _VARIANTS = ("before-patch", "rfc-v1", "upstream", "clear-bmap", "ours-merged", 
     default="q35-ovmf-512m-cirrus",
     show_default=True,
     metavar="NAME|DIRECTORY",
-    help="A layout that ships with precopy (`precopy layout` names them), or a directory with captured text.",
+    help="q35-ovmf-512m-cirrus, q35-ovmf-smm-4g-net, pc-seabios-512m, or a directory with captured text.",
 )
 @click.option("--ram", type=SIZE, default=None, help="Another amount of main memory.  [default: the layout's]")
 @click.option(
     "--ram-share",
-    type=click.FloatRange(0, 1),
+    type=Share(0, 1),
     default=0.01,
     show_default=True,
     help="Share of main memory that the guest writes between two syncs; of all other mapped blocks it is every page.",

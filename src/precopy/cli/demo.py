@@ -78,7 +78,13 @@ def _run_once(policy: str, kind: str, tcp: bool, options: dict[str, Any]) -> Dem
 
     same = ["--ram", str(options["ram"]), "--layout", options["layout"], "--vcpus", str(options["vcpus"])]
     same += ["--guest", kind, "--backing", options["backing"]]
-    run = [*same, "--workload", options["workload"], "--write-rate", str(options["write_rate"] or "max")]
+    run = [
+        *same,
+        "--workload",
+        options["workload"],
+        "--write-rate",
+        "max" if options["write_rate"] is None else str(options["write_rate"]),
+    ]
     run += ["--hot-share", str(options["hot_share"]), "--fill", str(options["fill"])]
     if options["working_set"]:
         run += ["--working-set", str(options["working_set"])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -36,6 +37,16 @@ def _address(text: str) -> Any:
     from precopy.transport.address import parse_address
 
     return parse_address(text)
+
+
+class Share(click.FloatRange):
+    """As click's range, which lets ``nan`` pass."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail("it is no number", param, ctx)
+        return number
 
 
 SIZE = _Parsed("size", parse_size)
@@ -150,7 +161,7 @@ workload_options = _all(
         ),
         click.option(
             "--hot-share",
-            type=click.FloatRange(0, 1, min_open=True, max_open=True),
+            type=Share(0, 1, min_open=True, max_open=True),
             default=1 / 16,
             show_default="1/16",
             help="The hot set's share of memory (hotset).",
@@ -158,7 +169,7 @@ workload_options = _all(
         click.option("--working-set", type=SIZE, default=None, help="Bytes that the guest writes.  [default: all]"),
         click.option(
             "--fill",
-            type=click.FloatRange(0, 1),
+            type=Share(0, 1),
             default=0.5,
             show_default=True,
             help="Share of memory that holds random content at first; the rest is zero.",

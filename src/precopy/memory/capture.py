@@ -88,7 +88,7 @@ class Capture:
 def _read(path: Path) -> str:
     try:
         with path.open("rb") as file:
-            return file.read(MAX_TEXT + 1).decode()
+            return file.read(MAX_TEXT + 1).decode().replace("\r\n", "\n")  # as a monitor on a terminal ends its lines
     except OSError as error:
         raise UsageError(f"cannot read the captured layout's {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:

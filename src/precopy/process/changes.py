@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from precopy.bitmap import Bitmap, Runs
 from precopy.dirty import DirtyLog
+from precopy.errors import UsageError
 from precopy.memory import RamLayout
 
 
@@ -21,6 +22,9 @@ class Changed:
 
     found: Bitmap
     seconds: float
+
+    def __repr__(self) -> str:
+        return f"<Changed: {self.pages} of {self.found.size} pages, found in {self.seconds:.6f} s>"
 
     @property
     def pages(self) -> int:
@@ -47,24 +51,31 @@ class Changed:
 class Changes:
     """Made by `Memory.track`. From entering on, each `sync` finds what was written since the one before."""
 
-    def __init__(self, log: DirtyLog, layout: RamLayout) -> None:
+    def __init__(self, log: DirtyLog, layout: RamLayout, memory: object) -> None:
         self._log, self._layout = log, layout
+        self._memory = memory  # kept alive: what is tracked must not be unmapped
+        self._tracking = False
 
     def __enter__(self) -> Self:
         self._log.start()
+        self._tracking = True
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._tracking = False
         self._log.stop()
 
     def sync(self) -> Changed:
         """The pages written since the last call (or since tracking began), and how long it took to find them.
 
         A page that is written after this call is in the next one, and one that is written during it in one of the two
-        at least: read a page after the sync that named it, and nothing is missed. Raises `KernelCallError`.
+        at least: read a page after the sync that named it, and nothing is missed. Raises `KernelCallError`, and
+        `UsageError` outside the ``with`` block, where nothing is tracked.
         """
+        if not self._tracking:
+            raise UsageError("nothing is tracked outside `with memory.track() as changes:`")
         start = time.perf_counter()
         found = Bitmap(self._layout.end_page)
         self._log.harvest(found)

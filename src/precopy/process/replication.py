@@ -42,6 +42,9 @@ def replicate(
     Raises `UsageError`, `Unsupported` where the kernel cannot track memory, and `PeerError` where there is no standby
     or it refuses.
     """
+    if not isinstance(memory, Memory):
+        raise UsageError(f"precopy.Memory can be replicated, a {type(memory).__name__} cannot; see Memory.adopt")
+    memory.contents()  # refused here where it is closed, before anybody is asked
     options = ReplicationOptions(interval, lock, quiet, max_bandwidth, timeout, on_progress)
     stream = connect(parse_address(address), timeout)
     try:

@@ -32,11 +32,14 @@ def export(
     directory: str | os.PathLike[str], file: str | os.PathLike[str], at: int | None = None, *, npy: str | None = None
 ) -> Exported:
     """Writes the memory of snapshot ``at``, or of the newest, to ``file``: byte for byte, or as a numpy array of
-    the one-dimensional type ``npy`` (such as ``float64``). What is read is checked. The file appears when it is whole.
+    the one-dimensional type ``npy`` (such as ``float64``). What is read is checked. The file appears when it is
+    whole, in place of one that is there.
 
     Raises `UsageError` where there is no such snapshot or type, `SnapshotDamaged`, `SnapshotError`.
     """
-    path = Path(os.fspath(file))
+    path = Path(os.path.realpath(os.fspath(file)))  # a link's target is written, and the link stays
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path} is there and is no regular file; name one, or one that is not there yet")
     with Directory(directory) as store, chain_of(store, at) as chain:
         header = chain.newest.header
         head = b"" if npy is None else _npy_header(npy, header.size)

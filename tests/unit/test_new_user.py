@@ -1,0 +1,62 @@
+"""What a new user stumbled over once."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import precopy
+from precopy.errors import UsageError
+from precopy.memory import CAPTURES, Capture
+from precopy.store import export
+from support.commands import precopy as command
+
+
+@pytest.mark.needs("pagemap")
+def test_an_export_replaces_no_device_and_no_link(tmp_path: Path) -> None:
+    memory = precopy.Memory(1 << 20)
+    np.frombuffer(memory, np.uint8)[0] = 7
+    precopy.snapshot(memory, tmp_path / "saved")
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(UsageError, match="no regular file"):
+        export(tmp_path / "saved", tmp_path / "fifo")
+    (tmp_path / "target").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    export(tmp_path / "saved", tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "target").read_bytes()[:2] == b"\x07\x00"
+
+
+@pytest.mark.parametrize("name", CAPTURES)
+def test_a_capture_with_a_terminals_line_ends_is_read(name: str, tmp_path: Path) -> None:
+    Capture.named(name).write(tmp_path)
+    for file in ("ramblock.txt", "mtree-flat.txt"):
+        text = (tmp_path / file).read_bytes()
+        (tmp_path / file).write_bytes(text.replace(b"\n", b"\r\n"))
+    assert Capture.read(tmp_path).layout() == Capture.named(name).layout()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("bench", "sync", "--ram-share", "nan"), ("bench", "display", "--refresh", "nan"), ("demo", "--fill", "nan")],
+)
+def test_what_is_no_number_is_a_usage_error(arguments: tuple[str, ...]) -> None:
+    done = command(*arguments)
+    assert done.code == 2
+    assert "no number" in done.err
+
+
+@pytest.mark.needs("kvm")
+def test_a_write_rate_of_zero_is_not_taken_for_the_largest() -> None:
+    done = command("demo", "--ram", "16M", "--write-rate", "0", "--clear", "merged")
+    assert done.code == 2
+    assert "above 0" in done.err
+
+
+def test_replicating_what_is_no_memory_is_refused_before_anybody_is_asked() -> None:
+    with pytest.raises(UsageError, match="bytearray cannot"):
+        precopy.replicate(bytearray(4096), "unix:/nowhere")  # type: ignore[arg-type]
+    assert "replicate" in dir(precopy)
