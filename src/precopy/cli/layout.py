@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 )
 @json_option
 def layout(machine: str, ram: int | None, write: Path | None, as_json: bool) -> None:
-    """Show the RAM blocks and sections of a captured machine: one that ships with precopy, by its name, or the
-    directory that holds ramblock.txt and mtree-flat.txt, the output of QEMU's `info ramblock` and `info mtree -f`.
+    """Show the RAM blocks and sections of a captured machine: one that ships with precopy (pc-seabios-512m,
+    q35-ovmf-512m-cirrus, q35-ovmf-smm-4g-net), or the directory that holds ramblock.txt and mtree-flat.txt, the output
+    of QEMU's `info ramblock` and `info mtree -f` without the monitor's prompt.
 
     A directory that has a shipped one's name is ./NAME.
     """
