@@ -143,6 +143,9 @@ class DirtyMemory:
                 raise
             self._bitmaps[DirtyClient.MIGRATION].clear_all()
             self._migrating = True
+            if self._displayed:
+                # What was harvested before for VGA alone may be cleared from now on; so MIGRATION has to have it, too.
+                self.sync()
 
     def stop(self) -> None:
         """MIGRATION logs no more. What VGA logs goes on being logged. May be called twice."""
