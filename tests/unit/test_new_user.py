@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import precopy
-from precopy.errors import UsageError
+from precopy.errors import Unsupported, UsageError
 from precopy.memory import CAPTURES, Capture
 from precopy.store import export
 from support.commands import precopy as command
@@ -54,6 +54,29 @@ def test_a_write_rate_of_zero_is_not_taken_for_the_largest() -> None:
     done = command("demo", "--ram", "16M", "--write-rate", "0", "--clear", "merged")
     assert done.code == 2
     assert "above 0" in done.err
+
+
+@pytest.mark.needs("pagemap")
+def test_a_child_process_takes_nothing_from_its_parent(tmp_path: Path) -> None:
+    """Its descriptors are its parent's: it can neither harvest nor end what is tracked there."""
+    memory = precopy.Memory(64 * 4096)
+    array = np.frombuffer(memory, np.uint8)
+    with memory.track() as changes:
+        changes.sync()
+        array[5 * 4096] = 1
+        child = os.fork()
+        if not child:
+            try:
+                changes.sync()
+            except Unsupported:
+                memory.close()
+                os._exit(0)
+            os._exit(1)
+        assert os.waitpid(child, 0)[1] == 0
+        assert changes.sync().indexes.tolist() == [5]
+        memory.close()
+        with pytest.raises(UsageError, match="is closed"):
+            changes.sync()
 
 
 def test_replicating_what_is_no_memory_is_refused_before_anybody_is_asked() -> None:

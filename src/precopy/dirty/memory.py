@@ -161,10 +161,10 @@ class DirtyMemory:
         with self._lock:
             if block in self._displayed:
                 return
-            self._displayed.append(block)
-            self._bitmaps[DirtyClient.VGA].set_range(block.first_page, block.pages)
             if block.name in self._regions:
                 self._regions[block.name].set_log(DirtyClient.VGA, True)
+            self._displayed.append(block)
+            self._bitmaps[DirtyClient.VGA].set_range(block.first_page, block.pages)
 
     def stop_display(self, block: RamBlock) -> None:
         """VGA logs ``block`` no more. May be called twice."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -51,9 +52,9 @@ class Changed:
 class Changes:
     """Made by `Memory.track`. From entering on, each `sync` finds what was written since the one before."""
 
-    def __init__(self, log: DirtyLog, layout: RamLayout, memory: object) -> None:
+    def __init__(self, log: DirtyLog, layout: RamLayout, need_open: Callable[[], None]) -> None:
         self._log, self._layout = log, layout
-        self._memory = memory  # kept alive: what is tracked must not be unmapped
+        self._need_open = need_open  # the memory's own, which so is kept alive while it is tracked
         self._tracking = False
 
     def __enter__(self) -> Self:
@@ -76,6 +77,7 @@ class Changes:
         """
         if not self._tracking:
             raise UsageError("nothing is tracked outside `with memory.track() as changes:`")
+        self._need_open()
         start = time.perf_counter()
         found = Bitmap(self._layout.end_page)
         self._log.harvest(found)

@@ -130,7 +130,7 @@ class Memory:
 
         Raises `Unsupported` on entering where the kernel cannot track this process's memory.
         """
-        return Changes(self.consumer("track"), self.layout, self)
+        return Changes(self.consumer("track"), self.layout, self._need_open)
 
     def consumer(self, name: str) -> Consumer:
         """A dirty log of one's own over the one tracker that all users of this memory share; ``name`` is for people.

@@ -62,6 +62,7 @@ class WriteProtection:
 
     def __init__(self) -> None:
         self.ioctls = 0
+        self._process = os.getpid()
         self._registered: list[Mapping] = []
         self._regions = np.zeros(REGIONS, pagemap.PAGE_REGION)
         self._scan = pagemap.scan_argument(self._regions, pagemap.PAGE_IS_WRITTEN)
@@ -70,6 +71,7 @@ class WriteProtection:
     def register(self, mapping: Mapping) -> None:
         """Has the kernel look after writes to it; it is not protected yet. Registered memory stays so. Raises
         `Unsupported` where somebody else's userfaultfd has the memory, `KernelCallError`."""
+        self._need_own_process()
         if mapping in self._registered:
             return
         argument = userfaultfd.Register(mapping.range, userfaultfd.REGISTER_MODE_WP, 0)
@@ -85,7 +87,9 @@ class WriteProtection:
         self._registered.append(mapping)
 
     def close(self) -> None:
-        """Takes all protection away. May be called twice."""
+        """Takes all protection away. May be called twice; in a child process it only closes the child's descriptors."""
+        if os.getpid() != self._process:
+            self._registered.clear()  # these are the parent's
         # Closing alone does not do it where a child process has a copy of the descriptor.
         while self._registered:
             mapping = self._registered.pop()
@@ -98,10 +102,20 @@ class WriteProtection:
 
     def protect(self, mapping: Mapping, start: int, count: int) -> None:
         """Protects a range, whether it was written or not, in one call. Raises `KernelCallError`."""
+        self._need_own_process()
         where = userfaultfd.Range(mapping.address + start * mmap.PAGESIZE, count * mmap.PAGESIZE)
         argument = userfaultfd.WriteProtect(where, userfaultfd.WRITEPROTECT_MODE_WP)
         call(self._uffd, userfaultfd.UFFDIO_WRITEPROTECT, argument, target=mapping.target)
         self.ioctls += 1
+
+    def _need_own_process(self) -> None:
+        """The descriptors speak of the memory of the process that opened them: in a child, of its parent's, whose pages
+        would be protected again and never reported there (law 1)."""
+        if os.getpid() != self._process:
+            raise Unsupported(
+                "this memory is tracked by the parent process",
+                "track it there, or use a precopy.Memory made in the child",
+            )
 
     def written(self, mapping: Mapping, start: int, count: int, *, protect: bool) -> Iterator[Runs]:
         """Runs of the pages of a range that were written since they were protected, counted from its ``start``; with
@@ -109,6 +123,7 @@ class WriteProtection:
 
         Raises `KernelCallError`, `Unsupported`.
         """
+        self._need_own_process()
         scan, base = self._scan, mapping.address + start * mmap.PAGESIZE
         scan.start, scan.end = base, base + count * mmap.PAGESIZE
         scan.flags = pagemap.PM_SCAN_CHECK_WPASYNC | (pagemap.PM_SCAN_WP_MATCHING if protect else 0)
