@@ -100,10 +100,8 @@ class VhostLog:
         return self._stray
 
     def start(self) -> None:
-        """Forgets what was logged before: no page has been read yet, so nothing is lost (law 1).
-
-        Raises `Unsupported` where the machine has no atomic operations for us."""
-        exchange_words(self.log.words, self._taken.words)
+        """Forgets what it took before, and leaves what the devices have logged since: somebody may have read these
+        pages already, such as a migration that this log was attached to (law 1)."""
         self._taken.clear_all()
 
     def stop(self) -> None:
