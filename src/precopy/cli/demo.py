@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -57,7 +60,12 @@ def demo(clear: str, tcp: bool, as_json: bool, **options: Any) -> int:
     policies = {"ours": CLEAR_POLICIES, "lineage": LINEAGE, "all": ALL_POLICIES}.get(clear, (clear,))
     if not as_json:
         _introduce(choice, options)
-    rows = [_run_once(policy, choice.kind, tcp, options) for policy in policies]
+    rows = []
+    with noticed_interrupts() as interrupts:
+        for policy in policies:
+            rows.append(_run_once(policy, choice.kind, tcp, options))
+            if interrupts:  # one that came inside an import, and was swallowed there
+                raise KeyboardInterrupt
     _report(rows, choice, as_json)
     failed = [row for row in rows if not row.verified]
     if not failed:
@@ -67,6 +75,26 @@ def demo(clear: str, tcp: bool, as_json: bool, **options: Any) -> int:
         raise failure
     click.echo(f"precopy: {failure}", err=True)  # stdout has its one document already
     return failure.exit_code
+
+
+@contextlib.contextmanager
+def noticed_interrupts() -> Iterator[list[int]]:
+    """Notes each SIGINT besides raising `KeyboardInterrupt` for it, which C code that imports may clear."""
+    seen: list[int] = []
+
+    def note(number: int, _frame: object) -> None:
+        seen.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler:
+        yield seen
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield seen
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _run_once(policy: str, kind: str, tcp: bool, options: dict[str, Any]) -> DemoRow:
