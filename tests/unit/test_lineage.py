@@ -17,7 +17,6 @@ from precopy.dirty.lineage import (
     ClearBmap,
     RfcV1,
     Upstream,
-    aligned,
     overrun_of_rfc_v1,
 )
 from precopy.dirty.log import LogClear
@@ -245,12 +244,12 @@ class TestAligned:
     @pytest.mark.parametrize(("pages", "is_aligned"), [(64, True), (128, True), (1, False), (63, False), (65, False)])
     def test_by_its_length(self, pages: int, is_aligned: bool) -> None:
         (block,) = layout_of(pages).blocks
-        assert aligned(block) is is_aligned
+        assert block.aligned is is_aligned
 
     @pytest.mark.parametrize("policy", THREAD)
     def test_what_is_cleared_at_once_and_what_is_deferred(self, policy: type[BlockByBlock]) -> None:
         one = policy(MIXED)
-        at_once = [] if policy is ClearBmap else [block for block in MIXED.blocks if not aligned(block)]
+        at_once = [] if policy is ClearBmap else [block for block in MIXED.blocks if not block.aligned]
         assert list(one.at_once) == at_once
         assert sorted([*one.at_once, *one.deferred], key=lambda block: block.first_page) == list(MIXED.blocks)
 
@@ -303,7 +302,7 @@ class TestOverrunOfRfcV1:
         for block in layout.blocks:
             first, pages = overrun_of_rfc_v1(block.first_page * PAGE_SIZE, block.pages * PAGE_SIZE, PAGE_SIZE)
             beyond = first + pages - 1
-            if not aligned(block):
+            if not block.aligned:
                 assert not any(other.first_page <= beyond < other.end_page for other in layout.blocks)
 
     @pytest.mark.parametrize(

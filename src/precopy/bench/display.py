@@ -96,7 +96,7 @@ class _Migration:
     def __init__(self, guest: KvmGuest) -> None:
         self._guest, self._layout = guest, guest.memory.layout
         self._bitmap = MigrationBitmap(guest.dirty, clear_policy("deferred", self._layout, 8))
-        self._copy = [np.zeros_like(host.words) for host in guest.memory.hosts]
+        self._copy = GuestMemory(self._layout)
         self.pages = 0
         guest.dirty.start()
         self._bitmap.mark_all()
@@ -106,18 +106,14 @@ class _Migration:
         for start, count in self._bitmap.windows(_WINDOW):
             runs = self._bitmap.take(start, count)
             self.pages += runs.pages
-            words = self._layout.page_size // 8
-            for index, (first, length) in zip(self._layout.block_of(runs), runs, strict=True):
-                at = (first - self._layout.blocks[index].first_page) * words
-                self._copy[index][at : at + length * words] = self._guest.memory.hosts[index].words[
-                    at : at + length * words
-                ]
+            for kept, written in zip(self._copy.buffers(runs), self._guest.memory.buffers(runs), strict=True):
+                kept[:] = written
 
     def verify(self) -> None:
         """Raises `VerificationFailed` where the copy is not the paused guest's memory."""
         self.send()
-        for block, host, copy in zip(self._layout.blocks, self._guest.memory.hosts, self._copy, strict=True):
-            if not np.array_equal(host.words, copy):
+        for block in self._layout.blocks:
+            if not np.array_equal(self._guest.memory.host(block).words, self._copy.host(block).words):
                 raise VerificationFailed(f"the migration's copy of {block.name!r} is not the guest's memory")
 
 

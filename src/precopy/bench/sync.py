@@ -21,7 +21,6 @@ from precopy.bench.spread import Spread
 from precopy.bench.vhost import VhostFigures, measure_vhost
 from precopy.bitmap import Bitmap
 from precopy.dirty import LogCounters, MigrationBitmap, SyncStats, clear_policy
-from precopy.dirty.lineage import aligned
 from precopy.errors import GuestError, UsageError
 from precopy.guests import Workload, params, params_gpa
 from precopy.guests.image import stamped, words_at
@@ -313,7 +312,7 @@ def _block(block: RamBlock, shares: Sequence[_Share], listeners: int, slots: int
     return BlockFigures(
         name=block.name,
         pages=block.pages,
-        aligned=aligned(block),
+        aligned=block.aligned,
         listeners=listeners,
         slots=slots,
         dirty_pages=_count([one.dirty for one in shares]),

@@ -57,11 +57,12 @@ def sync(layout: str, against_qemu: bool, as_json: bool, ram: int | None, **opti
     from precopy.bench.sync import VARIANTS, measure
     from precopy.errors import Unsupported, UsageError
     from precopy.kvm import unavailable
+    from precopy.memory import Capture
 
     missing = unavailable()
     if missing:
         raise Unsupported(*missing.split("; ", 1))
-    capture = find_capture(layout)
+    capture = Capture.find(layout)
     if against_qemu and capture.command is None:
         raise UsageError(f"the layout {capture.name!r} has no command.txt, so QEMU cannot be run with it")
     described = capture.layout(ram)
@@ -90,20 +91,6 @@ def sync(layout: str, against_qemu: bool, as_json: bool, ram: int | None, **opti
         from precopy.report.sync_tables import show_sync
 
         show_sync(body)
-
-
-def find_capture(name: str) -> Capture:
-    """The capture that ships under this name, or else the one in a directory of this name. Raises `UsageError`."""
-    from pathlib import Path
-
-    from precopy.errors import UsageError
-    from precopy.memory import CAPTURES, Capture
-
-    if name in CAPTURES:
-        return Capture.named(name)
-    if not Path(name).is_dir():
-        raise UsageError(f"{name!r} is no directory and no captured layout; there are {', '.join(CAPTURES)}")
-    return Capture.read(Path(name))
 
 
 def _trace_qemu(capture: Capture, ram: int | None, syncs: int, tell: Any) -> QemuSyncs:

@@ -28,13 +28,11 @@ def layout(machine: str, ram: int | None, write: Path | None, as_json: bool) -> 
     A directory that has a shipped one's name is ./NAME.
     """
     from precopy.errors import UsageError
-    from precopy.memory import CAPTURES, Capture
+    from precopy.memory import Capture
 
     if write is not None and ram is not None:
         raise UsageError("--write writes the capture as it was read, so it cannot be used with --ram")
-    if machine not in CAPTURES and not Path(machine).is_dir():
-        raise UsageError(f"{machine!r} is no directory and no captured layout; there are {', '.join(CAPTURES)}")
-    capture = Capture.named(machine) if machine in CAPTURES else Capture.read(Path(machine))
+    capture = Capture.find(machine)
     shown = capture.layout(ram)
     if write is not None:
         capture.write(write)
@@ -64,7 +62,7 @@ def _print_table(capture: Capture, shown: RamLayout) -> None:
 
 def _print_json(capture: Capture, shown: RamLayout) -> None:
     from precopy.report.documents import document, to_json
-    from precopy.report.layout_table import is_aligned, unaligned_mapped_pages
+    from precopy.report.layout_table import unaligned_mapped_pages
     from precopy.units import PAGE_SIZE
 
     blocks: list[dict[str, Any]] = [
@@ -72,7 +70,7 @@ def _print_json(capture: Capture, shown: RamLayout) -> None:
             "name": block.name,
             "ram_addr": block.first_page * PAGE_SIZE,
             "pages": block.pages,
-            "whole_words": is_aligned(block),
+            "whole_words": block.aligned,
             "sections": [
                 {"gpa": one.gpa, "offset_pages": one.offset, "pages": one.pages}
                 for one in shown.sections

@@ -21,18 +21,13 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from precopy.bitmap import BITS_PER_WORD, Bitmap
+from precopy.bitmap import Bitmap
 from precopy.dirty.clear import TICK_CLEARS, no_tick
 from precopy.dirty.log import LogClear
 from precopy.memory.layout import RamBlock, RamLayout
 
 CLEAR_BITMAP_SHIFT = 18
 """QEMU's default for ``x-clear-bitmap-shift``: chunks of 1 GiB."""
-
-
-def aligned(block: RamBlock) -> bool:
-    """Whether QEMU's sync takes the path over words for a block (its start always is a multiple of 64 pages)."""
-    return block.pages % BITS_PER_WORD == 0
 
 
 def overrun_of_rfc_v1(start: int, length: int, page_size: int) -> tuple[int, int]:
@@ -81,7 +76,7 @@ class BlockByBlock(ABC):
 
     def __init__(self, layout: RamLayout, shift: int = CLEAR_BITMAP_SHIFT) -> None:
         self.blocks = layout.blocks
-        self.at_once = tuple(block for block in layout.blocks if not (aligned(block) or self.defers))
+        self.at_once = tuple(block for block in layout.blocks if not (block.aligned or self.defers))
         self.deferred = [block for block in layout.blocks if block not in self.at_once]
         self._chunks = _ClearBitmap(self.deferred, shift)
 

@@ -22,8 +22,8 @@ TRACKERS = ("dirty-log", "dirty-ring")
 class VmMemory:
     """Maps ``memory`` into the VM of descriptor ``vm``, which has no vCPU yet.
 
-    ``tracker`` is one of TRACKERS; a ring has ``ring_entries`` entries for each vCPU. With ``smram`` a second listener
-    sees the same memory, as under QEMU with system management mode. Raises `Unsupported`, `KernelCallError`.
+    ``tracker`` is one of TRACKERS; a ring has ``ring_entries`` entries for each vCPU. With ``smram_listener`` a second
+    listener sees the same memory, as under QEMU with system management mode. Raises `Unsupported`, `KernelCallError`.
     """
 
     def __init__(
@@ -54,8 +54,8 @@ class VmMemory:
             self.ring = KvmDirtyRing(vm, layout.end_page)
             trackers, logs = [self.ring] * len(names), [self.ring]
         else:
-            own = [KvmDirtyLog(vm, layout.end_page, f"kvm dirty log ({name})") for name in names]
-            own[0].name = own[0].name if smram_listener else "kvm dirty log"
+            called = [f"kvm dirty log ({name})" for name in names] if smram_listener else ["kvm dirty log"]
+            own = [KvmDirtyLog(vm, layout.end_page, name) for name in called]
             trackers, logs = list(own), list(own)
         numbers = itertools.count()
         self.listeners = [KvmListener(names[0], trackers[0], numbers, self._address_of)]

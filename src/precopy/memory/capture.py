@@ -51,6 +51,16 @@ class Capture:
             raise UsageError(f"no captured layout is called {name!r}; there are {', '.join(CAPTURES)}")
         return cls.read(_SHIPPED / name)
 
+    @classmethod
+    def find(cls, name: str) -> Capture:
+        """The capture that ships under this name, or else the one in the directory of this name. Raises `UsageError`,
+        `LayoutTextError`."""
+        if name in CAPTURES:
+            return cls.named(name)
+        if not Path(name).is_dir():
+            raise UsageError(f"{name!r} is no directory and no captured layout; there are {', '.join(CAPTURES)}")
+        return cls.read(Path(name))
+
     def write(self, directory: Path) -> None:
         """Writes the files of the capture, byte for byte as they were read. Raises `UsageError`."""
         texts = {_RAMBLOCK: format_ramblock(self.blocks), _MTREE: format_mtree(self.views), _COMMAND: self.command}

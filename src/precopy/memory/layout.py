@@ -34,6 +34,12 @@ class RamBlock:
     def end_page(self) -> RamPage:
         return RamPage(self.first_page + self.pages)
 
+    @property
+    def aligned(self) -> bool:
+        """Whether its bitmap is whole words: then QEMU's sync takes the path over words for it (its start always is a
+        multiple of 64 pages)."""
+        return self.pages % BITS_PER_WORD == 0
+
 
 @dataclass(frozen=True)
 class Section:

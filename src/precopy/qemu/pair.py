@@ -101,9 +101,7 @@ class QemuPair:
 
     def version(self) -> str:
         """QEMU's version, such as ``7.2.22 (Debian ...)``."""
-        answer = self._run(self._machines["source"].execute("query-version"))
-        number = answer["qemu"]
-        return f"{number['major']}.{number['minor']}.{number['micro']} {answer['package']}".strip()
+        return self._run(self._machines["source"].version())
 
     def pages_written(self, side: Side) -> int:
         """Pages that the guest has written since it came up, as that side's vCPU has counted them."""

@@ -7,23 +7,17 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from precopy.bitmap import BITS_PER_WORD
-from precopy.memory import RamBlock, RamLayout
+from precopy.memory import RamLayout
 from precopy.units import PAGE_SIZE
 
 
-def is_aligned(block: RamBlock) -> bool:
-    """Whether the block's length is a multiple of 64 pages, so that its bitmap is whole words."""
-    return block.pages % BITS_PER_WORD == 0
-
-
 def unaligned_mapped_pages(layout: RamLayout) -> int:
-    """Pages that sections show of blocks that are not `is_aligned`; one that is shown twice counts twice.
+    """Pages that sections show of blocks that are not aligned; one that is shown twice counts twice.
 
     It is how often QEMU before its merged clear asked each of its listeners to clear one page of the dirty log in one
     sync, whether the page was dirty or not (``cpu_physical_memory_sync_dirty_bitmap``, the path page by page).
     """
-    return sum(section.pages for section in layout.sections if not is_aligned(section.block))
+    return sum(section.pages for section in layout.sections if not section.block.aligned)
 
 
 def layout_table(layout: RamLayout) -> RenderableType:
@@ -38,7 +32,7 @@ def layout_table(layout: RamLayout) -> RenderableType:
             Text(block.name),
             f"{block.first_page * PAGE_SIZE:#x}",
             str(block.pages),
-            "yes" if is_aligned(block) else "no",
+            "yes" if block.aligned else "no",
             "\n".join(at) or "-",
         )
     return table
