@@ -1,0 +1,24 @@
+"""A figure that was estimated, and how far it may be off."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """``value`` with the range in which the truth should lie about nine times in ten; an exact figure has
+    ``low == value == high``. The unit is that of whoever names it."""
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def exact(cls, value: float) -> Estimate:
+        return cls(value, value, value)
+
+    @classmethod
+    def within(cls, value: float, share: float) -> Estimate:
+        """``value``, give or take ``share`` of it."""
+        return cls(value, value * (1 - share), value * (1 + share))

@@ -1,0 +1,82 @@
+"""What becomes of a migration: whether it converges, when, and with which downtime; and what would have to change."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from precopy.planning.curve import DirtyCurve
+from precopy.planning.decide import decide
+from precopy.planning.decision import Decide, Decision
+from precopy.planning.downtime import needed_speed, smallest_downtime
+from precopy.planning.estimate import Estimate
+from precopy.planning.limits import Limits
+from precopy.planning.metrics import Metrics
+from precopy.planning.simulate import CurveWorld, Outcome, simulate
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """A migration's future, where guest, link and policy go on as they do.
+
+    - ``decision``: what the policy says now;
+    - ``converges``: whether the guest is switched over within the downtime limit; None where the range of what was
+      measured allows both;
+    - ``more_rounds`` before the switchover, ``downtime_s``, ``total_s`` since the migration's start: of the migration
+      where it completes, and otherwise of the moment in which it is given up;
+    - ``smallest_downtime_limit_s``: the downtime that rounds settle at. Its upper end, set as the limit, makes the
+      migration converge; infinite where no limit does;
+    - ``largest_dirty_rate_bytes_per_s``: the D with which it would converge within the limit; infinite where the
+      working set is small enough for any, 0 where it would not even with an idle guest;
+    - ``likely``: how it goes, round by round.
+    """
+
+    decision: Decision
+    converges: bool | None
+    more_rounds: Estimate
+    downtime_s: Estimate
+    total_s: Estimate
+    smallest_downtime_limit_s: Estimate
+    largest_dirty_rate_bytes_per_s: float
+    likely: Outcome
+
+
+def forecast(metrics: Metrics, limits: Limits, now: float, policy: Decide = decide) -> Forecast:
+    """Carries the migration on from ``metrics`` at ``now`` seconds since its start: once with what was estimated, and
+    once with each end of its range (the fast link with the quiet guest, the slow one with the busy one)."""
+    outcomes = [simulate(metrics, world, policy, limits, now) for world in _worlds(metrics)]
+    likely = outcomes[0]
+    fits = [one.completed and one.downtime_s <= limits.downtime_s * (1 + _ROUNDING) for one in outcomes]
+    return Forecast(
+        decision=policy(metrics, limits, now),
+        converges=None if len(set(fits)) > 1 else fits[0],
+        more_rounds=_range([len(one.rounds) for one in outcomes]),
+        downtime_s=_range([one.downtime_s for one in outcomes]),
+        total_s=_range([one.total_s for one in outcomes]),
+        smallest_downtime_limit_s=smallest_downtime(metrics),
+        largest_dirty_rate_bytes_per_s=metrics.dirty.rate * needed_speed(metrics, limits.downtime_s),
+        likely=likely,
+    )
+
+
+_ROUNDING = 1e-6
+
+
+def _range(values: list[float]) -> Estimate:
+    return Estimate(values[0], min(values), max(values))
+
+
+def _worlds(metrics: Metrics) -> list[CurveWorld]:
+    """The likely one, and both ends of its range unless everything is known exactly."""
+    costs, spread = metrics.costs, metrics.dirty_spread
+    bandwidth, handover = costs.bandwidth, costs.handover_s
+    curve = metrics.dirty.scaled(1 / (1 - metrics.throttle)) if metrics.throttle else metrics.dirty
+    worlds = [CurveWorld(costs, curve)]
+    if spread or bandwidth.low < bandwidth.high or handover.low < handover.high:
+        worlds.append(_world(metrics, bandwidth.high, handover.low, curve.times(max(1 - spread, 0.0))))
+        worlds.append(_world(metrics, bandwidth.low, handover.high, curve.times(1 + spread)))
+    return worlds
+
+
+def _world(metrics: Metrics, bandwidth: float, handover_s: float, curve: DirtyCurve) -> CurveWorld:
+    costs = replace(metrics.costs, bandwidth=Estimate.exact(bandwidth), handover_s=Estimate.exact(handover_s))
+    return CurveWorld(costs, curve)

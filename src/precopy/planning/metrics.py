@@ -1,0 +1,107 @@
+"""What is known of a migration when it has to be decided how it goes on. Seconds and bytes, as the names say.
+
+    x, t, B, D, y     sync time, transfer time of a round, bandwidth, dirty rate, downtime limit
+
+The unit of judgement is a round *with the sync after it*: some bytes were sent in t, and the sync that followed took x
+and found what was dirtied in x + t.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from precopy.planning.curve import DirtyCurve
+from precopy.planning.estimate import Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class RoundSample:
+    """Round ``number`` (from 1) and the sync after it.
+
+    - ``ended_s``: when that sync was done, since the migration's start;
+    - ``transfer_s``: t, from the sync before the round until all of it had arrived; of it ``send_s`` were spent
+      sending (checksums, system calls, waiting for peer and bandwidth limit), ``scan_s`` looking for zero pages and
+      ``clear_s`` on clears made while reading;
+    - ``sync_s``: x of the sync after it (log_sync, bitmap sync, log_clear);
+    - ``sent_bytes``: all bytes given to the stream; ``read_bytes``: the pages that they stand for, zero pages included;
+    - ``dirty_bytes``: pages that the sync found newly dirty; ``remaining_bytes``: pages to be sent after it;
+    - ``throttle``: the share of the vCPUs' time that was taken meanwhile.
+    """
+
+    number: int
+    ended_s: float
+    transfer_s: float
+    send_s: float
+    scan_s: float
+    clear_s: float
+    sync_s: float
+    sent_bytes: float
+    read_bytes: float
+    dirty_bytes: float
+    remaining_bytes: float
+    throttle: float = 0.0
+
+    @property
+    def interval_s(self) -> float:
+        """x + t: the time in which ``dirty_bytes`` were dirtied."""
+        return self.transfer_s + self.sync_s
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A look at the dirty log in mid-round: ``dirty_bytes`` had been dirtied ``interval_s`` after the last sync."""
+
+    round: int
+    interval_s: float
+    dirty_bytes: float
+    throttle: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What moving memory costs here, so that a round of ``read`` bytes takes
+    ``t = round_s + read * (sent_share / bandwidth + read_s_per_byte)``, and a sync that finds ``dirty`` bytes takes
+    ``x = sync_s + dirty * sync_s_per_byte``.
+
+    - ``bandwidth``: B, bytes on the wire a second of time spent sending (syncs, scans and clears excluded);
+    - ``sent_share``: bytes on the wire for each byte of memory (zero pages cost next to none);
+    - ``read_s_per_byte``: scanning for zero pages and clearing while reading; ``round_s``: a round's fixed part (its
+      acknowledgement);
+    - ``handover_s``: what a downtime has besides its last sync and its last round: stopping the vCPUs, their state,
+      the commit.
+    """
+
+    bandwidth: Estimate
+    sent_share: float
+    read_s_per_byte: float
+    round_s: float
+    sync_s: float
+    sync_s_per_byte: float
+    handover_s: Estimate
+
+    def transfer_s(self, read_bytes: float, bandwidth: float) -> float:
+        """t of a round of so many bytes of memory at ``bandwidth``."""
+        return self.round_s + read_bytes * (self.sent_share / bandwidth + self.read_s_per_byte)
+
+    def x_s(self, dirty_bytes: float) -> float:
+        """x of a sync that finds so many bytes."""
+        return self.sync_s + dirty_bytes * self.sync_s_per_byte
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """What a policy decides by, right after a sync: the ``rounds`` made so far, ``remaining_bytes`` to be sent, and
+    what the estimators make of them.
+
+    ``dirty``: bytes dirtied in an interval, at the throttle in force now; ``dirty_spread``: how far an interval's dirty
+    bytes are off from it, as a share, about nine times in ten. ``throttle``: the share of the vCPUs' time that is
+    taken now.
+    """
+
+    ram_bytes: int
+    rounds: tuple[RoundSample, ...]
+    remaining_bytes: float
+    dirty: DirtyCurve
+    dirty_spread: float
+    costs: Costs
+    throttle: float = 0.0

@@ -1,0 +1,132 @@
+"""A migration carried out on paper: rounds of a guest and a link that are given, with any policy.
+
+The forecast of a running migration, `precopy plan`, and the replay of a recorded one are all this function; they
+differ in their `World`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from precopy.planning.curve import DirtyCurve
+from precopy.planning.decision import Action, Decide, Decision
+from precopy.planning.limits import Limits
+from precopy.planning.metrics import Costs, Metrics, RoundSample
+
+MOST_ROUNDS = 500
+"""A simulation ends here, whatever its policy says."""
+_HANDOVER_DIRTY_S = 1e-3
+
+
+class World(Protocol):
+    """What really happens: the costs (the values of their estimates), and what the guest dirties."""
+
+    @property
+    def costs(self) -> Costs: ...
+
+    def dirtied(self, start_s: float, end_s: float, throttle: float) -> float:
+        """Bytes of the pages that the guest writes between two moments since the migration's start, with the share
+        ``throttle`` of its time taken."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CurveWorld:
+    """A guest that writes as ``curve`` has it when nothing is throttled, over a link with ``costs``."""
+
+    costs: Costs
+    curve: DirtyCurve
+
+    def dirtied(self, start_s: float, end_s: float, throttle: float) -> float:
+        return self.curve.dirty_bytes((end_s - start_s) * (1 - throttle))
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a simulated migration went. ``decision`` ended it; ``rounds`` are those made in the simulation.
+
+    ``completed``: the guest was switched over, with ``downtime_s`` (otherwise what it would have been);
+    ``total_s``: since the migration's start; ``sent_bytes`` in the simulated rounds and the last one;
+    ``guest_time_lost_s``: time that throttling took from each vCPU, and the downtime.
+    """
+
+    completed: bool
+    decision: Decision
+    rounds: tuple[RoundSample, ...]
+    downtime_s: float
+    total_s: float
+    sent_bytes: float
+    guest_time_lost_s: float
+
+
+Observe = Callable[[tuple[RoundSample, ...], float, float], Metrics]
+"""What is known after a round: (all rounds, bytes remaining, throttle in force) to metrics."""
+
+
+def simulate(
+    metrics: Metrics, world: World, decide: Decide, limits: Limits, now: float, *, observe: Observe | None = None
+) -> Outcome:
+    """Goes on from ``metrics`` at ``now`` (seconds since the migration's start) until ``decide`` ends it.
+
+    ``observe`` makes the metrics that the policy sees from the rounds; by default what is known of guest and link
+    stays as it is in ``metrics``, as a forecast has it.
+    """
+    costs, bandwidth = world.costs, world.costs.bandwidth.value
+    made, stolen, sent = len(metrics.rounds), 0.0, 0.0
+    while True:
+        decision = decide(metrics, limits, now)
+        if decision.action in (Action.SWITCH_OVER, Action.GIVE_UP) or len(metrics.rounds) >= MOST_ROUNDS:
+            break
+        throttle = decision.throttle
+        read, transfer_s = metrics.remaining_bytes, costs.transfer_s(metrics.remaining_bytes, bandwidth)
+        if limits.timeout_s is not None and now < limits.timeout_s < now + transfer_s:
+            # The round is cut short at the time-out: what was not sent remains.
+            read *= (limits.timeout_s - now) / transfer_s
+            transfer_s = limits.timeout_s - now
+        left = metrics.remaining_bytes - read
+        found = world.dirtied(now, now + transfer_s, throttle)
+        sync_s = costs.x_s(found)
+        found = world.dirtied(now, now + transfer_s + sync_s, throttle)
+        now += transfer_s + sync_s
+        sent += read * costs.sent_share
+        stolen += throttle * (transfer_s + sync_s)
+        sample = RoundSample(
+            number=len(metrics.rounds) + 1,
+            ended_s=now,
+            transfer_s=transfer_s,
+            send_s=read * costs.sent_share / bandwidth,
+            scan_s=0.0,
+            clear_s=read * costs.read_s_per_byte,
+            sync_s=sync_s,
+            sent_bytes=read * costs.sent_share,
+            read_bytes=read,
+            dirty_bytes=found,
+            remaining_bytes=min(found + left, metrics.ram_bytes),
+            throttle=throttle,
+        )
+        metrics = _after(metrics, sample, throttle, observe)
+    late = world.dirtied(now, now + _HANDOVER_DIRTY_S, metrics.throttle)
+    size = metrics.remaining_bytes + late
+    downtime_s = costs.x_s(late) + costs.transfer_s(size, bandwidth) + costs.handover_s.value
+    completed = decision.action is Action.SWITCH_OVER
+    return Outcome(
+        completed=completed,
+        decision=decision,
+        rounds=metrics.rounds[made:],
+        downtime_s=downtime_s,
+        total_s=now + (downtime_s if completed else 0.0),
+        sent_bytes=sent + (size * costs.sent_share if completed else 0.0),
+        guest_time_lost_s=stolen + (downtime_s if completed else 0.0),
+    )
+
+
+def _after(metrics: Metrics, sample: RoundSample, throttle: float, observe: Observe | None) -> Metrics:
+    rounds = (*metrics.rounds, sample)
+    if observe is not None:
+        return observe(rounds, sample.remaining_bytes, throttle)
+    curve = metrics.dirty
+    if throttle != metrics.throttle:
+        curve = curve.scaled((1 - throttle) / (1 - metrics.throttle))
+    return replace(metrics, rounds=rounds, remaining_bytes=sample.remaining_bytes, dirty=curve, throttle=throttle)
