@@ -13,6 +13,8 @@ from collections.abc import Callable
 import pytest
 from hypothesis import HealthCheck, settings
 
+from support.browser import NAMES
+
 settings.register_profile(
     "precopy",
     max_examples=int(os.environ.get("PRECOPY_EXAMPLES", "100")),
@@ -47,12 +49,17 @@ def _cc() -> str | None:
     return None if any(map(shutil.which, compilers)) else "no C compiler is installed"
 
 
+def _chromium() -> str | None:
+    return None if any(map(shutil.which, NAMES)) else "no Chromium is installed"
+
+
 FEATURES: dict[str, Callable[[], str | None]] = {
     "kvm": _kvm,
     "unicorn": _unicorn,
     "qemu": _qemu,
     "pagemap": _pagemap,
     "cc": _cc,
+    "chromium": _chromium,
 }
 _why: dict[str, str | None] = {}
 

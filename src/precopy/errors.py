@@ -106,19 +106,31 @@ class LocalProtocolError(PrecopyError):
 class NotConverged(PrecopyError):
     """The migration gave up before the commit; the guest runs on at the source.
 
-    Data: ``rounds`` made, ``remaining`` bytes, ``expected_downtime`` and ``downtime_limit`` in seconds.
+    Data: ``rounds`` made, ``remaining`` bytes, ``expected_downtime`` and ``downtime_limit`` in seconds, ``reason``, and
+    the ``smallest_limit`` with which it would have converged (None: not known, or there is none).
     """
 
     exit_code = 4
 
-    def __init__(self, rounds: int, remaining: int, expected_downtime: float, downtime_limit: float) -> None:
+    def __init__(
+        self,
+        rounds: int,
+        remaining: int,
+        expected_downtime: float,
+        downtime_limit: float,
+        reason: str = "",
+        smallest_limit: float | None = None,
+    ) -> None:
+        limit = f"to at least {1e3 * smallest_limit:.0f}ms" if smallest_limit is not None else ""
         super().__init__(
             f"did not converge in {rounds} rounds: {remaining / 2**20:.1f} MiB still dirty would mean a downtime of "
-            f"{1e3 * expected_downtime:.0f} ms, the limit is {1e3 * downtime_limit:.0f} ms; the guest runs on at the "
-            f"source; raise --downtime-limit or --max-bandwidth, or lower the guest's write rate"
+            f"{1e3 * expected_downtime:.0f} ms, the limit is {1e3 * downtime_limit:.0f} ms"
+            f"{f' ({reason})' if reason else ''}; the guest runs on at the source; raise "
+            f"{' '.join(filter(None, ['--downtime-limit', limit]))} or --max-bandwidth, or lower the guest's write rate"
         )
         self.rounds, self.remaining = rounds, remaining
         self.expected_downtime, self.downtime_limit = expected_downtime, downtime_limit
+        self.reason, self.smallest_limit = reason, smallest_limit
 
 
 class PeerError(PrecopyError):

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 
 from precopy.emulated import EmulatedGuest
-from precopy.errors import GuestError
+from precopy.errors import GuestError, UsageError
 from precopy.guests import Workload
 from precopy.kvm import KvmGuest
 from precopy.memory import GuestMemory
 from precopy.memory.machines import flat
-from precopy.ports import DirtyLog
+from precopy.ports import DirtyLog, Throttled
 
 Guest = KvmGuest | EmulatedGuest
 RAM = 8 << 20
@@ -122,3 +124,153 @@ def test_closing_twice_is_like_once(guest: Guest) -> None:
     guest.close()
     guest.close()
     assert not guest.running
+
+
+# Throttling.
+
+MODES = [0.0, 0.2, 0.99, 0.5, 0.8]
+
+
+def until_taken(guest: Guest, more_than_s: float) -> Throttled:
+    """Waits until more than so many seconds were taken from each vCPU; returns all that was taken."""
+    end = time.monotonic() + 10
+    while min((throttled := guest.throttled()).stolen_s) <= more_than_s:
+        assert time.monotonic() < end, "nothing is taken"
+        time.sleep(0.005)
+    return throttled
+
+
+def throttling() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name == "throttle"]
+
+
+@pytest.mark.parametrize("share", [-0.01, 0.991, 1.0, float("nan"), float("inf")])
+def test_a_share_that_cannot_be_taken_is_refused(guest: Guest, share: float) -> None:
+    with pytest.raises(UsageError, match="the share of the vCPUs' time"):
+        guest.throttle(share)
+    assert steps_after(guest, 0) > 0
+    assert guest.throttled().stolen_s == (0.0,)
+
+
+def test_what_was_never_throttled_has_lost_nothing(guest: Guest) -> None:
+    steps_after(guest, 0)
+    assert guest.throttled() == Throttled((0.0,), 0.0)
+    assert guest.throttled().share == 0
+
+
+def test_a_throttle_takes_its_share_until_it_is_ended(guest: Guest) -> None:
+    guest.resume()
+    guest.throttle(0.5)
+    taken = until_taken(guest, 0.1)
+    assert 0.3 < taken.share < 0.7
+    guest.throttle(0)
+    assert not throttling()
+    ended = guest.throttled()
+    assert ended.active_s > taken.active_s
+    time.sleep(0.05)
+    assert guest.throttled() == ended
+    guest.pause()
+    assert guest.check().ok
+    assert guest.throttled() == ended
+
+
+def test_a_throttled_guest_gets_on(guest: Guest) -> None:
+    guest.throttle(0.99)
+    done = steps_after(guest, 0)
+    assert steps_after(guest, done) > done
+    assert guest.check().ok
+
+
+def test_a_paused_guest_is_throttled_once_it_runs(guest: Guest) -> None:
+    guest.throttle(0.8)
+    time.sleep(0.05)
+    assert guest.throttled() == Throttled((0.0,), 0.0)
+    assert guest.check().steps == 0
+    guest.resume()
+    until_taken(guest, 0.05)
+    guest.pause()
+    paused = guest.throttled()
+    time.sleep(0.05)
+    assert guest.throttled() == paused
+    guest.resume()
+    until_taken(guest, paused.stolen_s[0])
+
+
+@pytest.mark.parametrize("pattern", ["sequential", "idle"])
+@pytest.mark.parametrize("rate", [None, 100])
+def test_a_pause_does_not_wait_for_a_rest(make: Callable[[], Guest], pattern: str, rate: int | None) -> None:
+    """A pause that did would raise `GuestError` after seconds."""
+    guest = make()
+    guest.boot(Workload(pattern, rate))
+    (brake,) = guest._throttle._brakes
+    for _ in range(3):
+        guest.resume()
+        time.sleep(0.02)
+        brake.take(3600, partial(guest._interrupt, 0))
+        time.sleep(0.02)
+        assert brake.resting
+        guest.pause()
+        assert not brake.resting
+        assert guest.check().ok
+    assert guest.throttled().stolen_s[0] > 0
+
+
+def test_two_hundred_changes_of_mind_end_with_a_guest_that_runs(guest: Guest) -> None:
+    for turn in range(200):
+        guest.throttle(MODES[turn % len(MODES)])
+        guest.resume()
+        time.sleep(0.0005 * (turn % 7))
+        if turn % 3:
+            guest.throttle(MODES[turn % 4])
+        guest.pause()
+        assert len(throttling()) <= 1
+        if turn % 20 == 0:
+            assert guest.check().ok
+    done = guest.check().steps
+    guest.throttle(0)
+    assert steps_after(guest, done) > done
+    assert guest.check().ok
+
+
+def test_throttle_changes_while_another_thread_pauses_and_resumes(guest: Guest) -> None:
+    stop = threading.Event()
+
+    def change_minds() -> None:
+        while not stop.is_set():
+            for share in MODES:
+                guest.throttle(share)
+                stop.wait(0.003)
+
+    thread = threading.Thread(target=change_minds)
+    thread.start()
+    try:
+        for turn in range(200):
+            guest.resume()
+            time.sleep(0.0005 * (turn % 5))
+            guest.pause()
+    finally:
+        stop.set()
+        thread.join()
+    guest.throttle(0)
+    done = guest.check().steps
+    assert steps_after(guest, done) > done
+    assert guest.check().ok
+
+
+def test_ending_a_dirty_limit_that_there_is_not_changes_nothing(guest: Guest) -> None:
+    guest.resume()
+    guest.throttle(0.5)
+    guest.limit_dirtying(None)
+    before = guest.throttled().stolen_s[0]
+    until_taken(guest, before)
+
+
+def test_closing_a_throttled_guest_ends_its_throttle(guest: Guest) -> None:
+    guest.throttle(0.99)
+    guest.resume()
+    guest.close()
+    assert not throttling()
+    guest.throttle(0)
+    with pytest.raises(GuestError, match="closed"):
+        guest.throttle(0.5)
+    assert not throttling()

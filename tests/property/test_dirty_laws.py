@@ -121,6 +121,7 @@ class Migration(RuleBasedStateMachine):
         self.clock = 0
         self.plan: list[Event] = []
         self.to_read: list[int] = []
+        self.looked: Bitmap | None = None
         self.make_log()
         policy = clear_policy(self.policy, self.layout, shift)
         memory = DirtyMemory(self.layout, Interrupted(self.log, self.run_guest))
@@ -162,6 +163,12 @@ class Migration(RuleBasedStateMachine):
     def sync(self, plan: list[Event]) -> None:
         self.plan = plan
         self.bitmap.sync()
+        self.plan, self.looked = [], None
+
+    @rule(plan=events)
+    def look(self, plan: list[Event]) -> None:
+        self.plan = plan
+        self.looked = self.bitmap.look()
         self.plan = []
 
     @rule(plan=events, index=st.integers(0, 5), read=st.booleans())
@@ -200,6 +207,8 @@ class Migration(RuleBasedStateMachine):
         """Harvested from a copy of the log, because a harvest decides what may be cleared."""
         bitmap = Bitmap(self.layout.end_page)
         copy.deepcopy(self.log).harvest(bitmap)
+        if self.looked is not None:
+            bitmap.add(self.looked)
         return set(bitmap.indexes().tolist())
 
     @invariant()
@@ -310,6 +319,17 @@ class ForgetsPending(Migration):
     make_bitmap = Bitmap
 
 
+class LooksTakeAway(Migration):
+    """A look that keeps what it finds to itself."""
+
+    class Bitmap(MigrationBitmap):
+        def look(self) -> Any:
+            super().look().clear_all()
+            return Bitmap(self.layout.end_page)
+
+    make_bitmap = Bitmap
+
+
 class NothingInFlight(EmulatedMigration):
     """A write log that takes an announcement for the store itself."""
 
@@ -345,6 +365,7 @@ class OnePageInFlight(EmulatedMigration):
         (ClearsWholeWords, "per-page"),
         (ClearsWholeWords, "merged"),
         (ForgetsPending, "merged"),
+        (LooksTakeAway, "deferred"),
         (NothingInFlight, "per-page"),
         (NothingInFlight, "merged"),
         (NothingInFlight, "deferred"),

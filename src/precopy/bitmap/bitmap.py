@@ -103,6 +103,14 @@ class Bitmap:
             return popcount(self.words)
         return popcount(self.masked(start, self.size - start if count is None else count)[1])
 
+    def counts(self, parts: int) -> tuple[int, ...]:
+        """How many bits are set in each of ``parts`` parts of equal length, to within a word; fewer parts where there
+        are not so many words."""
+        if not self.words.size:
+            return ()
+        bounds = np.unique(np.arange(parts) * self.words.size // parts)
+        return tuple(np.add.reduceat(np.bitwise_count(self.words), bounds, dtype=np.int64).tolist())
+
     def masked(self, start: int, count: int) -> tuple[int, Words]:
         """(index of the first word, copy of the words) of a range, with every bit outside the range cleared."""
         self._check(start, count)

@@ -12,6 +12,7 @@ BENCHMARKS = {
     "display": ("precopy.cli.bench_display", "A framebuffer kept current by what its guest wrote."),
     "track": ("precopy.cli.bench_track", "Finding what a Python program wrote, beside what it can do today."),
     "snapshot": ("precopy.cli.bench_snapshot", "Incremental snapshots, beside saving everything."),
+    "predict": ("precopy.cli.bench_predict", "Predicted downtime and total time, beside what then happened."),
     "migrate": ("precopy.cli.bench_migrate", "Whole migrations, beside the raw socket and beside QEMU."),
 }
 

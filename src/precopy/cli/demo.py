@@ -127,7 +127,7 @@ def _run_once(policy: str, kind: str, tcp: bool, options: dict[str, Any]) -> Dem
     )
     with ProcessPair(run, [*same, "--prealloc"], tcp=tcp) as pair, LiveProgress() as live:
         try:
-            done = migrate_guest(pair.source, pair.address, wanted, on_progress=live.update)
+            done = migrate_guest(pair.source, pair.address, wanted, on_event=live.update)
             first = pair.ask(pair.destination, "check")
             time.sleep(_AFTERLIFE_S)
             second = pair.ask(pair.destination, "check")

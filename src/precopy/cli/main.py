@@ -28,6 +28,10 @@ COMMANDS = {
     "demo": ("precopy.cli.demo", "Migrate a running guest between two processes, once for each clear policy."),
     "layout": ("precopy.cli.layout", "Show the RAM blocks and sections of a machine, as QEMU's monitor has them."),
     "snapshot": ("precopy.cli.snapshot", "List, verify, compact and export the snapshots of a directory."),
+    "plan": ("precopy.cli.plan", "Say from a few numbers whether a migration would converge, and what to change."),
+    "replay": ("precopy.cli.replay", "Say what would have become of a recorded migration under other terms."),
+    "compare": ("precopy.cli.compare", "Score convergence policies on recorded migrations."),
+    "report": ("precopy.cli.report", "Write a result as one HTML file, with pictures and in plain words."),
     "bench": ("precopy.cli.bench", "Measure syncs, bitmaps, displays and migrations beside their peers."),
 }
 """Subcommand: the module that holds it (as a function of its name), and its line of help."""
@@ -81,13 +85,13 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 
 def _tell(arguments: list[str], kind: str, message: str, code: int) -> None:
-    """One sentence to stderr, and the document that ``--json`` promises to stdout."""
+    """One sentence to stderr, and the document that ``--json`` and ``--json-lines`` promise to stdout."""
     click.echo(f"precopy: {message}", err=True)
     _document(arguments, kind, message, code)
 
 
 def _document(arguments: list[str], kind: str, message: str, code: int) -> None:
-    if "--json" in arguments:
+    if "--json" in arguments or "--json-lines" in arguments:
         import json
 
         document: dict[str, Any] = {

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from precopy.cli.options import (
     ADDRESS,
     CONTROL,
+    HOST_PORT,
     clear_option,
     json_option,
     policy_options,
+    steering_options,
     timeout_option,
     tracker_option,
 )
+from precopy.errors import NotConverged, PrecopyError, UsageError
+
+if TYPE_CHECKING:
+    from precopy.migration import Event, Migrated
 
 
 @click.command()
@@ -23,30 +32,115 @@ from precopy.cli.options import (
 @tracker_option
 @clear_option
 @policy_options
+@steering_options
 @click.option(
     "--verify", is_flag=True, help="Before the commit, compare both memories byte for byte and check the guest."
 )
 @timeout_option
+@click.option(
+    "--metrics",
+    type=HOST_PORT,
+    default=None,
+    metavar="HOST:PORT",
+    help="Serve metrics for Prometheus there while it runs; port 0: one that is free, printed.",
+)
+@click.option(
+    "--record",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=None,
+    help="Write rounds and dirty bitmaps into this new file, for `precopy replay` and `precopy compare`.",
+)
 @json_option
-def migrate(control: Any, address: Any, tracker: str | None, timeout: float, as_json: bool, **options: Any) -> None:
+@click.option("--json-lines", is_flag=True, help="Print each event as a line of JSON while it runs, then the document.")
+def migrate(
+    control: Any,
+    address: Any,
+    *,
+    tracker: str | None,
+    timeout: float,
+    metrics: Any,
+    record: Path | None,
+    as_json: bool,
+    json_lines: bool,
+    **options: Any,
+) -> None:
     """Move the guest behind CONTROL to whoever waits at ADDRESS (see `precopy receive`).
 
     Ctrl-C cancels: the guest stays where it is. On any failure before the commit it stays there, too.
     """
     from precopy.control import migrate_guest
-    from precopy.migration import MigrationOptions
+    from precopy.migration import MigrationOptions, Verdict
     from precopy.report.documents import document, migration_body, to_json
+    from precopy.report.verdicts import after_round
+
+    if as_json and json_lines:
+        raise UsageError("--json and --json-lines exclude each other: the last line of the latter is the document")
+    wanted = MigrationOptions(tracker=tracker or "", **options)
+    verdicts: list[Verdict] = []
+    try:
+        with contextlib.ExitStack() as stack:
+            listeners = _listeners(stack, metrics, json_lines)
+
+            def tell(event: Event) -> None:
+                if isinstance(event, Verdict):
+                    verdicts.append(event)
+                for listener in listeners:
+                    listener(event)
+
+            file = "" if record is None else str(record.absolute())  # the guest's process may be anywhere
+            done = migrate_guest(control, address, wanted, timeout, tell, record=file)
+    except PrecopyError as error:
+        if verdicts and error.exit_code == NotConverged.exit_code and not (as_json or json_lines):
+            click.echo(after_round(verdicts[-1]))
+        raise
+    if as_json or json_lines:
+        click.echo(to_json(document("migrate", 1, migration_body(done))))
+    else:
+        _report(done, address)
+
+
+def _listeners(stack: contextlib.ExitStack, metrics: Any, json_lines: bool) -> list[Callable[[Event], None]]:
+    """Who is told of events until ``stack`` is left. Raises `Unsupported` and `UsageError` for ``metrics``."""
+    listeners: list[Callable[[Event], None]] = []
+    if metrics is not None:
+        from precopy.control.metrics import MetricsServer, MigrationMetrics
+
+        figures = MigrationMetrics()
+        server = stack.enter_context(MetricsServer(metrics, figures))
+        listeners.append(figures.update)
+        if not metrics.port:
+            click.echo(f"metrics: {server.url}", err=True)
+    if json_lines:
+        # No line on the terminal besides: what is printed meanwhile has to go to stdout.
+        return [*listeners, _print_event]
     from precopy.report.live import LiveProgress
 
-    with LiveProgress() as live:
-        done = migrate_guest(control, address, MigrationOptions(tracker=tracker or "", **options), timeout, live.update)
-    if as_json:
-        click.echo(to_json(document("migrate", 1, migration_body(done))))
-        return
-    from precopy.report.tables import rounds_table, show, tracker_line
+    listeners.append(_print_note)
+    return [*listeners, stack.enter_context(LiveProgress()).update]
+
+
+def _print_note(event: Event) -> None:
+    from precopy.migration import Note
+
+    if isinstance(event, Note):
+        click.echo(f"precopy: {event.text}", err=True)
+
+
+def _print_event(event: Event) -> None:
+    import msgspec
+
+    from precopy.report.documents import document, to_json
+
+    body = {"event": type(event).__name__.lower(), **msgspec.to_builtins(event)}
+    click.echo(to_json(document("migrate-event", 1, body)))
+
+
+def _report(done: Migrated, address: Any) -> None:
+    from precopy.report.tables import rounds_table, show, throttled_line, tracker_line
+    from precopy.report.verdicts import expected_line
 
     show(
         f"{done.guest} guest migrated to {address} (session {done.session}), clear policy {done.clear}",
         tracker_line(done),
     )
-    show(rounds_table(done))
+    show(rounds_table(done), *filter(None, (expected_line(done), throttled_line(done.throttled))))

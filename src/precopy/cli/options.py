@@ -39,6 +39,13 @@ def _address(text: str) -> Any:
     return parse_address(text)
 
 
+def _host_port(text: str) -> Any:
+    try:
+        return _address(f"tcp:{text}")
+    except UsageError:
+        raise UsageError(f"{text!r} is not HOST:PORT, such as 127.0.0.1:9100") from None
+
+
 class Share(click.FloatRange):
     """As click's range, which lets ``nan`` pass."""
 
@@ -54,6 +61,7 @@ RATE = _Parsed("rate", parse_rate)
 DURATION = _Parsed("duration", parse_duration)
 WRITE_RATE = _Parsed("count", _count_or_max)
 ADDRESS = _Parsed("address", _address)
+HOST_PORT = _Parsed("host:port", _host_port)
 
 
 def _all(options: list[Callable[[F], F]]) -> Callable[[F], F]:
@@ -206,6 +214,57 @@ policy_options = _all(
     ]
 )
 
+POLICY_NAMES = (
+    "precopy",
+    "qemu",
+    "qemu-auto-converge",
+    "kubevirt-stall",
+    "kubevirt-ramp",
+    "nova",
+    "proxmox",
+    "cloud-hypervisor",
+)
+"""`precopy.planning.policies.POLICIES`, without importing it; a test holds them equal."""
+
+steering_options = _all(
+    [
+        click.option(
+            "--policy",
+            type=click.Choice(POLICY_NAMES),
+            default="precopy",
+            show_default=True,
+            help="Who decides when to switch over: precopy, or as one of the others would.",
+        ),
+        click.option(
+            "--max-total",
+            type=_Parsed("duration", _positive_duration),
+            default=None,
+            help="Time that the whole migration may take.  [default: no limit]",
+        ),
+        click.option(
+            "--on-timeout",
+            type=click.Choice(["cancel", "switch", "throttle", "ignore"]),
+            default="cancel",
+            show_default=True,
+            help="When time, rounds or hope are used up: stay, switch over all the same, slow the guest down, go on.",
+        ),
+        click.option(
+            "--throttle",
+            type=click.Choice(["off", "auto-converge", "dirty-limit"]),
+            default="off",
+            show_default=True,
+            help="Slow the guest down where it would not converge: all vCPUs, or those that dirty too much.",
+        ),
+        click.option(
+            "--max-throttle",
+            type=Share(0, 1, min_open=True, max_open=True),
+            default=0.99,
+            show_default=True,
+            help="The largest share of its time that the guest may lose to --throttle.",
+        ),
+    ]
+)
+
 CLEAR_NAMES = ("per-page", "merged", "deferred", "before-patch", "rfc-v1", "upstream", "clear-bmap")
 """`precopy.dirty.ALL_POLICIES`, without importing it; a test holds them equal."""
 
@@ -223,3 +282,19 @@ tracker_option = click.option(
     default=None,
     help="What tells of the guest's writes under KVM; auto decides from its dirty rate.  [default: what it has]",
 )
+
+
+def _values(parse: Callable[[str], Any], *, whole: bool = False) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        from precopy.planning.sweep import parse_values
+
+        return parse_values(text, parse, whole=whole)
+
+    return read
+
+
+SIZES = _Parsed("sizes", _values(parse_size, whole=True))
+RATES = _Parsed("rates", _values(parse_rate))
+DURATIONS = _Parsed("durations", _values(parse_duration))
+COUNTS = _Parsed("counts", _values(parse_count, whole=True))
+"""One value, several between commas, or a range: `precopy.planning.sweep.parse_values`."""

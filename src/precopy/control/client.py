@@ -12,8 +12,11 @@ import msgspec
 
 from precopy.control.socket import Request, ask
 from precopy.errors import PrecopyError
-from precopy.migration import Migrated, MigrationOptions, Progress
+from precopy.migration import Event, Migrated, MigrationOptions, Note, Progress, Round, Verdict
 from precopy.transport import Address
+
+EVENTS: dict[str, type[Event]] = {"progress": Progress, "round": Round, "verdict": Verdict, "note": Note}
+"""What a migration tells of while it runs, by the name that it has on the control socket."""
 
 
 def migrate_guest(
@@ -21,18 +24,21 @@ def migrate_guest(
     to: Address,
     options: MigrationOptions,
     timeout: float = 10.0,
-    on_progress: Callable[[Progress], None] = lambda _: None,
+    on_event: Callable[[Event], None] = lambda _: None,
+    *,
+    record: str = "",
 ) -> Migrated:
-    """Migrates the guest behind ``control``; Ctrl-C cancels that. Raises what it failed with, or that it was
-    cancelled, as `precopy.control.RemoteFailure`."""
+    """Migrates the guest behind ``control``; Ctrl-C cancels that. ``on_event`` is told of progress, of each round and
+    of each verdict; ``record`` is the absolute path of a file that is to be made, for a replay. Raises what the migration failed with, or that it was cancelled, as
+    `precopy.control.RemoteFailure`."""
 
-    def on_event(kind: str, value: Any) -> None:
-        if kind == "progress":
+    def heard(kind: str, value: Any) -> None:
+        if kind in EVENTS:
             # JSON has no infinity: an end that is never reached comes as null, like one that is not known yet.
-            on_progress(msgspec.convert(value, Progress))
+            on_event(msgspec.convert(value, EVENTS[kind]))
 
     with _cancelling(control):
-        answer = ask(control, Request("migrate", str(to), timeout, options), on_event)
+        answer = ask(control, Request("migrate", str(to), timeout, options, record), heard)
     return msgspec.convert(answer, Migrated)
 
 

@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
@@ -25,7 +26,8 @@ from typing import TYPE_CHECKING, Any
 from precopy.control.socket import ControlServer, Emit, Request
 from precopy.errors import PeerError, PrecopyError, UsageError
 from precopy.memory.host import peak_resident
-from precopy.migration import Destination, GuestIs, Migrated, Received, Source
+from precopy.migration import Destination, Event, GuestIs, Migrated, Note, Received, Source
+from precopy.store.recording import RecordingWriter
 from precopy.transport import Address, SocketStream, connect, parse_address
 
 if TYPE_CHECKING:
@@ -257,21 +259,21 @@ class GuestProcess:
             self._cancelled = False
             self._idle.clear()
         source: Source | None = None
+
+        def tell(event: Event) -> None:
+            emit(type(event).__name__.lower(), event)
+
         try:
-            stream = connect(address, request.timeout)
-            try:
-                source = Source(
-                    self.guest,
-                    stream,
-                    request.options,
-                    emit=lambda event: emit(type(event).__name__.lower(), event),
-                )
+            with contextlib.ExitStack() as stack:
+                recorder = None
+                if request.record:
+                    recorder = stack.enter_context(RecordingWriter(request.record, lambda why: tell(Note(why))))
+                stream = stack.enter_context(contextlib.closing(connect(address, request.timeout)))
+                source = Source(self.guest, stream, request.options, emit=tell, recorder=recorder)
                 self._source, self.session = source, source.session
                 if self._cancelled:
                     source.cancel()
                 self.migrated = source.run()
-            finally:
-                stream.close()
         except BaseException as error:
             self.last_error = str(error)
             raise

@@ -30,12 +30,14 @@ _LONG = ("migrate", "check")
 
 @dataclass(frozen=True)
 class Request:
-    """``command`` and, for migrate, where to and how; ``timeout`` is how long the destination may be silent."""
+    """``command`` and, for migrate, where to and how; ``timeout`` is how long the destination may be silent, ``record``
+    the absolute path of a recording that is to be made."""
 
     command: str
     address: str = ""
     timeout: float = 10.0
     options: MigrationOptions = field(default_factory=MigrationOptions)
+    record: str = ""
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,8 @@ class MigrationBitmap:
         self.layout = memory.layout
         self.dirty = Bitmap(self.layout.end_page)
         self.pending = Bitmap(self.layout.end_page)
+        self._seen = Bitmap(self.layout.end_page)
+        self._spare: Bitmap | None = None
         self._now = now
 
     def block(self, block: RamBlock) -> Bitmap:
@@ -77,6 +79,9 @@ class MigrationBitmap:
         self.dirty.clear_all()
         self.memory.sync()
         self.dirty = self.memory.exchange(DirtyClient.MIGRATION, self.dirty)
+        if self._spare is not None:  # there were looks
+            self.dirty.add(self._seen)
+            self._seen.clear_all()
         harvested = self._now()
         if not (self.policy.unconditional or self.dirty.any()):
             return SyncStats(harvested - start, self._now() - harvested, 0.0, 0, 0)
@@ -85,6 +90,18 @@ class MigrationBitmap:
         merged = self._now()
         self.policy.harvested(self.dirty, self.memory, tick)
         return SyncStats(harvested - start, merged - harvested, self._now() - merged, found, new)
+
+    def look(self) -> Bitmap:
+        """What was written since the last sync and is not pending, without taking it over: the next sync finds it. Lent
+        until then. What is pending is read later than now and needs no second reading for a write before that; so laws
+        1 and 2 hold. Raises what the log raises."""
+        empty = Bitmap(self.layout.end_page) if self._spare is None else self._spare
+        self.memory.sync()
+        found = self._spare = self.memory.exchange(DirtyClient.MIGRATION, empty)
+        found.difference(self.pending)
+        self._seen.add(found)
+        found.clear_all()
+        return self._seen
 
     def windows(self, pages: int) -> Iterator[tuple[int, int]]:
         """(start, count) of each window of at most ``pages`` pages, within one block, that has pending pages now."""

@@ -20,11 +20,13 @@ from precopy.emulated.exclusive import STOP_S, Exclusive
 from precopy.emulated.tlb import Tlb
 from precopy.errors import GuestError, Unsupported
 from precopy.guests import BURST_PORT, IDLE_PORT, Workload, boot_image, check, params_gpa
+from precopy.guests.brake import Brake
 from precopy.guests.image import words_at
 from precopy.guests.pacing import Pacer
+from precopy.guests.throttle import Throttle
 from precopy.memory import GuestMemory
 from precopy.memory.log_mask import DirtyClient
-from precopy.ports import TrackerChoice, Witness
+from precopy.ports import Throttled, TrackerChoice, Witness
 from precopy.units import PAGE_SIZE
 
 _AGAIN_S = 0.001  # a stop that comes just before the CPU starts is forgotten
@@ -74,9 +76,10 @@ class EmulatedGuest:
             address = memory.host(section.block).address + section.offset * PAGE_SIZE
             self._cpu.mem_map_ptr(section.gpa, section.pages * PAGE_SIZE, unicorn.UC_PROT_ALL, address)
         self._cpu.hook_add(unicorn.UC_HOOK_INSN, self._on_out, None, 1, 0, x86_const.UC_X86_INS_OUT)
-        self._pacer = Pacer(words_at(memory, params_gpa(0), PAGE_SIZE))
+        self._halt = Brake()
+        self._throttle = Throttle([self._halt], self._interrupt)
+        self._pacer = Pacer(words_at(memory, params_gpa(0), PAGE_SIZE), self._halt)
         self.error: GuestError | None = None
-        self._halt = threading.Event()
         self._change = threading.Condition()
         self._wanted = False  # to run
         self._parked = False  # its thread waits to be told to run
@@ -93,6 +96,7 @@ class EmulatedGuest:
     def close(self) -> None:
         """Ends the CPU and gives the memory back."""
         if not self._closing:
+            self._throttle.close()
             self._stop()
             with self._change:
                 self._closing = True
@@ -124,6 +128,17 @@ class EmulatedGuest:
             self._halt.clear()
             self._wanted = True
             self._change.notify_all()
+
+    def throttle(self, share: float) -> None:
+        self._throttle.take(share)
+
+    def limit_dirtying(self, bytes_per_s: float | None) -> None:
+        """As `VmControl.limit_dirtying`; there is no limit that could be ended. Raises `Unsupported`."""
+        if bytes_per_s is not None:
+            raise Unsupported("an emulated CPU has no dirty limit", "use throttling, or KVM and --tracker dirty-ring")
+
+    def throttled(self) -> Throttled:
+        return self._throttle.throttled()
 
     def save_state(self) -> bytes:
         self._need_paused("save")
@@ -175,14 +190,19 @@ class EmulatedGuest:
         self._log.settled()
         if port == BURST_PORT:
             with self._exclusive.resting():
-                self._pacer.wait(self._halt)
+                self._pacer.wait()
         elif port == IDLE_PORT:
             with self._exclusive.resting():
                 self._halt.wait()
         else:
             self.error = GuestError(f"the guest wrote to port {port:#x}, where nothing is")
-        if self._halt.is_set() or self.error:
+        if self._halt.is_set() or self._halt.resting or self.error:
             cpu.emu_stop()
+
+    def _interrupt(self, _number: int) -> None:
+        """Returns once the CPU is where it notices that it is to rest. Raises `GuestError`."""
+        with self._exclusive.section():
+            pass
 
     def _stop(self) -> bool:
         """Has the CPU's thread stand still; returns whether it does."""
@@ -202,9 +222,11 @@ class EmulatedGuest:
                 self._park()
             if self._closing:
                 return
+            self._halt.rest()
             try:
                 with self._exclusive.executing():
-                    self._run()
+                    if not self._halt.resting:
+                        self._run()
                 self._tlb.settle()
                 if self._tlb.code is not None:
                     self._tlb.code.settle()

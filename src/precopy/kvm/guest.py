@@ -9,10 +9,12 @@ from dataclasses import replace
 from precopy.abi import kvm
 from precopy.abi.ioctl import call
 from precopy.dirty import DirtyMemory
-from precopy.errors import GuestError
+from precopy.errors import GuestError, Unsupported
 from precopy.guests import BURST_PORT, IDLE_PORT, BootImage, Workload, boot_image, check, params_gpa
+from precopy.guests.brake import Brake
 from precopy.guests.image import words_at
 from precopy.guests.pacing import Pacer
+from precopy.guests.throttle import Throttle
 from precopy.kvm import state
 from precopy.kvm.machine import VirtualMachine
 from precopy.kvm.memory import VmMemory
@@ -20,7 +22,7 @@ from precopy.kvm.system import KvmSystem
 from precopy.kvm.tracker_choice import choose
 from precopy.kvm.vcpu import Vcpu, install_kick_handler
 from precopy.memory import DirtyClient, GuestMemory, Section
-from precopy.ports import TrackerChoice, Witness
+from precopy.ports import Throttled, TrackerChoice, Witness
 from precopy.trackers import kvm_dirty_ring
 from precopy.units import PAGE_SIZE
 
@@ -56,10 +58,14 @@ class KvmGuest:
         self.memory = memory
         self.running = False
         self._smram_listener, self._ring_entries = smram_listener, ring_entries
-        self._pacers = [Pacer(words_at(memory, params_gpa(number), PAGE_SIZE)) for number in range(vcpus)]
+        self._brakes = [Brake() for _ in range(vcpus)]
+        self._throttle = Throttle(self._brakes, self._interrupt)
+        self._pacers = [
+            Pacer(words_at(memory, params_gpa(number), PAGE_SIZE), brake) for number, brake in enumerate(self._brakes)
+        ]
         self._system = KvmSystem()
         try:
-            self._vm = self._make_vm(tracker, vcpus)
+            self._vm = self._make_vm(tracker)
         except BaseException:
             self._system.close()
             raise
@@ -72,6 +78,7 @@ class KvmGuest:
 
     def close(self) -> None:
         """Ends the vCPUs and gives the memory back."""
+        self._throttle.close()
         self.running = False
         self._vm.close()
         self._system.close()
@@ -99,19 +106,21 @@ class KvmGuest:
         """Has another tracker tell of its writes from now on; returns the seconds that a running guest stood still.
 
         A VM has its tracker for life, so the guest moves into a new VM of this process, over the same memory and with
-        the same vCPU state. ``dirty`` is another one afterwards. Raises `GuestError` while a client logs anything, and
-        what making a VM raises, with the guest as it was.
+        the same vCPU state. ``dirty`` is another one afterwards. Raises `GuestError` while a client logs anything or
+        a dirty limit is in force, and what making a VM raises, with the guest as it was.
         """
         if tracker == self.tracker:
             return 0.0
         if self.dirty.logging:
             raise GuestError("the tracker cannot be changed while dirty memory is logged")
+        if self._throttle.limits:
+            raise GuestError("the tracker cannot be changed while a dirty limit is in force")
         start, ran = time.perf_counter(), self.running
         if ran:
             self.pause()
         old = self._vm
         try:
-            new = self._make_vm(tracker, len(old.vcpus))
+            new = self._make_vm(tracker)
             try:
                 state.load(new.vcpus, state.save(self._system, old.vcpus))
             except BaseException:
@@ -149,11 +158,11 @@ class KvmGuest:
         finally:
             self.dirty.stop()
 
-    def _make_vm(self, tracker: str, vcpus: int) -> VirtualMachine:
+    def _make_vm(self, tracker: str) -> VirtualMachine:
         return VirtualMachine(
             self._system,
             self.memory,
-            vcpus,
+            self._brakes,
             self._on_io,
             tracker,
             smram_listener=self._smram_listener,
@@ -193,6 +202,22 @@ class KvmGuest:
             pacer.restart()
             vcpu.resume()
 
+    def throttle(self, share: float) -> None:
+        self._throttle.take(share)
+
+    def limit_dirtying(self, bytes_per_s: float | None) -> None:
+        """As `VmControl.limit_dirtying`, by the dirty ring, which alone says which vCPU dirtied a page."""
+        if bytes_per_s is None:
+            self._throttle.unlimit()
+            return
+        ring = self._vm.memory.ring
+        if ring is None:
+            raise Unsupported("the dirty log does not say which vCPU dirtied a page", "use --tracker dirty-ring")
+        self._throttle.limit(bytes_per_s, ring.dirtied)
+
+    def throttled(self) -> Throttled:
+        return self._throttle.throttled()
+
     def save_state(self) -> bytes:
         self._need_paused("save")
         return state.save(self._system, self._vcpus)
@@ -215,10 +240,13 @@ class KvmGuest:
             if vcpu.error is not None:
                 raise vcpu.error
 
+    def _interrupt(self, number: int) -> None:
+        self._vm.vcpus[number].interrupt()
+
     def _on_io(self, vcpu: Vcpu) -> None:
         port = vcpu.run.io.port
         if port == BURST_PORT:
-            self._pacers[vcpu.number].wait(vcpu.halt)
+            self._pacers[vcpu.number].wait()
         elif port == IDLE_PORT:
             vcpu.halt.wait()
         else:

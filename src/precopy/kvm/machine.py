@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
 
+from precopy.guests.brake import Brake
 from precopy.kvm.memory import VmMemory
 from precopy.kvm.system import KvmSystem
 from precopy.kvm.vcpu import ExitHandler, Vcpu
@@ -12,7 +14,8 @@ from precopy.memory import GuestMemory
 
 
 class VirtualMachine:
-    """``vcpus`` stopped vCPUs over ``memory``, which stays the caller's; the other arguments are `VmMemory`'s.
+    """A stopped vCPU for each of ``brakes`` over ``memory``, which stays the caller's; the other arguments are
+    `VmMemory`'s.
 
     Raises `Unsupported`, `KernelCallError`, `UsageError`.
     """
@@ -21,7 +24,7 @@ class VirtualMachine:
         self,
         system: KvmSystem,
         memory: GuestMemory,
-        vcpus: int,
+        brakes: Sequence[Brake],
         on_io: ExitHandler,
         tracker: str,
         *,
@@ -34,8 +37,10 @@ class VirtualMachine:
             self.memory = VmMemory(self.fd, memory, tracker, smram_listener=smram_listener, ring_entries=ring_entries)
             undo.callback(self.memory.close)
             self.vcpus: list[Vcpu] = []
-            for number in range(vcpus):
-                vcpu = Vcpu(system, self.fd, number, on_io, ring=self.memory.ring, ring_entries=ring_entries)
+            for number, brake in enumerate(brakes):
+                vcpu = Vcpu(
+                    system, self.fd, number, on_io, halt=brake, ring=self.memory.ring, ring_entries=ring_entries
+                )
                 undo.callback(vcpu.close)
                 self.vcpus.append(vcpu)
             for vcpu in self.vcpus:

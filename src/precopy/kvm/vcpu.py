@@ -22,6 +22,7 @@ import numpy as np
 from precopy.abi import kvm
 from precopy.abi.ioctl import call
 from precopy.errors import GuestError
+from precopy.guests.brake import Brake
 from precopy.kvm.system import KvmSystem
 from precopy.trackers.kvm_dirty_ring import KvmDirtyRing
 
@@ -44,7 +45,10 @@ def install_kick_handler() -> None:
 
 class Vcpu:
     """vCPU ``number`` of a VM, stopped at first. ``on_io`` is called in its thread for each port output. Where the VM
-    has a dirty ``ring``, the vCPU's part of it has ``ring_entries``."""
+    has a dirty ``ring``, the vCPU's part of it has ``ring_entries``.
+
+    ``halt`` is set while the vCPU is to stop: a handler that waits should wait for this. Whoever has it take time from
+    the vCPU calls `interrupt`."""
 
     def __init__(
         self,
@@ -53,6 +57,7 @@ class Vcpu:
         number: int,
         on_io: ExitHandler,
         *,
+        halt: Brake | None = None,
         ring: KvmDirtyRing | None = None,
         ring_entries: int = 0,
     ) -> None:
@@ -72,8 +77,7 @@ class Vcpu:
         self.cpuid = bytes(table.entries)[: table.nent * ctypes.sizeof(kvm.CpuidEntry)]
         """The entries of ``struct kvm_cpuid2`` that it has."""
         self.error: GuestError | None = None
-        self.halt = threading.Event()
-        """Set when the vCPU is to stop: a handler that waits should wait for this."""
+        self.halt = halt or Brake()
         self.halt.set()
         self._change = threading.Condition()
         self._wanted = False  # to run
@@ -95,11 +99,19 @@ class Vcpu:
 
     def request_stop(self) -> None:
         """Asks the vCPU to stop; `wait_stopped` waits until it has."""
-        self.run.immediate_exit = 1
         with self._change:
             self._wanted = False
+            self.run.immediate_exit = 1
         self.halt.set()
         self._kick()
+
+    def interrupt(self) -> None:
+        """Has a vCPU that runs leave the guest, to go on once it has rested as ``halt`` says. May be called at any
+        time."""
+        with self._change:
+            if self._wanted and not self._closing:
+                self.run.immediate_exit = 1
+                self._kick()
 
     def wait_stopped(self) -> None:
         """Raises `GuestError` where the vCPU does not stop within seconds."""
@@ -133,6 +145,8 @@ class Vcpu:
                 self._park()
             if self._closing:
                 return
+            if self.run.immediate_exit:
+                self._rest()
             try:
                 incomplete = self._enter()
             except GuestError as error:
@@ -148,6 +162,13 @@ class Vcpu:
             self._change.notify_all()
             self._change.wait_for(lambda: self._closing or (self._wanted and self.error is None))
             self._parked = False
+
+    def _rest(self) -> None:
+        """Stands still where it was interrupted for that, and may enter the guest again unless it is to stop."""
+        self.halt.rest()
+        with self._change:
+            if self._wanted and not self.halt.resting:
+                self.run.immediate_exit = 0
 
     def _enter(self) -> bool:
         """Runs until an exit; returns whether it needs another entry to be complete. Raises `GuestError`."""

@@ -2,17 +2,23 @@
 
 from precopy.migration.destination import Destination, Received
 from precopy.migration.options import MigrationOptions
-from precopy.migration.results import Downtime, Migrated, Progress, Round
+from precopy.migration.recorder import Recorder
+from precopy.migration.results import Downtime, Event, Migrated, Note, Progress, Range, Round, Verdict
 from precopy.migration.source import GuestIs, Source
 
 __all__ = [
     "Destination",
     "Downtime",
+    "Event",
     "GuestIs",
     "Migrated",
     "MigrationOptions",
+    "Note",
     "Progress",
+    "Range",
     "Received",
+    "Recorder",
     "Round",
     "Source",
+    "Verdict",
 ]

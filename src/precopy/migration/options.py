@@ -7,9 +7,15 @@ from dataclasses import dataclass
 from precopy.dirty import ALL_POLICIES
 from precopy.dirty.clear import DEFAULT_CHUNK_SHIFT
 from precopy.errors import UsageError
+from precopy.planning import Limits, TimeoutPolicy
+from precopy.planning.policies import POLICIES
+from precopy.ports.vm import MAX_THROTTLE
 
 MIN_BANDWIDTH = 64_000
 """Below this a page takes so long that the other side may think that nobody is there."""
+
+
+THROTTLES = ("off", "auto-converge", "dirty-limit")
 
 
 @dataclass(frozen=True)
@@ -19,7 +25,11 @@ class MigrationOptions:
     ``tracker``: what tells of the guest's writes, ``auto`` for whichever suits them, empty for what it has.
     ``clear``: the clear policy; ``clear_chunk_shift``: chunks of 2**shift pages for ``deferred``.
     ``max_bandwidth``: bytes a second at most, None for no limit. ``downtime_limit``: seconds.
-    ``max_rounds``: rounds before the migration gives up. ``verify``: compare the paused memories byte for byte and
+    ``policy``: how it is decided when to switch over, by name. ``max_rounds``, ``max_total`` (seconds, None for no
+    limit): what the migration may take; ``on_timeout``: what then, one of `precopy.planning.TimeoutPolicy`.
+    ``throttle``: ``off``, or how the guest is slowed down where it would not converge: ``auto-converge`` takes a share
+    of every vCPU's time, ``dirty-limit`` lets each vCPU dirty only so much; ``max_throttle``: the largest share taken.
+    ``verify``: compare the paused memories byte for byte and
     check the guest's invariant at the destination before the commit (the time is reported, not part of downtime).
     """
 
@@ -29,6 +39,11 @@ class MigrationOptions:
     max_bandwidth: int | None = None
     downtime_limit: float = 0.3
     max_rounds: int = 30
+    policy: str = "precopy"
+    max_total: float | None = None
+    on_timeout: str = "cancel"
+    throttle: str = "off"
+    max_throttle: float = 0.99
     verify: bool = False
 
     def __post_init__(self) -> None:
@@ -38,3 +53,30 @@ class MigrationOptions:
             raise UsageError(f"the largest bandwidth has to be at least {MIN_BANDWIDTH} bytes a second")
         if self.downtime_limit < 0 or self.max_rounds < 1:
             raise UsageError("the downtime limit cannot be negative, and at least one round is needed")
+        self._check_policy()
+
+    def _check_policy(self) -> None:
+        for what, value, known in (
+            ("policy", self.policy, list(POLICIES)),
+            ("time-out policy", self.on_timeout, [one.value for one in TimeoutPolicy]),
+            ("way to throttle", self.throttle, list(THROTTLES)),
+        ):
+            if value not in known:
+                raise UsageError(f"no {what} is called {value!r}; there are {', '.join(known)}")
+        if self.max_total is not None and self.max_total <= 0:
+            raise UsageError("the time that a migration may take has to be above 0")
+        if not 0 < self.max_throttle <= MAX_THROTTLE:
+            raise UsageError(f"the largest throttle has to be above 0 and at most {MAX_THROTTLE}")
+        if self.throttle == "off" and self.on_timeout == TimeoutPolicy.THROTTLE.value:
+            raise UsageError("the guest cannot be slowed down at the time-out where throttling is off")
+
+    @property
+    def limits(self) -> Limits:
+        """The same, as policies see it."""
+        return Limits(
+            downtime_s=self.downtime_limit,
+            max_rounds=self.max_rounds,
+            timeout_s=self.max_total,
+            on_timeout=TimeoutPolicy(self.on_timeout),
+            max_throttle=0.0 if self.throttle == "off" else self.max_throttle,
+        )

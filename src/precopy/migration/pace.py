@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from precopy.ports import Clock
 
-_BURST_S = 0.02
+_BURST_S = 0.005
 """What was not used for longer than this is lost, so that a pause is not followed by a burst."""
 
 
@@ -25,7 +25,7 @@ class Pace:
             self._clock.sleep(self._free_at - now)
 
     def batch_pages(self, page_size: int, most: int) -> int:
-        """Pages in a batch: ``most``, or fewer where that would be more than a twentieth of a second's worth."""
+        """Pages in a batch: ``most``, or fewer where that would be more than 5 ms' worth."""
         if self.rate is None:
             return most
-        return max(min(self.rate // 20 // page_size, most), 1)
+        return max(min(self.rate // 200 // page_size, most), 1)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+
+from precopy.planning import Estimate
+from precopy.planning.trace import RecordedOutcome
+from precopy.ports import Throttled
 
 
 @dataclass(frozen=True)
@@ -15,12 +20,17 @@ class Round:
     - ``sync_s``: x, the sum of ``log_sync_s``, ``bitmap_sync_s`` and ``log_clear_s``;
     - ``transfer_s``: t, from the end of the sync until the destination said that all of it arrived;
     - ``send_s``: the part of t spent sending: checksums, system calls, waiting for the peer and for the bandwidth
-      limit; ``scan_s``: looking for zero pages; ``clear_s``: log_clear calls made while reading (deferred);
+      limit, and of it ``ack_s`` waiting for the word that all had arrived; ``scan_s``: looking for zero pages;
+      ``clear_s``: log_clear calls made while reading (deferred);
     - ``dirty_pages``: what the sync harvested; ``new_dirty_pages``: those not yet pending;
     - ``sent_pages``, ``zero_pages``: pages sent with and without content; ``torn_batches``: batches to send again
       because the guest wrote while they were sent;
     - ``sent_bytes``: all bytes given to the stream; ``bandwidth``: those a second of ``send_s``;
-    - ``dirty_rate``: bytes of pages newly dirtied, a second, between the sync before and this one.
+    - ``dirty_rate``: bytes of pages newly dirtied, a second, between the sync before and this one;
+    - ``ended_s``: since the migration's start, when the sync after it was done (the last round: when it had arrived);
+    - ``remaining_bytes``: pages to be sent after that sync; ``throttle``: the share of the vCPUs' time that was taken;
+    - ``dirty_map``: how many pages were to be sent in each of equal parts of the ram_addr space, when it began; empty
+      for the last round, in which the guest waits.
     """
 
     number: int
@@ -33,6 +43,7 @@ class Round:
     send_s: float
     scan_s: float
     clear_s: float
+    ack_s: float
     dirty_pages: int
     new_dirty_pages: int
     sent_pages: int
@@ -45,6 +56,58 @@ class Round:
     clear_log_ioctl_s: float
     bandwidth_bytes_per_s: float
     dirty_rate_bytes_per_s: float
+    ended_s: float = 0.0
+    remaining_bytes: int = 0
+    throttle: float = 0.0
+    dirty_map: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Range:
+    """An estimate as documents hold it: its value and its ends; None is infinite."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+    @classmethod
+    def of(cls, estimate: Estimate) -> Range:
+        return cls(*(finite(value) for value in (estimate.value, estimate.low, estimate.high)))
+
+
+def finite(value: float) -> float | None:
+    """``value``, or None for infinity, which JSON does not have."""
+    return value if math.isfinite(value) else None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is to be expected after ``round`` and the sync after it, ``elapsed_s`` since the migration's start.
+
+    - ``action`` and ``reason``: what the policy said; ``limit_s``: the downtime limit that it applied;
+    - ``converges``: whether the guest will be switched over within its downtime limit; None where that is uncertain;
+    - ``more_rounds``, ``downtime_s``, ``total_s``: of the migration as it will go (`precopy.planning.Forecast`);
+    - ``smallest_downtime_limit_s``: its upper end, set as the limit, makes the migration converge;
+    - ``largest_dirty_rate_bytes_per_s``: with which it would converge within the limit (None: with any);
+    - ``dirty_rate_bytes_per_s``: D now; ``bandwidth_bytes_per_s``: B; ``remaining_bytes``; ``throttle``: the share of
+      the vCPUs' time that is taken from now on.
+    """
+
+    round: int
+    elapsed_s: float
+    action: str
+    reason: str
+    limit_s: float
+    converges: bool | None
+    more_rounds: Range
+    downtime_s: Range
+    total_s: Range
+    smallest_downtime_limit_s: Range
+    largest_dirty_rate_bytes_per_s: float | None
+    dirty_rate_bytes_per_s: float
+    bandwidth_bytes_per_s: Range
+    remaining_bytes: int
+    throttle: float
 
 
 @dataclass(frozen=True)
@@ -69,7 +132,9 @@ class Downtime:
 @dataclass(frozen=True)
 class Migrated:
     """A migration that completed. ``total_s`` runs from the first frame to the destination's last answer;
-    ``verify_s`` is what verification took of it; ``compared_pages`` were compared byte for byte (0: not asked for)."""
+    ``verify_s`` is what verification took of it; ``compared_pages`` were compared byte for byte (0: not asked for).
+    ``policy`` decided when to switch over, ``verdicts`` are what was expected after each round; ``throttled`` is what
+    slowing it down has cost the guest."""
 
     session: str
     guest: str
@@ -78,7 +143,9 @@ class Migrated:
     tracker_pause_s: float
     clear: str
     clear_chunk_shift: int
+    policy: str
     rounds: tuple[Round, ...]
+    verdicts: tuple[Verdict, ...]
     downtime: Downtime
     downtime_limit_s: float
     total_s: float
@@ -87,6 +154,23 @@ class Migrated:
     sent_bytes: int
     ram_bytes: int
     compared_pages: int
+    throttled: Throttled
+
+    @property
+    def outcome(self) -> RecordedOutcome:
+        """The same, as recordings keep it."""
+        down = self.downtime
+        return RecordedOutcome(
+            completed=True,
+            total_s=self.total_s - self.verify_s,
+            sent_bytes=sum(one.sent_bytes for one in self.rounds),
+            downtime_s=down.total_s,
+            pause_s=down.pause_s,
+            final_sync_s=down.final_sync_s,
+            final_send_s=down.final_send_s,
+            state_s=down.state_s,
+            commit_s=down.commit_s,
+        )
 
     @property
     def throughput_bytes_per_s(self) -> float:
@@ -108,3 +192,14 @@ class Progress:
     elapsed_s: float
     expected_downtime_s: float | None
     eta_s: float | None
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something that went wrong and did not stop the migration, in one sentence."""
+
+    text: str
+
+
+Event = Progress | Round | Verdict | Note
+"""What is told of a migration while it runs."""

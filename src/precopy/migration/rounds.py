@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from precopy.bitmap import NO_RUNS, Runs
+from precopy.bitmap import BITS_PER_WORD, NO_RUNS, Runs
 from precopy.dirty import MigrationBitmap, SyncStats
 from precopy.errors import PeerProtocolError
 from precopy.migration.channel import NO_CONTENT, Channel, Content
@@ -26,10 +26,14 @@ from precopy.wire import Alive, RoundAck, RoundEnd
 from precopy.wire.frames import Pages
 
 WINDOW_PAGES = 4096
-"""Pages taken at a time (16 MiB): few calls for each, and re-armed not long before they are read."""
+"""Pages taken at a time (16 MiB): few calls for each, and re-armed not long before they are read. Over a slow link
+fewer, down to LEAST_WINDOW_PAGES."""
+LEAST_WINDOW_PAGES = 64
 BATCH_PAGES = 512
 """Pages in one batch (2 MiB): enough to hide the calls that each costs, and what one tear costs to send again."""
+LEAST_BATCH_PAGES = 32
 
+_LEAST_BATCHES = 16
 _ALIVE_S = 0.25
 
 
@@ -61,6 +65,7 @@ class Rounds:
         self.bitmap, self.memory, self.channel = bitmap, memory, channel
         self.pace, self.clock, self.tick = pace, clock, tick
         self.number = 0
+        self._batch = BATCH_PAGES
         self._torn: list[Runs] = []
         self._before = bitmap.memory.counters
         self._alive_at = clock.now()
@@ -95,12 +100,31 @@ class Rounds:
             self._alive_at = now
             self.channel.send(Alive())
 
-    def send(self, sync: SyncStats, *, final: bool) -> Round:
-        """Sends all that is pending and waits until it has arrived. ``sync`` is this round's sync, for the record."""
+    def send(
+        self,
+        sync: SyncStats,
+        *,
+        final: bool,
+        window: int = WINDOW_PAGES,
+        enough: Callable[[int, float], bool] = lambda *_: False,
+    ) -> Round:
+        """Sends all that is pending and waits until it has arrived. ``sync`` is this round's sync, for the record.
+
+        ``enough`` is asked after about each ``window`` pages, with the bytes that are left and the seconds since that
+        sync, whether to cut the round short; what is left stays pending.
+        """
         self.number += 1
         sent_before, start, tally = self.channel.sent_bytes, self.clock.now(), _Tally()
-        for window in self._windows(tally):
-            self._send_window(window, tally)
+        left = self.bitmap.pending.count()
+        # A batch that tears is sent again, so small rounds have small ones; they tear less often, too.
+        self._batch = min(max(left // _LEAST_BATCHES, LEAST_BATCH_PAGES), BATCH_PAGES)
+        # Where few pages are pending, a window reaches further to find as many.
+        span = window * self.memory.layout.pages // max(left, 1)
+        for runs in self._windows(min(span, WINDOW_PAGES) & -BITS_PER_WORD, tally):
+            self._send_window(runs, tally)
+            left -= runs.pages
+            if enough(left * self.memory.layout.page_size, self.clock.now() - start):
+                break
         ending = self.clock.now()
         pages = tally.sent_pages + tally.zero_pages
         self.channel.send(RoundEnd(self.number, len(tally.batches), pages, final))
@@ -121,6 +145,7 @@ class Rounds:
             send_s=tally.send_s,
             scan_s=tally.scan_s,
             clear_s=tally.clear_s,
+            ack_s=end - ending,
             dirty_pages=sync.dirty_pages,
             new_dirty_pages=sync.new_dirty_pages,
             sent_pages=tally.sent_pages,
@@ -135,8 +160,8 @@ class Rounds:
             dirty_rate_bytes_per_s=self.dirty_rate,
         )
 
-    def _windows(self, tally: _Tally) -> Iterator[Runs]:
-        for start, count in self.bitmap.windows(WINDOW_PAGES):
+    def _windows(self, pages: int, tally: _Tally) -> Iterator[Runs]:
+        for start, count in self.bitmap.windows(pages):
             began = self.clock.now()
             runs = self.bitmap.take(start, count)
             tally.clear_s += self.clock.now() - began
@@ -150,7 +175,7 @@ class Rounds:
         for lo, hi in pairwise(bounds):
             self._send_batch(NO_CONTENT, cut[lo:hi], tally)
         # Views and addresses are made for the whole window at once; a batch takes its slice of them.
-        cut, bounds = content.cut(self.pace.batch_pages(self.memory.layout.page_size, BATCH_PAGES))
+        cut, bounds = content.cut(self.pace.batch_pages(self.memory.layout.page_size, self._batch))
         parts = Content.of(self.memory, cut)
         for lo, hi in pairwise(bounds):
             self._send_batch(parts[lo:hi], NO_RUNS, tally)

@@ -13,10 +13,12 @@ import math
 import threading
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 
 from precopy.dirty import DirtyMemory, MigrationBitmap, SyncStats, clear_policy
 from precopy.errors import (
     Cancelled,
+    GuestError,
     KernelCallError,
     NotConverged,
     OutcomeUnknown,
@@ -29,16 +31,17 @@ from precopy.errors import (
 from precopy.migration.channel import NO_CONTENT, Channel, Content, printable
 from precopy.migration.options import MigrationOptions
 from precopy.migration.pace import Pace
-from precopy.migration.results import Downtime, Migrated, Progress, Round
+from precopy.migration.recorder import Recorder
+from precopy.migration.results import Downtime, Event, Migrated, Progress, Round
 from precopy.migration.rounds import BATCH_PAGES, WINDOW_PAGES, Rounds
+from precopy.migration.steering import Steering
+from precopy.planning import Action
+from precopy.planning.trace import RecordedOutcome
 from precopy.ports import ByteStream, Clock, SystemClock, TrackerChoice, VmControl
 from precopy.wire import Commit, Compare, DeviceState, Hello, Prepare, Ready, Role, Running, Welcome
 
-Event = Progress | Round
-
 _PROGRESS_S = 0.1
-_ENOUGH_BYTES = 16 << 20
-"""A round that sent less says little of the bandwidth; the whole migration's is used then."""
+_MAP_PARTS = 128
 _CANCEL_GRACE_S = 1.0
 _WAS_CANCELLED = "the migration was cancelled; the guest runs on at the source"
 
@@ -52,7 +55,8 @@ class GuestIs(enum.Enum):
 
 
 class Source:
-    """Migrates ``vm`` over ``stream``. ``emit`` is told of each round and, ten times a second, of progress."""
+    """Migrates ``vm`` over ``stream``. ``emit`` is told of each round, of each verdict and, ten times a second, of
+    progress; ``recorder`` writes down what a replay needs."""
 
     def __init__(
         self,
@@ -61,9 +65,10 @@ class Source:
         options: MigrationOptions | None = None,
         *,
         emit: Callable[[Event], None] = lambda _: None,
+        recorder: Recorder | None = None,
         clock: Clock | None = None,
     ) -> None:
-        self.vm, self.stream = vm, stream
+        self.vm, self.stream, self._recorder = vm, stream, recorder
         self.options = options or MigrationOptions()
         self.session = uuid.uuid4().hex
         self._emit = emit
@@ -73,7 +78,9 @@ class Source:
         self._commit_lock = threading.Lock()
         self.guest_is = GuestIs.HERE
         self._rounds: list[Round] = []
+        self._steering: Steering | None = None
         self._next_progress = 0.0
+        self._started = self._clock.now()
         self._phase = "setup"
 
     def cancel(self) -> None:
@@ -100,17 +107,27 @@ class Source:
         try:
             choice = self._choose_tracker()
             dirty = self.vm.dirty
-            return self._migrate(dirty, choice)
+            done = self._migrate(dirty, choice)
+            self._record_end(done.outcome)
+            return done
         except BaseException as error:
             failure = self._failure(error)
             if self.guest_is is GuestIs.HERE:
                 self._keep_guest(ran, failure)
+            self._record_end(RecordedOutcome(False, self._elapsed(), self._channel.sent_bytes, error=_reason(failure)))
             if failure is error:
                 raise
             raise failure from error
         finally:
-            with contextlib.suppress(KernelCallError):  # must not stand in for what became of the guest
+            with contextlib.suppress(KernelCallError, GuestError):  # must not stand in for what became of the guest
+                if self._steering is not None:
+                    self._steering.release()
+            with contextlib.suppress(KernelCallError):
                 dirty.stop()
+
+    def _record_end(self, outcome: RecordedOutcome) -> None:
+        if self._recorder is not None:
+            self._recorder.end(outcome)
 
     def _keep_guest(self, ran: bool, failure: BaseException) -> None:
         try:
@@ -135,20 +152,25 @@ class Source:
 
     def _migrate(self, dirty: DirtyMemory, choice: TrackerChoice) -> Migrated:
         clock, layout = self._clock, self.vm.memory.layout
-        start = clock.now()
+        start = self._started = clock.now()
         self._channel.send(Hello.of(self.session, self.vm.machine, layout))
         welcome = self._channel.expect(Welcome)
+        round_trip_s = clock.now() - start
         if welcome.session != self.session:
             raise PeerProtocolError("the destination welcomes another session")
         policy = clear_policy(self.options.clear, layout, self.options.clear_chunk_shift)
         bitmap = MigrationBitmap(dirty, policy, clock.now)
+        steering = self._steering = Steering(
+            self.vm, bitmap, self.options, round_trip_s, emit=self._emit, recorder=self._recorder
+        )
         pace = Pace(self.options.max_bandwidth, clock)
         rounds = Rounds(bitmap, self.vm.memory, self._channel, pace=pace, clock=clock, tick=self._tick)
-        self._bitmap, self._started = bitmap, start
+        self._bitmap = bitmap
         dirty.start()
         bitmap.mark_all()
         setup_s = clock.now() - start
-        sync = self._converge(rounds)
+        steering.begin(choice.tracker)
+        sync = self._converge(rounds, steering)
         downtime, verify_s, compared = self._switch_over(rounds, sync)
         return Migrated(
             session=self.session,
@@ -158,7 +180,9 @@ class Source:
             tracker_pause_s=choice.pause_s,
             clear=self.options.clear,
             clear_chunk_shift=self.options.clear_chunk_shift,
+            policy=self.options.policy,
             rounds=tuple(self._rounds),
+            verdicts=tuple(steering.verdicts),
             downtime=downtime,
             downtime_limit_s=self.options.downtime_limit,
             total_s=clock.now() - start,
@@ -167,20 +191,36 @@ class Source:
             sent_bytes=self._channel.sent_bytes,
             ram_bytes=layout.bytes,
             compared_pages=compared,
+            throttled=steering.throttled,
         )
 
-    def _converge(self, rounds: Rounds) -> SyncStats:
-        """Rounds until what is left fits the downtime limit; returns the sync that found so."""
+    def _converge(self, rounds: Rounds, steering: Steering) -> SyncStats:
+        """Rounds until the policy says to switch over; returns the sync before that. Raises `NotConverged`."""
         self._phase = "rounds"
         sync = rounds.sync()
         while True:
-            self._record(rounds.send(sync, final=False))
+            dirty_map = self._bitmap.pending.counts(_MAP_PARTS)
+            done = rounds.send(
+                sync,
+                final=False,
+                window=steering.window_pages,
+                enough=lambda left, interval_s: steering.ends(left, interval_s, self._elapsed()),
+            )
             sync = rounds.sync()
-            expected = self._expected_downtime(sync.sync_s)
-            if expected <= self.options.downtime_limit:
+            done, decision = steering.after(done, sync, self._elapsed())
+            self._record(replace(done, dirty_map=dirty_map))
+            if decision.action is Action.SWITCH_OVER:
                 return sync
-            if rounds.number >= self.options.max_rounds:
-                raise NotConverged(rounds.number, self._remaining(), expected, self.options.downtime_limit)
+            if decision.action is Action.GIVE_UP:
+                verdict = steering.verdicts[-1]
+                raise NotConverged(
+                    rounds.number,
+                    verdict.remaining_bytes,
+                    decision.downtime_s.value,
+                    decision.limit_s,
+                    decision.reason,
+                    verdict.smallest_downtime_limit_s.high,
+                )
 
     def _switch_over(self, rounds: Rounds, sync: SyncStats) -> tuple[Downtime, float, int]:
         clock = self._clock
@@ -207,7 +247,7 @@ class Source:
         self._commit()
         done = clock.now()
         with contextlib.suppress(Exception):  # the guest is gone: who is told of it cannot change that
-            self._record(last)
+            self._record(replace(last, ended_s=self._elapsed()))
         downtime = Downtime(
             pause_s=paused - began,
             final_sync_s=synced - paused,
@@ -267,17 +307,8 @@ class Source:
     def _remaining(self) -> int:
         return self._bitmap.pending.count() * self.vm.memory.layout.page_size
 
-    def _bandwidth(self) -> float:
-        """Bytes a second of time spent sending: of the last round, or of all where that one sent too little."""
-        if not self._rounds:
-            return 0.0
-        last = self._rounds[-1]
-        if last.sent_bytes >= _ENOUGH_BYTES:
-            return last.bandwidth_bytes_per_s
-        return sum(done.sent_bytes for done in self._rounds) / sum(done.send_s for done in self._rounds)
-
-    def _expected_downtime(self, sync_s: float) -> float:
-        return self._remaining() / max(self._bandwidth(), 1.0) + sync_s
+    def _elapsed(self) -> float:
+        return self._clock.now() - self._started
 
     def _tick(self, *, force: bool = False) -> None:
         """Between batches: stops where the user asked to, and tells of progress now and then."""
@@ -289,23 +320,22 @@ class Source:
             self._emit(self._progress(now))
 
     def _progress(self, now: float) -> Progress:
-        remaining, bandwidth = self._remaining(), self._bandwidth()
-        rate = self._rounds[-1].dirty_rate_bytes_per_s if self._rounds else 0.0
         elapsed = now - self._started
-        if not self._rounds and self._channel.sent_bytes:
-            bandwidth = self._channel.sent_bytes / max(elapsed, 1e-9)
+        verdict = self._steering.verdicts[-1] if self._steering and self._rounds else None
+        bandwidth = self._channel.sent_bytes / max(elapsed, 1e-9)
         eta = None
-        if bandwidth:
-            eta = remaining / (bandwidth - rate) if bandwidth > rate else math.inf
+        if verdict is not None:
+            bandwidth = verdict.bandwidth_bytes_per_s.value or 0.0
+            eta = max((verdict.total_s.value or 0.0) - elapsed, 0.0) if verdict.converges else math.inf
         return Progress(
             phase=self._phase,
             round=len(self._rounds) + 1,
             sent_bytes=self._channel.sent_bytes,
-            remaining_bytes=remaining,
-            dirty_rate_bytes_per_s=rate,
+            remaining_bytes=self._remaining(),
+            dirty_rate_bytes_per_s=verdict.dirty_rate_bytes_per_s if verdict else 0.0,
             bandwidth_bytes_per_s=bandwidth,
             elapsed_s=elapsed,
-            expected_downtime_s=self._expected_downtime(self._rounds[-1].sync_s) if self._rounds else None,
+            expected_downtime_s=verdict.downtime_s.value if verdict else None,
             eta_s=eta,
         )
 

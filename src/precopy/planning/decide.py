@@ -20,6 +20,7 @@ _LATE_ROUNDS = 3
 """How many rounds past its end a migration waits for a good moment, where it is to switch over all the same."""
 _MARGIN = 0.8
 """A guest is slowed down until this share of the downtime limit is in reach, so that few rounds get there."""
+_HALF = 0.5
 
 
 def decide(metrics: Metrics, limits: Limits, now: float) -> Decision:
@@ -28,7 +29,8 @@ def decide(metrics: Metrics, limits: Limits, now: float) -> Decision:
     1. Switch over once the downtime fits its limit: with the upper end of its range or, where further rounds would
        gain little, with its value.
     2. Out of time or of rounds: as ``limits.on_timeout`` says.
-    3. Hopeless: not even the lower end of what rounds settle at (`smallest_downtime`) is within the limit. Then
+    3. Hopeless: not even the lower end of what rounds settle at (`smallest_downtime`) is within the limit, and they
+       are about to. Then
        throttle by just what is needed, where that is allowed; otherwise as ``limits.on_timeout`` says, at once.
     4. Wait for a local minimum while only a guest that writes less than it mostly does would fit.
     5. Otherwise, go on.
@@ -44,7 +46,7 @@ def decide(metrics: Metrics, limits: Limits, now: float) -> Decision:
     if expected.value <= limit and expected.value <= least.value * (1 + _LITTLE):
         return decision(Action.SWITCH_OVER, f"{_range(expected)} of downtime, and more rounds would gain little")
     late = _rounds_late(metrics, limits, now)
-    hopeless = least.low > limit and len(metrics.rounds) >= SURE_ROUNDS
+    hopeless = least.low > limit and _is_settling(metrics, limits, expected)
     if late or hopeless:
         settles = _settles(least)
         if hopeless and limits.max_throttle and not _exhausted(metrics, limits):
@@ -92,6 +94,19 @@ def _rounds_late(metrics: Metrics, limits: Limits, now: float) -> int:
     return max(late, 0)
 
 
+def _is_settling(metrics: Metrics, limits: Limits, expected: Estimate) -> bool:
+    """Whether enough was seen to believe what rounds are said to settle at: some rounds, the last two of which made so
+    little progress that going on like that would not do in the rounds that are left."""
+    rounds = metrics.rounds
+    if len(rounds) < SURE_ROUNDS:
+        return False
+    remaining, before = rounds[-1].remaining_bytes, rounds[-3].remaining_bytes
+    if remaining >= before:
+        return True
+    pairs = max(limits.max_rounds - len(rounds), 0) / 2
+    return expected.value * math.pow(remaining / before, pairs) > limits.downtime_s
+
+
 def _is_local_minimum(metrics: Metrics) -> bool:
     """Whether the last round brought what remains down by little or not at all, and not above its lowest so far: it
     still falls where it is better to wait, and has risen where a better moment will come again."""
@@ -107,8 +122,15 @@ def _exhausted(metrics: Metrics, limits: Limits) -> bool:
 
 
 def _throttle_for(metrics: Metrics, limits: Limits) -> float:
-    """The share of the vCPUs' time to take so that the downtime limit comes within reach; never less than is taken."""
+    """The share of the vCPUs' time to take so that the downtime limit comes within reach, and each round is at most
+    half as long as the one before (QEMU's trigger is the same half). Never less than is taken."""
+    costs = metrics.costs
+    ratio = metrics.dirty.rate * (
+        costs.sent_share / costs.bandwidth.low + costs.read_s_per_byte + costs.sync_s_per_byte
+    )
     speed = needed_speed(metrics, _MARGIN * limits.downtime_s)
+    if ratio > 0:
+        speed = min(speed, _HALF / ratio)
     wanted = 1 - (1 - metrics.throttle) * min(speed, 1.0)
     return min(max(wanted, metrics.throttle), limits.max_throttle)
 

@@ -38,10 +38,18 @@ class Decision:
     limit_s: float
     throttle: float = 0.0
 
+    @property
+    def ends(self) -> bool:
+        """Whether no further round is made."""
+        return self.action is Action.SWITCH_OVER or self.action is Action.GIVE_UP
+
 
 Decide = Callable[[Metrics, Limits, float], Decision]
 """A policy: (metrics, limits, seconds since the migration's start) to what to do. Pure: it keeps nothing between calls;
-what it needs to remember is in ``metrics.rounds``."""
+what it needs to remember is in ``metrics.rounds``.
+
+It is called after each sync; and in mid-round, with what would then remain (`Metrics.in_round`): where it would end the
+migration then, the round is cut short, and it is asked again after another sync."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from precopy.planning.curve import DirtyCurve
@@ -25,6 +26,7 @@ class Forecast:
       where it completes, and otherwise of the moment in which it is given up;
     - ``smallest_downtime_limit_s``: the downtime that rounds settle at. Its upper end, set as the limit, makes the
       migration converge; infinite where no limit does;
+    - ``dirty_rate_bytes_per_s``: D, over an interval such as the last round's;
     - ``largest_dirty_rate_bytes_per_s``: the D with which it would converge within the limit; infinite where the
       working set is small enough for any, 0 where it would not even with an idle guest;
     - ``likely``: how it goes, round by round.
@@ -36,6 +38,7 @@ class Forecast:
     downtime_s: Estimate
     total_s: Estimate
     smallest_downtime_limit_s: Estimate
+    dirty_rate_bytes_per_s: float
     largest_dirty_rate_bytes_per_s: float
     likely: Outcome
 
@@ -45,6 +48,8 @@ def forecast(metrics: Metrics, limits: Limits, now: float, policy: Decide = deci
     once with each end of its range (the fast link with the quiet guest, the slow one with the busy one)."""
     outcomes = [simulate(metrics, world, policy, limits, now) for world in _worlds(metrics)]
     likely = outcomes[0]
+    interval_s = metrics.rounds[-1].interval_s if metrics.rounds else 0.0
+    rate = metrics.dirty.dirty_bytes(interval_s) / interval_s if interval_s else metrics.dirty.rate
     fits = [one.completed and one.downtime_s <= limits.downtime_s * (1 + _ROUNDING) for one in outcomes]
     return Forecast(
         decision=policy(metrics, limits, now),
@@ -53,7 +58,8 @@ def forecast(metrics: Metrics, limits: Limits, now: float, policy: Decide = deci
         downtime_s=_range([one.downtime_s for one in outcomes]),
         total_s=_range([one.total_s for one in outcomes]),
         smallest_downtime_limit_s=smallest_downtime(metrics),
-        largest_dirty_rate_bytes_per_s=metrics.dirty.rate * needed_speed(metrics, limits.downtime_s),
+        dirty_rate_bytes_per_s=rate,
+        largest_dirty_rate_bytes_per_s=rate * needed_speed(metrics, limits.downtime_s) if rate else math.inf,
         likely=likely,
     )
 

@@ -14,7 +14,7 @@ class TimeoutPolicy(enum.Enum):
     - ``THROTTLE``: slow the guest down until it converges;
     - ``IGNORE``: go on for ever.
 
-    Cloud Hypervisor has the first, second and last as its migration's timeout policy.
+    Cloud Hypervisor's timeout policy has the first two; it calls the second one ``ignore``.
     """
 
     CANCEL = "cancel"

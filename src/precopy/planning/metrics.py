@@ -8,7 +8,7 @@ and found what was dirtied in x + t.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from precopy.planning.curve import DirtyCurve
 from precopy.planning.estimate import Estimate
@@ -105,3 +105,13 @@ class Metrics:
     dirty_spread: float
     costs: Costs
     throttle: float = 0.0
+
+    def in_round(self, unsent_bytes: float, interval_s: float) -> Metrics:
+        """What would be known if a round were cut short ``interval_s`` after the last sync, with ``unsent_bytes`` of it
+        left: those, and what the guest is likely to have dirtied by the end of another sync; on the safe side."""
+        dirtied = self.dirty.dirty_bytes(interval_s) * (1 + self.dirty_spread)
+        dirtied += self.dirty.rate * self.costs.x_s(dirtied)
+        return replace(self, remaining_bytes=min((unsent_bytes + dirtied) * _SAFE, self.ram_bytes))
+
+
+_SAFE = 1.05

@@ -18,6 +18,8 @@ from precopy.planning.metrics import Costs, Metrics, RoundSample
 MOST_ROUNDS = 500
 """A simulation ends here, whatever its policy says."""
 _HANDOVER_DIRTY_S = 1e-3
+_CUTS = 7
+"""Steps to find the moment in which a round is cut short, to 1/128 of it."""
 
 
 class World(Protocol):
@@ -77,15 +79,13 @@ def simulate(
     made, stolen, sent = len(metrics.rounds), 0.0, 0.0
     while True:
         decision = decide(metrics, limits, now)
-        if decision.action in (Action.SWITCH_OVER, Action.GIVE_UP) or len(metrics.rounds) >= MOST_ROUNDS:
+        if decision.ends or len(metrics.rounds) >= MOST_ROUNDS:
             break
         throttle = decision.throttle
-        read, transfer_s = metrics.remaining_bytes, costs.transfer_s(metrics.remaining_bytes, bandwidth)
-        if limits.timeout_s is not None and now < limits.timeout_s < now + transfer_s:
-            # The round is cut short at the time-out: what was not sent remains.
-            read *= (limits.timeout_s - now) / transfer_s
-            transfer_s = limits.timeout_s - now
+        sent_share = _sent_before_its_end(metrics, world, decide, limits, now)
+        read = metrics.remaining_bytes * sent_share
         left = metrics.remaining_bytes - read
+        transfer_s = costs.transfer_s(read, bandwidth)
         found = world.dirtied(now, now + transfer_s, throttle)
         sync_s = costs.x_s(found)
         found = world.dirtied(now, now + transfer_s + sync_s, throttle)
@@ -120,6 +120,28 @@ def simulate(
         sent_bytes=sent + (size * costs.sent_share if completed else 0.0),
         guest_time_lost_s=stolen + (downtime_s if completed else 0.0),
     )
+
+
+def _sent_before_its_end(metrics: Metrics, world: World, decide: Decide, limits: Limits, now: float) -> float:
+    """Which share of a round is sent before the policy would end the migration; 1 where it would not."""
+    costs, remaining = world.costs, metrics.remaining_bytes
+    whole_s = costs.transfer_s(remaining, costs.bandwidth.value)
+
+    def ends(share: float) -> bool:
+        known = metrics.in_round(remaining * (1 - share), whole_s * share)
+        return decide(known, limits, now + whole_s * share).ends
+
+    low, high = 0.0, 1.0
+    if limits.timeout_s is not None and now < limits.timeout_s < now + whole_s:
+        high = (limits.timeout_s - now) / whole_s
+    if not ends(high):
+        if high == 1.0 or not ends(1.0):
+            return 1.0
+        low, high = high, 1.0
+    for _ in range(_CUTS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if ends(middle) else (middle, high)
+    return high
 
 
 def _after(metrics: Metrics, sample: RoundSample, throttle: float, observe: Observe | None) -> Metrics:

@@ -7,7 +7,7 @@ from precopy.dirty.log import DirtyLog, LogCounters
 from precopy.ports.clock import Clock, SystemClock
 from precopy.ports.memory import MemoryReader, MemoryWriter
 from precopy.ports.stream import Buffer, ByteStream, IoVec
-from precopy.ports.vm import TrackerChoice, VmControl, Witness
+from precopy.ports.vm import Throttled, TrackerChoice, VmControl, Witness
 
 __all__ = [
     "Buffer",
@@ -19,6 +19,7 @@ __all__ = [
     "MemoryReader",
     "MemoryWriter",
     "SystemClock",
+    "Throttled",
     "TrackerChoice",
     "VmControl",
     "Witness",

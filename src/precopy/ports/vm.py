@@ -35,8 +35,31 @@ class TrackerChoice:
     pause_s: float = 0.0
 
 
+MAX_THROTTLE = 0.99
+"""The largest share of its time that may be taken from a vCPU, as in QEMU."""
+
+
+@dataclass(frozen=True)
+class Throttled:
+    """What throttling has cost a guest since it was made: ``stolen_s``, the seconds that each vCPU was made to stand
+    still; ``active_s``, for how long a throttle was in force while the guest was not paused. Both are measured."""
+
+    stolen_s: tuple[float, ...]
+    active_s: float
+
+    @property
+    def share(self) -> float:
+        """The share of the guest's time that was taken while a throttle was in force; 0 where none ever was."""
+        vcpu_s = self.active_s * len(self.stolen_s)
+        return sum(self.stolen_s) / vcpu_s if vcpu_s else 0.0
+
+    def __sub__(self, earlier: Throttled) -> Throttled:
+        stolen_s = tuple(now - then for now, then in zip(self.stolen_s, earlier.stolen_s, strict=True))
+        return Throttled(stolen_s, self.active_s - earlier.active_s)
+
+
 class VmControl(Protocol):
-    """One guest: its memory, its tracker, and its vCPUs to pause, resume, save and restore.
+    """One guest: its memory, its tracker, and its vCPUs to pause, resume, throttle, save and restore.
 
     A guest is made paused. tests/contract/test_vm_control.py holds every implementation to this.
     """
@@ -73,6 +96,22 @@ class VmControl(Protocol):
 
     def resume(self) -> None:
         """Runs every vCPU. Raises `GuestError` where one has failed."""
+        ...
+
+    def throttle(self, share: float) -> None:
+        """Takes this share of every vCPU's time from now on, from 0, which ends it, to 0.99; ends a dirty limit.
+        What the guest would have written in that time it does not make up for. The guest may run or be paused. Raises
+        `UsageError`; `GuestError` or `KernelCallError` where an earlier throttle came to an end of its own."""
+        ...
+
+    def limit_dirtying(self, bytes_per_s: float | None) -> None:
+        """Has each vCPU dirty at most so many bytes a second from now on, while dirty memory is logged; None ends it.
+        Nothing is taken from a vCPU that dirties less, at most 0.99 of its time from one that dirties more. Ends what
+        `throttle` began. Raises as `throttle`, and `Unsupported`."""
+        ...
+
+    def throttled(self) -> Throttled:
+        """What `throttle` and `limit_dirtying` have cost so far."""
         ...
 
     def save_state(self) -> bytes:

@@ -10,6 +10,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
 from precopy.migration.results import Downtime, Migrated, Round
+from precopy.ports import Throttled
 from precopy.units import format_duration, format_rate, format_size
 
 
@@ -101,6 +102,17 @@ def total_line(done: Migrated) -> str:
     return (
         f"{format_size(done.sent_bytes)} in {format_duration(done.total_s - done.verify_s)}: "
         f"{format_rate(done.throughput_bytes_per_s)}{verified}"
+    )
+
+
+def throttled_line(throttled: Throttled) -> str:
+    """What slowing the guest down took from it, in one line; empty where it was not slowed down."""
+    if not throttled.active_s:
+        return ""
+    each = ", ".join(format_duration(stolen) for stolen in throttled.stolen_s)
+    return (
+        f"throttled for {format_duration(throttled.active_s)}: {100 * throttled.share:.0f} % of the vCPUs' time was "
+        f"taken ({each})"
     )
 
 

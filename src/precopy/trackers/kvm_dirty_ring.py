@@ -64,6 +64,7 @@ class KvmDirtyRing:
     def __init__(self, vm: int, pages: int) -> None:
         self._vm = vm
         self._rings: list[Ring] = []
+        self._dirtied: list[int] = []
         self._slots: dict[int, MemorySlot] = {}
         self._wanted: set[int] = set()
         self._global = False
@@ -79,6 +80,7 @@ class KvmDirtyRing:
     def attach(self, entries: Entries) -> None:
         """Adds a vCPU's ring: its mapping as rows of four 32-bit words."""
         self._rings.append(Ring(entries))
+        self._dirtied.append(0)
 
     def close(self) -> None:
         """Lets go of the rings, whose mappings would keep the vCPUs' descriptors, and so the VM, in the kernel."""
@@ -173,6 +175,15 @@ class KvmDirtyRing:
                 self._span = slice(0, 0)
             self._clear_s += time.perf_counter() - began
 
+    def dirtied(self, vcpu: int) -> int:
+        """Pages that the vCPU has dirtied since its ring was attached, while they were logged; one counts again once
+        it was re-armed. At least so many where its ring has overflowed.
+
+        Takes over what its ring holds, for the next harvest. To be called from any thread."""
+        with self._lock:
+            self._collect_from(vcpu)
+            return self._dirtied[vcpu]
+
     def relieve(self, vcpu: int) -> None:
         """What a vCPU does that left because its ring is nearly full: makes room, and lets it go on. Raises
         `GuestError` where there is no room to be made."""
@@ -197,16 +208,21 @@ class KvmDirtyRing:
             ring.tried = True  # and once more, until it does find room
 
     def _collect(self) -> None:
-        for ring in self._rings:
-            found = ring.collect()
-            if found.lost:
-                self._lose()
-            for number in np.unique(found.slots).tolist():
-                slot = self._slots.get(number)
-                if slot is not None:
-                    pages = found.offsets[found.slots == number]
-                    self._mark(pages[(pages >= 0) & (pages < slot.pages)] + slot.first_page)
-            self._armed &= not found.slots.size
+        for vcpu in range(len(self._rings)):
+            self._collect_from(vcpu)
+
+    def _collect_from(self, vcpu: int) -> None:
+        ring = self._rings[vcpu]
+        found = ring.collect()
+        self._dirtied[vcpu] += ring.size if found.lost else found.slots.size
+        if found.lost:
+            self._lose()
+        for number in np.unique(found.slots).tolist():
+            slot = self._slots.get(number)
+            if slot is not None:
+                pages = found.offsets[found.slots == number]
+                self._mark(pages[(pages >= 0) & (pages < slot.pages)] + slot.first_page)
+        self._armed &= not found.slots.size
 
     def _mark(self, pages: Indexes) -> None:
         if pages.size:

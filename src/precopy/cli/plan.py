@@ -1,0 +1,280 @@
+"""``precopy plan``: whether a migration would converge, from a few numbers, a layout or a recording."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from precopy.cli.lazy import LazyGroup
+from precopy.cli.options import CLEAR_NAMES, DURATION, RATE, SIZE, Share, json_option
+
+if TYPE_CHECKING:
+    from precopy.planning.advice import Advice
+    from precopy.planning.plan import Plan, PlanInput
+    from precopy.planning.sync_cost import SyncCost
+
+_SUBCOMMANDS = {"sweep": ("precopy.cli.plan_sweep", "Plan every combination of ranges of these numbers.")}
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The plan's numbers; where they are from, in words; x under the clear policy asked for and under all of them."""
+
+    input: PlanInput
+    source: str
+    sync_cost: SyncCost | None
+    clears: dict[str, SyncCost]
+
+
+@click.group(
+    cls=LazyGroup,
+    table=_SUBCOMMANDS,
+    invoke_without_command=True,
+    subcommand_metavar="[sweep [ARGS]...]",
+)
+@click.option("--ram", type=SIZE, default=None, help="Memory to be moved.  [default: the layout's, the recording's]")
+@click.option("--dirty-rate", type=RATE, default=None, help="D: bytes of distinct pages written a second.")
+@click.option("--working-set", type=SIZE, default=None, help="All that the guest writes.  [default: all of RAM]")
+@click.option("--bandwidth", type=RATE, default=None, help="B: bytes a second, while sending.")
+@click.option(
+    "--sync-time", type=DURATION, default=None, help="x: time of a sync; with --layout, what it has besides its clears."
+)
+@click.option("--downtime-limit", type=DURATION, default=None, help="y.  [default: 300ms, or the recording's]")
+@click.option(
+    "--max-rounds", type=click.IntRange(1, 500), default=None, help="Rounds at most.  [default: 30, or the recording's]"
+)
+@click.option(
+    "--handover",
+    type=DURATION,
+    default=None,
+    help="What a downtime has besides its last sync and its last round: pause, device state, commit.  [default: 5ms]",
+)
+@click.option(
+    "--uncertainty",
+    type=Share(0, 1, max_open=True),
+    default=None,
+    help="How far B, D and the working set may be off, as a share; ranges come from it.  [default: 0.1]",
+)
+@click.option("--layout", metavar="NAME|DIRECTORY", default=None, help="Take RAM and clears from this layout.")
+@click.option(
+    "--clear", type=click.Choice(CLEAR_NAMES), default=None, help="With --layout: clear policy.  [default: deferred]"
+)
+@click.option(
+    "--clear-cost",
+    type=DURATION,
+    default=None,
+    help="With --layout: time of a clear ioctl.  [default: 10us, of 6 to 15 with a vCPU running; 4us with none]",
+)
+@click.option(
+    "--listeners",
+    type=click.IntRange(1, 2),
+    default=None,
+    help="With --layout: memory listeners; 2 with system management mode.  [default: 2]",
+)
+@click.option(
+    "--recording",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help="Estimate from a recorded migration what is not given here.",
+)
+@json_option
+@click.pass_context
+def plan(ctx: click.Context, /, as_json: bool, **options: Any) -> None:
+    """Say whether a migration would converge, in how many rounds, with which total time and downtime, which downtime
+    limit and dirty rate would do, and what to change first. Nothing is migrated. Beside this stand the answers of
+    the cover letter's model of QEMU.
+
+    Sizes and rates without a letter are bytes. In sizes (--ram, --working-set) G is 2^30; in rates (--dirty-rate,
+    --bandwidth, bytes a second) it is 10^9. Durations take us, ms or s.
+
+    "Will not converge" is an answer and no failure: the exit code is 0.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    if ctx.invoked_subcommand is not None:
+        if given or as_json:
+            raise click.UsageError(f"options of {ctx.invoked_subcommand} stand after its name")
+        return
+    from precopy.planning.advice import advise
+    from precopy.planning.plan import plan as make_plan
+
+    asked = _asked(given)
+    made = make_plan(asked.input)
+    advice = advise(asked.input, asked.clears)
+    if as_json:
+        from precopy.report.documents import document, to_json
+
+        click.echo(to_json(document("plan", 1, _body(asked, made, advice))))
+    else:
+        from precopy.report.plan_tables import show_plan
+
+        show_plan(made, advice, asked.source)
+
+
+def _asked(given: dict[str, Any]) -> _Asked:
+    """Raises `UsageError` for what is missing or contradicts."""
+    from precopy.errors import UsageError
+
+    only_layout = [f"--{name.replace('_', '-')}" for name in ("clear", "clear_cost", "listeners") if name in given]
+    if only_layout and "layout" not in given:
+        raise UsageError(f"{only_layout[0]} says what a layout's sync costs; name a --layout")
+    if "layout" in given and "recording" in given:
+        raise UsageError("--layout and --recording both say what a sync costs; give one of them")
+    if "recording" in given:
+        asked = _from_recording(given)
+    elif "layout" in given:
+        asked = _from_layout(given)
+    else:
+        asked = _Asked(_from_numbers(given, ("ram", "dirty_rate", "bandwidth", "sync_time")), "", None, {})
+    _check(asked.input)
+    return asked
+
+
+def _from_numbers(given: dict[str, Any], needed: tuple[str, ...]) -> PlanInput:
+    from precopy.errors import UsageError
+    from precopy.planning.plan import PlanInput
+
+    missing = [f"--{name.replace('_', '-')}" for name in needed if name not in given]
+    if missing:
+        raise UsageError(f"{', '.join(missing)} not given; a plan needs it, or a --recording")
+    base = PlanInput(
+        ram_bytes=given["ram"],
+        bandwidth_bytes_per_s=given["bandwidth"],
+        dirty_rate_bytes_per_s=given["dirty_rate"],
+        working_set_bytes=given.get("working_set", given["ram"]),
+        sync_s=given["sync_time"],
+    )
+    return _with_limits(base, given)
+
+
+def _with_limits(base: PlanInput, given: dict[str, Any]) -> PlanInput:
+    return replace(
+        base,
+        downtime_limit_s=given.get("downtime_limit", base.downtime_limit_s),
+        max_rounds=given.get("max_rounds", base.max_rounds),
+        handover_s=given.get("handover", base.handover_s),
+        uncertainty=given.get("uncertainty", base.uncertainty),
+    )
+
+
+def _from_layout(given: dict[str, Any]) -> _Asked:
+    from precopy.memory import Capture
+    from precopy.planning.sync_cost import CLEAR_S, LISTENERS, sync_cost
+
+    capture = Capture.find(given["layout"])
+    layout = capture.layout(given.get("ram"))
+    costs = {
+        name: sync_cost(
+            layout,
+            name,
+            listeners=given.get("listeners", LISTENERS),
+            clear_s=given.get("clear_cost", CLEAR_S),
+            fixed_s=given.get("sync_time"),
+        )
+        for name in CLEAR_NAMES
+    }
+    cost = costs[given.get("clear", "deferred")]
+    numbers = {**given, "ram": layout.bytes, "sync_time": cost.sync_s}
+    base = _from_numbers(numbers, ("dirty_rate", "bandwidth"))
+    asked = replace(base, sync_s_per_byte=cost.sync_s_per_byte)
+    return _Asked(asked, f"layout {capture.name}", cost, costs)
+
+
+def _from_recording(given: dict[str, Any]) -> _Asked:
+    from precopy.planning.measured import measured_input
+    from precopy.store.recording import read_recording
+
+    base = _with_limits(measured_input(read_recording(given["recording"])), given)
+    if "bandwidth" in given:
+        base = replace(base, bandwidth_bytes_per_s=given["bandwidth"])
+    if "sync_time" in given:
+        base = replace(base, sync_s=given["sync_time"], sync_s_per_byte=0.0)
+    if "ram" in given:
+        base = replace(base, ram_bytes=given["ram"], first_bytes=None)
+    if "dirty_rate" in given or "working_set" in given:
+        base = replace(
+            base,
+            dirty_rate_bytes_per_s=given.get("dirty_rate", base.dirty_rate_bytes_per_s),
+            working_set_bytes=given.get("working_set", base.working_set_bytes),
+            curve=None,
+        )
+    return _Asked(base, f"recording {given['recording']}", None, {})
+
+
+def _check(asked: PlanInput) -> None:
+    from precopy.errors import UsageError
+    from precopy.units import format_size
+
+    for option, value in (
+        ("--ram", asked.ram_bytes),
+        ("--bandwidth", asked.bandwidth_bytes_per_s),
+        ("--downtime-limit", asked.downtime_limit_s),
+    ):
+        if value <= 0:
+            raise UsageError(f"{option} is 0; it has to be above 0")
+    if asked.working_set_bytes > asked.ram_bytes:
+        raise UsageError(
+            f"--working-set is {format_size(asked.working_set_bytes)}, more than the {format_size(asked.ram_bytes)} "
+            f"of memory; a guest writes no more than it has"
+        )
+
+
+def _body(asked: _Asked, made: Plan, advice: Advice) -> dict[str, Any]:
+    import msgspec
+
+    from precopy.report.plan_tables import lever_sentence, verdict
+
+    numbers = msgspec.to_builtins(asked.input)
+    cost = asked.sync_cost
+    forecast = made.forecast
+    first = advice.first
+    return {
+        "input": {
+            **numbers,
+            "source": asked.source or "numbers",
+            "sync_cost": cost and {**msgspec.to_builtins(cost), "sync_s": cost.sync_s},
+        },
+        "verdict": verdict(made),
+        "qemu_model": msgspec.to_builtins(made.qemu_model),
+        "forecast": {
+            "converges": forecast.converges,
+            "sure": forecast.sure,
+            **{
+                name: msgspec.to_builtins(getattr(forecast, name))
+                for name in (
+                    "rounds",
+                    "total_s",
+                    "downtime_s",
+                    "smallest_downtime_limit_s",
+                    "largest_dirty_rate_bytes_per_s",
+                )
+            },
+            "sent_bytes": forecast.likely.sent_bytes,
+            "round_by_round": _rounds(made),
+        },
+        "advice": {
+            "first": first and lever_sentence(first, advice.converges),
+            "levers": [
+                {**msgspec.to_builtins(one), "says": lever_sentence(one, advice.converges)} for one in advice.levers
+            ],
+        },
+    }
+
+
+def _rounds(made: Plan) -> list[dict[str, Any]]:
+    from precopy.planning.plan import downtime_after
+
+    return [
+        {
+            "round": one.number,
+            "read_bytes": one.read_bytes,
+            "transfer_s": one.transfer_s,
+            "sync_s": one.sync_s,
+            "remaining_bytes": one.remaining_bytes,
+            "downtime_s": downtime_after(made.input, one.number),
+            "ended_s": one.ended_s,
+        }
+        for one in made.forecast.likely.rounds
+    ]

@@ -1,0 +1,233 @@
+"""``precopy plan sweep``: every combination of ranges, on all cores or on a Dask cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from precopy.cli.options import COUNTS, DURATIONS, RATES, SIZES, json_option
+
+if TYPE_CHECKING:
+    from precopy.planning.sweep import Columns, Grid
+
+_FIELDS = {
+    "sync_time": "sync_s",
+    "bandwidth": "bandwidth_bytes_per_s",
+    "downtime_limit": "downtime_limit_s",
+    "ram": "ram_bytes",
+    "working_set": "working_set_bytes",
+    "max_rounds": "max_rounds",
+    "handover": "handover_s",
+    "dirty_rate": "dirty_rate_bytes_per_s",
+}
+"""Options and what they are in a plan. The first that varies has a line a value in the table, the last is its edge."""
+_CLUSTER_CHUNK = 8000
+"""Plans in a task for a cluster: at 40 us or more each, no task is shorter than 0.3 s."""
+_CHUNKS_A_CORE, _LEAST_CHUNK, _MOST_CHUNK = 16, 100, 4000
+"""Chunks that a process has begun are ended before an interrupt is heard: half a second each."""
+_CONNECT_S = 5
+_ADDRESS = r"(tcp|tls)://.+:[0-9]+"
+
+
+@click.command()
+@click.option("--ram", type=SIZES, required=True, help="Memory to be moved.")
+@click.option("--dirty-rate", type=RATES, required=True, help="D: bytes of distinct pages written a second.")
+@click.option("--working-set", type=SIZES, default=(), help="All that the guest writes.  [default: all of RAM]")
+@click.option("--bandwidth", type=RATES, required=True, help="B: bytes a second, while sending.")
+@click.option("--sync-time", type=DURATIONS, required=True, help="x: time of a sync.")
+@click.option("--downtime-limit", type=DURATIONS, default="300ms", show_default=True, help="y.")
+@click.option("--max-rounds", type=COUNTS, default="30", show_default=True, help="Rounds at most.")
+@click.option("--handover", type=DURATIONS, default="5ms", show_default=True, help="Pause, device state, commit.")
+@click.option(
+    "--csv",
+    "csv_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help="Write all plans into this file, a line each.",
+)
+@click.option("--scheduler", metavar="ADDRESS", default=None, help="Run on the Dask cluster at tcp://HOST:PORT.")
+@json_option
+def sweep(csv_file: Path | None, scheduler: str | None, as_json: bool, **values: tuple[float, ...]) -> None:
+    """Plan every combination of the values of these numbers, and show where plans stop to converge.
+
+    Each takes one value, several (100M,200M,400M), COUNT at equal distances with both ends (100M..2G:20), or at equal
+    ratios (100M..2G:20:log).
+
+    \b
+    precopy plan sweep --ram 256G --bandwidth 15G --sync-time 1ms..500ms:50 --dirty-rate 100M..15G:50
+
+    --json and --csv have all plans as columns. Units are those of precopy plan.
+    """
+    import time
+
+    from precopy.planning.sweep import Axis, Grid, run
+
+    grid = Grid(tuple(Axis(field, values[option]) for option, field in _FIELDS.items()))
+    _check(grid)
+    begun = time.monotonic()
+    with _executor(scheduler, grid) as (executor, chunk, where), _progress(grid.plans) as tell:
+        columns = _run(lambda: run(grid, executor, chunk, tell), scheduler)
+    seconds = time.monotonic() - begun
+    if csv_file is not None:
+        _write_csv(csv_file, grid, columns)
+    if as_json:
+        from precopy.report.documents import document, to_json
+
+        click.echo(to_json(document("plan-sweep", 1, _body(grid, columns, where, seconds))))
+    else:
+        from precopy.report.sweep_tables import show_sweep
+
+        show_sweep(grid, columns["converges"], where, seconds)
+
+
+def _check(grid: Grid) -> None:
+    from precopy.errors import UsageError
+    from precopy.planning.simulate import MOST_ROUNDS
+
+    options = {field: f"--{option.replace('_', '-')}" for option, field in _FIELDS.items()}
+    for axis in grid.axes:
+        least = min(axis.values, default=1)
+        if least <= 0 and axis.field in ("ram_bytes", "bandwidth_bytes_per_s", "downtime_limit_s", "max_rounds"):
+            raise UsageError(f"{options[axis.field]} begins at {least:g}; it has to be above 0")
+        if axis.field == "max_rounds" and max(axis.values) > MOST_ROUNDS:
+            raise UsageError(f"--max-rounds is {max(axis.values):g}; a plan has at most {MOST_ROUNDS} rounds")
+
+
+@contextlib.contextmanager
+def _executor(scheduler: str | None, grid: Grid) -> Iterator[tuple[Executor, int, str]]:
+    """What runs chunks, how many plans one has, and where that is, in words."""
+    if scheduler is not None:
+        with _cluster(scheduler) as (executor, workers):
+            yield executor, _CLUSTER_CHUNK, f"{workers} workers of {scheduler}"
+        return
+    import multiprocessing
+    import os
+    import signal
+    from concurrent.futures import ProcessPoolExecutor
+
+    cores = len(os.sched_getaffinity(0))
+    chunk = min(max(_LEAST_CHUNK, grid.plans // (cores * _CHUNKS_A_CORE)), _MOST_CHUNK)
+    workers = min(cores, -(-grid.plans // chunk))
+    forked = multiprocessing.get_context("fork")  # nothing is imported again in a worker
+    with ProcessPoolExecutor(workers, forked) as executor:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # Ctrl-C is not a worker's business
+        try:
+            executor.submit(int).result()  # forks all of them, before there is any thread
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        yield executor, chunk, "1 process" if workers == 1 else f"{workers} processes"
+
+
+@contextlib.contextmanager
+def _cluster(address: str) -> Iterator[tuple[Executor, int]]:
+    import logging
+    import re
+
+    from precopy.errors import PeerLost, Unsupported, UsageError
+
+    if re.fullmatch(_ADDRESS, address) is None:
+        raise UsageError(f"{address!r} is no scheduler's address; write it like tcp://HOST:PORT")
+    try:
+        distributed: Any = importlib.import_module("distributed")
+    except ImportError:
+        raise Unsupported("the package distributed is not installed", "install precopy[cluster]") from None
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what goes wrong is said once, below
+    try:
+        client = distributed.Client(address, timeout=_CONNECT_S, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise PeerLost(f"no Dask scheduler answers at {address} ({type(error).__name__})") from None
+    with client:
+        workers = len(client.ncores())
+        if not workers:
+            raise PeerLost(f"the Dask scheduler at {address} has no workers")
+        yield client.get_executor(), workers
+
+
+def _run(work: Callable[[], Columns], scheduler: str | None) -> Columns:
+    """Turns what executors raise into errors of ours."""
+    from concurrent.futures import BrokenExecutor, CancelledError
+
+    from precopy.errors import PeerLost, PrecopyError, Unsupported
+
+    try:
+        return work()
+    except BrokenExecutor:
+        raise PrecopyError("a process of the sweep was killed; is there enough memory?") from None
+    except (ImportError, AttributeError) as error:
+        if scheduler is None:
+            raise
+        raise Unsupported(
+            f"the workers of {scheduler} cannot run this precopy: {error}", "install the same version there"
+        ) from None
+    except (CancelledError, OSError) as error:
+        if scheduler is None:
+            raise
+        raise PeerLost(f"the Dask scheduler at {scheduler} was lost ({type(error).__name__})") from None
+
+
+@contextlib.contextmanager
+def _progress(plans: int) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal's stderr, and nothing otherwise."""
+    import sys
+
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("plans"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("plans", total=plans)
+        yield lambda done: bar.update(task, completed=done)
+
+
+def _all_columns(grid: Grid, columns: Columns) -> dict[str, list[Any]]:
+    """What varies, then what came of it; ``converges`` as truth values."""
+    found: dict[str, list[Any]] = {name: list(values) for name, values in columns.items()}
+    found["converges"] = [bool(one) for one in found["converges"]]
+    return {**{axis.field: grid.column(axis) for axis in grid.varying}, **found}
+
+
+def _body(grid: Grid, columns: Columns, where: str, seconds: float) -> dict[str, Any]:
+    import msgspec
+
+    from precopy.planning.sweep import frontier
+
+    varying = grid.varying
+    return {
+        "plans": grid.plans,
+        "converging": sum(columns["converges"]),
+        "where": where,
+        "seconds": seconds,
+        "input": grid.fixed,
+        "axes": {axis.field: list(axis.values) for axis in varying},
+        "frontier": {
+            "of": varying[0].field if len(varying) > 1 else None,
+            "edge": varying[-1].field if varying else None,
+            "rows": msgspec.to_builtins(frontier(grid, columns["converges"])),
+        },
+        "columns": _all_columns(grid, columns),
+    }
+
+
+def _write_csv(path: Path, grid: Grid, columns: Columns) -> None:
+    """A line of names, then a line a plan; what is fixed is not in it, and what is infinite is ``inf``."""
+    import csv
+
+    from precopy.errors import UsageError
+
+    table = _all_columns(grid, columns)
+    try:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(table)
+            writer.writerows(zip(*table.values(), strict=True))
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from None

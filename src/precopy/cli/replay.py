@@ -1,0 +1,56 @@
+"""``precopy replay``: what would have become of a recorded migration under another policy, link or clear policy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from precopy.cli.options import CLEAR_NAMES, POLICY_NAMES, RATE, json_option
+from precopy.cli.recordings import changed, limit_options
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--policy", type=click.Choice(POLICY_NAMES), default=None, help="Another convergence policy.")
+@click.option("--bandwidth", type=RATE, default=None, help="Another link, in bytes a second of time spent sending.")
+@click.option("--clear", type=click.Choice(CLEAR_NAMES), default=None, help="Another clear policy.")
+@limit_options
+@json_option
+def replay(
+    file: Path, policy: str | None, bandwidth: int | None, clear: str | None, as_json: bool, **limits: Any
+) -> None:
+    """Say what would have become of the migration recorded in FILE, beside what did.
+
+    What is not given is as it was recorded. The guest writes what it wrote then; docs/recordings.md says what that
+    leaves open.
+    """
+    from precopy.planning.policies import POLICIES
+    from precopy.planning.replay import Replayer
+    from precopy.report.documents import document, to_json
+    from precopy.report.replay_documents import Replayed, replay_body
+    from precopy.store.recording import read_recording
+
+    trace = read_recording(file)
+    allowed = changed(trace.facts.limits, limits)
+    name = policy or _known_policy(file, trace.facts.policy)
+    outcome = Replayer(trace).run(POLICIES[name], bandwidth=bandwidth, clear=clear, limits=allowed)
+    done = Replayed(name, clear or trace.facts.clear, bandwidth, allowed, outcome)
+    if as_json:
+        click.echo(to_json(document("replay", 1, replay_body(str(file), trace, done))))
+        return
+    from precopy.report.compare_tables import replay_summary, replay_table
+    from precopy.report.tables import show
+
+    show(*replay_summary(trace, done))
+    show(replay_table(trace, done))
+
+
+def _known_policy(file: Path, name: str) -> str:
+    """Raises `UsageError` where the recording's own policy is none that there is here."""
+    from precopy.errors import UsageError
+
+    if name not in POLICY_NAMES:
+        raise UsageError(f"{file} was recorded under the policy {name!r}, which there is not here; give --policy")
+    return name

@@ -1,0 +1,37 @@
+"""Who writes down what a migration does, so that it can be replayed: `precopy.store.RecordingWriter`."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from precopy.bitmap import Bitmap
+from precopy.dirty import LogCounters
+from precopy.memory.layout import RamLayout
+from precopy.planning import RoundSample
+from precopy.planning.trace import NO_CALLS, RecordedFacts, RecordedOutcome
+
+
+class Recorder(Protocol):
+    """Called by the source: ``begin``, then for each round any number of ``probe`` and one ``round``, then ``end``.
+    Bitmaps are over the ram_addr space and only lent: they change after the call.
+
+    No call raises: a recording that cannot be written ends, and the migration goes on.
+    """
+
+    def begin(self, layout: RamLayout, facts: RecordedFacts) -> None:
+        """Before the first round."""
+        ...
+
+    def probe(self, interval_s: float, dirty: Bitmap) -> None:
+        """A look at the dirty log in mid-round: all pages found dirty until ``interval_s`` after the last sync."""
+        ...
+
+    def round(self, sample: RoundSample, dirty: Bitmap, did: LogCounters = NO_CALLS) -> None:
+        """After the sync that follows a round: ``dirty`` is all that this sync harvested, pending before or not;
+        ``did`` is what the dirty log did from the sync before until now (without it, a clear's cost is taken from
+        elsewhere)."""
+        ...
+
+    def end(self, outcome: RecordedOutcome) -> None:
+        """However it went. Nothing is recorded afterwards."""
+        ...

@@ -1,0 +1,188 @@
+"""How a migration is steered: what was measured goes in, a policy decides, and the guest is slowed down if it says so.
+
+All judgement is in `precopy.planning`, which is pure; here it is given what the source has measured, and what it says
+is carried out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from precopy.dirty import MigrationBitmap, SyncStats
+from precopy.migration.options import MigrationOptions
+from precopy.migration.recorder import Recorder
+from precopy.migration.results import Range, Round, Verdict, finite
+from precopy.migration.rounds import LEAST_WINDOW_PAGES, WINDOW_PAGES
+from precopy.planning import Action, Decision, Estimate, Metrics, RoundSample, forecast
+from precopy.planning.estimators import observe
+from precopy.planning.policies import POLICIES
+from precopy.planning.trace import RecordedFacts
+from precopy.ports import Throttled, VmControl
+
+_HANDOVER_S = Estimate(0.0015, 0.0008, 0.005)
+"""Stopping vCPUs, saving, sending and loading their state, and the commit, before any of it was seen; besides three
+round trips to the peer. docs/planning.md has the measurements."""
+_ROUND_TRIPS = 3
+_NO_LIMIT = 1e18
+_FIRST_LOOK_S = 0.01
+"""A recording has looks at the dirty log so long after a sync, twice as long, and so on: replays need to know when in a
+round a page was written."""
+
+
+class Steering:
+    """Decides after each round of ``vm``, of which ``bitmap`` has what is to be sent. ``emit`` is told the verdict each
+    time, and ``recorder`` what was measured."""
+
+    def __init__(
+        self,
+        vm: VmControl,
+        bitmap: MigrationBitmap,
+        options: MigrationOptions,
+        round_trip_s: float,
+        *,
+        emit: Callable[[Verdict], None],
+        recorder: Recorder | None = None,
+    ) -> None:
+        self.vm, self.bitmap, self.options, self.limits = vm, bitmap, options, options.limits
+        self._recorder, self._counters = recorder, bitmap.memory.counters
+        self.policy = POLICIES[options.policy]
+        self.verdicts: list[Verdict] = []
+        self.samples: list[RoundSample] = []
+        self._emit = emit
+        self._round_trip_s = round_trip_s
+        self._page_size = vm.memory.layout.page_size
+        self._look_s = _FIRST_LOOK_S
+        self._metrics: Metrics | None = None
+        self._throttle = 0.0
+        self._before = vm.throttled()
+        self._slowed = False
+
+    def ends(self, unsent_bytes: int, interval_s: float, now: float) -> bool:
+        """Whether the policy would end the migration in mid-round, ``interval_s`` after the last sync with so much left
+        of the round: then it is worth another sync."""
+        if self._recorder is not None and interval_s >= self._look_s:
+            self._recorder.probe(interval_s, self.bitmap.look())
+            self._look_s = 2 * interval_s
+        if self._metrics is None:
+            return False
+        return self.policy.decide(self._metrics.in_round(unsent_bytes, interval_s), self.limits, now).ends
+
+    @property
+    def window_pages(self) -> int:
+        """Pages after which to look whether the policy would end the migration: a tenth of what the downtime allows."""
+        if self._metrics is None:
+            return WINDOW_PAGES
+        allowed = self._metrics.costs.bandwidth.value * self.limits.downtime_s / self._page_size
+        return min(max(int(allowed / 10) & -LEAST_WINDOW_PAGES, LEAST_WINDOW_PAGES), WINDOW_PAGES)
+
+    def begin(self, tracker: str) -> None:
+        """The first round is about to begin. Raises `Unsupported` where the guest cannot be slowed down as wanted."""
+        if self.options.throttle == "dirty-limit":
+            self.vm.limit_dirtying(_NO_LIMIT)  # better now than after some rounds
+            self.vm.limit_dirtying(None)
+        if self._recorder is not None:
+            facts = RecordedFacts(
+                machine=self.vm.machine,
+                guest=self.vm.kind,
+                tracker=tracker,
+                clear=self.options.clear,
+                clear_chunk_shift=self.options.clear_chunk_shift,
+                policy=self.options.policy,
+                limits=self.limits,
+                max_bandwidth=self.options.max_bandwidth,
+                handover_s=self._handover_s(),
+            )
+            self._recorder.begin(self.vm.memory.layout, facts)
+
+    def after(self, done: Round, sync: SyncStats, now: float) -> tuple[Round, Decision]:
+        """Judges a round and the ``sync`` after it, ``now`` seconds since the migration's start. Returns the round,
+        complete, and what to do next; the guest is throttled as it says. Raises `Unsupported`, `GuestError`."""
+        remaining_bytes = self.bitmap.pending.count() * self._page_size
+        done = replace(done, ended_s=now, remaining_bytes=remaining_bytes, throttle=self._throttle)
+        self.samples.append(self._sample(done, sync))
+        self._record()
+        self._round_trip_s = min(self._round_trip_s, done.ack_s)
+        metrics = observe(
+            self.vm.memory.layout.bytes,
+            tuple(self.samples),
+            (),
+            remaining_bytes,
+            self._handover_s(),
+            throttle=self._throttle,
+        )
+        self._metrics = metrics
+        decision = self.policy.decide(metrics, self.limits, now)
+        verdict = self._verdict(metrics, decision, now)
+        self.verdicts.append(verdict)
+        self._emit(verdict)
+        if decision.action is Action.THROTTLE:
+            self._slow_down(decision.throttle, metrics)
+        return done, decision
+
+    def _record(self) -> None:
+        self._look_s = _FIRST_LOOK_S
+        if self._recorder is not None:
+            before, self._counters = self._counters, self.bitmap.memory.counters
+            self._recorder.round(self.samples[-1], self.bitmap.dirty, self._counters - before)
+
+    @property
+    def throttled(self) -> Throttled:
+        """What this migration has cost the guest so far."""
+        return self.vm.throttled() - self._before
+
+    def release(self) -> None:
+        """The guest is slowed down no more. May be called twice."""
+        if self._slowed:
+            self._slowed = False
+            self.vm.throttle(0.0)
+
+    def _handover_s(self) -> Estimate:
+        trips = _ROUND_TRIPS * self._round_trip_s
+        return Estimate(_HANDOVER_S.value + trips, _HANDOVER_S.low + trips, _HANDOVER_S.high + trips)
+
+    def _slow_down(self, share: float, metrics: Metrics) -> None:
+        self._slowed = True
+        if self.options.throttle == "dirty-limit":
+            last = metrics.rounds[-1]
+            rate = last.dirty_bytes / last.interval_s * (1 - share) / (1 - self._throttle)
+            self.vm.limit_dirtying(max(rate, self._page_size) / len(self._before.stolen_s))
+        else:
+            self.vm.throttle(share)
+        self._throttle = share
+
+    def _sample(self, done: Round, sync: SyncStats) -> RoundSample:
+        return RoundSample(
+            number=done.number,
+            ended_s=done.ended_s,
+            transfer_s=done.transfer_s,
+            send_s=done.send_s,
+            scan_s=done.scan_s,
+            clear_s=done.clear_s,
+            sync_s=sync.sync_s,
+            sent_bytes=done.sent_bytes,
+            read_bytes=(done.sent_pages + done.zero_pages) * self._page_size,
+            dirty_bytes=sync.new_dirty_pages * self._page_size,
+            remaining_bytes=done.remaining_bytes,
+            throttle=done.throttle,
+        )
+
+    def _verdict(self, metrics: Metrics, decision: Decision, now: float) -> Verdict:
+        ahead = forecast(metrics, self.limits, now, self.policy.decide)
+        return Verdict(
+            round=len(metrics.rounds),
+            elapsed_s=now,
+            action=decision.action.value,
+            reason=decision.reason,
+            limit_s=decision.limit_s,
+            converges=ahead.converges,
+            more_rounds=Range.of(ahead.more_rounds),
+            downtime_s=Range.of(ahead.downtime_s),
+            total_s=Range.of(ahead.total_s),
+            smallest_downtime_limit_s=Range.of(ahead.smallest_downtime_limit_s),
+            largest_dirty_rate_bytes_per_s=finite(ahead.largest_dirty_rate_bytes_per_s),
+            dirty_rate_bytes_per_s=ahead.dirty_rate_bytes_per_s,
+            bandwidth_bytes_per_s=Range.of(metrics.costs.bandwidth),
+            remaining_bytes=int(metrics.remaining_bytes),
+            throttle=decision.throttle,
+        )

@@ -1,0 +1,31 @@
+"""How others decide: the convergence policies of the field, to be compared with each other and with ours.
+
+Each is a function of the same shape as `precopy.planning.decide`, and each states its rule, its defaults, what it does
+not model, and its source. docs/policies.md has them in one table.
+"""
+
+from precopy.planning.decide import OURS
+from precopy.planning.decision import Policy
+from precopy.planning.policies.cloud_hypervisor import cloud_hypervisor
+from precopy.planning.policies.kubevirt import ramp, stall
+from precopy.planning.policies.nova import nova
+from precopy.planning.policies.proxmox import proxmox
+from precopy.planning.policies.qemu import auto_converge, qemu
+
+FIELD_POLICIES: dict[str, Policy] = {
+    policy.name: policy
+    for policy in (
+        Policy("qemu", "QEMU: migration/migration.c, migration_iteration_run", qemu),
+        Policy("qemu-auto-converge", "QEMU: migration/ram.c, migration_trigger_throttle", auto_converge),
+        Policy("kubevirt-stall", "KubeVirt: VEP 248, live migration stall detection", stall),
+        Policy("kubevirt-ramp", "KubeVirt: VEP 291, dynamic downtime tuning", ramp),
+        Policy("nova", "OpenStack Nova: nova/virt/libvirt/migration.py, downtime_steps", nova),
+        Policy("proxmox", "Proxmox VE: qemu-server, PVE/QemuMigrate.pm, phase2", proxmox),
+        Policy("cloud-hypervisor", "Cloud Hypervisor: vmm/src/lib.rs, is_precopy_converged", cloud_hypervisor),
+    )
+}
+
+POLICIES: dict[str, Policy] = {OURS.name: OURS, **FIELD_POLICIES}
+"""Ours first, then the field's, by name."""
+
+__all__ = ["FIELD_POLICIES", "POLICIES"]

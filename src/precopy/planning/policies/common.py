@@ -1,0 +1,91 @@
+"""What the field's policies share: what they see after a sync, and the user's time and rounds.
+
+Each project ends a migration in its own way: Nova aborts it or forces it to complete, KubeVirt aborts it or pauses the
+guest, QEMU goes on for ever. So that policies can be compared, all of them keep the same `Limits`: ``timeout_s``
+(where none is given, the project's own, if it has one) and ``max_rounds``, which counts as a timeout.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from precopy.planning.decision import Action, Decision
+from precopy.planning.estimate import Estimate
+from precopy.planning.limits import Limits, TimeoutPolicy
+from precopy.planning.metrics import Metrics
+from precopy.units import format_duration, format_rate, format_size
+
+GIB = 1 << 30
+
+
+def expected_downtime(metrics: Metrics, bandwidth: float) -> Estimate:
+    """Seconds to send what remains at ``bandwidth`` bytes a second: a downtime as the field sees it, without the last
+    sync, clears and the device state. Infinite while no bandwidth is known. It claims to be exact, as theirs do."""
+    if metrics.remaining_bytes <= 0:
+        return Estimate.exact(0.0)
+    return Estimate.exact(metrics.remaining_bytes / bandwidth if bandwidth > 0 else math.inf)
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """A call of a policy: ``bandwidth``, bytes a second, and ``limit_s``, the downtime limit, are what the project
+    reckons with at ``now``."""
+
+    metrics: Metrics
+    limits: Limits
+    now: float
+    bandwidth: float
+    limit_s: float
+
+    @property
+    def throttle(self) -> float:
+        """The throttle in force; never more than is allowed."""
+        return min(self.metrics.throttle, self.limits.max_throttle)
+
+    @property
+    def threshold(self) -> float:
+        """Bytes that can be sent within the downtime limit."""
+        return self.bandwidth * self.limit_s
+
+    def decision(self, action: Action, reason: str, throttle: float | None = None) -> Decision:
+        expected = expected_downtime(self.metrics, self.bandwidth)
+        return Decision(action, reason, expected, self.limit_s, self.throttle if throttle is None else throttle)
+
+    def compared(self, relation: str) -> str:
+        """A reason: what is pending, ``relation``, and the threshold."""
+        rate, limit = format_rate(self.bandwidth), format_duration(self.limit_s)
+        pending = format_size(self.metrics.remaining_bytes)
+        return f"{pending} pending {relation} {format_size(self.threshold)} = {rate} x {limit}"
+
+    def guard(self, own_timeout_s: float | None = None) -> Decision | None:
+        """What the user wants once time or rounds are used up, and before that nothing; nor where it is to go on for
+        ever. ``own_timeout_s``: the project's timeout, where the user gave none."""
+        limits, rounds = self.limits, len(self.metrics.rounds)
+        timeout_s = own_timeout_s if limits.timeout_s is None else limits.timeout_s
+        if limits.on_timeout is TimeoutPolicy.IGNORE:
+            return None
+        if timeout_s is not None and self.now >= timeout_s:
+            return self.resort(f"not done after {format_duration(self.now)}")
+        if rounds >= limits.max_rounds:
+            return self.resort(f"not done after {rounds} rounds")
+        return None
+
+    def resort(self, why: str) -> Decision:
+        """What ``limits.on_timeout`` says of a migration that did not end as it should, because of ``why``."""
+        allowed = self.limits.max_throttle
+        match self.limits.on_timeout:
+            case TimeoutPolicy.SWITCH:
+                expected = expected_downtime(self.metrics, self.bandwidth).value
+                cost = f"{format_duration(expected)} of downtime" if math.isfinite(expected) else "an unknown downtime"
+                return self.decision(Action.SWITCH_OVER, f"{why}: switching over with {cost}")
+            case TimeoutPolicy.THROTTLE if self.throttle < allowed:
+                reason = f"{why}: throttling the guest by {allowed:.0%}"
+                return self.decision(Action.THROTTLE, reason, allowed)
+            case TimeoutPolicy.THROTTLE if allowed > 0:
+                return self.decision(Action.GO_ON, f"{why}: going on with the guest throttled by {allowed:.0%}")
+            case TimeoutPolicy.THROTTLE:
+                return self.decision(Action.GIVE_UP, f"{why}, and the guest may not be throttled")
+            case TimeoutPolicy.IGNORE:
+                return self.decision(Action.GO_ON, f"{why}: going on all the same")
+        return self.decision(Action.GIVE_UP, f"{why}: giving up")

@@ -1,0 +1,140 @@
+"""Replays and comparisons of policies as tables for a terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import zip_longest
+from statistics import median
+
+from rich import box
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from precopy.planning import Limits, RoundSample
+from precopy.planning.compare import Comparison, Scores
+from precopy.planning.trace import Trace
+from precopy.report.replay_documents import Replayed, time_lost_s
+from precopy.units import format_duration, format_rate, format_size
+
+_ROUND_COLUMNS: tuple[tuple[str, Callable[[RoundSample], str]], ...] = (
+    ("sent", lambda one: format_size(one.sent_bytes)),
+    ("x: sync", lambda one: format_duration(one.sync_s)),
+    ("t: transfer", lambda one: format_duration(one.transfer_s)),
+    ("dirtied", lambda one: format_size(one.dirty_bytes)),
+    ("throttle", lambda one: f"{one.throttle:.0%}"),
+)
+
+
+def replay_summary(trace: Trace, done: Replayed) -> list[RenderableType]:
+    """What was recorded, and a line a migration: the one that was, and the one that would have been."""
+    facts, end, outcome = trace.facts, trace.outcome, done.outcome
+    table = _table(
+        ("", "l"), ("policy", "l"), ("clear", "l"), ("link", "r"), ("downtime limit", "r"), ("rounds", "r"),
+        ("completed", "l"), ("downtime", "r"), ("total", "r"), ("bytes", "r"), ("guest lost", "r"),
+    )  # fmt: skip
+    recorded_s = 0.0 if end is None else end.downtime_s
+    table.add_row(
+        "recorded",
+        facts.policy,
+        facts.clear,
+        "no limit" if facts.max_bandwidth is None else format_rate(facts.max_bandwidth),
+        _limit(facts.limits),
+        str(len(trace.rounds)),
+        "?" if end is None else _yes(end.completed),
+        format_duration(recorded_s) if end is not None and end.completed else "-",
+        "?" if end is None else format_duration(end.total_s),
+        "?" if end is None else format_size(end.sent_bytes),
+        format_duration(time_lost_s(trace.samples, recorded_s)),
+    )
+    table.add_row(
+        "replayed",
+        done.policy,
+        done.clear,
+        "as recorded" if done.bandwidth is None else format_rate(done.bandwidth),
+        _limit(done.limits),
+        str(len(outcome.rounds)),
+        _yes(outcome.completed),
+        _downtime(outcome.completed, outcome.downtime_s),
+        format_duration(outcome.total_s),
+        format_size(outcome.sent_bytes),
+        format_duration(outcome.guest_time_lost_s),
+    )
+    what = f"{facts.guest} guest, {format_size(trace.ram_bytes)} in {len(trace.layout.blocks)} RAM blocks"
+    parts: list[RenderableType] = [Text(f"{what}, tracker {facts.tracker}"), table]
+    parts += [Text(f"note: {trace.note}")] if trace.note else []
+    parts += [Text(f"recorded: {end.error}")] if end is not None and end.error else []
+    return [*parts, Text(f"replayed: {outcome.decision.action.value}, {outcome.decision.reason}")]
+
+
+def replay_table(trace: Trace, done: Replayed) -> RenderableType:
+    """A line a round, what was beside what would have been."""
+    sides = [(f"{side}{name}", "r") for side in ("was: ", "") for name, _ in _ROUND_COLUMNS]
+    table = _table(("round", "r"), *sides)
+    for number, pair in enumerate(zip_longest(trace.samples, done.outcome.rounds), 1):
+        cells = ["" if one is None else value(one) for one in pair for _, value in _ROUND_COLUMNS]
+        table.add_row(str(number), *cells)
+    return table
+
+
+def scores_table(scores: Scores) -> RenderableType:
+    """A line a policy, for one recording."""
+    table = _table(
+        ("policy", "l"), ("completed", "l"), ("downtime", "r"), ("total", "r"), ("bytes", "r"), ("guest lost", "r"),
+        ("rounds", "r"), ("front", "l"), ("reason", "l"),
+    )  # fmt: skip
+    for score in scores.results:
+        outcome = score.outcome
+        table.add_row(
+            score.policy,
+            _yes(outcome.completed),
+            _downtime(outcome.completed, outcome.downtime_s),
+            format_duration(outcome.total_s),
+            format_size(outcome.sent_bytes),
+            format_duration(outcome.guest_time_lost_s),
+            str(len(outcome.rounds)),
+            "*" if score.on_front else "",
+            Text(outcome.decision.reason),
+        )
+    return table
+
+
+def summary_table(done: Comparison) -> RenderableType:
+    """A line a policy, over all recordings: medians are of those that it completed."""
+    table = _table(
+        ("policy", "l"), ("completed", "r"), ("on the front", "r"), ("median downtime", "r"), ("median total", "r")
+    )
+    for policy in (score.policy for score in done.traces[0].results):
+        scores = done.of(policy)
+        completed = [score.outcome for score in scores if score.outcome.completed]
+        table.add_row(
+            policy,
+            f"{len(completed)} of {len(scores)}",
+            f"{sum(score.on_front for score in scores)} of {len(scores)}",
+            format_duration(median(one.downtime_s for one in completed)) if completed else "-",
+            format_duration(median(one.total_s for one in completed)) if completed else "-",
+        )
+    return table
+
+
+def _downtime(completed: bool, downtime_s: float) -> str:
+    """In brackets where it is only what would have been."""
+    if not math.isfinite(downtime_s):
+        return "-"
+    return format_duration(downtime_s) if completed else f"({format_duration(downtime_s)})"
+
+
+def _limit(limits: Limits) -> str:
+    return format_duration(limits.downtime_s)
+
+
+def _yes(completed: bool) -> str:
+    return "yes" if completed else "no"
+
+
+def _table(*columns: tuple[str, str]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name, justify in columns:
+        table.add_column(name, justify="left" if justify == "l" else "right", no_wrap=name != "reason")
+    return table

@@ -1,0 +1,94 @@
+"""The page of ``precopy bench migrate``: migrations beside the raw socket and beside QEMU's own."""
+
+from __future__ import annotations
+
+from precopy.report.html.bars import Row, Segment, grouped
+from precopy.report.html.downtime import downtime_figure
+from precopy.report.html.migration import migration_figures
+from precopy.report.html.parts import Column, Figure, Key, Part, Report, Table, Tile, Verdict
+from precopy.report.html.records import BenchMigrate, Repeat
+from precopy.report.html.scale import RATE, linear
+from precopy.report.html.words import NONE, ROUND_TERMS, duration, facts, several
+from precopy.units import format_rate, format_size
+
+_MOST_REPEATS = 12
+
+
+def bench_migrate_report(bench: BenchMigrate, prefix: str) -> Report:
+    runs = [(f"repeat {number}", one.precopy) for number, one in enumerate(bench.repeats, start=1)]
+    figures = (_throughput(bench, prefix), downtime_figure(runs[:_MOST_REPEATS], prefix))
+    intro = "Each repeat measured all of them one after the other, so that a machine whose speed drifts moves all."
+    parts = [Part(f"{prefix}beside", "Beside the raw socket and QEMU", intro, figures)]
+    for number, (name, done) in enumerate(runs[:_MOST_REPEATS], start=1):
+        run = f"{prefix}run-{number}"
+        said = f"Clear policy {done.clear}; {several(len(done.rounds), 'round')}."
+        parts.append(Part(run, f"precopy, {name}", said, tuple(migration_figures(done, f"{run}-", alone=False))))
+    title = "Migration benchmark"
+    return Report("precopy.bench-migrate/1", title, _verdict(bench), tuple(parts), facts(bench.machine), ROUND_TERMS)
+
+
+def _verdict(bench: BenchMigrate) -> Verdict:
+    done = bench.repeats[0].precopy
+    memory = f" with {format_size(done.ram_bytes)} of memory" if done.ram_bytes else ""
+    against = f" and {bench.ratio_to_qemu:.2f} times what QEMU's migration reached" if bench.ratio_to_qemu else ""
+    headline = (
+        f"A running {done.guest} guest{memory} was moved at {format_rate(bench.throughput_bytes_per_s)}: "
+        f"{bench.ratio_to_ceiling:.2f} of what the bare socket can carry{against}."
+    )
+    tiles = [
+        Tile("Throughput", format_rate(bench.throughput_bytes_per_s), "median of the repeats"),
+        Tile("Downtime", duration(bench.downtime_s), f"median; limit {duration(done.downtime_limit_s)}"),
+        Tile(
+            "Raw socket", format_rate(bench.ceiling_bytes_per_s), f"precopy reached {bench.ratio_to_ceiling:.2f} of it"
+        ),
+    ]
+    if bench.ratio_to_qemu:
+        tiles.append(Tile("Beside QEMU", f"{bench.ratio_to_qemu:.2f} times", "its throughput, median of the repeats"))
+    every = all(one.precopy.verified for one in bench.repeats)
+    status = f"{several(len(bench.repeats), 'repeat')}, {'verified' if every else 'not verified'}"
+    return Verdict("plain", status, headline, (), tuple(tiles))
+
+
+def _throughput(bench: BenchMigrate, prefix: str) -> Figure:
+    title = "Bytes a second that the raw socket, precopy and QEMU carried in each repeat."
+    named = [(f"repeat {number}", one) for number, one in enumerate(bench.repeats[:_MOST_REPEATS], start=1)]
+    groups = [
+        (
+            name,
+            [
+                Row(who, (Segment(series, rate, f"{name}: {who} {format_rate(rate)}"),), format_rate(rate))
+                for series, who, rate in _rates(one)
+            ],
+        )
+        for name, one in named
+    ]
+    largest = max(rate for one in bench.repeats for _, _, rate in _rates(one))
+    qemu = any(one.qemu for one in bench.repeats)
+    names = ("raw socket", "precopy", "QEMU", "downtime", "QEMU's downtime", "rounds", "QEMU's rounds")
+    rows = tuple((f"{number}", *_cells(one)) for number, one in enumerate(bench.repeats, start=1))
+    return Figure(
+        f"{prefix}throughput",
+        "Throughput",
+        title,
+        grouped(groups, linear("throughput", largest, RATE), title),
+        (Key(3, "bar", "raw socket"), Key(1, "bar", "precopy"), *((Key(2, "bar", "QEMU"),) if qemu else ())),
+        ("The raw socket sends the same bytes without looking at them: no migration over it can be faster.",),
+        Table("Throughput, downtime and rounds of each repeat", tuple(map(Column, ("repeat", *names))), rows),
+    )
+
+
+def _rates(one: Repeat) -> list[tuple[int, str, float]]:
+    rates = [(3, "raw socket", one.ceiling_bytes_per_s), (1, "precopy", one.precopy.throughput_bytes_per_s or 0.0)]
+    return [*rates, (2, "QEMU", one.qemu.throughput_bytes_per_s)] if one.qemu else rates
+
+
+def _cells(one: Repeat) -> tuple[str, ...]:
+    qemu = one.qemu
+    return (
+        *(format_rate(rate) for _, _, rate in _rates(one)[:2]),
+        format_rate(qemu.throughput_bytes_per_s) if qemu else NONE,
+        duration(one.precopy.downtime_s),
+        duration(qemu.downtime_s) if qemu else NONE,
+        f"{len(one.precopy.rounds)}",
+        f"{qemu.rounds}" if qemu else NONE,
+    )

@@ -1,0 +1,133 @@
+"""The page of ``precopy bench predict``: ends of migrations, predicted and measured."""
+
+from __future__ import annotations
+
+from precopy.report.html.parts import Column, Figure, Key, Part, Report, Table, Tile, Verdict
+from precopy.report.html.records import BenchPredict, Estimate, Forecast
+from precopy.report.html.scale import SECONDS, around
+from precopy.report.html.scatter import Point, scatter
+from precopy.report.html.words import NONE, PREDICT_TERMS, duration, facts, several, span
+
+_BAND = 0.2
+_READING = (
+    "On the middle line both are the same; between the dotted ones the prediction is at most 20 % off. The line "
+    "through a point is the range that was predicted with it."
+)
+Pair = tuple[Forecast, Estimate, float, float]
+"""A migration, its estimate with the estimate's value, and what was measured."""
+
+
+def bench_predict_report(bench: BenchPredict, prefix: str) -> Report:
+    figures = [
+        _figure(bench, f"{prefix}predicted-{short}", what, short)
+        for what, short in (("downtime", "downtime"), ("total time", "total"))
+    ]
+    figures += [_table(bench, prefix)] if bench.migrations else []
+    figures += [_hopeless(bench, prefix)] if bench.hopeless else []
+    intro = "Each migration's end was predicted while it ran, and then measured."
+    parts = (Part(f"{prefix}predicted", "Predicted and measured", intro, tuple(figures)),)
+    title = "Prediction benchmark"
+    return Report("precopy.bench-predict/1", title, _verdict(bench), parts, facts(bench.machine), PREDICT_TERMS)
+
+
+def _verdict(bench: BenchPredict) -> Verdict:
+    tiles = tuple(
+        Tile(f"Within {name} %", f"{100 * value:.0f} %", "of the predictions")
+        for name, value in list(bench.share_within.items())[:6]
+    )
+    within = bench.share_within.get("20")
+    said = "" if within is None else f": {100 * within:.0f} % of the predictions were within 20 % of what was measured"
+    headline = f"The ends of {several(len(bench.migrations), 'migration')} were predicted and measured{said}."
+    return Verdict("plain", "measured", headline, (), tiles)
+
+
+def _pairs(bench: BenchPredict, short: str) -> list[Pair]:
+    pairs = []
+    for one in bench.migrations:
+        estimate: Estimate | None = getattr(one, f"predicted_{short}_s")
+        measured: float | None = getattr(one, f"measured_{short}_s")
+        if estimate and estimate.value and measured:
+            pairs.append((one, estimate, estimate.value, measured))
+    return pairs
+
+
+def _figure(bench: BenchPredict, name: str, what: str, short: str) -> Figure:
+    pairs = _pairs(bench, short)
+    near = sum(abs(value / measured - 1) <= _BAND for _, _, value, measured in pairs)
+    title = f"The {what} as predicted, against the one that was measured: {near} of {len(pairs)} are within 20 %."
+    if not pairs:
+        return Figure(name, f"Predicted {what}", f"No {what} was both predicted and measured.")
+    values = [value for pair in pairs for value in pair[2:]]
+    low, high = min(values), max(values)
+    across, upward = (around(f"{which} {what}", [low, high], SECONDS) for which in ("measured", "predicted"))
+    points = [Point(x, y, 1, _said(one, y, x), y_range=_range(estimate, y)) for one, estimate, y, x in pairs]
+    lines = [("reference", _line(low, high, 1.0))]
+    lines += [("leader dotted", _line(low, high, share)) for share in (1 + _BAND, 1 - _BAND)]
+    return Figure(
+        name,
+        f"Predicted {what}",
+        title,
+        scatter(points, across, upward, title, lines),
+        (Key(1, "range", "a migration, with its range"), Key(6, "line", "predicted = measured")),
+        (_READING,),
+    )
+
+
+def _said(one: Forecast, value: float, measured: float) -> str:
+    return f"{one.name or one.workload}: predicted {duration(value)}, measured {duration(measured)}"
+
+
+def _range(estimate: Estimate, value: float) -> tuple[float, float]:
+    return (estimate.low or value, estimate.high if estimate.high is not None else value)
+
+
+def _line(low: float, high: float, share: float) -> list[Point]:
+    """Where predicted is ``share`` of measured, as far as both are between ``low`` and ``high``."""
+    first, last = max(low, low / share), min(high, high / share)
+    return [Point(x, x * share, 1, "") for x in (first, last)]
+
+
+def _table(bench: BenchPredict, prefix: str) -> Figure:
+    names = ("predicted downtime", "range", "measured", "off by", "predicted total", "range", "measured", "off by")
+    rows = tuple(
+        (f"{number}", one.name or one.workload, *_cells(one)) for number, one in enumerate(bench.migrations, start=1)
+    )
+    title = "Every migration of the benchmark."
+    columns = (Column("number"), Column("migration", False), *map(Column, names))
+    return Figure(f"{prefix}migrations", "In numbers", title, table=Table(title, columns, rows))
+
+
+def _cells(one: Forecast) -> tuple[str, ...]:
+    return (
+        *_four(one.predicted_downtime_s, one.measured_downtime_s),
+        *_four(one.predicted_total_s, one.measured_total_s),
+    )
+
+
+def _four(estimate: Estimate | None, measured: float | None) -> tuple[str, str, str, str]:
+    value = estimate.value if estimate else None
+    off = NONE if value is None or not measured else f"{100 * (value / measured - 1):+.0f} %"
+    return duration(value), span(estimate, duration), duration(measured), off
+
+
+def _hopeless(bench: BenchPredict, prefix: str) -> Figure:
+    named = sum(one.named_after is not None for one in bench.hopeless)
+    title = (
+        f"{named} of {several(len(bench.hopeless), 'migration')} that could not converge were named so, with a "
+        f"smallest downtime limit; with it, {sum(one.then_completed for one in bench.hopeless)} completed."
+    )
+    names = ("named after round", "smallest limit", "then completed", "rounds", "downtime")
+    rows = tuple(
+        (
+            one.name,
+            NONE if one.named_after is None else f"{one.named_after}",
+            duration(one.smallest_downtime_limit_s),
+            "yes" if one.then_completed else "no",
+            f"{one.then_rounds}",
+            duration(one.then_downtime_s),
+            one.detail,
+        )
+        for one in bench.hopeless
+    )
+    table = Table(title, (Column("migration", False), *map(Column, names), Column("", False)), rows)
+    return Figure(f"{prefix}hopeless", "Those that cannot converge", title, table=table)

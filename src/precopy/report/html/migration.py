@@ -1,0 +1,97 @@
+"""The page of one migration."""
+
+from __future__ import annotations
+
+from precopy.report.html.downtime import downtime_figure
+from precopy.report.html.parts import Figure, Part, Report, Tile, Verdict
+from precopy.report.html.prediction import prediction_figures
+from precopy.report.html.records import Migration
+from precopy.report.html.rounds import round_figures
+from precopy.report.html.words import ROUND_TERMS, duration, facts, several, share
+from precopy.units import format_rate, format_size
+
+
+def migration_report(done: Migration, prefix: str) -> Report:
+    figures = migration_figures(done, prefix)
+    decided = f"Policy {done.policy} decided when to switch over. " if done.policy else ""
+    intro = f"{decided}Clear policy {done.clear}; what told of the guest's writes: {done.tracker}."
+    parts = (Part(f"{prefix}migration", "The migration", intro, tuple(figures)),)
+    return Report("precopy.migrate/1", "Migration", verdict(done), parts, facts(done.machine), ROUND_TERMS)
+
+
+def migration_figures(done: Migration, prefix: str, *, alone: bool = True) -> list[Figure]:
+    """``alone``: with its downtime, which otherwise stands beside others'."""
+    figures = round_figures(done, prefix)
+    if alone:
+        figures.append(downtime_figure([("", done)], prefix))
+    return figures + prediction_figures(done, prefix)
+
+
+def verdict(done: Migration) -> Verdict:
+    """In words what was moved, whether it completed, and what that took."""
+    within = done.downtime_s <= done.downtime_limit_s
+    moved = f"A running {done.guest} guest"
+    if done.ram_bytes:
+        moved += f" with {format_size(done.ram_bytes)} of memory"
+    headline = (
+        f"{moved} was moved to another process in {duration(done.total_s)}; it stood still for "
+        f"{duration(done.downtime_s)} of that."
+    )
+    return Verdict(
+        "good" if within else "warn",
+        f"completed, {'verified' if done.verified else 'not verified'}"
+        + ("" if within else ", downtime above its limit"),
+        headline,
+        _sentences(done, within),
+        (_downtime_tile(done), _time_tile(done), _bytes_tile(done), _verified_tile(done)),
+    )
+
+
+def _sentences(done: Migration, within: bool) -> tuple[str, ...]:
+    first = done.rounds[0]
+    last = done.rounds[-1]
+    sent = (
+        f"It took {several(len(done.rounds), 'round')}: the first sent {format_size(first.sent_bytes)}, the last "
+        f"{format_size(last.sent_bytes)}."
+        if len(done.rounds) > 1
+        else "It took one round."
+    )
+    limit = duration(done.downtime_limit_s)
+    held = "within" if within else "above"
+    said = [sent, f"The downtime is {held} its limit of {limit}."]
+    if done.throttled and any(done.throttled.stolen_s):
+        taken = sum(done.throttled.stolen_s)
+        said.append(
+            f"To slow the guest's writes down, {duration(taken)} were taken from its CPUs within "
+            f"{duration(done.throttled.active_s)}."
+        )
+    return tuple(said)
+
+
+def _downtime_tile(done: Migration) -> Tile:
+    part = done.downtime_s / done.downtime_limit_s if done.downtime_limit_s else None
+    said = f"limit {duration(done.downtime_limit_s)}"
+    if part is not None:
+        said = f"{100 * part:.0f} % of its limit of {duration(done.downtime_limit_s)}"
+    return Tile("Downtime", duration(done.downtime_s), said, part)
+
+
+def _time_tile(done: Migration) -> Tile:
+    checked = f", {duration(done.verify_s)} of it verification" if done.verify_s else ""
+    return Tile("Total time", duration(done.total_s), f"{several(len(done.rounds), 'round')}{checked}")
+
+
+def _bytes_tile(done: Migration) -> Tile:
+    said = []
+    if done.ram_bytes:
+        said.append(f"{share(done.sent_bytes, done.ram_bytes)} times its memory")
+    if done.throughput_bytes_per_s is not None:
+        said.append(f"{format_rate(done.throughput_bytes_per_s)} on average")
+    return Tile("Sent", format_size(done.sent_bytes), ", ".join(said))
+
+
+def _verified_tile(done: Migration) -> Tile:
+    if not done.verified:
+        return Tile("Verified", "no", "memories were not compared (--verify was not given)")
+    pages = f"{done.compared_pages:,} pages were" if done.compared_pages else "every page was"
+    return Tile("Verified", "yes", f"before the guest ran on, {pages} compared byte for byte: both memories were equal")

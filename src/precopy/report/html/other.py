@@ -1,0 +1,113 @@
+"""The pages of documents that have no pictures: their fields as tables; and of a command that failed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from precopy.report.html.parts import Column, Figure, Part, Report, Table, Verdict
+from precopy.report.html.records import Failure, Other
+from precopy.report.html.words import NONE, facts, several
+from precopy.units import format_duration, format_rate, format_size
+
+_DEEP, _MOST_ROWS, _MOST_COLUMNS = 6, 500, 40
+
+
+def failure_report(failure: Failure, prefix: str) -> Report:
+    """What ``precopy.error/1`` says."""
+    error = failure.error
+    said = Verdict("bad", f"failed, exit code {error.exit_code}", f"The command failed: {error.message}.")
+    table = Table(
+        "The error",
+        (Column("field", False), Column("value", False)),
+        (("kind", error.kind), ("exit code", f"{error.exit_code}"), ("message", error.message)),
+    )
+    figure = Figure(f"{prefix}error", "The error", "What the command said when it ended.", table=table)
+    return Report("precopy.error/1", "Failed", said, (Part(f"{prefix}failure", "What happened", "", (figure,)),))
+
+
+def other_report(other: Other, prefix: str) -> Report:
+    """Fields that stand alone in one table, and a table for each list of objects."""
+    single = [(name, value) for name, value in _flat(other.body) if not _is_table(value)]
+    figures = []
+    if single:
+        rows = tuple((name, _text(name, value)) for name, value in single[:_MOST_ROWS])
+        columns = (Column("field", False), Column("value", False))
+        title = "Figures of the whole document."
+        figures.append(Figure(f"{prefix}fields", "In all", title, table=Table(title, columns, rows)))
+    lists = [(name, value) for name, value in _flat(other.body) if _is_table(value)]
+    figures += [_list(name, value, f"{prefix}list-{number}") for number, (name, value) in enumerate(lists, start=1)]
+    kind = other.schema.removeprefix("precopy.").split("/")[0].replace("-", " ")
+    verified, said = other.body.get("verified"), other.body.get("verdict")
+    verdict = Verdict(
+        "bad" if verified is False else "plain",
+        {True: "verified", False: "not verified"}[verified] if isinstance(verified, bool) else "as printed",
+        f"{kind.capitalize()}: {said}." if isinstance(said, str) else f"The figures of precopy's {kind}.",
+        ("There are no pictures for this kind of document; its figures are below, in the units that fit them.",),
+    )
+    part = Part(f"{prefix}tables", "In numbers", "", tuple(figures))
+    return Report(other.schema, kind.capitalize(), verdict, (part,), facts(other.machine))
+
+
+def _is_table(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(one, dict) for one in value)
+
+
+def _flat(value: dict[str, Any], before: str = "", deep: int = 0) -> Iterator[tuple[str, Any]]:
+    """Fields of ``value`` and of objects in it, their names joined by points."""
+    for name, field in value.items():
+        if isinstance(field, dict) and deep < _DEEP:
+            yield from _flat(field, f"{before}{name}.", deep + 1)
+        else:
+            yield f"{before}{name}", field
+
+
+def _list(name: str, values: list[dict[str, Any]], identity: str) -> Figure:
+    flat = [dict(_flat(one)) for one in values[:_MOST_ROWS]]
+    names = list(dict.fromkeys(field for one in flat for field in one))
+    shown = names[:_MOST_COLUMNS]
+    columns = (Column(""), *(Column(field, _numeric(field, flat)) for field in shown))
+    rows = tuple(
+        (f"{number}", *(_text(field, one.get(field)) for field in shown)) for number, one in enumerate(flat, start=1)
+    )
+    left = [] if len(values) <= _MOST_ROWS else [f"the first {_MOST_ROWS} of {len(values):,} rows"]
+    left += [] if len(names) <= _MOST_COLUMNS else [f"the first {_MOST_COLUMNS} of {len(names)} columns"]
+    title = f"Entries of {name}" + (f": {' and '.join(left)}." if left else ".")
+    return Figure(identity, name, title, table=Table(title, columns, rows))
+
+
+def _numeric(field: str, rows: list[dict[str, Any]]) -> bool:
+    return all(isinstance(one.get(field), int | float | None) for one in rows)
+
+
+def _text(name: str, value: Any) -> str:
+    """``value`` in the unit that its name says."""
+    if value is None:
+        return NONE
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int | float):
+        return _number(name, value)
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        return f"{several(len(value), 'entry').replace('entrys', 'entries')}" if value else "none"
+    return "…"
+
+
+def _number(name: str, value: float) -> str:
+    parts = name.split(".")
+    ending = next(
+        (part for part in reversed(parts) if part not in ("median", "min", "max", "value", "low", "high")), ""
+    )
+    if abs(value) > 1e24:
+        return f"{value:g}" if isinstance(value, float) else "more than 10^24"
+    if ending.endswith("bytes_per_s"):
+        return format_rate(value)
+    if ending.endswith("_per_s"):
+        return f"{value:,.4g}"
+    if ending.endswith("_s") or ending in ("seconds", "s"):
+        return format_duration(value) if value >= 0 else f"-{format_duration(-value)}"
+    if ending.endswith("bytes") or ending in ("size", "ram"):
+        return format_size(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"

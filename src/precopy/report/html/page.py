@@ -1,0 +1,96 @@
+"""The page: one HTML file that needs nothing else, neither a script nor the network.
+
+What is in the documents may be anybody's words, so every text is escaped by the templates, and a policy in the page's
+head forbids the browser to load or to run anything.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from precopy.report.html.bench_migrate import bench_migrate_report
+from precopy.report.html.bench_predict import bench_predict_report
+from precopy.report.html.bench_sync import bench_sync_report
+from precopy.report.html.compare import compare_report
+from precopy.report.html.demo import demo_report
+from precopy.report.html.migration import migration_report
+from precopy.report.html.other import failure_report, other_report
+from precopy.report.html.parts import Report
+from precopy.report.html.reading import read_documents
+from precopy.report.html.records import (
+    BenchMigrate,
+    BenchPredict,
+    BenchSync,
+    Compare,
+    Demo,
+    Document,
+    Failure,
+    Migration,
+    Other,
+)
+
+
+@dataclass(frozen=True)
+class Page:
+    """``html``, and the ids of its sections in their order."""
+
+    html: str
+    sections: tuple[str, ...]
+
+
+def render(data: bytes, name: str) -> Page:
+    """The page of the documents in ``data``, the content of the file ``name``. Raises `UsageError`."""
+    documents = read_documents(data, name)
+    many = len(documents) > 1
+    reports = tuple(
+        (prefix, _MAKERS[type(document)](document, prefix))
+        for number, document in enumerate(documents, start=1)
+        for prefix in (f"document-{number}-" if many else "",)
+    )
+    title = " and ".join(dict.fromkeys(report.title for _, report in reports))
+    html = _environment().get_template("page.html.j2").render(title=title, name=name, reports=reports)
+    return Page(html, tuple(section for prefix, report in reports for section in _sections(report, prefix)))
+
+
+_UNIT = re.compile(r"(?<=\d) (?=(?:us|ms|s|%|[KMGT]iB|[kMG]?B(?:/s)?|times)(?![\w/]))")
+
+
+def _unbroken(text: str) -> str:
+    """``text`` with numbers and their units on one line."""
+    return _UNIT.sub("\N{NO-BREAK SPACE}", text)
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("precopy.report.html"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["unbroken"] = _unbroken
+    return environment
+
+
+_Maker = Callable[[Any, str], Report]
+_MAKERS: dict[type[Document], _Maker] = {
+    Migration: migration_report,
+    Demo: demo_report,
+    BenchSync: bench_sync_report,
+    BenchMigrate: bench_migrate_report,
+    Compare: compare_report,
+    BenchPredict: bench_predict_report,
+    Failure: failure_report,
+    Other: other_report,
+}
+
+
+def _sections(report: Report, prefix: str) -> list[str]:
+    inner = [figure.id for part in report.parts for figure in part.figures]
+    tail = [f"{prefix}{name}" for name, there in (("glossary", report.terms), ("machine", report.facts)) if there]
+    return [f"{prefix}verdict", *inner, *tail]

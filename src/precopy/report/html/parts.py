@@ -1,0 +1,96 @@
+"""What a page consists of, before it is HTML. All text in it is plain text; escaping is the templates' business."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from precopy.report.html.svg import Chart
+
+
+@dataclass(frozen=True)
+class Column:
+    """``numeric`` ones are set right."""
+
+    name: str
+    numeric: bool = True
+
+
+@dataclass(frozen=True)
+class Table:
+    """The first cell of each row names it. ``caption`` is for those who do not see what stands around it."""
+
+    caption: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Key:
+    """An entry of a legend: how ``series`` is drawn."""
+
+    series: int
+    kind: Literal["bar", "line", "dash", "dot", "ring", "range", "heat"]
+    label: str
+
+
+@dataclass(frozen=True)
+class Figure:
+    """``heading`` in a word or two, ``title`` in one sentence, ``reading``: how to read it, for who sees such a thing
+    for the first time. ``compact``: the table is narrow enough to stand beside the picture."""
+
+    id: str
+    heading: str
+    title: str
+    chart: Chart | None = None
+    legend: tuple[Key, ...] = ()
+    reading: tuple[str, ...] = ()
+    table: Table | None = None
+    compact: bool = False
+
+
+@dataclass(frozen=True)
+class Part:
+    """Figures under one heading."""
+
+    id: str
+    heading: str
+    intro: str
+    figures: tuple[Figure, ...]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One figure of the verdict. ``share``: of its limit, drawn as a meter."""
+
+    label: str
+    value: str
+    said: str
+    share: float | None = None
+
+
+Mood = Literal["good", "warn", "bad", "plain"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the document says, in plain words: ``status`` in a few, ``headline`` in one sentence, then sentences."""
+
+    mood: Mood
+    status: str
+    headline: str
+    sentences: tuple[str, ...] = ()
+    tiles: tuple[Tile, ...] = ()
+
+
+@dataclass(frozen=True)
+class Report:
+    """One document's part of the page. ``facts``: what is known of the machine, ``terms``: words that it uses; both as
+    name and text."""
+
+    schema: str
+    title: str
+    verdict: Verdict
+    parts: tuple[Part, ...]
+    facts: tuple[tuple[str, str], ...] = ()
+    terms: tuple[tuple[str, str], ...] = ()

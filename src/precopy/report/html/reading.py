@@ -1,0 +1,139 @@
+"""From the bytes of a file to records. The file is not trusted: whatever is wrong with it is one sentence."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, TypeVar
+
+import msgspec
+
+from precopy.errors import UsageError
+from precopy.report.html.records import (
+    BenchMigrate,
+    BenchPredict,
+    BenchSync,
+    Checked,
+    Compare,
+    Demo,
+    Document,
+    Failed,
+    Failure,
+    Machine,
+    Migration,
+    Other,
+)
+
+LARGEST = 64 << 20
+"""Bytes of the largest file that is read."""
+_MOST_DOCUMENTS = 50
+_MOST_RUNS = 50
+_SCHEMA = re.compile(r"precopy\.([a-z][a-z0-9-]{0,40})/([0-9]{1,4})")
+_FIELD = re.compile(r"`\$(?:\.(?P<path>[^`]*)|)`$")
+
+T = TypeVar("T")
+
+
+def read_documents(data: bytes, name: str) -> tuple[Document, ...]:
+    """The record of each document in ``data``: one JSON document, or one a line. ``name`` is the file's, for
+    errors. Raises `UsageError`: too large, no JSON, no document of precopy's, or one that lacks something."""
+    if len(data) > LARGEST:
+        raise UsageError(f"{name} is larger than {LARGEST >> 20} MiB, so it is no result of precopy's")
+    values = _decode(data, name)
+    if len(values) > _MOST_DOCUMENTS:
+        raise UsageError(f"{name} holds {len(values)} documents; a report takes {_MOST_DOCUMENTS} at most")
+    named = [name] if len(values) == 1 else [f"{name}, document {number}" for number in range(1, len(values) + 1)]
+    return tuple(_record(value, where) for value, where in zip(values, named, strict=True))
+
+
+def _decode(data: bytes, name: str) -> list[Any]:
+    """The values in ``data``, one at least."""
+    try:
+        try:
+            return [msgspec.json.decode(data)]
+        except msgspec.DecodeError as error:
+            if "trailing" not in str(error):
+                raise
+            return list(msgspec.json.Decoder().decode_lines(data))
+    except RecursionError:
+        raise UsageError(f"{name} cannot be read: its JSON is nested too deeply") from None
+    except (msgspec.DecodeError, ValueError) as error:
+        raise UsageError(f"{name} is not JSON as `precopy ... --json` prints it: {error}") from None
+
+
+def _record(value: Any, where: str) -> Document:
+    schema = value.get("schema") if isinstance(value, dict) else None
+    match = _SCHEMA.fullmatch(schema) if isinstance(schema, str) else None
+    if match is None:
+        raise UsageError(
+            f"{where} has no `schema` of precopy's, such as precopy.migrate/1; give a file that `precopy ... --json` "
+            f"printed"
+        )
+    kind, version = match.groups()
+    if kind not in _KINDS:
+        return _other(match[0], value, where)
+    if version != "1":
+        raise UsageError(f"{where} is {match[0]}; this precopy reads {kind} documents of version 1")
+    if kind == "demo":
+        return _demo(value, where)
+    return _convert(value, _KINDS[kind], where)
+
+
+_KINDS: dict[str, type[Document]] = {
+    "migrate": Migration,
+    "demo": Demo,
+    "bench-sync": BenchSync,
+    "bench-migrate": BenchMigrate,
+    "compare": Compare,
+    "bench-predict": BenchPredict,
+    "error": Failure,
+}
+
+
+def _demo(value: dict[str, Any], where: str) -> Demo:
+    """A demo's runs have two shapes, which ``completed`` tells apart."""
+    runs = value.get("runs")
+    if not isinstance(runs, list) or not 0 < len(runs) <= _MOST_RUNS:
+        raise UsageError(f"{where}: `runs` has to be a list of 1 to {_MOST_RUNS} runs")
+    made: list[Checked | Failed] = []
+    for number, run in enumerate(runs):
+        at = f"{where}: runs[{number}]"
+        if isinstance(run, dict) and run.get("completed") is True:
+            checks = _convert(run, _Checks, at)
+            made.append(Checked(_convert(run, Migration, at), checks.verified, checks.verdict))
+        else:
+            made.append(_convert(run, Failed, at))
+    head = _convert(value, _DemoHead, where)
+    return Demo(tuple(made), head.guest, head.machine)
+
+
+class _Checks(msgspec.Struct):
+    verified: bool
+    verdict: str
+
+
+class _DemoHead(msgspec.Struct):
+    guest: str
+    machine: Machine | None = None
+
+
+def _other(schema: str, value: dict[str, Any], where: str) -> Other:
+    """``machine`` is that of other documents, or one more field."""
+    facts = value.get("machine")
+    machine = _convert(facts, Machine, f"{where}: machine") if isinstance(facts, dict) else None
+    shown = ("schema", "machine") if machine else ("schema",)
+    return Other(schema, {name: field for name, field in value.items() if name not in shown}, machine)
+
+
+def _convert(value: Any, kind: type[T], where: str) -> T:
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"{where}: {_complaint(str(error))}") from None
+
+
+def _complaint(message: str) -> str:
+    """msgspec's words with the place first: ``rounds[0].sync_s: expected `float`, got `str```."""
+    match = _FIELD.search(message)
+    said = message[: match.start()].removesuffix(" - at ") if match else message
+    said = said[:1].lower() + said[1:]
+    return f"{match['path']}: {said}" if match and match["path"] else said

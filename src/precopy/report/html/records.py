@@ -1,0 +1,277 @@
+"""What a report is made of: precopy's JSON documents as records. A file may be anybody's, so each number has bounds.
+
+Field names are those of the documents; what a field means is said where it is measured (``migration/results.py``,
+``planning/``). Fields that older files lack are None. Fields that nobody shows are not named here and are ignored.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+Number = Annotated[float, Meta(ge=0, le=1e24)]
+"""Seconds, bytes, or bytes a second."""
+Count = Annotated[int, Meta(ge=0, le=1 << 62)]
+Cells = Annotated[tuple[Count, ...], Meta(max_length=256)]
+
+
+class Estimate(Struct, frozen=True):
+    """A figure with its range. None: more than any number, as JSON has no infinity."""
+
+    value: Number | None
+    low: Number | None
+    high: Number | None
+
+
+class Machine(Struct, frozen=True):
+    cpu: str = ""
+    cores: Count | None = None
+    memory_bytes: Count | None = None
+    kernel: str = ""
+    python: str = ""
+    precopy: str = ""
+
+
+class Round(Struct, frozen=True):
+    number: Count
+    final: bool
+    sync_s: Number
+    transfer_s: Number
+    dirty_pages: Count
+    sent_pages: Count
+    zero_pages: Count
+    sent_bytes: Count
+    get_log_ioctls: Count
+    clear_log_ioctls: Count
+    bandwidth_bytes_per_s: Number | None
+    dirty_rate_bytes_per_s: Number | None
+    remaining_bytes: Number | None = None
+    throttle: Number | None = None
+    dirty_map: Cells | None = None
+
+
+class Downtime(Struct, frozen=True):
+    pause_s: Number
+    final_sync_s: Number
+    final_send_s: Number
+    state_s: Number
+    commit_s: Number
+
+
+class Verdict(Struct, frozen=True):
+    """What was predicted after ``round``."""
+
+    round: Count
+    converges: bool | None
+    downtime_s: Estimate
+    total_s: Estimate
+    more_rounds: Estimate
+    action: str
+    reason: str
+    smallest_downtime_limit_s: Estimate | None = None
+    limit_s: Number | None = None
+
+
+class Throttled(Struct, frozen=True):
+    """Seconds that were taken from each vCPU, and for how long a throttle was in force."""
+
+    stolen_s: Annotated[tuple[Number, ...], Meta(max_length=1024)]
+    active_s: Number
+
+
+class Migration(Struct, frozen=True):
+    """A migration that completed. ``policy`` decided when to switch over."""
+
+    guest: str
+    tracker: str
+    clear: str
+    rounds: Annotated[tuple[Round, ...], Meta(min_length=1, max_length=2000)]
+    downtime: Downtime
+    downtime_s: Number
+    downtime_limit_s: Number
+    total_s: Number
+    sent_bytes: Count
+    verified: bool
+    get_log_ioctls: Count
+    clear_log_ioctls: Count
+    verify_s: Number = 0.0
+    throughput_bytes_per_s: Number | None = None
+    ram_bytes: Count | None = None
+    compared_pages: Count = 0
+    verdicts: Annotated[tuple[Verdict, ...], Meta(max_length=2000)] = ()
+    policy: str = ""
+    throttled: Throttled | None = None
+    machine: Machine | None = None
+
+
+class Failed(Struct, frozen=True):
+    """A run of a demo that has no migration to show."""
+
+    clear: str
+    verdict: str
+
+
+class Checked(Struct, frozen=True):
+    """A run of a demo: its migration, and what the checks of both memories and of the guest said."""
+
+    migration: Migration
+    verified: bool
+    verdict: str
+
+
+class Demo(Struct, frozen=True):
+    runs: Annotated[tuple[Checked | Failed, ...], Meta(min_length=1)]
+    guest: str
+    machine: Machine | None = None
+
+
+class Spread(Struct, frozen=True):
+    median: Number
+    min: Number
+    max: Number
+
+
+class Block(Struct, frozen=True):
+    """One RAM block in one variant; ``slots`` is 0 where it is not mapped."""
+
+    name: str
+    pages: Count
+    aligned: bool
+    slots: Count
+    dirty_pages: Count
+    get_log_ioctls: Count
+    clear_log_ioctls: Count
+    deferred_clear_ioctls: Count
+
+
+class Variant(Struct, frozen=True):
+    variant: str
+    sync_s: Spread
+    log_sync_s: Spread
+    bitmap_sync_s: Spread
+    log_clear_s: Spread
+    dirty_pages: Count
+    get_log_ioctls: Count
+    clear_log_ioctls: Count
+    deferred_clear_ioctls: Count
+    blocks: Annotated[tuple[Block, ...], Meta(max_length=200)]
+
+
+class QemuSyncs(Struct, frozen=True):
+    version: str
+    sync_s: Spread
+    clear_log_ioctls: Number
+    deferred_clear_ioctls: Number
+
+
+class BenchSync(Struct, frozen=True):
+    layout: str
+    ram_bytes: Count
+    paused: bool
+    written_pages: Count
+    variants: Annotated[tuple[Variant, ...], Meta(min_length=1, max_length=50)]
+    qemu: QemuSyncs | None = None
+    machine: Machine | None = None
+
+
+class QemuMigration(Struct, frozen=True):
+    version: str
+    total_s: Number
+    downtime_s: Number
+    throughput_bytes_per_s: Number
+    rounds: Count
+
+
+class Repeat(Struct, frozen=True):
+    ceiling_bytes_per_s: Number
+    precopy: Migration
+    qemu: QemuMigration | None = None
+
+
+class BenchMigrate(Struct, frozen=True):
+    throughput_bytes_per_s: Number
+    downtime_s: Number
+    ceiling_bytes_per_s: Number
+    ratio_to_ceiling: Number
+    repeats: Annotated[tuple[Repeat, ...], Meta(min_length=1, max_length=200)]
+    ratio_to_qemu: Number | None = None
+    machine: Machine | None = None
+
+
+class Score(Struct, frozen=True):
+    """What a policy made of a trace."""
+
+    policy: str
+    completed: bool
+    downtime_s: Number | None
+    total_s: Number | None
+    sent_bytes: Number | None
+    guest_time_lost_s: Number | None
+    rounds: Count
+    reason: str
+    on_front: bool
+
+
+class Trace(Struct, frozen=True):
+    name: str
+    results: Annotated[tuple[Score, ...], Meta(min_length=1, max_length=100)]
+
+
+class Compare(Struct, frozen=True):
+    traces: Annotated[tuple[Trace, ...], Meta(min_length=1, max_length=200)]
+    machine: Machine | None = None
+
+
+class Forecast(Struct, frozen=True):
+    """A migration whose end was predicted. None where it did not come to be measured."""
+
+    predicted_downtime_s: Estimate | None
+    measured_downtime_s: Number | None
+    predicted_total_s: Estimate | None
+    measured_total_s: Number | None
+    name: str = ""
+    workload: str = ""
+
+
+class Hopeless(Struct, frozen=True):
+    """A migration that could not converge: after which round it was named so, with which smallest downtime limit, and
+    how it went with that."""
+
+    name: str
+    named_after: Count | None
+    smallest_downtime_limit_s: Number | None
+    then_completed: bool
+    then_rounds: Count
+    then_downtime_s: Number | None
+    detail: str = ""
+
+
+class BenchPredict(Struct, frozen=True):
+    migrations: Annotated[tuple[Forecast, ...], Meta(max_length=5000)]
+    share_within: dict[str, Number]
+    hopeless: Annotated[tuple[Hopeless, ...], Meta(max_length=5000)] = ()
+    machine: Machine | None = None
+
+
+class ErrorFields(Struct, frozen=True):
+    kind: str
+    message: str
+    exit_code: Count
+
+
+class Failure(Struct, frozen=True):
+    """What a command with ``--json`` prints where it failed."""
+
+    error: ErrorFields
+
+
+class Other(Struct, frozen=True):
+    """A document that has no pages of its own: its fields as they are."""
+
+    schema: str
+    body: dict[str, object]
+    machine: Machine | None = None
+
+
+Document = Migration | Demo | BenchSync | BenchMigrate | Compare | BenchPredict | Failure | Other

@@ -1,0 +1,206 @@
+"""Figures of a migration's rounds: their times, what remained, and where the guest wrote."""
+
+from __future__ import annotations
+
+from precopy.report.html.bars import MOST_ROWS, Row, Segment, ends, stacked
+from precopy.report.html.heat import LEVELS, HeatRow, heat
+from precopy.report.html.lines import Series, by_round
+from precopy.report.html.parts import Column, Figure, Key, Table
+from precopy.report.html.records import Migration, Round
+from precopy.report.html.scale import BYTES, SECONDS, count_text, linear, logarithmic
+from precopy.report.html.words import NONE, duration
+from precopy.units import PAGE_SIZE, format_rate, format_size
+
+_HEAT_ROWS = 100
+"""Rounds that the heat map has; of more, the first and the last ones."""
+_HEAT_SUMS = 8
+"""Columns of the heat map's table."""
+_LAST_READING = (
+    "The last round was made with the guest paused; its x has two syncs, the one that found that little enough is left "
+    "and the one after the pause."
+)
+_REMAINING_READING = (
+    "Once the solid line is below the dashed one, the rest can be sent while the guest stands still. A solid line that "
+    "stays level above it means that the guest dirties memory as fast as it is sent. A policy also reckons with the "
+    "downtime's other parts, so it may go on for longer."
+)
+_HEAT_READING = (
+    "more of their pages to send. The first round sends everything; columns that stay dark after it are written again "
+    "and again."
+)
+
+
+def round_name(one: Round) -> str:
+    return "last" if one.final else f"{one.number}"
+
+
+def round_figures(done: Migration, prefix: str) -> list[Figure]:
+    """Those that the document has numbers for."""
+    figures = [times_figure(done, prefix), remaining_figure(done, prefix), heat_figure(done, prefix)]
+    return [figure for figure in figures if figure]
+
+
+def times_figure(done: Migration, prefix: str) -> Figure:
+    """Rounds as bars of x and t."""
+    rows = [
+        Row(
+            round_name(one),
+            (
+                Segment(2, one.sync_s, f"round {round_name(one)}: sync {duration(one.sync_s)}"),
+                Segment(1, one.transfer_s, f"round {round_name(one)}: transfer {duration(one.transfer_s)}"),
+            ),
+            duration(one.sync_s + one.transfer_s),
+        )
+        for one in done.rounds
+    ]
+    longest = max(one.sync_s + one.transfer_s for one in done.rounds)
+    synced = sum(one.sync_s for one in done.rounds)
+    together = synced + sum(one.transfer_s for one in done.rounds)
+    part = f"{100 * synced / together:.1f} %" if together else "none"
+    title = (
+        f"Each round copies what the guest wrote during the one before; {part} of the rounds' time went into "
+        f"finding out what that is (x), the rest into sending it (t)."
+    )
+    cut = len(done.rounds) > MOST_ROWS
+    return Figure(
+        f"{prefix}rounds",
+        "Rounds",
+        title,
+        stacked(ends(rows), linear("time of the round", longest, SECONDS), title),
+        (Key(2, "bar", "x: sync"), Key(1, "bar", "t: transfer")),
+        (
+            "From top to bottom: the rounds in their order, and what each took. Rounds that get shorter converge.",
+            _LAST_READING,
+            *((f"Only the first and the last {MOST_ROWS // 2} rounds are drawn; the table has all.",) if cut else ()),
+        ),
+        _rounds_table(done),
+    )
+
+
+def _rounds_table(done: Migration) -> Table:
+    throttled = any(one.throttle for one in done.rounds)
+    remains = any(one.remaining_bytes is not None for one in done.rounds)
+    names = ["round", "x: sync", "t: transfer", "dirty pages", "pages sent", "zero pages", "sent", "B", "D"]
+    names += [*(["remaining"] if remains else []), *(["throttle"] if throttled else []), "get", "clear"]
+    rows = []
+    for one in done.rounds:
+        row = [round_name(one), duration(one.sync_s), duration(one.transfer_s)]
+        row += [count_text(one.dirty_pages), count_text(one.sent_pages), count_text(one.zero_pages)]
+        row += [format_size(one.sent_bytes), _rate(one.bandwidth_bytes_per_s if one.sent_pages else None)]
+        row += [_rate(one.dirty_rate_bytes_per_s if one.number > 1 else None)]
+        if remains:
+            row.append(NONE if one.remaining_bytes is None else format_size(one.remaining_bytes))
+        if throttled:
+            row.append(f"{100 * (one.throttle or 0):.0f} %")
+        rows.append((*row, count_text(one.get_log_ioctls), count_text(one.clear_log_ioctls)))
+    caption = "Rounds: times, pages, bandwidth B, dirty rate D, and ioctls that get and clear dirty bits"
+    return Table(caption, tuple(map(Column, names)), tuple(rows))
+
+
+def _rate(rate: float | None) -> str:
+    return NONE if rate is None else format_rate(rate)
+
+
+def remaining_figure(done: Migration, prefix: str) -> Figure | None:
+    """What remained after each round against what fits into the downtime limit. None in older files."""
+    rounds = [one for one in done.rounds if one.remaining_bytes is not None and not one.final]
+    if not rounds:
+        return None
+    left = [one.remaining_bytes or 0.0 for one in rounds]
+    fits = [(one.bandwidth_bytes_per_s or 0.0) * done.downtime_limit_s for one in rounds]
+    positive = [value for value in left + fits if value > 0]
+    if not positive:
+        return None
+    crossed = next((one for one, rest, fit in zip(rounds, left, fits, strict=True) if rest <= fit), None)
+    how = f"it first did after round {round_name(crossed)}" if crossed else "it never did"
+    limit = duration(done.downtime_limit_s)
+    title = f"Memory that was still to be sent after each round has to fit into the downtime limit of {limit}: {how}."
+    axis = logarithmic("memory", positive, BYTES)
+    names = [round_name(one) for one in rounds]
+    remaining = tuple(
+        (name, rest or None, f"after round {name}: {format_size(rest)} remain")
+        for name, rest in zip(names, left, strict=True)
+    )
+    threshold = tuple(
+        (name, fit or None, f"round {name}: {format_size(fit)} fit into {limit}")
+        for name, fit in zip(names, fits, strict=True)
+    )
+    rows = tuple(
+        (name, format_size(rest), format_size(fit), "yes" if rest <= fit else "no")
+        for name, rest, fit in zip(names, left, fits, strict=True)
+    )
+    columns = (Column("after round"), Column("remaining"), Column("threshold"), Column("fits"))
+    return Figure(
+        f"{prefix}remaining",
+        "Remaining memory",
+        title,
+        by_round((Series(1, remaining), Series(2, threshold, dashed=True)), axis, title),
+        (Key(1, "line", "remaining"), Key(2, "dash", "threshold: bandwidth times downtime limit")),
+        (_REMAINING_READING,),
+        Table("Memory that remained after each round, and what fits into the downtime limit", columns, rows),
+        compact=True,
+    )
+
+
+def heat_figure(done: Migration, prefix: str) -> Figure | None:
+    """RAM address by round. None in older files."""
+    rounds = [one for one in done.rounds if one.dirty_map]
+    if not rounds or not any(map(any, (one.dirty_map or () for one in rounds))):
+        return None
+    parts = len(rounds[0].dirty_map or ())
+    rounds = [one for one in rounds if len(one.dirty_map or ()) == parts]
+    most = max(max(one.dirty_map or (0,)) for one in rounds)
+    pages = max(done.ram_bytes / PAGE_SIZE / parts if done.ram_bytes else 0, 1)
+    whole = max(pages, most)
+    drawn = rounds if len(rounds) <= _HEAT_ROWS else rounds[: _HEAT_ROWS // 2] + rounds[-_HEAT_ROWS // 2 :]
+    rows = [HeatRow(round_name(one), tuple(min(n / whole, 1.0) for n in one.dirty_map or ())) for one in drawn]
+    title = "Where in the guest's memory the pages lay that each round found dirty and had to send."
+    reach = float(done.ram_bytes) if done.ram_bytes else float(parts)
+    axis = linear("RAM address" if done.ram_bytes else "part of RAM", reach, BYTES)
+    legend = tuple(Key(level, "heat", text) for level, text in enumerate(_level_names()))
+    return Figure(
+        f"{prefix}heat-map",
+        "Where the guest writes",
+        title,
+        heat(rows, axis, "round", title),
+        legend,
+        (
+            f"A row a round, a column for each {format_size(pages * PAGE_SIZE)} of memory; the darker ones had "
+            + _HEAT_READING,
+            *(
+                (f"Only the first and the last {_HEAT_ROWS // 2} rounds are drawn.",)
+                if len(drawn) < len(rounds)
+                else ()
+            ),
+        ),
+        _heat_table(rounds, parts, done.ram_bytes),
+    )
+
+
+def _level_names() -> list[str]:
+    edges = [f"{100 * one:.0f}" for one in LEVELS] + ["100"]
+    return ["no page", *(f"to {high} %" for high in edges[1:])]
+
+
+def _heat_table(rounds: list[Round], parts: int, ram_bytes: int | None) -> Table:
+    sums = min(_HEAT_SUMS, parts)
+    edges = [parts * index // sums for index in range(sums + 1)]
+    rows = tuple(
+        (
+            round_name(one),
+            count_text(sum(one.dirty_map or ())),
+            *(count_text(sum((one.dirty_map or ())[edges[n] : edges[n + 1]])) for n in range(sums)),
+        )
+        for one in rounds
+    )
+    columns = (
+        Column("round"),
+        Column("pages"),
+        *(Column(f"to {_place(edge / parts, ram_bytes)}") for edge in edges[1:]),
+    )
+    return Table("Pages by round, in all and in equal parts of RAM from its start to its end", columns, rows)
+
+
+def _place(share: float, ram_bytes: int | None) -> str:
+    """The RAM address at ``share`` of all memory."""
+    return format_size(share * ram_bytes) if ram_bytes else f"{100 * share:.0f} %"

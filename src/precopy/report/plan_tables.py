@@ -1,0 +1,155 @@
+"""``precopy plan`` for a terminal: verdict, figures, what to change first, the rounds, the cover letter's answers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from rich import box
+from rich.table import Table
+
+from precopy.planning import Estimate
+from precopy.planning.advice import Advice, Lever
+from precopy.planning.plan import Plan, PlanInput, downtime_after
+from precopy.report.tables import show
+from precopy.units import format_duration, format_rate, format_size
+
+_FIRST_ROUNDS, _LAST_ROUNDS = 9, 3
+
+
+def verdict(made: Plan) -> str:
+    """One sentence: whether it converges, and what that depends on."""
+    asked, forecast = made.input, made.forecast
+    worse = f"B, D and the working set are {100 * asked.uncertainty:.3g} %"
+    if forecast.converges:
+        doubt = "" if forecast.sure else f", but not if {worse} worse"
+        return (
+            f"converges in {forecast.rounds.value:.0f} rounds{doubt}: {_range(forecast.total_s, format_duration)} in "
+            f"all, downtime {_range(forecast.downtime_s, format_duration)}"
+        )
+    doubt = "" if forecast.sure else f", unless {worse} better"
+    rounds = f" in {asked.max_rounds} rounds" if downtime_after(asked, 10**6) <= asked.downtime_limit_s else ""
+    return (
+        f"will not converge{rounds}{doubt}: D is {_share(made)} of B, x is "
+        f"{format_duration(forecast.likely.rounds[-1].sync_s)}; smallest downtime limit "
+        f"{_range(forecast.smallest_downtime_limit_s, format_duration)}"
+    )
+
+
+def _share(made: Plan) -> str:
+    return f"{made.input.dirty_rate_bytes_per_s / made.input.bandwidth_bytes_per_s:.2g}"
+
+
+def lever_sentence(lever: Lever, converges: bool) -> str:
+    """What to change, by how much, and what comes of it."""
+    unit = _UNITS[lever.what]
+    if lever.wanted is None or lever.factor is None or lever.total_s is None or lever.downtime_s is None:
+        return f"{lever.what}: none would make it converge by itself"
+    change = f"{lever.what} {unit(lever.value)} -> {unit(lever.wanted)}"
+    ratio = f"{lever.factor:.3g} times" if lever.wanted > lever.value else f"1/{lever.factor:.3g}"
+    clears = "".join(f"; --clear {name} has {format_duration(x)}" for name, x in lever.clears[:2])
+    comes = f"{format_duration(lever.total_s)} in all, downtime {format_duration(lever.downtime_s)}"
+    return f"{change} ({ratio}): {'' if converges else 'converges, '}{comes}{clears}"
+
+
+_UNITS: dict[str, Callable[[float], str]] = {
+    "bandwidth": format_rate,
+    "dirty rate": format_rate,
+    "sync time": format_duration,
+    "downtime limit": format_duration,
+    "rounds": lambda count: f"{count:.0f}",
+}
+
+
+def show_plan(made: Plan, advice: Advice, source: str) -> None:
+    """Prints it."""
+    forecast, asked = made.forecast, made.input
+    share = 100 * asked.uncertainty
+    ranges = f"; ranges: B, D and working set {share:.3g} % better and worse" if share else ""
+    show(verdict(made), "", _input_line(asked, source) + ranges, "")
+    table = Table(box=None, pad_edge=False, show_header=False)
+    ends = "" if forecast.converges else " (given up)"
+    for name, value in (
+        (f"rounds{ends}", _range(forecast.rounds, _UNITS["rounds"])),
+        (f"total time{ends}", _range(forecast.total_s, format_duration)),
+        (f"downtime{ends}", _range(forecast.downtime_s, format_duration)),
+        ("smallest downtime limit", _range(forecast.smallest_downtime_limit_s, format_duration)),
+        ("largest dirty rate", _range(forecast.largest_dirty_rate_bytes_per_s, _rate)),
+    ):
+        table.add_row(name, value)
+    show(table, "", *_advice_lines(advice), _rounds_table(made), _letter_line(made))
+
+
+def _input_line(asked: PlanInput, source: str) -> str:
+    zero = "" if asked.first_bytes is None else " (zero pages apart)"
+    return (
+        f"{source + ': ' if source else ''}{format_size(asked.ram_bytes)} of memory{zero}, D "
+        f"{format_rate(asked.dirty_rate_bytes_per_s)} of {format_size(asked.working_set_bytes)}, B "
+        f"{format_rate(asked.bandwidth_bytes_per_s)}, x {_sync(asked)}, limit "
+        f"{format_duration(asked.downtime_limit_s)} in {asked.max_rounds} rounds, handover "
+        f"{format_duration(asked.handover_s)}"
+    )
+
+
+def _sync(asked: PlanInput) -> str:
+    grows = asked.sync_s_per_byte * 2**20
+    return format_duration(asked.sync_s) + (f" + {format_duration(grows)} for each dirty MiB" if grows else "")
+
+
+def _advice_lines(advice: Advice) -> list[str]:
+    if not advice.levers:
+        return ["nothing that is tried here would make it sooner and shorter"]
+    head = "twice as good, each alone:" if advice.converges else "what would make it converge, each alone:"
+    first = advice.first
+    lines = [f"change first: {lever_sentence(first, advice.converges)}"] if first else ["no single change helps"]
+    rest = [one for one in advice.levers if one is not first]
+    return [*lines, *([head] if rest else []), *(f"  {lever_sentence(one, advice.converges)}" for one in rest)]
+
+
+def _rounds_table(made: Plan) -> Table:
+    """A line a round; of many, the first and the last ones."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("round", "reads", "t: transfer", "x: sync", "then remaining", "downtime then", "at"):
+        table.add_column(name, justify="right", no_wrap=True)
+    rounds = made.forecast.likely.rounds
+    left_out = range(_FIRST_ROUNDS, len(rounds) - _LAST_ROUNDS)
+    for index, one in enumerate(rounds):
+        if index in left_out:
+            if index == left_out[0]:
+                table.add_row(*["..."] * len(table.columns))
+            continue
+        table.add_row(
+            str(one.number),
+            format_size(one.read_bytes),
+            format_duration(one.transfer_s),
+            format_duration(one.sync_s),
+            format_size(one.remaining_bytes),
+            format_duration(downtime_after(made.input, one.number)),
+            format_duration(one.ended_s),
+        )
+    return table
+
+
+def _letter_line(made: Plan) -> str:
+    letter = made.qemu_model
+    limit, critical = letter.smallest_downtime_limit_s, letter.critical_transfer_s
+    settles = "rounds do not settle: D is not below B" if math.isinf(critical) else f"t {format_duration(critical)}"
+    return (
+        "the cover letter's model of QEMU (no working set, no handover): "
+        f"{settles}, R {_rate(letter.estimated_bandwidth_bytes_per_s)}; "
+        + (
+            "no downtime limit will do"
+            if math.isinf(limit)
+            else f"the downtime limit has to be above {format_duration(limit)}"
+        )
+        + f", D below {_rate(letter.largest_dirty_rate_bytes_per_s)}"
+    )
+
+
+def _rate(rate: float) -> str:
+    return "any" if math.isinf(rate) else format_rate(rate)
+
+
+def _range(figure: Estimate, unit: Callable[[float], str]) -> str:
+    value, low, high = unit(figure.value), unit(figure.low), unit(figure.high)
+    return value if low == high else f"{value} ({low} to {high})"

@@ -1,0 +1,105 @@
+"""Replays and comparisons as JSON documents hold them. Seconds, bytes and bytes a second; what is infinite is null."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from precopy.planning import Limits, Outcome, RoundSample
+from precopy.planning.compare import Comparison
+from precopy.planning.trace import Trace
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """Under which terms a trace was replayed (``bandwidth`` None: over the recorded link), and what came of it."""
+
+    policy: str
+    clear: str
+    bandwidth: float | None
+    limits: Limits
+    outcome: Outcome
+
+
+def time_lost_s(rounds: Sequence[RoundSample], downtime_s: float) -> float:
+    """What a migration took from each vCPU: by throttling, and the downtime."""
+    return sum(one.throttle * one.interval_s for one in rounds) + downtime_s
+
+
+def replay_body(file: str, trace: Trace, done: Replayed) -> dict[str, Any]:
+    """Body of ``precopy.replay/1``: the terms and the course of both, ``recorded`` and ``replayed``."""
+    return {
+        "file": file,
+        "machine": trace.facts.machine,
+        "guest": trace.facts.guest,
+        "tracker": trace.facts.tracker,
+        "ram_bytes": trace.ram_bytes,
+        "note": trace.note,
+        "recorded": _recorded(trace),
+        "replayed": _replayed(done),
+    }
+
+
+def _recorded(trace: Trace) -> dict[str, Any]:
+    facts, end = trace.facts, trace.outcome
+    completed = end is not None and end.completed
+    return {
+        "policy": facts.policy,
+        "clear": facts.clear,
+        "bandwidth_bytes_per_s": facts.max_bandwidth,
+        "limits": msgspec.to_builtins(facts.limits),
+        "completed": None if end is None else end.completed,
+        "downtime_s": end.downtime_s if end is not None and completed else None,
+        "total_s": None if end is None else end.total_s,
+        "sent_bytes": sum(one.sent_bytes for one in trace.samples) if end is None else end.sent_bytes,
+        "guest_time_lost_s": time_lost_s(trace.samples, 0.0 if end is None else end.downtime_s),
+        "reason": "" if end is None else end.error,
+        "rounds": [msgspec.to_builtins(one) for one in trace.samples],
+    }
+
+
+def _replayed(done: Replayed) -> dict[str, Any]:
+    outcome = done.outcome
+    return {
+        "policy": done.policy,
+        "clear": done.clear,
+        "bandwidth_bytes_per_s": done.bandwidth,
+        "limits": msgspec.to_builtins(done.limits),
+        "completed": outcome.completed,
+        "downtime_s": outcome.downtime_s,
+        "total_s": outcome.total_s,
+        "sent_bytes": outcome.sent_bytes,
+        "guest_time_lost_s": outcome.guest_time_lost_s,
+        "reason": outcome.decision.reason,
+        "rounds": [msgspec.to_builtins(one) for one in outcome.rounds],
+    }
+
+
+def compare_body(done: Comparison) -> dict[str, Any]:
+    """Body of ``precopy.compare/1``. A policy that did not complete has the downtime that switching over would have had
+    when it ended; ``rounds`` is their number, without the last one."""
+    return {
+        "traces": [
+            {
+                "name": one.name,
+                "results": [
+                    {
+                        "policy": score.policy,
+                        "completed": score.outcome.completed,
+                        "downtime_s": score.outcome.downtime_s,
+                        "total_s": score.outcome.total_s,
+                        "sent_bytes": score.outcome.sent_bytes,
+                        "guest_time_lost_s": score.outcome.guest_time_lost_s,
+                        "rounds": len(score.outcome.rounds),
+                        "reason": score.outcome.decision.reason,
+                        "on_front": score.on_front,
+                    }
+                    for score in one.results
+                ],
+            }
+            for one in done.traces
+        ]
+    }

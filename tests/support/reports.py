@@ -1,0 +1,335 @@
+"""Documents to make pages of, as `precopy ... --json` prints them."""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import Any
+
+RAM = 256 << 20
+PARTS = 128
+POLICIES = (
+    "ours",
+    "qemu",
+    "qemu-auto-converge",
+    "kubevirt-stall",
+    "kubevirt-ramp",
+    "nova",
+    "proxmox",
+    "cloud-hypervisor",
+)
+MACHINE = {
+    "cpu": "AMD EPYC",
+    "cores": 2,
+    "memory_bytes": 25276502016,
+    "kernel": "6.18.44",
+    "python": "3.11.7",
+    "precopy": "0.1.0",
+}
+
+
+def estimate(value: float, spread: float = 0.2) -> dict[str, float]:
+    return {"value": value, "low": value * (1 - spread), "high": value * (1 + spread)}
+
+
+def round_of(number: int, pages: int, last: bool, **more: Any) -> dict[str, Any]:
+    """A round that sends ``pages`` at 400 MB/s."""
+    transfer = pages * 4096 / 4e8
+    return {
+        "number": number,
+        "final": last,
+        "sync_s": 0.0004 + 2e-8 * pages,
+        "log_sync_s": 0.0001,
+        "bitmap_sync_s": 0.0001,
+        "log_clear_s": 0.0002,
+        "transfer_s": transfer,
+        "send_s": transfer * 0.95,
+        "scan_s": 0.0,
+        "clear_s": 0.0,
+        "dirty_pages": pages,
+        "new_dirty_pages": pages,
+        "sent_pages": pages,
+        "zero_pages": 0,
+        "torn_batches": 1,
+        "sent_bytes": pages * 4104,
+        "get_log_ioctls": 11,
+        "clear_log_ioctls": 7,
+        "get_log_ioctl_s": 0.0001,
+        "clear_log_ioctl_s": 0.0001,
+        "bandwidth_bytes_per_s": 4e8,
+        "dirty_rate_bytes_per_s": 9e7 if number > 1 else 0.0,
+        **more,
+    }
+
+
+def migration(rounds: int = 5, *, live: bool = False, clear: str = "deferred", slow: float = 1.0) -> dict[str, Any]:
+    """A migration that converges in ``rounds``; ``live``: with what the live verdict adds to it."""
+    pages = [int(65536 * 0.3**number) + 200 for number in range(rounds)]
+    made = []
+    for number, count in enumerate(pages, start=1):
+        after = 4096 * (pages[number] if number < rounds else 0)
+        more = {
+            "remaining_bytes": after,
+            "ended_s": 0.2 * number,
+            "throttle": 0.0,
+            "dirty_map": dirty_map(number, count),
+        }
+        made.append(round_of(number, count, number == rounds, **(more if live else {})))
+    downtime = {
+        "pause_s": 0.0004 * slow,
+        "final_sync_s": 0.0009 * slow,
+        "final_send_s": 0.021 * slow,
+        "state_s": 0.0011 * slow,
+        "commit_s": 0.0005 * slow,
+    }
+    total = sum(one["sync_s"] + one["transfer_s"] for one in made) + 0.02
+    sent = sum(one["sent_bytes"] for one in made)
+    body = {
+        "session": "0123456789abcdef",
+        "guest": "kvm",
+        "tracker": "kvm dirty log",
+        "tracker_why": "what the guest has",
+        "tracker_pause_s": 0.0,
+        "clear": clear,
+        "clear_chunk_shift": 15,
+        **({"policy": "ours", "throttled": {"stolen_s": [0.02], "active_s": 0.1}} if live else {}),
+        "rounds": made,
+        "downtime_limit_s": 0.03,
+        "total_s": total,
+        "verify_s": 0.01,
+        "setup_s": 0.001,
+        "sent_bytes": sent,
+        "ram_bytes": RAM,
+        "compared_pages": RAM // 4096,
+        "completed": True,
+        "verified": True,
+        "downtime_s": sum(downtime.values()),
+        "downtime": downtime,
+        "throughput_bytes_per_s": sent / total,
+        "get_log_ioctls": 11 * rounds,
+        "clear_log_ioctls": 7 * rounds,
+        "zero_pages": 0,
+        "torn_batches": rounds,
+    }
+    return {**body, "verdicts": verdicts(rounds, body["downtime_s"], total - 0.01)} if live else body
+
+
+def dirty_map(number: int, pages: int) -> list[int]:
+    """Every page at first; then two hot places, and a few pages everywhere."""
+    if number == 1:
+        return [RAM // 4096 // PARTS] * PARTS
+    rng = random.Random(number)
+    heat = [math.exp(-(((part - 30) / 6) ** 2)) + 0.6 * math.exp(-(((part - 92) / 3) ** 2)) for part in range(PARTS)]
+    whole = RAM // 4096 // PARTS
+    return [min(whole, int(pages * one / sum(heat)) + (rng.random() < 0.2)) for one in heat]
+
+
+def verdicts(rounds: int, downtime_s: float, total_s: float) -> list[dict[str, Any]]:
+    """One after each round but the last; the first knows of no end."""
+    made = []
+    for number in range(1, rounds):
+        spread = 0.9 / number
+        unknown = number == 1
+        open_end = {"value": None, "low": 0.01, "high": None}
+        made.append(
+            {
+                "round": number,
+                "elapsed_s": 0.2 * number,
+                "converges": None if unknown else True,
+                "more_rounds": estimate(rounds - number, 0.3),
+                "downtime_s": open_end if unknown else estimate(downtime_s * (1 + 0.1 / number), spread),
+                "total_s": open_end if unknown else estimate(total_s * (1 - 0.1 / number), spread),
+                "smallest_downtime_limit_s": None if unknown else estimate(0.011, 0.3),
+                "action": "switch over" if number == rounds - 1 else "go on",
+                "reason": "what is left takes longer than the limit",
+                "bandwidth_bytes_per_s": estimate(4e8, 0.1),
+                "dirty_rate_bytes_per_s": 9e7,
+                "limit_s": 0.03,
+            }
+        )
+    return made
+
+
+def migrate(rounds: int = 6, *, live: bool = True) -> dict[str, Any]:
+    return {"schema": "precopy.migrate/1", **migration(rounds, live=live)}
+
+
+def demo() -> dict[str, Any]:
+    """Three policies, the last of which failed."""
+    runs: list[dict[str, Any]] = [
+        {**migration(4, clear="per-page", slow=1.8), "clear_log_ioctls": 22272, "verdict": "yes"},
+        {**migration(3, clear="merged", slow=0.7), "verdict": "yes"},
+        {"completed": False, "clear": "broken", "verified": False, "verdict": "page 17 differs"},
+    ]
+    return {"schema": "precopy.demo/1", "machine": MACHINE, "guest": "kvm", "why": "/dev/kvm works here", "runs": runs}
+
+
+def spread(value: float) -> dict[str, float]:
+    return {"median": value, "min": value * 0.9, "max": value * 1.4}
+
+
+BLOCKS = (("pc.ram", 131072, True, 1), ("system.flash0", 480, False, 960), ("system.flash1", 32, False, 64),
+          ("vga.vram", 4096, True, 1), ("unmapped", 16, False, 0))  # fmt: skip
+
+
+def bench_sync() -> dict[str, Any]:
+    """Three variants over four mapped blocks and one that is not."""
+    variants = []
+    for name, times, shrink in (("before-patch", 0.037, 1), ("upstream", 0.0004, 60), ("ours", 0.00012, 0)):
+        blocks = [
+            {
+                "name": block,
+                "pages": pages,
+                "aligned": aligned,
+                "listeners": 2,
+                "slots": 0 if block == "unmapped" else 2,
+                "dirty_pages": pages // 4,
+                "get_log_ioctls": 2,
+                "clear_log_ioctls": -(-clears // shrink) if shrink else 0,
+                "deferred_clear_ioctls": 0 if shrink else 2,
+                **{part: spread(times / 10) for part in ("log_sync_s", "bitmap_sync_s", "log_clear_s")},
+            }
+            for block, pages, aligned, clears in BLOCKS
+        ]
+        variants.append(
+            {
+                "variant": name,
+                "clear": name,
+                **{part: spread(times) for part in ("sync_s", "log_sync_s", "bitmap_sync_s", "log_clear_s")},
+                "dirty_pages": 2389,
+                "get_log_ioctls": 12,
+                "clear_log_ioctls": sum(block["clear_log_ioctls"] for block in blocks),
+                "deferred_clear_ioctls": sum(block["deferred_clear_ioctls"] for block in blocks),
+                "blocks": blocks,
+            }
+        )
+    qemu = {
+        "version": "7.2.22",
+        "accel": "kvm",
+        "sync_s": spread(0.00076),
+        "clear_log_ioctls": 1088,
+        "deferred_clear_ioctls": 2.0,
+    }
+    return {
+        "schema": "precopy.bench-sync/1",
+        "machine": MACHINE,
+        "layout": "q35-ovmf-512m-cirrus",
+        "ram_bytes": 512 << 20,
+        "paused": False,
+        "written_pages": 2388,
+        "variants": variants,
+        "qemu": qemu,
+    }
+
+
+def bench_migrate() -> dict[str, Any]:
+    repeats = [
+        {
+            "ceiling_bytes_per_s": 6.9e9,
+            "precopy": {**migration(2, slow=slow), "throughput_bytes_per_s": 3.9e9 * slow},
+            "overhead_bytes": {"source": 1, "destination": 1},
+            "qemu": {
+                "version": "7.2.22",
+                "total_s": 0.097,
+                "downtime_s": 0.012,
+                "throughput_bytes_per_s": 3.1e9,
+                "rounds": 2,
+            },
+        }
+        for slow in (1.0, 1.1)
+    ]
+    return {
+        "schema": "precopy.bench-migrate/1",
+        "machine": MACHINE,
+        "throughput_bytes_per_s": 3.95e9,
+        "downtime_s": 0.011,
+        "ceiling_bytes_per_s": 6.9e9,
+        "ratio_to_ceiling": 0.57,
+        "ratio_to_qemu": 1.28,
+        "repeats": repeats,
+    }
+
+
+def compare() -> dict[str, Any]:
+    """Two traces; on the second, points lie close together and one policy does not complete."""
+    traces = []
+    for name, near in (("hotset-64m-at-1G", 1.0), ("random-256m-at-400M", 0.15)):
+        rng = random.Random(name)
+        points = [(1.4 + near * rng.random() * 3, 0.05 + near * rng.random() * 0.4) for _ in POLICIES]
+        results = []
+        for policy, (total, downtime) in zip(POLICIES, points, strict=True):
+            completed = not (near < 1 and policy == "nova")
+            beaten = any(a <= total and b <= downtime and (a, b) != (total, downtime) for a, b in points)
+            results.append(
+                {
+                    "policy": policy,
+                    "completed": completed,
+                    "downtime_s": downtime if completed else None,
+                    "total_s": total if completed else None,
+                    "sent_bytes": total * 4e8,
+                    "guest_time_lost_s": downtime + rng.random(),
+                    "rounds": 3 + int(total),
+                    "reason": "what is left fits" if completed else "no round got shorter",
+                    "on_front": completed and not beaten,
+                }
+            )
+        traces.append({"name": name, "results": results})
+    return {"schema": "precopy.compare/1", "traces": traces}
+
+
+def bench_predict(migrations: int = 50) -> dict[str, Any]:
+    rng = random.Random(7)
+    made = []
+    for number in range(migrations):
+        downtime, total = 10 ** rng.uniform(-2.3, -0.5), 10 ** rng.uniform(-0.3, 1.0)
+        made.append(
+            {
+                "name": f"{('sequential', 'random', 'hotset')[number % 3]}, 20000 pages a second",
+                "case": {"write_rate": 20000},
+                "predicted_downtime_s": estimate(downtime * rng.gauss(1, 0.12), 0.25),
+                "measured_downtime_s": downtime,
+                "predicted_total_s": estimate(total * rng.gauss(1, 0.08), 0.2),
+                "measured_total_s": total,
+            }
+        )
+    hopeless = {
+        "name": "random, as fast as it goes",
+        "named_after": 3,
+        "smallest_downtime_limit_s": 1.9,
+        "then_completed": True,
+        "then_rounds": 4,
+        "then_downtime_s": 1.7,
+        "detail": "",
+    }
+    return {
+        "schema": "precopy.bench-predict/1",
+        "machine": MACHINE,
+        "migrations": made,
+        "hopeless": [hopeless],
+        "share_within": {"10": 0.6, "20": 0.86, "50": 0.98},
+    }
+
+
+def bench_bitmap() -> dict[str, Any]:
+    """One of those that have no pictures of their own."""
+    cases = [
+        {"guest_bytes": 1 << 34, "pattern": "dense", "aligned": flag, "ours_gb_per_s": 2.33} for flag in (True, False)
+    ]
+    return {"schema": "precopy.bench-bitmap/1", "machine": MACHINE, "cases": cases, "unaligned_to_aligned": 1.1}
+
+
+def failure() -> dict[str, Any]:
+    error = {"kind": "NotConverged", "message": "did not converge in 30 rounds", "exit_code": 4}
+    return {"schema": "precopy.error/1", "error": error}
+
+
+ALL = {
+    "migrate": migrate,
+    "demo": demo,
+    "bench-sync": bench_sync,
+    "bench-migrate": bench_migrate,
+    "compare": compare,
+    "bench-predict": bench_predict,
+    "bench-bitmap": bench_bitmap,
+    "error": failure,
+}
