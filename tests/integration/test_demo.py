@@ -12,7 +12,7 @@ import pytest
 from precopy.cli.main import COMMANDS
 from precopy.dirty import CLEAR_POLICIES
 from precopy.guests import assemble
-from precopy.migration import Downtime, Round
+from precopy.migration import Downtime, Round, Verdict
 from support.commands import CORRUPTED, Bench, corrupt, find_in_memory, processes_of, wait_for
 
 pytestmark = [pytest.mark.timeout(90), pytest.mark.usefixtures("nothing_left")]
@@ -44,6 +44,7 @@ class RoundDocument(msgspec.Struct, forbid_unknown_fields=True):
     send_s: float
     scan_s: float
     clear_s: float
+    ack_s: float
     dirty_pages: int
     new_dirty_pages: int
     sent_pages: int
@@ -56,6 +57,41 @@ class RoundDocument(msgspec.Struct, forbid_unknown_fields=True):
     clear_log_ioctl_s: float
     bandwidth_bytes_per_s: float
     dirty_rate_bytes_per_s: float
+    ended_s: float
+    remaining_bytes: int
+    throttle: float
+    dirty_map: list[int]
+
+
+class RangeDocument(msgspec.Struct, forbid_unknown_fields=True):
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+class VerdictDocument(msgspec.Struct, forbid_unknown_fields=True):
+    """One entry of ``verdicts``, after each round but the last."""
+
+    round: int
+    elapsed_s: float
+    action: str
+    reason: str
+    limit_s: float
+    converges: bool | None
+    more_rounds: RangeDocument
+    downtime_s: RangeDocument
+    total_s: RangeDocument
+    smallest_downtime_limit_s: RangeDocument
+    largest_dirty_rate_bytes_per_s: float | None
+    dirty_rate_bytes_per_s: float
+    bandwidth_bytes_per_s: RangeDocument
+    remaining_bytes: int
+    throttle: float
+
+
+class ThrottledDocument(msgspec.Struct, forbid_unknown_fields=True):
+    stolen_s: list[float]
+    active_s: float
 
 
 class DowntimeDocument(msgspec.Struct, forbid_unknown_fields=True):
@@ -76,7 +112,11 @@ class RunDocument(msgspec.Struct, forbid_unknown_fields=True):
     tracker_pause_s: float
     clear: str
     clear_chunk_shift: int
+    policy: str
     rounds: list[RoundDocument]
+    verdicts: list[VerdictDocument]
+    throttled: ThrottledDocument
+    guest_time_lost_s: float
     downtime: DowntimeDocument
     downtime_s: float
     downtime_limit_s: float
@@ -117,6 +157,7 @@ class DemoDocument(msgspec.Struct, forbid_unknown_fields=True):
 
 def test_the_schema_here_is_that_of_the_records() -> None:
     assert RoundDocument.__struct_fields__ == Round.__match_args__
+    assert VerdictDocument.__struct_fields__ == Verdict.__match_args__
     assert DowntimeDocument.__struct_fields__ == Downtime.__match_args__
 
 

@@ -75,7 +75,7 @@ def test_the_text_begins_with_the_verdict() -> None:
     assert "has to be above 500.0 ms, D below 2.50 GB/s" in done.out
     idle = precopy("plan", "--ram", "1G", "--bandwidth", "1G", "--dirty-rate", "0", "--sync-time", "0")
     assert idle.code == 0
-    assert idle.out.startswith("converges in 1 rounds")
+    assert idle.out.startswith("converges in 1 round:")
 
 
 def test_a_layout_gives_ram_and_x() -> None:

@@ -20,7 +20,7 @@ from precopy.planning import (
 )
 from precopy.planning.policies import FIELD_POLICIES
 
-COSTS = Costs(Estimate.exact(1e9), 1.0, 0.0, 0.0, 0.0, 0.0, Estimate.exact(0.0))
+COSTS = Costs(Estimate.exact(1e9), 1.0, 0.0, 0.0, 0.0, Estimate.exact(0.0))
 AMOUNT = st.one_of(st.just(0.0), st.floats(1.0, 1e10))
 SHARE = st.sampled_from((0.0, 0.1, 0.2, 0.5, 0.95, 0.99))
 

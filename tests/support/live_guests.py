@@ -19,8 +19,7 @@ from precopy.guests.image import words_at
 from precopy.kvm import KvmGuest
 from precopy.memory import GuestMemory, RamLayout
 from precopy.memory.machines import machine_layout
-from precopy.migration import Destination, Migrated, MigrationOptions, Received, Source
-from precopy.migration.source import Event
+from precopy.migration import Destination, Event, Migrated, MigrationOptions, Received, Recorder, Source
 from precopy.ports import VmControl
 from precopy.transport import Address, Listener, SocketStream, connect
 from precopy.units import PAGE_SIZE
@@ -228,6 +227,8 @@ def migrate(
     streams: tuple[SocketStream, SocketStream],
     options: MigrationOptions | None = None,
     emit: Callable[[Event], None] = lambda _: None,
+    *,
+    recorder: Recorder | None = None,
 ) -> Endings:
     """Migrates between two guests of this process; each side's stream is closed when that side has ended, as the CLI
     does it, but nobody waits for how long a close may linger."""
@@ -241,7 +242,7 @@ def migrate(
         far.close()
 
     threading.Thread(target=receive, name="destination", daemon=True).start()
-    sent = Ending.of(Source(source, near, options or MigrationOptions(verify=True), emit=emit).run)
+    sent = Ending.of(Source(source, near, options or MigrationOptions(verify=True), emit=emit, recorder=recorder).run)
     threading.Thread(target=near.close, name="source's close", daemon=True).start()
     assert ended.wait(30), "the destination does not end"
     return Endings(sent, endings[0])

@@ -29,7 +29,7 @@ def metrics(
         remaining_bytes=ram if remaining is None else remaining,
         dirty=DirtyCurve.of(rate, working_set),
         dirty_spread=spread,
-        costs=Costs(Estimate.within(bandwidth, spread), 1.0, 0.0, 0.0, x, 0.0, Estimate.exact(handover)),
+        costs=Costs(Estimate.within(bandwidth, spread), 1.0, 0.0, x, 0.0, Estimate.exact(handover)),
         throttle=throttle,
     )
 

@@ -85,7 +85,6 @@ def costs(bandwidth: float = BANDWIDTH) -> Costs:
         bandwidth=Estimate.exact(bandwidth),
         sent_share=1.002,
         read_s_per_byte=2e-11,
-        round_s=1e-4,
         sync_s=5e-4,
         sync_s_per_byte=1e-12,
         handover_s=Estimate.exact(5e-3),
@@ -101,7 +100,7 @@ def migrate(guest: Guest, policy: Policy = OURS, limits: Limits | None = None, b
     known = world.costs
     sent = RAM * (1 - ZERO_SHARE) * known.sent_share
     send_s, read_s = sent / bandwidth, RAM * known.read_s_per_byte
-    transfer_s = known.round_s + send_s + read_s
+    transfer_s = send_s + read_s
     sync_s = known.x_s(world.dirtied(BEGIN_S, BEGIN_S + transfer_s, 0.0))
     now = BEGIN_S + transfer_s + sync_s
     found = world.dirtied(BEGIN_S, now, 0.0)

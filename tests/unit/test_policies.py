@@ -26,7 +26,7 @@ from precopy.planning.policies.proxmox import doublings
 from precopy.planning.policies.qemu import measured_bandwidth
 
 GIB, GB, MB = 1 << 30, 1e9, 1e6
-COSTS = Costs(Estimate.exact(GB), 1.0, 0.0, 0.0, 0.0, 0.0, Estimate.exact(0.0))
+COSTS = Costs(Estimate.exact(GB), 1.0, 0.0, 0.0, 0.0, Estimate.exact(0.0))
 
 
 def rounds_of(*made: tuple[float, float, float, float, float], start: float = 0.0) -> tuple[RoundSample, ...]:
@@ -356,7 +356,7 @@ def test_throttling_at_a_timeout_needs_leave_and_stays(name: str) -> None:
 def test_a_whole_migration(name: str, rate: float) -> None:
     """4 GiB at 1 GB/s, with 2 ms of sync: one guest leaves almost nothing after a few rounds, the other rewrites 2 GiB
     faster than they are sent."""
-    costs = Costs(Estimate.exact(GB), 1.0, 0.0, 1e-3, 2e-3, 0.0, Estimate.exact(0.01))
+    costs = Costs(Estimate.exact(GB), 1.0, 0.0, 2e-3, 0.0, Estimate.exact(0.01))
     curve = DirtyCurve.of(rate, 2 * GIB)
     start = Metrics(4 * GIB, (), 4 * GIB, curve, 0.0, costs)
     outcome = simulate(start, CurveWorld(costs, curve), FIELD_POLICIES[name].decide, Limits(), 0.0)

@@ -157,6 +157,11 @@ class Migrated:
     throttled: Throttled
 
     @property
+    def guest_time_lost_s(self) -> float:
+        """What the guest lost of its time: the downtime, and what throttling took from each vCPU on average."""
+        return self.downtime.total_s + sum(self.throttled.stolen_s) / max(len(self.throttled.stolen_s), 1)
+
+    @property
     def outcome(self) -> RecordedOutcome:
         """The same, as recordings keep it."""
         down = self.downtime

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from precopy.planning.curve import DirtyCurve
@@ -30,7 +31,7 @@ def expected_downtime(metrics: Metrics) -> ExpectedDowntime:
     late = metrics.dirty.dirty_bytes(_PAUSE_S)
     size = metrics.remaining_bytes + late
     sync_s = costs.x_s(late)
-    clear_s = size * costs.read_s_per_byte + costs.round_s
+    clear_s = size * costs.read_s_per_byte
     sent = size * costs.sent_share
     fixed = sync_s + clear_s
     bandwidth, handover = costs.bandwidth, costs.handover_s
@@ -69,9 +70,12 @@ def smallest_downtime(metrics: Metrics, speed: float = 1.0) -> Estimate:
 
 
 def _settled(curve: DirtyCurve, costs: Costs, bandwidth: float) -> float:
-    """Seconds for a round and its sync, where rounds get no shorter any more."""
-    per_byte = costs.sent_share / bandwidth + costs.read_s_per_byte + costs.sync_s_per_byte
-    return curve.fixed_point(per_byte, costs.round_s + costs.sync_s)
+    """Seconds to send what such rounds leave, and for a sync that finds next to nothing."""
+    per_byte = costs.sent_share / bandwidth + costs.read_s_per_byte
+    interval_s = curve.fixed_point(per_byte + costs.sync_s_per_byte, costs.sync_s)
+    if math.isinf(interval_s) or not costs.sync_s_per_byte:
+        return interval_s
+    return costs.sync_s + curve.dirty_bytes(interval_s) * per_byte
 
 
 def needed_speed(metrics: Metrics, downtime_limit_s: float) -> float:

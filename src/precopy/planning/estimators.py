@@ -57,7 +57,6 @@ def estimate_costs(rounds: Sequence[RoundSample], handover_s: Estimate) -> Costs
         bandwidth=estimate_bandwidth(rounds),
         sent_share=sent / read if later else 1.0,
         read_s_per_byte=weighted_median(per_byte),
-        round_s=0.0,
         sync_s=sync_s,
         sync_s_per_byte=sync_s_per_byte,
         handover_s=handover_s,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from precopy.planning.decide import decide
+from precopy.planning.decide import SURE_ROUNDS, decide
 from precopy.planning.decision import Action, Decide, Decision
 from precopy.planning.downtime import expected_downtime, smallest_downtime
 from precopy.planning.estimate import Estimate
@@ -31,6 +31,7 @@ def exactly(known: Metrics, limits: Limits) -> Decide:
             return go_on
         if fixed + metrics.remaining_bytes * per_byte <= limit:
             return switch_over
-        return go_on if in_reach and made < most else decide(metrics, limits, now)
+        hopeful = in_reach or made < SURE_ROUNDS
+        return go_on if hopeful and made < most else decide(metrics, limits, now)
 
     return quick

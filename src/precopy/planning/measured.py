@@ -36,7 +36,6 @@ def measured_input(trace: Trace) -> PlanInput:
         sync_s_per_byte=costs.sync_s_per_byte,
         sent_share=costs.sent_share,
         read_s_per_byte=costs.read_s_per_byte,
-        round_s=costs.round_s,
-        first_bytes=max(samples[0].transfer_s - costs.round_s, 0.0) / per_byte if per_byte else None,
+        first_bytes=samples[0].transfer_s / per_byte if per_byte else None,
         curve=curve,
     )

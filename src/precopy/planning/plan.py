@@ -41,7 +41,7 @@ class PlanInput:
       ``curve``: both and what lies between, where it was measured (measured.py);
     - ``bandwidth_bytes_per_s``: B, of time spent sending;
     - ``sync_s``: x; ``sync_s_per_byte``: what it grows by for each dirty byte;
-    - ``sent_share``: bytes on the wire for each byte of memory; ``read_s_per_byte`` and ``round_s`` as in `Costs`;
+    - ``sent_share``: bytes on the wire for each byte of memory; ``read_s_per_byte`` as in `Costs`;
     - ``first_bytes``: what the first round costs, as bytes of later ones, where it was measured: zero pages cost less;
     - ``uncertainty``: how far B, D and the working set may be off, as a share.
     """
@@ -58,7 +58,6 @@ class PlanInput:
     sync_s_per_byte: float = 0.0
     sent_share: float = 1.0
     read_s_per_byte: float = 0.0
-    round_s: float = 0.0
     first_bytes: float | None = None
     curve: DirtyCurve | None = None
 
@@ -94,7 +93,6 @@ class PlanInput:
             bandwidth=Estimate.exact(self.bandwidth_bytes_per_s),
             sent_share=self.sent_share,
             read_s_per_byte=self.read_s_per_byte,
-            round_s=self.round_s,
             sync_s=self.sync_s,
             sync_s_per_byte=self.sync_s_per_byte,
             handover_s=Estimate.exact(self.handover_s),
@@ -192,7 +190,7 @@ def downtime_after(asked: PlanInput, rounds: int) -> float:
     if _plain(asked):
         late = min(asked.dirty_rate_bytes_per_s * _LATE_S, asked.working_set_bytes)
         left = _remaining(asked, asked.dirty_rate_bytes_per_s, rounds)
-        return asked.sync_s + asked.round_s + (left + late) * _per_byte(asked) + asked.handover_s
+        return asked.sync_s + (left + late) * _per_byte(asked) + asked.handover_s
     costs, late = asked.metrics().costs, asked.dirty.dirty_bytes(_LATE_S)
     left = _left(asked, rounds)
     return costs.x_s(late) + costs.transfer_s(left + late, asked.bandwidth_bytes_per_s) + asked.handover_s
@@ -226,7 +224,7 @@ def _remaining(asked: PlanInput, rate: float, rounds: int) -> float:
     """r(rounds + 1) with D = ``rate``. A round that fills the working set is followed by one of that size; from the
     first that does not fill it on, intervals are a geometric sequence with the ratio D / B."""
     size = min(asked.working_set_bytes, asked.ram_bytes)
-    per_byte, fixed = _per_byte(asked), asked.round_s + asked.sync_s
+    per_byte, fixed = _per_byte(asked), asked.sync_s
     interval, more = fixed + asked.ram_bytes * per_byte, rounds - 1
     if rate * interval >= size:
         interval, more = fixed + size * per_byte, more - 1
@@ -245,7 +243,7 @@ def largest_dirty_rate(asked: PlanInput) -> float:
     if asked.curve is not None:
         return _largest_speed(asked) * asked.dirty_rate_bytes_per_s
     if _plain(asked):
-        spare = asked.downtime_limit_s - asked.sync_s - asked.round_s - asked.handover_s
+        spare = asked.downtime_limit_s - asked.sync_s - asked.handover_s
         room, size = spare / (1 + _ROUNDING) / _per_byte(asked), asked.working_set_bytes
         return _largest(
             lambda rate: _remaining(asked, rate, asked.max_rounds) + min(rate * _LATE_S, size) <= room,

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 CLEAR_S = 10e-6
 """A CLEAR_DIRTY_LOG for one page: 6 to 15 us with one vCPU running, which it interrupts; 4 us with none running."""
-PAUSED_CLEAR_S = 4e-6
 GET_S = 7e-6
 """A GET_DIRTY_LOG of 16384 pages."""
 MERGE_S_PER_PAGE = 0.11e-9

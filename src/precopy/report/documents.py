@@ -29,6 +29,7 @@ def migration_body(done: Migrated) -> dict[str, Any]:
         "verified": done.compared_pages > 0,
         "downtime_s": done.downtime.total_s,
         "downtime": downtime,
+        "guest_time_lost_s": done.guest_time_lost_s,
         "throughput_bytes_per_s": done.throughput_bytes_per_s,
         "get_log_ioctls": sum(one.get_log_ioctls for one in done.rounds),
         "clear_log_ioctls": sum(one.clear_log_ioctls for one in done.rounds),

@@ -11,6 +11,7 @@ from rich.table import Table
 from precopy.planning import Estimate
 from precopy.planning.advice import Advice, Lever
 from precopy.planning.plan import Plan, PlanInput, downtime_after
+from precopy.planning.simulate import MOST_ROUNDS
 from precopy.report.tables import show
 from precopy.units import format_duration, format_rate, format_size
 
@@ -23,12 +24,14 @@ def verdict(made: Plan) -> str:
     worse = f"B, D and the working set are {100 * asked.uncertainty:.3g} %"
     if forecast.converges:
         doubt = "" if forecast.sure else f", but not if {worse} worse"
+        count = forecast.rounds.value
         return (
-            f"converges in {forecast.rounds.value:.0f} rounds{doubt}: {_range(forecast.total_s, format_duration)} in "
-            f"all, downtime {_range(forecast.downtime_s, format_duration)}"
+            f"converges in {count:.0f} round{'' if count == 1 else 's'}{doubt}: "
+            f"{_range(forecast.total_s, format_duration)} in all, "
+            f"downtime {_range(forecast.downtime_s, format_duration)}"
         )
     doubt = "" if forecast.sure else f", unless {worse} better"
-    rounds = f" in {asked.max_rounds} rounds" if downtime_after(asked, 10**6) <= asked.downtime_limit_s else ""
+    rounds = f" in {asked.max_rounds} rounds" if downtime_after(asked, MOST_ROUNDS) <= asked.downtime_limit_s else ""
     return (
         f"will not converge{rounds}{doubt}: D is {_share(made)} of B, x is "
         f"{format_duration(forecast.likely.rounds[-1].sync_s)}; smallest downtime limit "
