@@ -118,6 +118,7 @@ class NotConverged(PrecopyError):
         remaining: int,
         expected_downtime: float,
         downtime_limit: float,
+        *,
         reason: str = "",
         smallest_limit: float | None = None,
     ) -> None:

@@ -17,8 +17,7 @@ from precopy.errors import NotConverged, PeerRefused, VerificationFailed
 from precopy.guests import WORKLOADS, Workload, params, params_gpa
 from precopy.guests.image import RESERVED_END, words_at
 from precopy.kvm.state import VcpuState
-from precopy.migration import Migrated, MigrationOptions, Progress, Round
-from precopy.migration import Event
+from precopy.migration import Event, Migrated, MigrationOptions, Progress, Round
 from precopy.units import PAGE_SIZE, GuestPhysicalAddress
 from support.live_guests import (
     MIB,

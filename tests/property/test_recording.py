@@ -15,7 +15,7 @@ from precopy.memory.layout import RamLayout
 from precopy.planning import OURS, Estimate, Limits, RoundSample, TimeoutPolicy
 from precopy.planning.replay import Replayer
 from precopy.planning.timeline import Timeline
-from precopy.planning.trace import RecordedFacts, RecordedOutcome, Trace, TraceProbe, TraceRound
+from precopy.planning.trace import Look, RecordedFacts, RecordedOutcome, Trace, TraceRound
 from precopy.store.recording import read_recording
 from precopy.units import PAGE_SIZE
 from support.traces import write
@@ -62,8 +62,8 @@ def traces(draw: st.DrawFn) -> Trace:
         transfer_s, sync_s = draw(some_seconds), draw(some_seconds)
         at += transfer_s + sync_s
         looks = sorted(set(draw(st.lists(st.floats(1e-5, 200), max_size=3))))
-        probes = tuple(
-            TraceProbe(when, Bitmap.from_indexes(end, pages[: len(pages) * n // (len(looks) + 1)]))
+        looks = tuple(
+            Look(when, Bitmap.from_indexes(end, pages[: len(pages) * n // (len(looks) + 1)]))
             for n, when in enumerate(looks, 1)
         )
         numbers = draw(st.lists(st.floats(0, 1), min_size=3, max_size=3))
@@ -71,7 +71,7 @@ def traces(draw: st.DrawFn) -> Trace:
             number, at, transfer_s, *(part * transfer_s / 3 for part in numbers), sync_s, draw(sizes), draw(sizes),
             draw(sizes), draw(sizes), draw(st.floats(0, 0.99)),
         )  # fmt: skip
-        rounds.append(TraceRound(sample, Bitmap.from_indexes(end, pages), probes, draw(counters)))
+        rounds.append(TraceRound(sample, Bitmap.from_indexes(end, pages), looks, draw(counters)))
     outcome = draw(st.none() | outcomes())
     note = "the recording ends before the migration did" if outcome is None else ""
     return Trace(layout, draw(facts), tuple(rounds), outcome, note)

@@ -14,7 +14,7 @@ from precopy.bitmap import Bitmap
 from precopy.memory.layout import RamLayout
 from precopy.planning import OURS, Costs, Estimate, Limits, Metrics, Outcome, Policy, RoundSample, simulate
 from precopy.planning.estimators import observe
-from precopy.planning.trace import RecordedFacts, RecordedOutcome, Trace, TraceProbe, TraceRound
+from precopy.planning.trace import Look, RecordedFacts, RecordedOutcome, Trace, TraceRound
 from precopy.store.recording import RecordingWriter
 from precopy.units import PAGE_SIZE
 
@@ -107,7 +107,7 @@ def migrate(guest: Guest, policy: Policy = OURS, limits: Limits | None = None, b
     first = RoundSample(1, now, transfer_s, send_s, 0.0, read_s, sync_s, sent, RAM, found, found)
 
     def seen(rounds: tuple[RoundSample, ...], remaining: float, throttle: float) -> Metrics:
-        return observe(RAM, rounds, (), remaining, known.handover_s, throttle=throttle)
+        return observe(RAM, rounds, remaining, known.handover_s, throttle=throttle)
 
     outcome = simulate(seen((first,), found, 0.0), world, policy.decide, limits, now, observe=seen)
     return replace(outcome, rounds=(first, *outcome.rounds), sent_bytes=outcome.sent_bytes + sent)
@@ -121,9 +121,9 @@ def record(guest: Guest, *, looks: int = 0, policy: Policy = OURS, limits: Limit
     for sample in outcome.rounds:
         speed = 1 - sample.throttle
         marks = [sample.interval_s * (number + 1) / (looks + 1) for number in range(looks)]
-        probes = tuple(TraceProbe(mark, guest.written(at, at + mark * speed)) for mark in marks)
+        seen = tuple(Look(mark, guest.written(at, at + mark * speed)) for mark in marks)
         end = at + sample.interval_s * speed
-        rounds.append(TraceRound(sample, guest.written(at, end), probes))
+        rounds.append(TraceRound(sample, guest.written(at, end), seen))
         at = end
     handover_s = costs().handover_s
     facts = RecordedFacts("none", "simulated", "scripted", "merged", 15, policy.name, limits, None, handover_s)
@@ -141,8 +141,8 @@ def write(trace: Trace, path: str | os.PathLike[str]) -> None:
     with RecordingWriter(path) as writer:
         writer.begin(trace.layout, trace.facts)
         for one in trace.rounds:
-            for look in one.probes:
-                writer.probe(look.interval_s, look.dirty)
+            for look in one.looks:
+                writer.look(look.interval_s, look.dirty)
             writer.round(one.sample, one.dirty, one.did)
         if trace.outcome is not None:
             writer.end(trace.outcome)

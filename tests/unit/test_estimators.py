@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from precopy.errors import UsageError
-from precopy.planning import Estimate, Probe, RoundSample
+from precopy.planning import Estimate, RoundSample
 from precopy.planning.estimators import estimate_bandwidth, estimate_costs, estimate_dirtying, observe
 
 RAM = 4 << 30
@@ -23,12 +23,12 @@ def sample(number: int, read: float, dirty: float, *, bandwidth: float = 1e9, sy
 
 def test_nothing_is_known_before_the_first_round() -> None:
     with pytest.raises(UsageError, match="before its first round"):
-        observe(RAM, (), [], 0.0, HANDOVER)
+        observe(RAM, (), 0.0, HANDOVER)
 
 
 def test_what_is_observed_carries_what_it_was_made_of() -> None:
     rounds = (sample(1, 4e9, 1e9),)
-    metrics = observe(RAM, rounds, [], 1e9, HANDOVER, throttle=0.25)
+    metrics = observe(RAM, rounds, 1e9, HANDOVER, throttle=0.25)
     assert (metrics.ram_bytes, metrics.rounds, metrics.remaining_bytes) == (RAM, rounds, 1e9)
     assert metrics.throttle == 0.25
     assert metrics.costs.handover_s == HANDOVER
@@ -67,62 +67,85 @@ def test_where_nothing_was_sent_memory_is_the_limit(rounds: list[RoundSample]) -
 
 
 def test_an_idle_guest_has_no_curve() -> None:
-    curve, spread = estimate_dirtying([sample(1, 4e9, 0.0), replace(sample(2, 0.0, 0.0), sync_s=1e-3)], [], RAM, 0.0)
+    curve, spread = estimate_dirtying([sample(1, 4e9, 0.0), replace(sample(2, 0.0, 0.0), sync_s=1e-3)], RAM, 0.0)
     assert curve.classes == ()
     assert curve.dirty_bytes(10.0) == 0.0
     assert spread == pytest.approx(0.08)
 
 
 def test_one_round_makes_a_line_up_to_all_of_ram() -> None:
-    curve, spread = estimate_dirtying([sample(1, 4e9, 1e9)], [], RAM, 0.0)
+    curve, spread = estimate_dirtying([sample(1, 4e9, 1e9)], RAM, 0.0)
     assert curve.dirty_bytes(1.0) == pytest.approx(0.25e9)
     assert curve.dirty_bytes(1e6) == curve.working_set == RAM
-    assert spread == pytest.approx(0.16)
+    assert 0.5 < spread <= 1.0
 
 
-def test_looks_in_mid_round_give_a_shape_to_one_round() -> None:
+def pairs(*found: tuple[float, float]) -> list[RoundSample]:
+    """Rounds with these intervals (s) and dirty bytes (MB), each of which reads what the one before found."""
+    read = [4e9, *(1e6 * dirty for _, dirty in found)]
+    rounds = [sample(n, interval * 1e9, 1e6 * dirty) for n, (interval, dirty) in enumerate(found, 1)]
+    return [replace(one, read_bytes=before) for one, before in zip(rounds, read, strict=False)]
+
+
+def test_the_shape_that_rounds_show() -> None:
     """A hot set of 100 MB is gone round in 0.1 s; the rest is written at 100 MB/s."""
-    looks = [Probe(1, when, min(1e9 * when, 1e8) + 1e8 * when) for when in (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)]
-    curve, _ = estimate_dirtying([sample(1, 4e9, 5e8)], looks, RAM, 0.0)
-    for when, dirty in ((0.01, 1.1e7), (0.1, 1.1e8), (0.5, 1.5e8), (4.0, 5e8), (10.0, 1.1e9)):
+    curve, _ = estimate_dirtying(pairs((4.0, 500), (0.5, 150), (0.15, 115), (0.115, 111.5)), RAM, 0.0)
+    for when, dirty in ((0.12, 1.12e8), (0.15, 1.15e8), (0.5, 1.5e8), (4.0, 5e8), (10.0, 1.1e9)):
         assert curve.dirty_bytes(when) == pytest.approx(dirty, rel=0.02)
 
 
 def test_a_working_set_that_was_gone_round_is_the_end_of_the_curve() -> None:
-    looks = [Probe(1, when, min(1e9 * when, 256e6)) for when in (0.05, 0.1, 0.256, 0.5, 1.0, 2.0)]
-    curve, _ = estimate_dirtying([sample(1, 4e9, 256e6)], looks, RAM, 0.0)
+    curve, _ = estimate_dirtying(pairs((4.0, 256), (0.256, 256), (0.256, 256)), RAM, 0.0)
     assert curve.working_set == pytest.approx(256e6)
-    assert curve.rate == pytest.approx(1e9)
 
 
-def test_looks_before_pages_were_armed_do_not_count_as_time() -> None:
-    """A round that reads what the guest writes only after two seconds: it shows nothing until then."""
-    looks = [Probe(1, when, min(1e9 * max(when - 2.0, 0.0), 256e6)) for when in (0.5, 1.0, 2.0, 2.1, 2.2, 2.3, 3.0)]
-    curve, _ = estimate_dirtying([sample(1, 4e9, 256e6)], looks, RAM, 0.0)
-    assert curve.dirty_bytes(0.1) == pytest.approx(1e8, rel=0.02)
+def test_rounds_of_a_guest_that_does_not_write_the_same_twice() -> None:
+    """Measured: 10000 pages a second at random places of 128 MB, over 80 MB/s."""
+    found = ((1.78, 77.8), (0.972, 40.2), (0.502, 20.5), (0.254, 10.6), (0.131, 5.45), (0.067, 3.0))
+    for count in range(2, 6):
+        curve, _ = estimate_dirtying(pairs(*found[:count]), 134e6, 0.0)
+        interval, dirty = found[count]
+        assert curve.dirty_bytes(interval) == pytest.approx(1e6 * dirty, rel=0.08)
+        assert curve.fixed_point(1 / 80e6, 1e-3) < 4e-3
+
+
+def test_rounds_of_a_guest_that_rewrites_a_working_set_settle_where_they_are() -> None:
+    """Measured: 16 MB; and all of 128 MB. A few per cent less are no reason to hope."""
+    for found in (
+        ((1.8, 16.0), (0.222, 16.0), (0.221, 15.6), (0.22, 16.1)),
+        ((1.75, 134.0), (1.76, 133.5), (1.75, 134.0), (1.74, 134.2)),
+    ):
+        for count in (2, 3, 4):
+            curve, _ = estimate_dirtying(pairs(*found[:count]), 135e6, 0.0)
+            interval, dirty = found[-1]
+            per_byte = (interval - 1e-3) / (1e6 * dirty)
+            assert curve.fixed_point(per_byte, 1e-3) == pytest.approx(interval, rel=0.05)
+            assert curve.times(0.9).fixed_point(per_byte, 1e-3) > 0.75 * interval
 
 
 def test_older_points_take_up_the_level_of_newer_rounds() -> None:
-    """Round 1 has the shape; the guest then writes half as much."""
-    looks = [Probe(1, when, 1e9 * when / (1 + when)) for when in (0.05, 0.1, 0.2, 0.4, 0.5, 0.8, 1.6)]
-    rounds = [sample(1, 4e9, 0.8e9), *(sample(number, 0.5e9, 0.5e9 / 3) for number in (2, 3, 4))]
-    curve, _ = estimate_dirtying(rounds, looks, RAM, 0.0)
-    assert curve.dirty_bytes(0.5) == pytest.approx(0.5e9 / 3, rel=0.08)
-    assert curve.dirty_bytes(0.1) == pytest.approx(0.5 * 1e9 * 0.1 / 1.1, rel=0.15)
+    """Rounds have the shape; the guest then writes half as much."""
+    rounds = pairs(*((when, 1e3 * when / (1 + when)) for when in (4.0, 0.8, 0.4, 0.2, 0.1)))
+    rounds += [sample(number, 0.4e9, 1e9 * 0.2 / 1.4) for number in (6, 7, 8, 9)]
+    curve, _ = estimate_dirtying(rounds, RAM, 0.0)
+    assert curve.dirty_bytes(0.4) == pytest.approx(1e9 * 0.2 / 1.4, rel=0.08)
+    assert curve.dirty_bytes(0.1) == pytest.approx(1e9 * 0.05 / 1.1, rel=0.15)
 
 
 def test_rounds_at_another_throttle_count_at_the_speed_of_this_one() -> None:
     slowed = [replace(sample(number, 2e9, 5e8), throttle=0.75) for number in (1, 2)]
-    curve, _ = estimate_dirtying(slowed, [], RAM, 0.5)
+    curve, _ = estimate_dirtying(slowed, RAM, 0.5)
     assert curve.dirty_bytes(1.0) == pytest.approx(5e8)
-    assert curve.rate == pytest.approx(5e8)
+    as_slow, _ = estimate_dirtying(slowed, RAM, 0.75)
+    for interval in (0.01, 0.3, 1.0, 5.0):
+        assert curve.dirty_bytes(interval) == pytest.approx(as_slow.dirty_bytes(2 * interval))
 
 
 def test_rounds_that_disagree_widen_the_spread() -> None:
-    steady = [sample(number, 1e9, 5e8) for number in range(1, 7)]
+    steady = [sample(number, 5e8, 5e8) for number in range(1, 7)]
     restless = [replace(one, dirty_bytes=(4e8, 6e8)[one.number % 2]) for one in steady]
-    assert estimate_dirtying(steady, [], RAM, 0.0)[1] == pytest.approx(0.03)
-    assert 0.2 < estimate_dirtying(restless, [], RAM, 0.0)[1] < 0.8
+    assert estimate_dirtying(steady, RAM, 0.0)[1] == pytest.approx(0.03)
+    assert 0.2 < estimate_dirtying(restless, RAM, 0.0)[1] <= 1.0
 
 
 def test_a_syncs_cost_is_a_fixed_part_and_one_for_each_dirty_byte() -> None:
@@ -150,13 +173,11 @@ def test_the_first_round_says_what_reading_costs_only_while_it_is_the_only_one()
     first = RoundSample(1, 9.0, 5.1, 4.0, 1.0, 0.0, 0.0, 1e9, 4e9, 1e9, 1e9)
     second = RoundSample(2, 11.0, 1.602, 1.0, 0.2, 0.4, 0.0, 9e8, 1e9, 1e9, 1e9)
     alone, both = estimate_costs([first], HANDOVER), estimate_costs([first, second], HANDOVER)
-    assert (alone.sent_share, alone.read_s_per_byte) == (1.0, pytest.approx(0.25e-9))
-    assert alone.round_s == pytest.approx(0.1)
-    assert (both.sent_share, both.read_s_per_byte) == (pytest.approx(0.9), pytest.approx(0.6e-9))
-    assert both.round_s == pytest.approx(2e-3)
+    assert (alone.sent_share, alone.read_s_per_byte) == (1.0, pytest.approx(0.275e-9))
+    assert (both.sent_share, both.read_s_per_byte) == (pytest.approx(0.9), pytest.approx(0.602e-9))
     assert both.transfer_s(1e9, 9e8) == pytest.approx(1.602)
 
 
 def test_no_round_costs_nothing() -> None:
     costs = estimate_costs([], HANDOVER)
-    assert (costs.sent_share, costs.read_s_per_byte, costs.round_s, costs.x_s(1e9)) == (1.0, 0.0, 0.0, 0.0)
+    assert (costs.sent_share, costs.read_s_per_byte, costs.x_s(1e9)) == (1.0, 0.0, 0.0)

@@ -124,7 +124,7 @@ class TestFailures:
         (why,) = said
         assert why == f"{path} ends here, the migration goes on: File too large"
         trace = read_recording(path)
-        assert trace.rounds == tuple(replace(one, probes=()) for one in TRACE.rounds[: len(trace.rounds)])
+        assert trace.rounds == tuple(replace(one, looks=()) for one in TRACE.rounds[: len(trace.rounds)])
         assert "cut short at byte 3000" in trace.note
 
     def test_what_is_no_recording(self, path: Path) -> None:

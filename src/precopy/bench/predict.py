@@ -11,6 +11,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from precopy.control import ProcessPair, RemoteFailure, migrate_guest
 from precopy.errors import VerificationFailed
@@ -126,17 +127,18 @@ def hopeless_grid(cases: int) -> list[Case]:
     return list(itertools.islice(itertools.cycle(every), cases)) if cases else []
 
 
-def measure(migrations: int, hopeless: int, tell: Callable[[str], None]) -> Predictions:
-    """Migrates them all, one after the other. ``tell`` is told what is migrated next. Raises `PrecopyError`."""
+def measure(migrations: int, hopeless: int, tell: Callable[[str], None], record: Path | None = None) -> Predictions:
+    """Migrates them all, one after the other, each recorded into a file of its own in the directory ``record``.
+    ``tell`` is told what is migrated next. Raises `PrecopyError`."""
     cases, lost = grid(migrations), hopeless_grid(hopeless)
     done: list[Predicted] = []
     for number, case in enumerate(cases, 1):
         tell(f"{number}/{len(cases)}: {describe(case)}")
-        done.append(_predicted(case))
+        done.append(_predicted(case, _file(record, f"{number:02}")))
     named: list[Hopeless] = []
     for number, case in enumerate(lost, 1):
         tell(f"{number}/{len(lost)}, which cannot converge: {describe(case)}")
-        named.append(_hopeless(case))
+        named.append(_hopeless(case, _file(record, f"hopeless-{number:02}")))
     return Predictions(
         migrations=tuple(done),
         hopeless=tuple(named),
@@ -158,8 +160,12 @@ def describe(case: Case) -> str:
     )
 
 
-def _predicted(case: Case) -> Predicted:
-    migrated, _ = _migrate(case)
+def _file(directory: Path | None, name: str) -> str:
+    return "" if directory is None else str(directory.absolute() / name)
+
+
+def _predicted(case: Case, record: str) -> Predicted:
+    migrated, _ = _migrate(case, record)
     if isinstance(migrated, RemoteFailure):
         raise migrated
     verdict = migrated.verdicts[min(PREDICTED_AFTER, len(migrated.verdicts)) - 1]
@@ -182,9 +188,9 @@ def _error(predicted: Range, measured: float) -> float:
     return (predicted.value - measured) / measured if predicted.value is not None else 1e9
 
 
-def _hopeless(case: Case) -> Hopeless:
+def _hopeless(case: Case, record: str) -> Hopeless:
     name = describe(case)
-    first, verdicts = _migrate(case)
+    first, verdicts = _migrate(case, record)
     named = next((one for one in verdicts if one.converges is False), None)
     if not isinstance(first, RemoteFailure) or named is None:
         round_named = named.round if named else None
@@ -198,7 +204,7 @@ def _hopeless(case: Case) -> Hopeless:
     return Hopeless(name, case, named.round, limit, True, len(again.rounds), again.downtime.total_s, "")
 
 
-def _migrate(case: Case) -> tuple[Migrated | RemoteFailure, list[Verdict]]:
+def _migrate(case: Case, record: str = "") -> tuple[Migrated | RemoteFailure, list[Verdict]]:
     same = ["--ram", str(case.ram), "--guest", "kvm"]
     rate = "max" if case.write_rate is None else str(case.write_rate)
     run = [*same, "--fill", "1", "--workload", case.workload, "--write-rate", rate]
@@ -214,7 +220,7 @@ def _migrate(case: Case) -> tuple[Migrated | RemoteFailure, list[Verdict]]:
     with ProcessPair(run, [*same, "--prealloc"]) as pair:
         time.sleep(_SETTLE_S)
         try:
-            done = migrate_guest(pair.source, pair.address, options, on_event=note)
+            done = migrate_guest(pair.source, pair.address, options, on_event=note, record=record)
         except RemoteFailure as failure:
             if failure.exit_code != _NOT_CONVERGED:
                 raise

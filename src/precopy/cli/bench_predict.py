@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from precopy.cli.options import json_option
@@ -10,8 +12,14 @@ from precopy.cli.options import json_option
 @click.command()
 @click.option("--migrations", type=click.IntRange(0), default=50, show_default=True, help="Migrations that converge.")
 @click.option("--hopeless", type=click.IntRange(0), default=5, show_default=True, help="Migrations that cannot.")
+@click.option(
+    "--record",
+    type=click.Path(file_okay=False, exists=True, writable=True, path_type=Path),
+    default=None,
+    help="Record each migration into a file of this directory, for `precopy compare`.",
+)
 @json_option
-def predict(migrations: int, hopeless: int, as_json: bool) -> None:
+def predict(migrations: int, hopeless: int, record: Path | None, as_json: bool) -> None:
     """Downtime and total time predicted after the third round, beside what was then measured.
 
     Migrates KVM guests between two processes, over a grid of workloads, write rates, bandwidth caps and downtime
@@ -33,7 +41,7 @@ def predict(migrations: int, hopeless: int, as_json: bool) -> None:
         raise Unsupported(*missing.split("; ", 1))
     if not migrations and not hopeless:
         raise UsageError("there is nothing to migrate: --migrations and --hopeless are both 0")
-    measured = measure(migrations, hopeless, lambda what: None if as_json else click.echo(what, err=True))
+    measured = measure(migrations, hopeless, lambda what: None if as_json else click.echo(what, err=True), record)
     body = msgspec.to_builtins(measured)
     if as_json:
         click.echo(to_json(document("bench-predict", 1, {"machine": machine_facts(), **body})))

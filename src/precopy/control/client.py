@@ -29,8 +29,8 @@ def migrate_guest(
     record: str = "",
 ) -> Migrated:
     """Migrates the guest behind ``control``; Ctrl-C cancels that. ``on_event`` is told of progress, of each round and
-    of each verdict; ``record`` is the absolute path of a file that is to be made, for a replay. Raises what the migration failed with, or that it was cancelled, as
-    `precopy.control.RemoteFailure`."""
+    of each verdict; ``record`` is the absolute path of a file that is to be made, for a replay. Raises what the
+    migration failed with, or that it was cancelled, as `precopy.control.RemoteFailure`."""
 
     def heard(kind: str, value: Any) -> None:
         if kind in EVENTS:

@@ -104,7 +104,9 @@ class Throttle:
         """Takes this share of every vCPU's time; 0 takes nothing. Raises `UsageError`, `GuestError`, and what made the
         last throttle end before its time."""
         if not 0 <= share <= MAX_THROTTLE:
-            raise UsageError(f"the share of the vCPUs' time that is taken has to be from 0 to {MAX_THROTTLE}, not {share}")
+            raise UsageError(
+                f"the share that is taken of a vCPU's time has to be 0 to {MAX_THROTTLE}, not {share}"
+            )
         with self._lock:
             self._end()
             if share:

@@ -12,7 +12,7 @@ from precopy.planning.trace import NO_CALLS, RecordedFacts, RecordedOutcome
 
 
 class Recorder(Protocol):
-    """Called by the source: ``begin``, then for each round any number of ``probe`` and one ``round``, then ``end``.
+    """Called by the source: ``begin``, then for each round any number of ``look`` and one ``round``, then ``end``.
     Bitmaps are over the ram_addr space and only lent: they change after the call.
 
     No call raises: a recording that cannot be written ends, and the migration goes on.
@@ -22,7 +22,7 @@ class Recorder(Protocol):
         """Before the first round."""
         ...
 
-    def probe(self, interval_s: float, dirty: Bitmap) -> None:
+    def look(self, interval_s: float, dirty: Bitmap) -> None:
         """A look at the dirty log in mid-round: all pages found dirty until ``interval_s`` after the last sync."""
         ...
 

@@ -218,8 +218,8 @@ class Source:
                     verdict.remaining_bytes,
                     decision.downtime_s.value,
                     decision.limit_s,
-                    decision.reason,
-                    verdict.smallest_downtime_limit_s.high,
+                    reason=decision.reason,
+                    smallest_limit=verdict.smallest_downtime_limit_s.high,
                 )
 
     def _switch_over(self, rounds: Rounds, sync: SyncStats) -> tuple[Downtime, float, int]:

@@ -62,7 +62,7 @@ class Steering:
         """Whether the policy would end the migration in mid-round, ``interval_s`` after the last sync with so much left
         of the round: then it is worth another sync."""
         if self._recorder is not None and interval_s >= self._look_s:
-            self._recorder.probe(interval_s, self.bitmap.look())
+            self._recorder.look(interval_s, self.bitmap.look())
             self._look_s = 2 * interval_s
         if self._metrics is None:
             return False
@@ -106,7 +106,6 @@ class Steering:
         metrics = observe(
             self.vm.memory.layout.bytes,
             tuple(self.samples),
-            (),
             remaining_bytes,
             self._handover_s(),
             throttle=self._throttle,

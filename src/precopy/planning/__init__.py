@@ -2,9 +2,9 @@
 
 Pure functions, without I/O and without clocks. Data flows one way::
 
-    RoundSample, Probe  ->  estimators.observe  ->  Metrics  ->  decide (or another policy)  ->  Decision
-                                                      |
-                                                      +------->  forecast  =  simulate(decide, CurveWorld)
+    RoundSample  ->  estimators.observe  ->  Metrics  ->  decide (or another policy)  ->  Decision
+                                               |
+                                               +------->  forecast  =  simulate(decide, CurveWorld)
 """
 
 from precopy.planning.curve import DirtyClass, DirtyCurve
@@ -14,7 +14,7 @@ from precopy.planning.downtime import ExpectedDowntime, expected_downtime, neede
 from precopy.planning.estimate import Estimate
 from precopy.planning.forecast import Forecast, forecast
 from precopy.planning.limits import Limits, TimeoutPolicy
-from precopy.planning.metrics import Costs, Metrics, Probe, RoundSample
+from precopy.planning.metrics import Costs, Metrics, RoundSample
 from precopy.planning.simulate import CurveWorld, Outcome, World, simulate
 
 __all__ = [
@@ -33,7 +33,6 @@ __all__ = [
     "Metrics",
     "Outcome",
     "Policy",
-    "Probe",
     "RoundSample",
     "TimeoutPolicy",
     "World",

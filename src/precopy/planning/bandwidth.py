@@ -45,8 +45,9 @@ def estimate_bandwidth(rounds: Sequence[RoundSample]) -> Estimate:
     enough = _ENOUGH_S * sum(sent for sent, _ in samples) / sum(took for _, took in samples)
     rates, recency = [], 1.0
     for sent, took in reversed(samples):
-        rates.append((sent / took, recency * sent / (sent + enough)))
-        recency *= FORGET
+        share = sent / (sent + enough)
+        rates.append((sent / took, recency * share))
+        recency *= FORGET**share  # a round that says little makes others no older
     value, weights = weighted_median(rates), sum(weight for _, weight in rates)
     off = sum(weight * min(abs(rate / value - 1), 1.0) for rate, weight in rates) / weights
     share = min(max(_NINE_IN_TEN * off, _LEAST_SPREAD / math.sqrt(weights)), _MOST_SPREAD)

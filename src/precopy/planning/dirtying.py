@@ -1,89 +1,96 @@
-"""How much a guest dirties in an interval, from what rounds found and what looks at the dirty log in mid-round saw."""
+"""How much a guest dirties in an interval, from what rounds found."""
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_left
 from collections.abc import Sequence
-from itertools import pairwise
+from dataclasses import dataclass
+from itertools import pairwise, product
+
+import numpy as np
+import numpy.typing as npt
 
 from precopy.planning.curve import DirtyClass, DirtyCurve
-from precopy.planning.metrics import Probe, RoundSample
-from precopy.planning.weighting import FORGET, telling, weighted_median
+from precopy.planning.metrics import RoundSample
+from precopy.planning.weighting import FORGET, pooled, telling, weighted_median
 
 _BINS_PER_E = 1 / math.log(1.25)
 """Intervals within 1.25 times of each other are one point."""
 _GAIN = 2.0
-"""A round's points count so many times what those of the one before do."""
-_LOOK_WEIGHT = 0.5
-"""Of a look in mid-round, against what a whole round found."""
-_NEAR = 1.35
-"""It is known what an interval dirties where there is a point within this factor of it."""
+"""A round's point counts so many times what that of the one before does."""
 _NOISE = 0.1
 """Older points take up half of a step of the level that is so small (a natural logarithm), and most of a large one."""
 _LARGEST_STEP = 8.0
 """No round changes the level by more than this factor."""
 _TICK_S = 1e-6
 """Shorter intervals say nothing."""
-_UNARMED = 0.2
-"""A look that saw less than this share of what the round's mean rate makes of it came before pages were armed."""
 _STOPPED = 0.999
 """A guest of which more time than this is taken says nothing of its speed."""
 
-_LINEAR = 0.95
-"""From this elasticity on, W is taken to be in proportion to the interval."""
-_UNTOLD, _DOUBT = 0.5, 0.003
-"""Elasticity where points of one interval are all there is, and how much (as a variance of logarithms of intervals)
-that counts beside points of several."""
+_FIRST = 0.3
+"""How much the first round says of W's shape, against the second: where clears are deferred, it arms pages only as it
+reads them."""
+_KEPT = 0.75
+"""And each other round, against the one after it."""
+_NOISE_OF_SHAPE, _SURE = 0.02, 6.0
+"""Deviation of a round from W (a natural logarithm) before any is known, and how many rounds that counts."""
+_ALIKE, _BY_CHANCE, _STRAIGHT = 0.03, 0.05, 0.9
+"""Rounds are alike that shrink by no more than about such a share; where W is in proportion to the interval, or nearly
+(its elasticity is above the last figure), they come to be so by chance only, so often at most."""
+_APART = 1.5
+"""Of points whose intervals are nearer than this factor, the slope between them says little."""
 _HALVINGS = 7
-"""Down to a 128th of the shortest interval it goes on so, and is the chord from 0 below that."""
+"""Down to a 128th of the shortest interval W goes on as rounds tell, and is the chord from 0 below that."""
 
-_FLAT = 0.06
+_FLAT = 0.12
 """The working set has been gone round where the last doubling of the interval added no more than this share of it."""
 _NEGLIGIBLE = 1e-6
 """Share of all dirty bytes below which a class is left out."""
 
-_NINE_IN_TEN = 1.645 * 1.4826
-"""From a median deviation to the range of nine in ten, for a normal distribution."""
+_DEVIATIONS = 1.645
+"""Nine in ten of a normal distribution are within so many standard deviations."""
+_NINE_IN_TEN = _DEVIATIONS * 1.4826
+"""And within so many median deviations."""
 _FIRST_SPREAD, _LEAST_SPREAD, _MOST_SPREAD = 0.16, 0.03, 1.0
 """Of one round (of n rounds, an n-th of it), of many, and of any."""
 
-
 _Point = tuple[float, float, float]
 """(interval in seconds, bytes dirtied in it, weight)."""
+_Floats = npt.NDArray[np.float64]
 
 
-def estimate_dirtying(
-    rounds: Sequence[RoundSample], probes: Sequence[Probe], ram_bytes: float, throttle: float
-) -> tuple[DirtyCurve, float]:
-    """W, the dirty bytes of an interval, for a guest at ``throttle``; and its relative spread: how far off a round is
-    from it, as a share, about nine times in ten.
+def estimate_dirtying(rounds: Sequence[RoundSample], ram_bytes: float, throttle: float) -> tuple[DirtyCurve, float]:
+    """W, the dirty bytes of an interval, for a guest at ``throttle``; and its relative spread: how far off the next
+    round is from it, as a share, about nine times in ten.
 
-    Each round is a point (interval, dirty bytes), and each look in the middle of one is a point of a shorter interval;
-    intervals at another throttle are stretched to the guest's speed at this one. Points of similar intervals are
-    averaged, a newer round's with twice the weight of the one's before it. Where a round finds another level than
-    older points have there, those follow it: the shape comes from all rounds, the level from the newest. The points are
-    then made a concave function from 0, and the steps of its slopes are the curve's classes. Below the shortest
-    interval it goes on as it came (`_below`). Beyond the longest one it goes on
-    as it was up to ``ram_bytes``, or stays where it is if the working set had been gone round.
+    Each round is a point (interval, dirty bytes); intervals at another throttle are stretched to the guest's speed at
+    this one. Points of similar intervals are averaged, a newer round's with twice the weight of the one's before it.
+    Where a round finds another level than older points have there, those follow it: the shape comes from all rounds,
+    the level from the newest. The points are then made a concave function from 0, and the steps of its slopes are the
+    curve's classes. Below the shortest interval it goes on as all rounds together make likely (`_Shape`). Beyond the
+    longest one it goes on as it was up to ``ram_bytes``, or stays where it is if the working set had been gone round.
 
     Source: a window's working set is a concave function of its length (Denning and Schwartz, Properties of the
     Working-Set Model, 1972); what goes wrong with a dirty rate instead is in Nathan, Bellur and Kulkarni, Towards a
     Comprehensive Performance Model of Virtual Machine Live Migration, 2015.
     """
-    looks: dict[int, list[Probe]] = {}
-    for probe in probes:
-        looks.setdefault(probe.round, []).append(probe)
     known = _Known()
-    found = []
+    found, ahead = [], 0.0
     for one in telling(rounds):
         interval, dirty = _stretched(one.interval_s, one.throttle, throttle), min(one.dirty_bytes, ram_bytes)
         if interval > _TICK_S:
             found.append((interval, dirty, known.follow(interval, dirty)))
-            known.add([(interval, dirty, 1.0), *_within(interval, dirty, looks.get(one.number, ()), throttle)])
+            known.add(interval, dirty)
+            ahead = interval * min(one.remaining_bytes / max(one.read_bytes, 1.0), _LARGEST_STEP)
     points = [(interval, min(dirty, ram_bytes), weight) for interval, dirty, weight in known.points()]
-    curve = _classes(_below(_concave(points), points, len(found)), ram_bytes)
-    return curve, _spread(curve, found)
+    corners, doubt = _concave(points), 0.0
+    if len(corners) > 1 and corners[1][1] > 0:
+        shape = _Shape.of(known.rounds(), _settled([interval for interval, _, _ in known.rounds()], ahead))
+        doubt = shape.doubt(ahead)
+        corners = _below(corners, points[0][0], shape) if len(found) > 1 else corners
+    curve = _classes(corners, ram_bytes)
+    return curve, _spread(curve, found, doubt)
 
 
 def _stretched(interval_s: float, throttle: float, now: float) -> float:
@@ -93,24 +100,13 @@ def _stretched(interval_s: float, throttle: float, now: float) -> float:
     return interval_s * (1 - min(throttle, _STOPPED)) / (1 - min(now, _STOPPED))
 
 
-def _within(interval: float, dirty: float, probes: Sequence[Probe], throttle: float) -> list[_Point]:
-    """The points that looks in a round are, which itself found ``dirty`` bytes in ``interval``.
-
-    Where clears are deferred, pages are armed only when they are read, and until then nothing is seen of them.
-    Therefore intervals begin with the last look that saw hardly anything, and no point lies below the chord to that of
-    the whole round, where no concave function does."""
-    looks = sorted([(_stretched(one.interval_s, one.throttle, throttle), one.dirty_bytes) for one in probes])
-    start, points = 0.0, list[_Point]()
-    for when, seen in looks:
-        if not _TICK_S < when < interval:
-            continue
-        if not points and seen * interval < _UNARMED * dirty * when:
-            start = when
-            continue
-        after = when - start
-        if after > _TICK_S:
-            points.append((after, min(max(seen, dirty * after / interval), dirty), _LOOK_WEIGHT))
-    return points
+def _settled(intervals: list[float], ahead: float) -> float:
+    """From 0 to 1: whether rounds have become alike, the first left out and the next, ``ahead``, included."""
+    if len(intervals) < 2 or ahead <= _TICK_S:
+        return 0.0
+    last = [*intervals[1:], ahead][-3:]
+    shrunk = math.log(last[-1] / last[0]) / (len(last) - 1)
+    return math.exp(-((shrunk / _ALIKE) ** 2) / 2)
 
 
 class _Known:
@@ -118,17 +114,23 @@ class _Known:
 
     def __init__(self) -> None:
         self._bins: dict[int, list[float]] = {}  # weight, and weighted sums of intervals and of dirty bytes / level
+        self._rounds: list[tuple[float, float]] = []  # interval, dirty bytes / level
         self._weight = self._level = 1.0
 
-    def add(self, points: list[_Point]) -> None:
-        """The points of one round; all that was there counts less from now on."""
+    def add(self, interval: float, dirty: float) -> None:
+        """The point of a round; all that was there counts less from now on."""
         self._weight *= _GAIN
-        for interval, dirty, share in points:
-            weight = share * self._weight
-            sums = self._bins.setdefault(math.floor(math.log(interval) * _BINS_PER_E), [0.0, 0.0, 0.0])
-            sums[0] += weight
-            sums[1] += weight * interval
-            sums[2] += weight * dirty / self._level
+        self._rounds.append((interval, dirty / self._level))
+        sums = self._bins.setdefault(math.floor(math.log(interval) * _BINS_PER_E), [0.0, 0.0, 0.0])
+        sums[0] += self._weight
+        sums[1] += self._weight * interval
+        sums[2] += self._weight * dirty / self._level
+
+    def rounds(self) -> list[_Point]:
+        """Each round, weighted by what it says of W's shape."""
+        weights = [_KEPT**age for age in reversed(range(len(self._rounds)))]
+        weights[0] *= _FIRST
+        return [(i, d * self._level, w) for (i, d), w in zip(self._rounds, weights, strict=True)]
 
     def points(self) -> list[_Point]:
         """In order of their intervals."""
@@ -138,27 +140,26 @@ class _Known:
     def follow(self, interval: float, dirty: float) -> float:
         """Takes up the level of a new round; returns by which factor that is off from what was known.
 
-        Where no point is near, what is known is only the least that a concave function can be there: to find more than
-        that is no news."""
-        least, near = _between(self.points(), interval)
-        if least <= 0:
+        What a concave function that never falls may be there is no news."""
+        least, most = _between(self.points(), interval)
+        nearest = min(max(dirty, least), most)
+        if nearest <= 0:
             return 1.0
-        factor = min(max(dirty / least, 1 / _LARGEST_STEP), _LARGEST_STEP if near else 1.0)
+        factor = min(max(dirty / nearest, 1 / _LARGEST_STEP), _LARGEST_STEP)
         step = abs(math.log(factor))
         self._level *= factor ** (step / (step + _NOISE))
         return factor
 
 
-def _between(points: list[_Point], interval: float) -> tuple[float, bool]:
-    """Dirty bytes on the lines from 0 through ``points``, flat after the last; and whether one of them is near."""
+def _between(points: list[_Point], interval: float) -> tuple[float, float]:
+    """Dirty bytes that a concave function from 0 through ``points`` that never falls has at least, and at most."""
     place = bisect_left(points, (interval, -1.0, 0.0))
     since, below, _ = points[place - 1] if place else (0.0, 0.0, 0.0)
-    near = interval <= since * _NEAR
+    most = below * interval / since if place else math.inf
     if place == len(points):
-        return below, near
+        return below, most
     until, above, _ = points[place]
-    dirty = below + (above - below) * (interval - since) / (until - since)
-    return dirty, near or until <= interval * _NEAR
+    return below + (above - below) * (interval - since) / (until - since), min(most, above)
 
 
 def _concave(points: list[_Point]) -> list[tuple[float, float]]:
@@ -166,58 +167,97 @@ def _concave(points: list[_Point]) -> list[tuple[float, float]]:
 
     Neither do such functions' mean slopes from 0 rise. Pooling gives both, and evens errors out; the least concave
     majorant, which alone would follow the highest errors, does the little that is left."""
-    grown = _pooled([(dirty, weight) for _, dirty, weight in points])
-    falling = _pooled([(-dirty / one, weight) for dirty, (one, _, weight) in zip(grown, points, strict=True)])
+    grown = pooled([(dirty, weight) for _, dirty, weight in points])
+    falling = pooled([(-dirty / one, weight) for dirty, (one, _, weight) in zip(grown, points, strict=True)])
+    return _majorant([(one, -slope * one) for slope, (one, _, _) in zip(falling, points, strict=True)])
+
+
+def _majorant(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Corners of the least concave function from 0 that never falls and lies below none of ``points``, in order."""
     corners = [(0.0, 0.0)]
-    for slope, (interval, _, _) in zip(falling, points, strict=True):
-        corner = (interval, max(-slope * interval, corners[-1][1]))
+    for interval, dirty in points:
+        corner = (interval, max(dirty, corners[-1][1]))
         while len(corners) > 1 and _slope(corners[-2], corners[-1]) <= _slope(corners[-1], corner):
             corners.pop()
         corners.append(corner)
     return corners
 
 
-def _below(corners: list[tuple[float, float]], points: list[_Point], rounds: int) -> list[tuple[float, float]]:
-    """``corners`` with more of them below the first, which W reaches as ``interval ** elasticity``.
-
-    Of a concave function it is only known there that it lies between its chord from 0 (elasticity 1: a guest that has
-    not begun to write the same pages twice) and the level that it has already (0: one that has written all it ever will
-    many times over). Points of longer intervals tell which, the nearest most. Where all rounds took about as long, they
-    have settled, and half-way is as good a guess as any; after a single round, the chord is."""
-    if len(corners) < 2 or corners[1][1] <= 0 or rounds < 2:
-        return corners
-    interval, dirty = corners[1]
-    elasticity = _elasticity([(one / interval, found / dirty, weight) for one, found, weight in points if found > 0])
-    if elasticity > _LINEAR:
-        return corners
-    steps = [(interval / 2**step, dirty * 2 ** (-elasticity * step)) for step in range(_HALVINGS, 0, -1)]
-    return [corners[0], *steps, *corners[1:]]
+def _guesses() -> tuple[_Floats, _Floats, _Floats, _Floats]:
+    """Of each of `_Shape`'s guesses how likely it is beforehand (as a logarithm; pages written at random come last),
+    and of the others hot bytes, the interval that goes round them, and bytes written once in a unit of time."""
+    gone_round = [(1.0, 2.0**step, 0.0) for step in np.arange(-4, 12, 0.5)]
+    hot_and_cold = [(hot, knee, 1.0) for knee, hot in product((1 / 32, 1 / 8, 1 / 2, 2.0, 8.0), (0.25, 1.0, 4.0, 16.0))]
+    kinds = ((0.3, 1), (0.35, len(gone_round)), (0.2, len(hot_and_cold)), (0.15, len(_RANDOM)))
+    likely = np.concatenate([np.full(count, share / count) for share, count in kinds])
+    hot, knee, cold = np.array([(0.0, 1.0, 1.0), *gone_round, *hot_and_cold]).T
+    return np.log(likely), hot[:, None], knee[:, None], cold[:, None]
 
 
-def _elasticity(points: list[_Point]) -> float:
-    """Slope, from 0 to 1, of the line through the logarithms of (interval, dirty bytes, weight), the first interval
-    being about 1: by weighted squares, with as much doubt as a few points side by side leave (ridge regression towards
-    `_UNTOLD`)."""
-    logs = [(math.log(one), math.log(found), weight / max(one, 1.0)) for one, found, weight in points]
-    total = sum(weight for _, _, weight in logs)
-    x, y = (sum(point[axis] * point[2] for point in logs) / total for axis in (0, 1))
-    run = sum(weight * (one - x) ** 2 for one, _, weight in logs) / total
-    rise = sum(weight * (one - x) * (other - y) for one, other, weight in logs) / total
-    return min(max((rise + _UNTOLD * _DOUBT) / (run + _DOUBT), 0.0), 1.0)
+_RANDOM = 2.0 ** np.arange(-3, 5)[:, None]
+_LIKELY, _HOT, _KNEE, _COLD = _guesses()
 
 
-def _pooled(values: list[tuple[float, float]]) -> list[float]:
-    """The series nearest to (value, weight) pairs, by weighted squares, that never falls: pool adjacent violators
-    (Ayer, Brunk, Ewing, Reid and Silverman, 1955)."""
-    blocks: list[tuple[float, float, int]] = []
-    for value, weight in values:
-        block = (value, weight, 1)
-        while blocks and blocks[-1][0] > block[0]:
-            other, heavy, more = blocks.pop()
-            both = block[1] + heavy
-            block = ((block[0] * block[1] + other * heavy) / both, both, block[2] + more)
-        blocks.append(block)
-    return [value for value, _, count in blocks for _ in range(count)]
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """W where no round was as short, of which a concave function leaves open whether it is the chord from 0 (a guest
+    that has not begun to write the same pages twice) or flat (one that has written all it ever will many times over).
+
+    Guests of four kinds are tried: W is in proportion to the interval; it is so up to a working set; a hot set is
+    written besides; or pages are written at random, W = 1 - exp(-interval). Each is ``share`` likely, by how far off
+    rounds are from it at its best ``level`` (the logarithm of a factor), with a deviation that is not known before
+    (Student's t). Intervals are in units of the ``shortest``.
+
+    Rounds that have all come out alike fit any of these. But where W is in proportion to the interval, rounds shrink or
+    grow, unless the guest happens to write just as fast as it is sent; so that is then the least likely of them.
+    """
+
+    shortest: float
+    share: _Floats
+    level: _Floats
+
+    @classmethod
+    def of(cls, points: list[_Point], settled: float) -> _Shape:
+        """At least one of ``points`` has dirty bytes; for ``settled`` see `_settled`."""
+        interval, dirty, weight = np.array([point for point in points if point[1] > 0]).T
+        shortest, total = float(interval.min()), float(weight.sum())
+        off = np.log(dirty) - _logs(interval / shortest)
+        level = off @ weight / total
+        squares = (off - level[:, None]) ** 2 @ weight
+        score = _LIKELY - (_SURE + total) / 2 * np.log(_SURE * _NOISE_OF_SHAPE**2 + squares)
+        score -= _GROWING * math.log1p(settled / _BY_CHANCE)
+        share = np.exp(score - score.max())
+        return cls(shortest, share / share.sum(), level)
+
+    def dirty_bytes(self, intervals: list[float]) -> list[float]:
+        """The geometric mean of all guesses, which is concave as they are, and which an unlikely one moves little."""
+        logs = self.level[:, None] + _logs(np.array(intervals) / self.shortest)
+        return [math.exp(one) for one in self.share @ logs]
+
+    def doubt(self, interval: float) -> float:
+        """Standard deviation of the guesses' logarithms at ``interval``."""
+        logs = self.level + _logs(np.array([max(interval / self.shortest, 2.0**-_HALVINGS)]))[:, 0]
+        return math.sqrt(max(float(self.share @ logs**2 - (self.share @ logs) ** 2), 0.0))
+
+
+def _logs(times: _Floats) -> _Floats:
+    """Logarithms of what each guess (a row) dirties in intervals of so many units, at level 0."""
+    found: _Floats = np.vstack([_HOT * np.minimum(times / _KNEE, 1.0) + _COLD * times, -np.expm1(-times * _RANDOM)])
+    return np.log(found)
+
+
+_GROWING = (_logs(np.array([1.0])) - _logs(np.array([0.9])))[:, 0] > -_STRAIGHT * math.log(0.9)
+
+
+def _below(corners: list[tuple[float, float]], interval: float, shape: _Shape) -> list[tuple[float, float]]:
+    """``corners`` with more of them below the shortest ``interval``, none above the line that comes down to that."""
+    dirty, after = corners[1][1] * interval / corners[1][0], [one for one in corners if one[0] > interval]
+    slope = next((_slope((interval, dirty), one) for one in after if one[0] > _APART * interval), 0.0)
+    shorter = [interval / 2**step for step in range(_HALVINGS, 0, -1)]
+    *below, here = shape.dirty_bytes([*shorter, interval])
+    ends = zip(shorter, below, strict=True)
+    steps = [(one, min(dirty * found / here, dirty - slope * (interval - one))) for one, found in ends]
+    return _majorant([*steps, (interval, dirty), *after])
 
 
 def _slope(one: tuple[float, float], other: tuple[float, float]) -> float:
@@ -243,9 +283,9 @@ def _classes(corners: list[tuple[float, float]], ram_bytes: float) -> DirtyCurve
     return DirtyCurve(tuple(classes))
 
 
-def _spread(curve: DirtyCurve, found: list[tuple[float, float, float]]) -> float:
-    """How far off rounds are from ``curve``. ``found`` has of each its interval, its dirty bytes, and by which factor
-    these were off from what had been known."""
+def _spread(curve: DirtyCurve, found: list[tuple[float, float, float]], doubt: float) -> float:
+    """How far off the next round is from ``curve``. ``found`` has of each round its interval, its dirty bytes, and by
+    which factor these were off from what had been known; ``doubt`` is that of W's shape where the next one will be."""
     if not found:
         return _MOST_SPREAD
     fits, off, weight = [], [], 1.0
@@ -255,4 +295,5 @@ def _spread(curve: DirtyCurve, found: list[tuple[float, float, float]]) -> float
         off.append((max(fits[-1], abs(factor - 1)), weight))
         weight *= FORGET
     least = max(_FIRST_SPREAD / len(found), _LEAST_SPREAD)
-    return min(max(least, _NINE_IN_TEN * weighted_median(off), fits[0]), _MOST_SPREAD)
+    noise = max(least, _NINE_IN_TEN * weighted_median(off) * (1 + 2 / len(found)), fits[0])
+    return min(math.hypot(noise, _DEVIATIONS * doubt), _MOST_SPREAD)

@@ -10,7 +10,7 @@ from precopy.errors import UsageError
 from precopy.planning.bandwidth import estimate_bandwidth
 from precopy.planning.dirtying import estimate_dirtying
 from precopy.planning.estimate import Estimate
-from precopy.planning.metrics import Costs, Metrics, Probe, RoundSample
+from precopy.planning.metrics import Costs, Metrics, RoundSample
 from precopy.planning.weighting import FORGET, telling, weighted_median
 
 __all__ = ["estimate_bandwidth", "estimate_costs", "estimate_dirtying", "observe"]
@@ -22,7 +22,6 @@ _VARIED = 1.3
 def observe(
     ram_bytes: int,
     rounds: tuple[RoundSample, ...],
-    probes: Sequence[Probe],
     remaining_bytes: float,
     handover_s: Estimate,
     *,
@@ -31,7 +30,7 @@ def observe(
     """What is known right after a sync, with the guest at ``throttle``. Raises `UsageError` without any round."""
     if not rounds:
         raise UsageError("nothing is known of a migration before its first round; estimate from one round or more")
-    dirty, spread = estimate_dirtying(rounds, probes, ram_bytes, throttle)
+    dirty, spread = estimate_dirtying(rounds, ram_bytes, throttle)
     costs = estimate_costs(rounds, handover_s)
     return Metrics(ram_bytes, rounds, remaining_bytes, dirty, spread, costs, throttle)
 

@@ -18,7 +18,7 @@ def measured_input(trace: Trace) -> PlanInput:
     last = samples[-1] if samples else None
     throttle = last.throttle if last else 0.0
     remaining = last.remaining_bytes if last else 0.0
-    seen = observe(trace.ram_bytes, samples, trace.probes, remaining, trace.handover_s, throttle=throttle)
+    seen = observe(trace.ram_bytes, samples, remaining, trace.handover_s, throttle=throttle)
     costs, bandwidth = seen.costs, seen.costs.bandwidth.value
     curve = seen.dirty.scaled(1 / (1 - throttle)) if throttle else seen.dirty
     off = max(seen.dirty_spread, (costs.bandwidth.high - costs.bandwidth.low) / (2 * bandwidth))

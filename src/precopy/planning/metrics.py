@@ -48,16 +48,6 @@ class RoundSample:
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
-    """A look at the dirty log in mid-round: ``dirty_bytes`` had been dirtied ``interval_s`` after the last sync."""
-
-    round: int
-    interval_s: float
-    dirty_bytes: float
-    throttle: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
 class Costs:
     """What moving memory costs here, so that a round of ``read`` bytes takes
     ``t = read * (sent_share / bandwidth + read_s_per_byte)``, and a sync that finds ``dirty`` bytes takes
@@ -111,9 +101,7 @@ class Metrics:
         dirtied += self.dirty.rate * self.costs.x_s(dirtied)
         remaining = min((unsent_bytes + dirtied) * _SAFE, self.ram_bytes)
         # `replace` would take twice as long, and a sweep is made of this.
-        return Metrics(
-            self.ram_bytes, self.rounds, remaining, self.dirty, self.dirty_spread, self.costs, self.throttle
-        )
+        return Metrics(self.ram_bytes, self.rounds, remaining, self.dirty, self.dirty_spread, self.costs, self.throttle)
 
 
 _SAFE = 1.05

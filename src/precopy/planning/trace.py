@@ -9,7 +9,7 @@ from precopy.dirty.log import LogCounters
 from precopy.memory.layout import RamLayout
 from precopy.planning.estimate import Estimate
 from precopy.planning.limits import Limits
-from precopy.planning.metrics import Probe, RoundSample
+from precopy.planning.metrics import RoundSample
 
 NO_CALLS = LogCounters()
 
@@ -59,7 +59,7 @@ class RecordedOutcome:
 
 
 @dataclass(frozen=True)
-class TraceProbe:
+class Look:
     """A look at the dirty log in mid-round: all pages found dirty until ``interval_s`` after the last sync."""
 
     interval_s: float
@@ -73,7 +73,7 @@ class TraceRound:
 
     sample: RoundSample
     dirty: Bitmap
-    probes: tuple[TraceProbe, ...] = ()
+    looks: tuple[Look, ...] = ()
     did: LogCounters = NO_CALLS
 
 
@@ -95,16 +95,6 @@ class Trace:
     @property
     def samples(self) -> tuple[RoundSample, ...]:
         return tuple(one.sample for one in self.rounds)
-
-    @property
-    def probes(self) -> tuple[Probe, ...]:
-        """The looks in mid-round, as estimators take them."""
-        size = self.layout.page_size
-        return tuple(
-            Probe(one.sample.number, look.interval_s, look.dirty.count() * size, one.sample.throttle)
-            for one in self.rounds
-            for look in one.probes
-        )
 
     @property
     def handover_s(self) -> Estimate:

@@ -27,3 +27,17 @@ def weighted_median(pairs: Iterable[tuple[float, float]]) -> float:
         if rest <= 0:
             return value
     return ordered[-1][0] if ordered else 0.0
+
+
+def pooled(values: Iterable[tuple[float, float]]) -> list[float]:
+    """The series nearest to (value, weight) pairs, by weighted squares, that never falls: pool adjacent violators
+    (Ayer, Brunk, Ewing, Reid and Silverman, 1955)."""
+    blocks: list[tuple[float, float, int]] = []
+    for value, weight in values:
+        block = (value, weight, 1)
+        while blocks and blocks[-1][0] > block[0]:
+            other, heavy, more = blocks.pop()
+            both = block[1] + heavy
+            block = ((block[0] * block[1] + other * heavy) / both, both, block[2] + more)
+        blocks.append(block)
+    return [value for value, _, count in blocks for _ in range(count)]

@@ -17,7 +17,7 @@ from precopy.dirty import LogCounters
 from precopy.errors import SnapshotDamaged, SnapshotError, Unsupported, UsageError
 from precopy.memory.layout import RamLayout
 from precopy.planning import RoundSample
-from precopy.planning.trace import NO_CALLS, RecordedFacts, RecordedOutcome, Trace, TraceProbe, TraceRound
+from precopy.planning.trace import NO_CALLS, Look, RecordedFacts, RecordedOutcome, Trace, TraceRound
 from precopy.store import recording_format as form
 from precopy.store.compression import compressor
 from precopy.store.recording_format import HEAD, OPENING, SCHEMA, Kind, Packed, Packing, Wrong
@@ -66,8 +66,8 @@ class RecordingWriter:
     def begin(self, layout: RamLayout, facts: RecordedFacts) -> None:
         self._add(Kind.BEGIN, lambda _: form.Beginning.of(layout, facts))
 
-    def probe(self, interval_s: float, dirty: Bitmap) -> None:
-        self._add(Kind.PROBE, lambda packed: form.ProbeRecord(interval_s, packed), dirty)
+    def look(self, interval_s: float, dirty: Bitmap) -> None:
+        self._add(Kind.LOOK, lambda packed: form.LookRecord(interval_s, packed), dirty)
 
     def round(self, sample: RoundSample, dirty: Bitmap, did: LogCounters = NO_CALLS) -> None:
         self._add(Kind.ROUND, lambda packed: form.RoundRecord(sample, packed, did), dirty)
@@ -139,7 +139,7 @@ class _Reader:
         self._layout: RamLayout | None = None
         self._facts: RecordedFacts | None = None
         self._rounds: list[TraceRound] = []
-        self._probes: list[TraceProbe] = []
+        self._looks: list[Look] = []
         self._outcome: RecordedOutcome | None = None
         self._empty: Bitmap | None = None
         self._in_memory = 0
@@ -203,17 +203,17 @@ class _Reader:
                 begun = form.decode(record, form.Beginning)
                 form.check_facts(begun.facts)
                 self._layout, self._facts = begun.layout(), begun.facts
-            case Kind.PROBE:
-                probe = form.decode(record, form.ProbeRecord)
-                if probe.interval_s <= (self._probes[-1].interval_s if self._probes else 0.0):
+            case Kind.LOOK:
+                look = form.decode(record, form.LookRecord)
+                if look.interval_s <= (self._looks[-1].interval_s if self._looks else 0.0):
                     raise Wrong("it is a look that is not after the one before")
-                self._probes.append(TraceProbe(probe.interval_s, self._bitmap(words, probe.dirty)))
+                self._looks.append(Look(look.interval_s, self._bitmap(words, look.dirty)))
             case Kind.ROUND:
                 one = form.decode(record, form.RoundRecord)
                 form.check_sample(one.sample, len(self._rounds) + 1)
                 dirty = self._bitmap(words, one.dirty)
-                self._rounds.append(TraceRound(one.sample, dirty, tuple(self._probes), one.did))
-                self._probes.clear()
+                self._rounds.append(TraceRound(one.sample, dirty, tuple(self._looks), one.did))
+                self._looks.clear()
             case Kind.END:
                 outcome = form.decode(record, RecordedOutcome)
                 form.check_outcome(outcome)

@@ -54,7 +54,7 @@ class Kind(enum.IntEnum):
     """What a block holds."""
 
     BEGIN = 1
-    PROBE = 2
+    LOOK = 2
     ROUND = 3
     END = 4
 
@@ -132,7 +132,7 @@ class Beginning:
 
 
 @dataclass(frozen=True)
-class ProbeRecord:
+class LookRecord:
     interval_s: float
     dirty: Packed
 
