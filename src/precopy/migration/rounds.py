@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from precopy.bitmap import BITS_PER_WORD, NO_RUNS, Runs
+from precopy.bitmap import NO_RUNS, Runs
 from precopy.dirty import MigrationBitmap, SyncStats
 from precopy.errors import PeerProtocolError
 from precopy.migration.channel import NO_CONTENT, Channel, Content
@@ -26,15 +26,22 @@ from precopy.wire import Alive, RoundAck, RoundEnd
 from precopy.wire.frames import Pages
 
 WINDOW_PAGES = 4096
-"""Pages taken at a time (16 MiB): few calls for each, and re-armed not long before they are read. Over a slow link
-fewer, down to LEAST_WINDOW_PAGES."""
-LEAST_WINDOW_PAGES = 64
+"""Pages taken at a time (16 MiB): few calls for each, and re-armed not long before they are read."""
 BATCH_PAGES = 512
 """Pages in one batch (2 MiB): enough to hide the calls that each costs, and what one tear costs to send again."""
 LEAST_BATCH_PAGES = 32
 
 _LEAST_BATCHES = 16
 _ALIVE_S = 0.25
+
+
+@dataclass(frozen=True)
+class Cut:
+    """When to end a round early: after every so many ``pages`` it is asked with the bytes of the round that are left,
+    and the seconds since the sync before it."""
+
+    pages: int
+    ends: Callable[[int, float], bool]
 
 
 @dataclass
@@ -100,30 +107,28 @@ class Rounds:
             self._alive_at = now
             self.channel.send(Alive())
 
-    def send(
-        self,
-        sync: SyncStats,
-        *,
-        final: bool,
-        window: int = WINDOW_PAGES,
-        enough: Callable[[int, float], bool] = lambda *_: False,
-    ) -> Round:
-        """Sends all that is pending and waits until it has arrived. ``sync`` is this round's sync, for the record.
-
-        ``enough`` is asked after about each ``window`` pages, with the bytes that are left and the seconds since that
-        sync, whether to cut the round short; what is left stays pending.
-        """
+    def send(self, sync: SyncStats, *, final: bool, cut: Cut | None = None) -> Round:
+        """Sends all that is pending and waits until it has arrived, unless ``cut`` ends the round before: then what is
+        left stays pending. ``sync`` is this round's sync, for the record."""
         self.number += 1
         sent_before, start, tally = self.channel.sent_bytes, self.clock.now(), _Tally()
-        left = self.bitmap.pending.count()
+        pending = self.bitmap.pending.count()
         # A batch that tears is sent again, so small rounds have small ones; they tear less often, too.
-        self._batch = min(max(left // _LEAST_BATCHES, LEAST_BATCH_PAGES), BATCH_PAGES)
-        # Where few pages are pending, a window reaches further to find as many.
-        span = window * self.memory.layout.pages // max(left, 1)
-        for runs in self._windows(min(span, WINDOW_PAGES) & -BITS_PER_WORD, tally):
-            self._send_window(runs, tally)
-            left -= runs.pages
-            if enough(left * self.memory.layout.page_size, self.clock.now() - start):
+        most = min(BATCH_PAGES, cut.pages if cut else BATCH_PAGES)
+        self._batch = min(max(pending // _LEAST_BATCHES, LEAST_BATCH_PAGES), most)
+        asked = 0
+
+        def enough() -> bool:
+            """Whether the policy would have the round end here; it is not asked after every batch."""
+            nonlocal asked
+            done = tally.sent_pages + tally.zero_pages
+            if cut is None or done - asked < cut.pages:
+                return False
+            asked = done
+            return cut.ends((pending - done) * self.memory.layout.page_size, self.clock.now() - start)
+
+        for runs in self._windows(tally):
+            if self._send_window(runs, tally, enough):
                 break
         ending = self.clock.now()
         pages = tally.sent_pages + tally.zero_pages
@@ -160,27 +165,32 @@ class Rounds:
             dirty_rate_bytes_per_s=self.dirty_rate,
         )
 
-    def _windows(self, pages: int, tally: _Tally) -> Iterator[Runs]:
-        for start, count in self.bitmap.windows(pages):
+    def _windows(self, tally: _Tally) -> Iterator[Runs]:
+        for start, count in self.bitmap.windows(WINDOW_PAGES):
             began = self.clock.now()
             runs = self.bitmap.take(start, count)
             tally.clear_s += self.clock.now() - began
             yield runs
 
-    def _send_window(self, runs: Runs, tally: _Tally) -> None:
+    def _send_window(self, runs: Runs, tally: _Tally, enough: Callable[[], bool]) -> bool:
+        """Sends a window, or as much of it as is ``enough``: then the rest is pending again, and True is returned."""
         began = self.clock.now()
         content, zero = self.memory.split_zero(runs)
         tally.scan_s += self.clock.now() - began
         cut, bounds = zero.cut(WINDOW_PAGES)
         for lo, hi in pairwise(bounds):
             self._send_batch(NO_CONTENT, cut[lo:hi], tally)
+        tally.zero_pages += zero.pages
         # Views and addresses are made for the whole window at once; a batch takes its slice of them.
         cut, bounds = content.cut(self.pace.batch_pages(self.memory.layout.page_size, self._batch))
         parts = Content.of(self.memory, cut)
         for lo, hi in pairwise(bounds):
             self._send_batch(parts[lo:hi], NO_RUNS, tally)
-        tally.sent_pages += content.pages
-        tally.zero_pages += zero.pages
+            tally.sent_pages += parts.runs[lo:hi].pages
+            if enough():
+                self.bitmap.mark(parts.runs[hi:])
+                return True
+        return enough()
 
     def _send_batch(self, content: Content, zero: Runs, tally: _Tally) -> None:
         self.tick()

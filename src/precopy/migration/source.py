@@ -200,12 +200,7 @@ class Source:
         sync = rounds.sync()
         while True:
             dirty_map = self._bitmap.pending.counts(_MAP_PARTS)
-            done = rounds.send(
-                sync,
-                final=False,
-                window=steering.window_pages,
-                enough=lambda left, interval_s: steering.ends(left, interval_s, self._elapsed()),
-            )
+            done = rounds.send(sync, final=False, cut=steering.cut(self._elapsed()))
             sync = rounds.sync()
             done, decision = steering.after(done, sync, self._elapsed())
             self._record(replace(done, dirty_map=dirty_map))

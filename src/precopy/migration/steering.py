@@ -13,7 +13,7 @@ from precopy.dirty import MigrationBitmap, SyncStats
 from precopy.migration.options import MigrationOptions
 from precopy.migration.recorder import Recorder
 from precopy.migration.results import Range, Round, Verdict, finite
-from precopy.migration.rounds import LEAST_WINDOW_PAGES, WINDOW_PAGES
+from precopy.migration.rounds import BATCH_PAGES, LEAST_BATCH_PAGES, WINDOW_PAGES, Cut
 from precopy.planning import Action, Decision, Estimate, Metrics, RoundSample, forecast
 from precopy.planning.estimators import observe
 from precopy.planning.policies import POLICIES
@@ -58,23 +58,30 @@ class Steering:
         self._before = vm.throttled()
         self._slowed = False
 
-    def ends(self, unsent_bytes: int, interval_s: float, now: float) -> bool:
-        """Whether the policy would end the migration in mid-round, ``interval_s`` after the last sync with so much left
-        of the round: then it is worth another sync."""
+    def cut(self, now: float) -> Cut | None:
+        """How the round that begins ``now`` may end early: where the policy would end the migration in its middle, it
+        is worth another sync."""
+        metrics = self._metrics
+        if metrics is None and self._recorder is None:
+            return None
+
+        def ends(unsent_bytes: int, interval_s: float) -> bool:
+            self._look(interval_s)
+            if metrics is None:
+                return False
+            return self.policy.decide(metrics.in_round(unsent_bytes, interval_s), self.limits, now + interval_s).ends
+
+        pages = BATCH_PAGES
+        if metrics is not None:
+            # About ten times in what the downtime limit allows to be sent.
+            allowed = metrics.costs.bandwidth.value * self.limits.downtime_s / self._page_size
+            pages = min(max(int(allowed / 10), LEAST_BATCH_PAGES), WINDOW_PAGES)
+        return Cut(pages, ends)
+
+    def _look(self, interval_s: float) -> None:
         if self._recorder is not None and interval_s >= self._look_s:
             self._recorder.look(interval_s, self.bitmap.look())
             self._look_s = 2 * interval_s
-        if self._metrics is None:
-            return False
-        return self.policy.decide(self._metrics.in_round(unsent_bytes, interval_s), self.limits, now).ends
-
-    @property
-    def window_pages(self) -> int:
-        """Pages after which to look whether the policy would end the migration: a tenth of what the downtime allows."""
-        if self._metrics is None:
-            return WINDOW_PAGES
-        allowed = self._metrics.costs.bandwidth.value * self.limits.downtime_s / self._page_size
-        return min(max(int(allowed / 10) & -LEAST_WINDOW_PAGES, LEAST_WINDOW_PAGES), WINDOW_PAGES)
 
     def begin(self, tracker: str) -> None:
         """The first round is about to begin. Raises `Unsupported` where the guest cannot be slowed down as wanted."""
