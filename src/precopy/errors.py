@@ -122,11 +122,13 @@ class NotConverged(PrecopyError):
         reason: str = "",
         smallest_limit: float | None = None,
     ) -> None:
+        found = (
+            f"{remaining / 2**20:.1f} MiB still dirty would mean a downtime of {1e3 * expected_downtime:.0f} ms, "
+            f"the limit is {1e3 * downtime_limit:.0f} ms"
+        )
         limit = f"to at least {1e3 * smallest_limit:.0f}ms" if smallest_limit is not None else ""
         super().__init__(
-            f"did not converge in {rounds} rounds: {remaining / 2**20:.1f} MiB still dirty would mean a downtime of "
-            f"{1e3 * expected_downtime:.0f} ms, the limit is {1e3 * downtime_limit:.0f} ms"
-            f"{f' ({reason})' if reason else ''}; the guest runs on at the source; raise "
+            f"did not converge in {rounds} rounds: {reason or found}; the guest runs on at the source; raise "
             f"{' '.join(filter(None, ['--downtime-limit', limit]))} or --max-bandwidth, or lower the guest's write rate"
         )
         self.rounds, self.remaining = rounds, remaining

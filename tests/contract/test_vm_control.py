@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 
 from precopy.emulated import EmulatedGuest
-from precopy.errors import GuestError, UsageError
+from precopy.errors import GuestError, Unsupported, UsageError
 from precopy.guests import Workload
 from precopy.kvm import KvmGuest
 from precopy.memory import GuestMemory
@@ -146,7 +146,7 @@ def throttling() -> list[str]:
 
 @pytest.mark.parametrize("share", [-0.01, 0.991, 1.0, float("nan"), float("inf")])
 def test_a_share_that_cannot_be_taken_is_refused(guest: Guest, share: float) -> None:
-    with pytest.raises(UsageError, match="the share of the vCPUs' time"):
+    with pytest.raises(UsageError, match="the share that is taken of a vCPU's time"):
         guest.throttle(share)
     assert steps_after(guest, 0) > 0
     assert guest.throttled().stolen_s == (0.0,)
@@ -257,10 +257,11 @@ def test_throttle_changes_while_another_thread_pauses_and_resumes(guest: Guest) 
     assert guest.check().ok
 
 
-def test_ending_a_dirty_limit_that_there_is_not_changes_nothing(guest: Guest) -> None:
+def test_where_there_can_be_no_dirty_limit_ending_one_says_so_and_changes_nothing(guest: Guest) -> None:
     guest.resume()
     guest.throttle(0.5)
-    guest.limit_dirtying(None)
+    with pytest.raises(Unsupported):
+        guest.limit_dirtying(None)
     before = guest.throttled().stolen_s[0]
     until_taken(guest, before)
 

@@ -75,7 +75,8 @@ def test_the_limit_that_is_named_makes_it_converge(
     known = metrics(bandwidth=bandwidth, rate=ratio * bandwidth, working_set=size, x=x, spread=spread)
     least = smallest_downtime(known).high
     assume(math.isfinite(least))
-    outcome = forecast(known, Limits(least * 1.01, max_rounds=499), 0.0).likely
+    limits = Limits(least * 1.01, max_rounds=499)
+    outcome = simulate(known, CurveWorld(known.costs, known.dirty), decide, limits, 0.0)
     assume(len(outcome.rounds) < 499)  # D all but as large as B: the limit is reached, but not so soon
     assert outcome.completed
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from precopy.memory.layout import RamLayout
 from precopy.planning.trace import RecordedOutcome, Trace, TraceRound
 from precopy.store import recording
 from precopy.store.recording import RecordingWriter, read_recording
-from precopy.store.recording_format import OPENING
+from precopy.store.recording_format import HEAD, OPENING, Kind
 from precopy.units import PAGE_SIZE
 from support.traces import BANDWIDTH, LAYOUT, PAGES, hot_and_cold, record, write
 
@@ -147,8 +148,28 @@ class TestFailures:
 
     def test_blocks_in_another_order(self, path: Path) -> None:
         with RecordingWriter(path) as writer:
+            writer.begin(LAYOUT, TRACE.facts)
+            writer.begin(LAYOUT, TRACE.facts)
+        with pytest.raises(SnapshotDamaged, match=r"the block at byte \d+: it has no place here"):
+            read_recording(path)
+
+    def test_there_is_no_file_where_nothing_began(self, path: Path) -> None:
+        with RecordingWriter(path) as writer:
             writer.round(TRACE.samples[0], Bitmap(PAGES))
-        with pytest.raises(SnapshotDamaged, match="the block at byte 20: it has no place here"):
+            writer.end(RecordedOutcome(False, 0.1, 0.0, error="refused"))
+        assert not path.exists()
+
+    def test_a_block_that_claims_to_be_huge_is_not_read(self, path: Path) -> None:
+        path.write_bytes(OPENING + HEAD.pack(Kind.ROUND, 0x7FF00000, 0))
+        os.truncate(path, 1 << 31)
+        with pytest.raises(SnapshotDamaged, match="it claims to be 2146435072 bytes long"):
+            read_recording(path)
+
+    def test_a_round_that_ended_too_soon(self, path: Path) -> None:
+        with RecordingWriter(path) as writer:
+            writer.begin(LAYOUT, TRACE.facts)
+            writer.round(replace(TRACE.samples[0], ended_s=1e-4), Bitmap(PAGES))
+        with pytest.raises(SnapshotDamaged, match="it ended before it can have been done"):
             read_recording(path)
 
     def test_rounds_that_are_missing(self, path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from precopy.control.socket import Request, ask
-from precopy.errors import PrecopyError
+from precopy.errors import PeerProtocolError, PrecopyError
 from precopy.migration import Event, Migrated, MigrationOptions, Note, Progress, Round, Verdict
 from precopy.transport import Address
 
@@ -39,7 +39,12 @@ def migrate_guest(
 
     with _cancelling(control):
         answer = ask(control, Request("migrate", str(to), timeout, options, record), heard)
-    return msgspec.convert(answer, Migrated)
+    try:
+        return msgspec.convert(answer, Migrated)
+    except msgspec.ValidationError as error:
+        raise PeerProtocolError(
+            f"the guest was moved, but {control} says so in no way that is known: {error}"
+        ) from error
 
 
 @contextlib.contextmanager

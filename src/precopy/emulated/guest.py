@@ -27,6 +27,7 @@ from precopy.guests.throttle import Throttle
 from precopy.memory import GuestMemory
 from precopy.memory.log_mask import DirtyClient
 from precopy.ports import Throttled, TrackerChoice, Witness
+from precopy.ports.vm import MAX_THROTTLE
 from precopy.units import PAGE_SIZE
 
 _AGAIN_S = 0.001  # a stop that comes just before the CPU starts is forgotten
@@ -115,6 +116,7 @@ class EmulatedGuest:
     def pause(self) -> float:
         start = time.perf_counter()
         if not self._stop():
+            self.resume()  # a guest that runs on, late, is better than one that stands still and is said to run
             raise GuestError(f"the emulated CPU did not stop within {STOP_S:g} s")
         self.running = False
         self.raise_failure()
@@ -132,10 +134,9 @@ class EmulatedGuest:
     def throttle(self, share: float) -> None:
         self._throttle.take(share)
 
-    def limit_dirtying(self, bytes_per_s: float | None) -> None:
-        """As `VmControl.limit_dirtying`; there is no limit that could be ended. Raises `Unsupported`."""
-        if bytes_per_s is not None:
-            raise Unsupported("an emulated CPU has no dirty limit", "use throttling, or KVM and --tracker dirty-ring")
+    def limit_dirtying(self, bytes_per_s: float | None, max_share: float = MAX_THROTTLE) -> None:  # noqa: ARG002
+        """Raises `Unsupported`."""
+        raise Unsupported("an emulated CPU has no dirty limit", "use auto-converge, or KVM and --tracker dirty-ring")
 
     def throttled(self) -> Throttled:
         return self._throttle.throttled()

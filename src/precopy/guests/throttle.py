@@ -62,9 +62,12 @@ class DutyCycle:
 
 class DirtyQuota:
     """Lets a vCPU dirty ``pages_per_s`` pages in each second that it is not paused; ``dirtied`` counts those that it
-    has dirtied. No more than MAX_THROTTLE of its time is taken, which a very low quota may need more than."""
+    has dirtied. No more than ``most`` of its time is taken, which a very low quota may need more than."""
 
-    def __init__(self, pages_per_s: float, dirtied: Callable[[], int], times: Times) -> None:
+    def __init__(
+        self, pages_per_s: float, dirtied: Callable[[], int], times: Times, most: float = MAX_THROTTLE
+    ) -> None:
+        self._most = most
         self._rate, self._dirtied, self._last = pages_per_s, dirtied, times
         self._pages = dirtied()
         self._excess = 0.0
@@ -74,7 +77,7 @@ class DirtyQuota:
         ran_s, worked_s = times.ran_s - self._last.ran_s, self._worked(times) - self._worked(self._last)
         self._last = times
         self._excess = max(self._excess + self._pages - before - self._rate * ran_s, -_CREDIT_S * self._rate)
-        most_s = min(worked_s * MAX_THROTTLE / (1 - MAX_THROTTLE), _LONGEST_REST_S)
+        most_s = min(worked_s * self._most / (1 - self._most), _LONGEST_REST_S)
         rest_s = min(max(self._excess, 0.0) / self._rate, most_s)
         self._excess = min(self._excess, rest_s * self._rate)
         share = rest_s / (rest_s + worked_s) if rest_s else 0.0
@@ -95,33 +98,34 @@ class Throttle:
         self._thread: threading.Thread | None = None
         self._ended = threading.Event()
         self._failed: PrecopyError | None = None
+        self._failed_at_s: float | None = None
         self._closed = False
         self._active_s, self._began_s = 0.0, 0.0
         self.limits = False
         """Whether a dirty limit is in force."""
 
     def take(self, share: float) -> None:
-        """Takes this share of every vCPU's time; 0 takes nothing. Raises `UsageError`, `GuestError`, and what made the
-        last throttle end before its time."""
-        if not 0 <= share <= MAX_THROTTLE:
-            raise UsageError(
-                f"the share that is taken of a vCPU's time has to be 0 to {MAX_THROTTLE}, not {share}"
-            )
+        """Takes this share of every vCPU's time. Raises `UsageError`, `GuestError`, and what made the last throttle end
+        before its time, unless nothing is to be taken (0)."""
+        _check_share(share)
         with self._lock:
             self._end()
-            if share:
+            if not share:
+                self._failed = None
+            else:
                 self._begin([DutyCycle(share, brake.times) for brake in self._brakes])
 
-    def limit(self, bytes_per_s: float, dirtied: Callable[[int], int]) -> None:
-        """Lets each vCPU dirty so many bytes a second; ``dirtied`` counts the pages that the one of a number has
-        dirtied. Raises as `take`."""
+    def limit(self, bytes_per_s: float, dirtied: Callable[[int], int], most: float = MAX_THROTTLE) -> None:
+        """Lets each vCPU dirty so many bytes a second, or takes ``most`` of its time; ``dirtied`` counts the pages that
+        the one of a number has dirtied. Raises as `take`."""
+        _check_share(most)
         if not 0 < bytes_per_s < math.inf:
             raise UsageError(f"a dirty limit has to be above 0 bytes a second, not {bytes_per_s}")
         with self._lock:
             self._end()
             pages_per_s = bytes_per_s / PAGE_SIZE
             rules = [
-                DirtyQuota(pages_per_s, partial(dirtied, number), brake.times)
+                DirtyQuota(pages_per_s, partial(dirtied, number), brake.times, most)
                 for number, brake in enumerate(self._brakes)
             ]
             self._begin(rules)
@@ -136,7 +140,9 @@ class Throttle:
     def throttled(self) -> Throttled:
         """What was taken so far."""
         with self._lock:
-            active_s = self._active_s + (self._ran_s() - self._began_s if self._thread is not None else 0.0)
+            active_s = self._active_s
+            if self._thread is not None:
+                active_s += (self._ran_s() if self._failed_at_s is None else self._failed_at_s) - self._began_s
             return Throttled(tuple(brake.times.taken_s for brake in self._brakes), active_s)
 
     def close(self) -> None:
@@ -166,7 +172,8 @@ class Throttle:
             self._thread = None
             for brake in self._brakes:
                 brake.release()
-            self._active_s += self._ran_s() - self._began_s
+            self._active_s += (self._ran_s() if self._failed_at_s is None else self._failed_at_s) - self._began_s
+            self._failed_at_s = None
         self.limits = False
 
     def _main(self, rules: Sequence[Rule]) -> None:
@@ -177,7 +184,7 @@ class Throttle:
                     if due[number] <= time.monotonic():
                         due[number] = self._look(number, rule)
         except PrecopyError as error:
-            self._failed = error
+            self._failed, self._failed_at_s = error, self._ran_s()
 
     def _look(self, number: int, rule: Rule) -> float:
         """Returns when to look next."""
@@ -185,3 +192,8 @@ class Throttle:
         rest_s, run_s = rule.look(brake.times)
         brake.take(rest_s, partial(self._interrupt, number))
         return time.monotonic() + rest_s + run_s
+
+
+def _check_share(share: float) -> None:
+    if not 0 <= share <= MAX_THROTTLE:
+        raise UsageError(f"the share that is taken of a vCPU's time has to be 0 to {MAX_THROTTLE}, not {share}")

@@ -23,6 +23,7 @@ from precopy.kvm.tracker_choice import choose
 from precopy.kvm.vcpu import Vcpu, install_kick_handler
 from precopy.memory import DirtyClient, GuestMemory, Section
 from precopy.ports import Throttled, TrackerChoice, Witness
+from precopy.ports.vm import MAX_THROTTLE
 from precopy.trackers import kvm_dirty_ring
 from precopy.units import PAGE_SIZE
 
@@ -205,15 +206,15 @@ class KvmGuest:
     def throttle(self, share: float) -> None:
         self._throttle.take(share)
 
-    def limit_dirtying(self, bytes_per_s: float | None) -> None:
+    def limit_dirtying(self, bytes_per_s: float | None, max_share: float = MAX_THROTTLE) -> None:
         """As `VmControl.limit_dirtying`, by the dirty ring, which alone says which vCPU dirtied a page."""
-        if bytes_per_s is None:
-            self._throttle.unlimit()
-            return
         ring = self._vm.memory.ring
         if ring is None:
             raise Unsupported("the dirty log does not say which vCPU dirtied a page", "use --tracker dirty-ring")
-        self._throttle.limit(bytes_per_s, ring.dirtied)
+        if bytes_per_s is None:
+            self._throttle.unlimit()
+        else:
+            self._throttle.limit(bytes_per_s, ring.dirtied, max_share)
 
     def throttled(self) -> Throttled:
         return self._throttle.throttled()

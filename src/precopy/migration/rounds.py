@@ -76,7 +76,8 @@ class Rounds:
         self._torn: list[Runs] = []
         self._before = bitmap.memory.counters
         self._alive_at = clock.now()
-        self._synced_at: float | None = None
+        self.synced_at = clock.now()
+        """When the last sync ended."""
         self.dirty_rate = 0.0
 
     def sync(self) -> SyncStats:
@@ -86,9 +87,8 @@ class Rounds:
         """
         stats = self.bitmap.sync(self._sync_tick)
         now = self.clock.now()
-        if self._synced_at is not None:
-            self.dirty_rate = stats.new_dirty_pages * self.memory.layout.page_size / (now - self._synced_at)
-        self._synced_at = now
+        self.dirty_rate = stats.new_dirty_pages * self.memory.layout.page_size / max(now - self.synced_at, 1e-9)
+        self.synced_at = now
         torn, self._torn = self._torn, []
         for runs in torn:
             if not self.bitmap.dirty.intersects(runs):
@@ -111,7 +111,10 @@ class Rounds:
         """Sends all that is pending and waits until it has arrived, unless ``cut`` ends the round before: then what is
         left stays pending. ``sync`` is this round's sync, for the record."""
         self.number += 1
-        sent_before, start, tally = self.channel.sent_bytes, self.clock.now(), _Tally()
+        self.tick()
+        sent_before, tally = self.channel.sent_bytes, _Tally()
+        # From the sync on, so that no moment in which the guest writes lies between two rounds.
+        start = self.clock.now() if final else self.synced_at
         pending = self.bitmap.pending.count()
         # A batch that tears is sent again, so small rounds have small ones; they tear less often, too.
         most = min(BATCH_PAGES, cut.pages if cut else BATCH_PAGES)

@@ -112,25 +112,36 @@ class Source:
             return done
         except BaseException as error:
             failure = self._failure(error)
-            if self.guest_is is GuestIs.HERE:
-                self._keep_guest(ran, failure)
-            self._record_end(RecordedOutcome(False, self._elapsed(), self._channel.sent_bytes, error=_reason(failure)))
+            try:
+                if self.guest_is is GuestIs.HERE:
+                    self._keep_guest(ran, failure)
+            finally:
+                self._record_end(self._outcome_of(failure))
             if failure is error:
                 raise
             raise failure from error
         finally:
-            with contextlib.suppress(KernelCallError, GuestError):  # must not stand in for what became of the guest
-                if self._steering is not None:
-                    self._steering.release()
-            with contextlib.suppress(KernelCallError):
+            self._release()
+            with contextlib.suppress(KernelCallError):  # must not stand in for what became of the guest
                 dirty.stop()
+
+    def _release(self) -> None:
+        with contextlib.suppress(KernelCallError, GuestError):  # must not stand in for what became of the guest
+            if self._steering is not None:
+                self._steering.release()
 
     def _record_end(self, outcome: RecordedOutcome) -> None:
         if self._recorder is not None:
             self._recorder.end(outcome)
 
+    def _outcome_of(self, failure: BaseException) -> RecordedOutcome:
+        handover_s = self._steering.handover_s if self._steering else None
+        sent = self._channel.sent_bytes
+        return RecordedOutcome(False, self._elapsed(), sent, error=_reason(failure), expected_handover_s=handover_s)
+
     def _keep_guest(self, ran: bool, failure: BaseException) -> None:
         try:
+            self._release()
             if ran and not self.vm.running:
                 self.vm.resume()  # before the peer is told, which may take as long as it may be silent
         finally:
@@ -200,9 +211,9 @@ class Source:
         sync = rounds.sync()
         while True:
             dirty_map = self._bitmap.pending.counts(_MAP_PARTS)
-            done = rounds.send(sync, final=False, cut=steering.cut(self._elapsed()))
+            done = rounds.send(sync, final=False, cut=steering.cut(rounds.synced_at - self._started))
             sync = rounds.sync()
-            done, decision = steering.after(done, sync, self._elapsed())
+            done, decision = steering.after(done, sync, rounds.synced_at - self._started)
             self._record(replace(done, dirty_map=dirty_map))
             if decision.action is Action.SWITCH_OVER:
                 return sync

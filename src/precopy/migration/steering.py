@@ -13,18 +13,19 @@ from precopy.dirty import MigrationBitmap, SyncStats
 from precopy.migration.options import MigrationOptions
 from precopy.migration.recorder import Recorder
 from precopy.migration.results import Range, Round, Verdict, finite
-from precopy.migration.rounds import BATCH_PAGES, LEAST_BATCH_PAGES, WINDOW_PAGES, Cut
+from precopy.migration.rounds import LEAST_BATCH_PAGES, WINDOW_PAGES, Cut
 from precopy.planning import Action, Decision, Estimate, Metrics, RoundSample, forecast
 from precopy.planning.estimators import observe
 from precopy.planning.policies import POLICIES
 from precopy.planning.trace import RecordedFacts
 from precopy.ports import Throttled, VmControl
+from precopy.ports.vm import MAX_THROTTLE
 
 _HANDOVER_S = Estimate(0.0015, 0.0008, 0.005)
 """Stopping vCPUs, saving, sending and loading their state, and the commit, before any of it was seen; besides three
 round trips to the peer. docs/planning.md has the measurements."""
 _ROUND_TRIPS = 3
-_NO_LIMIT = 1e18
+_FAST = 1e9
 _FIRST_LOOK_S = 0.01
 """A recording has looks at the dirty log so long after a sync, twice as long, and so on: replays need to know when in a
 round a page was written."""
@@ -54,29 +55,28 @@ class Steering:
         self._page_size = vm.memory.layout.page_size
         self._look_s = _FIRST_LOOK_S
         self._metrics: Metrics | None = None
-        self._throttle = 0.0
-        self._before = vm.throttled()
+        self._asked = 0.0
+        self._before = self._seen = vm.throttled()
         self._slowed = False
 
-    def cut(self, now: float) -> Cut | None:
-        """How the round that begins ``now`` may end early: where the policy would end the migration in its middle, it
-        is worth another sync."""
-        metrics = self._metrics
-        if metrics is None and self._recorder is None:
-            return None
+    def cut(self, now: float) -> Cut:
+        """How the round that begins ``now`` may end early: where the policy would end the migration in its middle."""
+        metrics, limits = self._metrics, self.limits
 
         def ends(unsent_bytes: int, interval_s: float) -> bool:
             self._look(interval_s)
-            if metrics is None:
-                return False
-            return self.policy.decide(metrics.in_round(unsent_bytes, interval_s), self.limits, now + interval_s).ends
+            then = now + interval_s
+            if metrics is None:  # the first round is cut short only for the time
+                return limits.timeout_s is not None and then >= limits.timeout_s
+            known = metrics.in_round(unsent_bytes, interval_s)
+            return self.policy.decide(known, limits, then).cuts_short(limits, then)
 
-        pages = BATCH_PAGES
+        bandwidth = float(self.options.max_bandwidth or _FAST)
         if metrics is not None:
-            # About ten times in what the downtime limit allows to be sent.
-            allowed = metrics.costs.bandwidth.value * self.limits.downtime_s / self._page_size
-            pages = min(max(int(allowed / 10), LEAST_BATCH_PAGES), WINDOW_PAGES)
-        return Cut(pages, ends)
+            bandwidth = metrics.costs.bandwidth.value
+        # About ten times in what the downtime limit allows to be sent, and in a second.
+        allowed = int(bandwidth * min(limits.downtime_s, 1.0) / 10) // self._page_size
+        return Cut(min(max(allowed, LEAST_BATCH_PAGES), WINDOW_PAGES), ends)
 
     def _look(self, interval_s: float) -> None:
         if self._recorder is not None and interval_s >= self._look_s:
@@ -86,8 +86,7 @@ class Steering:
     def begin(self, tracker: str) -> None:
         """The first round is about to begin. Raises `Unsupported` where the guest cannot be slowed down as wanted."""
         if self.options.throttle == "dirty-limit":
-            self.vm.limit_dirtying(_NO_LIMIT)  # better now than after some rounds
-            self.vm.limit_dirtying(None)
+            self.vm.limit_dirtying(None)  # raises now, and not after some rounds
         if self._recorder is not None:
             facts = RecordedFacts(
                 machine=self.vm.machine,
@@ -98,7 +97,7 @@ class Steering:
                 policy=self.options.policy,
                 limits=self.limits,
                 max_bandwidth=self.options.max_bandwidth,
-                handover_s=self._handover_s(),
+                handover_s=self.handover_s,
             )
             self._recorder.begin(self.vm.memory.layout, facts)
 
@@ -106,7 +105,8 @@ class Steering:
         """Judges a round and the ``sync`` after it, ``now`` seconds since the migration's start. Returns the round,
         complete, and what to do next; the guest is throttled as it says. Raises `Unsupported`, `GuestError`."""
         remaining_bytes = self.bitmap.pending.count() * self._page_size
-        done = replace(done, ended_s=now, remaining_bytes=remaining_bytes, throttle=self._throttle)
+        throttle = self._taken()
+        done = replace(done, ended_s=now, remaining_bytes=remaining_bytes, throttle=throttle)
         self.samples.append(self._sample(done, sync))
         self._record()
         self._round_trip_s = min(self._round_trip_s, done.ack_s)
@@ -114,8 +114,8 @@ class Steering:
             self.vm.memory.layout.bytes,
             tuple(self.samples),
             remaining_bytes,
-            self._handover_s(),
-            throttle=self._throttle,
+            self.handover_s,
+            throttle=throttle,
         )
         self._metrics = metrics
         decision = self.policy.decide(metrics, self.limits, now)
@@ -143,26 +143,39 @@ class Steering:
             self._slowed = False
             self.vm.throttle(0.0)
 
-    def _handover_s(self) -> Estimate:
+    @property
+    def handover_s(self) -> Estimate:
+        """What a downtime is expected to have besides its last sync and sending."""
         trips = _ROUND_TRIPS * self._round_trip_s
         return Estimate(_HANDOVER_S.value + trips, _HANDOVER_S.low + trips, _HANDOVER_S.high + trips)
 
     def _slow_down(self, share: float, metrics: Metrics) -> None:
-        self._slowed = True
+        if share == self._asked:
+            return
+        self._slowed, self._asked = True, share
         if self.options.throttle == "dirty-limit":
             last = metrics.rounds[-1]
-            rate = last.dirty_bytes / last.interval_s * (1 - share) / (1 - self._throttle)
-            self.vm.limit_dirtying(max(rate, self._page_size) / len(self._before.stolen_s))
+            rate = last.dirty_bytes / last.interval_s * (1 - share) / (1 - metrics.throttle)
+            per_vcpu = max(rate, self._page_size) / len(self._before.stolen_s)
+            self.vm.limit_dirtying(per_vcpu, self.limits.max_throttle)
         else:
             self.vm.throttle(share)
-        self._throttle = share
+
+    def _taken(self) -> float:
+        """The share of the vCPUs' time that was taken since this was asked last: measured for a dirty limit, which
+        takes only what it needs."""
+        before, self._seen = self._seen, self.vm.throttled()
+        if self.options.throttle != "dirty-limit":
+            return self._asked
+        return min((self._seen - before).share, MAX_THROTTLE) if self._slowed else 0.0
 
     def _sample(self, done: Round, sync: SyncStats) -> RoundSample:
         return RoundSample(
             number=done.number,
             ended_s=done.ended_s,
             transfer_s=done.transfer_s,
-            send_s=done.send_s,
+            # A link with a limit makes up for time in which nothing is sent, so that all of it counts.
+            send_s=done.send_s if self.options.max_bandwidth is None else done.transfer_s,
             scan_s=done.scan_s,
             clear_s=done.clear_s,
             sync_s=sync.sync_s,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
+from precopy.planning.curve import DirtyCurve
 from precopy.planning.decision import Action, Decision, Policy
 from precopy.planning.downtime import expected_downtime, needed_speed, smallest_downtime
 from precopy.planning.estimate import Estimate
@@ -118,19 +120,19 @@ def _is_local_minimum(metrics: Metrics) -> bool:
 
 def _exhausted(metrics: Metrics, limits: Limits) -> bool:
     """Whether throttling has been tried as hard as is allowed, for a round at least."""
-    return metrics.throttle >= limits.max_throttle and metrics.rounds[-1].throttle >= limits.max_throttle
+    return metrics.throttle >= limits.max_throttle
 
 
 def _throttle_for(metrics: Metrics, limits: Limits) -> float:
     """The share of the vCPUs' time to take so that the downtime limit comes within reach, and each round is at most
     half as long as the one before (QEMU's trigger is the same half). Never less than is taken."""
-    costs = metrics.costs
-    ratio = metrics.dirty.rate * (
-        costs.sent_share / costs.bandwidth.low + costs.read_s_per_byte + costs.sync_s_per_byte
-    )
-    speed = needed_speed(metrics, _MARGIN * limits.downtime_s)
-    if ratio > 0:
-        speed = min(speed, _HALF / ratio)
+    costs, rate = metrics.costs, metrics.dirty_rate
+    # As if nothing bounded what it writes: how a guest goes on below the shortest round is the least certain of all.
+    known = replace(metrics, dirty=DirtyCurve.of(rate, math.inf))
+    speed = needed_speed(known, _MARGIN * limits.downtime_s)
+    if rate > 0:
+        per_byte = costs.sent_share / costs.bandwidth.low + costs.read_s_per_byte + costs.sync_s_per_byte
+        speed = min(speed, _HALF / (rate * per_byte))
     wanted = 1 - (1 - metrics.throttle) * min(speed, 1.0)
     return min(max(wanted, metrics.throttle), limits.max_throttle)
 

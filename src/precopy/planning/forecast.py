@@ -46,10 +46,9 @@ class Forecast:
 def forecast(metrics: Metrics, limits: Limits, now: float, policy: Decide = decide) -> Forecast:
     """Carries the migration on from ``metrics`` at ``now`` seconds since its start: once with what was estimated, and
     once with each end of its range (the fast link with the quiet guest, the slow one with the busy one)."""
-    outcomes = [simulate(metrics, world, policy, limits, now) for world in _worlds(metrics)]
+    outcomes = [simulate(metrics, world, policy, limits, now, most_rounds=_AHEAD) for world in _worlds(metrics)]
     likely = outcomes[0]
-    interval_s = metrics.rounds[-1].interval_s if metrics.rounds else 0.0
-    rate = metrics.dirty.dirty_bytes(interval_s) / interval_s if interval_s else metrics.dirty.rate
+    rate = metrics.dirty_rate
     fits = [one.completed and one.downtime_s <= limits.downtime_s * (1 + _ROUNDING) for one in outcomes]
     return Forecast(
         decision=policy(metrics, limits, now),
@@ -65,6 +64,8 @@ def forecast(metrics: Metrics, limits: Limits, now: float, policy: Decide = deci
 
 
 _ROUNDING = 1e-6
+_AHEAD = 50
+"""Rounds that a forecast looks ahead, so that it never takes long while a guest writes on."""
 
 
 def _range(values: list[float]) -> Estimate:

@@ -7,7 +7,8 @@ from precopy.planning.plan import PlanInput
 from precopy.planning.trace import Trace
 
 DIRTY_RATE_INTERVAL_S = 0.1
-"""D of a measured curve is what it dirties in such an interval (QEMU's own window), over its length."""
+"""D of a measured curve is what it dirties in such an interval (QEMU's own window), over its length; or in the shortest
+round, where none was so short: what was not seen is no figure to print."""
 _MOST_UNCERTAIN = 0.9
 
 
@@ -22,11 +23,12 @@ def measured_input(trace: Trace) -> PlanInput:
     costs, bandwidth = seen.costs, seen.costs.bandwidth.value
     curve = seen.dirty.scaled(1 / (1 - throttle)) if throttle else seen.dirty
     off = max(seen.dirty_spread, (costs.bandwidth.high - costs.bandwidth.low) / (2 * bandwidth))
+    shortest_s = max(DIRTY_RATE_INTERVAL_S, min(one.interval_s * (1 - one.throttle) for one in samples))
     per_byte = costs.sent_share / bandwidth + costs.read_s_per_byte
     return PlanInput(
         ram_bytes=trace.ram_bytes,
         bandwidth_bytes_per_s=bandwidth,
-        dirty_rate_bytes_per_s=curve.dirty_bytes(DIRTY_RATE_INTERVAL_S) / DIRTY_RATE_INTERVAL_S,
+        dirty_rate_bytes_per_s=curve.dirty_bytes(shortest_s) / shortest_s,
         working_set_bytes=min(curve.working_set, trace.ram_bytes),
         sync_s=costs.sync_s,
         downtime_limit_s=trace.facts.limits.downtime_s,

@@ -19,9 +19,9 @@ class RoundSample:
     """Round ``number`` (from 1) and the sync after it.
 
     - ``ended_s``: when that sync was done, since the migration's start;
-    - ``transfer_s``: t, from the sync before the round until all of it had arrived; of it ``send_s`` were spent
-      sending (checksums, system calls, waiting for peer and bandwidth limit), ``scan_s`` looking for zero pages and
-      ``clear_s`` on clears made while reading;
+    - ``transfer_s``: t, from the end of the sync before until all of it had arrived; of it ``send_s`` were spent
+      sending (checksums, system calls, waiting for the peer; all of it under a bandwidth limit), ``scan_s`` looking for
+      zero pages and ``clear_s`` on clears made while reading;
     - ``sync_s``: x of the sync after it (log_sync, bitmap sync, log_clear);
     - ``sent_bytes``: all bytes given to the stream; ``read_bytes``: the pages that they stand for, zero pages included;
     - ``dirty_bytes``: pages that the sync found newly dirty; ``remaining_bytes``: pages to be sent after it;
@@ -93,6 +93,12 @@ class Metrics:
     dirty_spread: float
     costs: Costs
     throttle: float = 0.0
+
+    @property
+    def dirty_rate(self) -> float:
+        """D, bytes a second: over an interval such as the last round's, or a very short one before the first."""
+        interval_s = self.rounds[-1].interval_s if self.rounds else 0.0
+        return self.dirty.dirty_bytes(interval_s) / interval_s if interval_s else self.dirty.rate
 
     def in_round(self, unsent_bytes: float, interval_s: float) -> Metrics:
         """What would be known if a round were cut short ``interval_s`` after the last sync, with ``unsent_bytes`` of it

@@ -65,7 +65,7 @@ class Replayer:
         done = _first_round(samples[0], world, begin_s, trace.ram_bytes)
 
         def seen(rounds: tuple[RoundSample, ...], remaining_bytes: float, throttle: float) -> Metrics:
-            return observe(trace.ram_bytes, rounds, remaining_bytes, trace.facts.handover_s, throttle=throttle)
+            return observe(trace.ram_bytes, rounds, remaining_bytes, trace.handover_s, throttle=throttle)
 
         start = seen((done,), done.remaining_bytes, 0.0)
         outcome = simulate(start, world, policy.decide, limits, done.ended_s, observe=seen)

@@ -18,6 +18,7 @@ from precopy.planning.metrics import Costs, Metrics, RoundSample
 MOST_ROUNDS = 500
 """A simulation ends here, whatever its policy says."""
 _HANDOVER_DIRTY_S = 1e-3
+_ROUNDING = 1e-9
 _CUTS = 7
 """Steps to find the moment in which a round is cut short, to 1/128 of it."""
 
@@ -68,9 +69,17 @@ Observe = Callable[[tuple[RoundSample, ...], float, float], Metrics]
 
 
 def simulate(
-    metrics: Metrics, world: World, decide: Decide, limits: Limits, now: float, *, observe: Observe | None = None
+    metrics: Metrics,
+    world: World,
+    decide: Decide,
+    limits: Limits,
+    now: float,
+    *,
+    observe: Observe | None = None,
+    most_rounds: int = MOST_ROUNDS,
 ) -> Outcome:
-    """Goes on from ``metrics`` at ``now`` (seconds since the migration's start) until ``decide`` ends it.
+    """Goes on from ``metrics`` at ``now`` (seconds since the migration's start) until ``decide`` ends it, or for
+    ``most_rounds`` more.
 
     ``observe`` makes the metrics that the policy sees from the rounds; by default what is known of guest and link
     stays as it is in ``metrics``, as a forecast has it.
@@ -79,7 +88,7 @@ def simulate(
     made, stolen, sent = len(metrics.rounds), 0.0, 0.0
     while True:
         decision = decide(metrics, limits, now)
-        if decision.ends or len(metrics.rounds) >= MOST_ROUNDS:
+        if decision.ends or len(metrics.rounds) >= made + most_rounds:
             break
         throttle = decision.throttle
         sent_share = _sent_before_its_end(metrics, world, decide, limits, now)
@@ -128,12 +137,12 @@ def _sent_before_its_end(metrics: Metrics, world: World, decide: Decide, limits:
     whole_s = costs.transfer_s(remaining, costs.bandwidth.value)
 
     def ends(share: float) -> bool:
-        known = metrics.in_round(remaining * (1 - share), whole_s * share)
-        return decide(known, limits, now + whole_s * share).ends
+        known, then = metrics.in_round(remaining * (1 - share), whole_s * share), now + whole_s * share
+        return decide(known, limits, then).cuts_short(limits, then)
 
     low, high = 0.0, 1.0
     if limits.timeout_s is not None and now < limits.timeout_s < now + whole_s:
-        high = (limits.timeout_s - now) / whole_s
+        high = (limits.timeout_s - now) / whole_s * (1 + _ROUNDING)
     if not ends(high):
         if high == 1.0 or not ends(1.0):
             return 1.0

@@ -15,8 +15,9 @@ written at random times at this rate, under the condition of what is known:
   twice, is not mistaken for one that writes at random.
 - Pages that no round has found dirty are not written.
 
-Behind the recording's end, it begins again; an interval over the end is one just as long before it, since what is
-found there and at the beginning need not fit together. An interval longer than all of it finds more than all its pages:
+Behind the recording's end, it begins again with its second round: the first has no bits of what was written before
+pages were armed, where clears are deferred. An interval over the end is one just as long before it, since what is found
+there and at the beginning need not fit together. An interval longer than all of it finds more than all its pages:
 each further half of the recording as much less than the half before as its second half found less than its first.
 """
 
@@ -82,6 +83,7 @@ class Timeline:
             self._rounds.append(made)
             at = made.end
         self.length = at
+        self._again = self._rounds[0].end if len(self._rounds) > 1 else 0.0
         self._ends = np.array([one.end for one in self._rounds])
         fit = _Fit(self._rounds, self._pages)
         self._rates = fit.rates
@@ -100,7 +102,10 @@ class Timeline:
         interval = end - start
         if interval >= self.length:
             return self._beyond(interval) * self.page_size
-        start = min(start % self.length, self.length - interval)
+        if start >= self.length:
+            again = self._again
+            start = again + (start - again) % (self.length - again)
+        start = min(start, self.length - interval)
         return self._count(start, start + interval) * self.page_size
 
     def _count(self, start: float, end: float) -> float:

@@ -37,7 +37,8 @@ class RecordedFacts:
 
 @dataclass(frozen=True)
 class RecordedOutcome:
-    """How a migration ended. ``downtime_s`` is the sum of the parts after it, all 0 where it did not complete; then
+    """How a migration ended. ``expected_handover_s`` is what a downtime was expected to have besides its last sync and
+    sending, in the end. ``downtime_s`` is the sum of the parts after it, all 0 where it did not complete; then
     ``error`` says why, in one sentence. ``total_s``: since its start, verification left out; ``sent_bytes``: all bytes
     given to the stream, the last round's included."""
 
@@ -51,6 +52,7 @@ class RecordedOutcome:
     state_s: float = 0.0
     commit_s: float = 0.0
     error: str = ""
+    expected_handover_s: Estimate | None = None
 
     @property
     def handover_s(self) -> float:
@@ -101,4 +103,5 @@ class Trace:
         """What a downtime has besides its last sync and sending: as it was, or as it was expected to be."""
         if self.outcome is not None and self.outcome.completed:
             return Estimate.exact(self.outcome.handover_s)
-        return self.facts.handover_s
+        known = None if self.outcome is None else self.outcome.expected_handover_s
+        return known or self.facts.handover_s

@@ -104,10 +104,10 @@ class VmControl(Protocol):
         `UsageError`; `GuestError` or `KernelCallError` where an earlier throttle came to an end of its own."""
         ...
 
-    def limit_dirtying(self, bytes_per_s: float | None) -> None:
+    def limit_dirtying(self, bytes_per_s: float | None, max_share: float = MAX_THROTTLE) -> None:
         """Has each vCPU dirty at most so many bytes a second from now on, while dirty memory is logged; None ends it.
-        Nothing is taken from a vCPU that dirties less, at most 0.99 of its time from one that dirties more. Ends what
-        `throttle` began. Raises as `throttle`, and `Unsupported`."""
+        Nothing is taken from a vCPU that dirties less, at most ``max_share`` of its time from one that dirties more.
+        Ends what `throttle` began. Raises as `throttle`, and `Unsupported`, that also for None."""
         ...
 
     def throttled(self) -> Throttled:

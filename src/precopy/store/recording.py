@@ -6,6 +6,7 @@ few or side by side, and 75 ms with 2.6 million single pages. docs/recordings.md
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import zlib
@@ -49,7 +50,7 @@ class RecordingWriter:
             self._packing, self._pack = Packing.ZSTD, compressor(None)
         except Unsupported:  # the extra is not installed
             self._packing, self._pack = Packing.ZLIB, lambda words: zlib.compress(words, _ZLIB_LEVEL)
-        self._write(OPENING)
+        self._began = False
 
     def __enter__(self) -> Self:
         return self
@@ -58,12 +59,18 @@ class RecordingWriter:
         self.close()
 
     def close(self) -> None:
-        """May be called twice."""
+        """Nothing more is recorded; where nothing was, there is no file. May be called twice."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+            if not self._began:
+                with contextlib.suppress(OSError):
+                    os.unlink(self.path)
 
     def begin(self, layout: RamLayout, facts: RecordedFacts) -> None:
+        if not self._began:
+            self._began = True
+            self._write(OPENING)
         self._add(Kind.BEGIN, lambda _: form.Beginning.of(layout, facts))
 
     def look(self, interval_s: float, dirty: Bitmap) -> None:
@@ -78,7 +85,7 @@ class RecordingWriter:
 
     def _add(self, kind: Kind, record: Callable[[Packed], object], dirty: Bitmap | None = None) -> None:
         """One block. ``dirty`` is packed at once; without any page, it takes nothing."""
-        if self._fd < 0:
+        if self._fd < 0 or not self._began:
             return
         packed, words = form.NOTHING, b""
         try:
@@ -184,6 +191,8 @@ class _Reader:
             kind: int
             length: int
             kind, length, checksum = HEAD.unpack(head)
+            if length > self._longest():
+                raise Wrong(f"it claims to be {length} bytes long")
             if offset + HEAD.size + length <= self._size:
                 payload = os.pread(self._fd, length, offset + HEAD.size)
                 if len(payload) != length or form.checksum(kind, payload, offset) != checksum:
@@ -194,6 +203,11 @@ class _Reader:
                 return HEAD.size + length
         self._note = f"the recording was cut short at byte {self._size}, in the middle of what begins at {offset}"
         return 0
+
+    def _longest(self) -> int:
+        """What a block may be long: what it says, with a bitmap of the layout that nothing could compress."""
+        bitmap = 0 if self._layout is None else -(-self._layout.end_page // 8)
+        return form.MAX_RECORD + bitmap + bitmap // 64
 
     def _take(self, kind: int, record: bytes, words: bytes) -> None:
         if (self._layout is None) != (kind == Kind.BEGIN):
@@ -210,7 +224,7 @@ class _Reader:
                 self._looks.append(Look(look.interval_s, self._bitmap(words, look.dirty)))
             case Kind.ROUND:
                 one = form.decode(record, form.RoundRecord)
-                form.check_sample(one.sample, len(self._rounds) + 1)
+                form.check_sample(one.sample, self._rounds[-1].sample if self._rounds else None)
                 dirty = self._bitmap(words, one.dirty)
                 self._rounds.append(TraceRound(one.sample, dirty, tuple(self._looks), one.did))
                 self._looks.clear()

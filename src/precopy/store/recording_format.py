@@ -45,7 +45,9 @@ _LENGTH = struct.Struct("<I")
 MAX_RECORD = 4 << 20
 MAX_PAGES = 1 << 30
 """4 TiB of 4 KiB pages, as for snapshots. Bitmaps of it take 128 MiB."""
-_MOST_SECONDS, _MOST_BYTES = 1e9, 2.0**62
+_MOST_SECONDS, _MOST_BYTES = 1e7, 2.0**62
+_CLOCKS = 1e-3
+"""Times are read one after the other: this much they may be off, as a share and in seconds."""
 
 R = TypeVar("R")
 
@@ -200,17 +202,23 @@ def check_facts(facts: RecordedFacts) -> None:
         raise Wrong("its limits cannot be meant")
 
 
-def check_sample(sample: RoundSample, number: int) -> None:
-    """Raises `Wrong` where it is not that of round ``number``."""
+def check_sample(sample: RoundSample, before: RoundSample | None) -> None:
+    """Raises `Wrong` where it is not that of the round after ``before`` (None: of the first)."""
+    number, began_s = (1, 0.0) if before is None else (before.number + 1, before.ended_s)
     if sample.number != number:
         raise Wrong(f"it is of round {sample.number}, and {number} is the next")
     if not sample.throttle < 1 or sample.interval_s <= 0:
         raise Wrong("it took no time, or the guest all of it")
+    if sample.ended_s < began_s + sample.interval_s * (1 - _CLOCKS) - _CLOCKS:
+        raise Wrong("it ended before it can have been done")
 
 
 def check_outcome(outcome: RecordedOutcome) -> None:
     """Raises `Wrong`."""
     parts = outcome.handover_s + outcome.final_sync_s + outcome.final_send_s
+    known = outcome.expected_handover_s
+    if known is not None and not all(0 <= part <= _MOST_SECONDS for part in (known.value, known.low, known.high)):
+        raise Wrong("the handover that it expected is no time")
     if not math.isclose(parts, outcome.downtime_s, rel_tol=1e-6, abs_tol=1e-9):
         raise Wrong("the parts of its downtime are not its downtime")
 

@@ -23,6 +23,7 @@ MAX_BATCH_RUNS = 1000
 """Content runs of a batch are one sendmsg and one recvmsg_into: IOV_MAX (1024) bounds them, less the table."""
 MAX_TORN = 1 << 16
 MAX_DIFFERENT = 16
+_MOST_SECONDS = 1e6
 
 _BATCH_HEAD = struct.Struct("<QII")
 _RUN_BYTES = 16
@@ -201,6 +202,12 @@ class Prepare:
     compared: int
 
 
+def _check_seconds(what: str, seconds: float) -> None:
+    """Raises `ValueError`, which msgspec reports as a frame that cannot be read."""
+    if not 0 <= seconds < _MOST_SECONDS:  # false for NaN, too
+        raise ValueError(f"{what} is said to have taken {seconds} s")
+
+
 @dataclass(frozen=True)
 class Ready:
     """The guest could run; loading its state took ``load_s`` seconds. ``different`` are ram_addr pages (the first few)
@@ -211,6 +218,9 @@ class Ready:
     different: tuple[int, ...] = ()
     different_pages: int = 0
     broken: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_seconds("loading the state", self.load_s)
 
 
 @dataclass(frozen=True)
@@ -223,6 +233,9 @@ class Running:
     """The guest runs at the destination, ``resume_s`` seconds after the commit arrived."""
 
     resume_s: float
+
+    def __post_init__(self) -> None:
+        _check_seconds("resuming", self.resume_s)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from dataclasses import dataclass
 
 from precopy.planning.decision import Decision
 from precopy.planning.limits import Limits
@@ -13,30 +14,66 @@ LOOK_S, SHORT_LOOK_S = 1.0, 0.1
 """Between two looks at the migration; the shorter once less remains than an average look sees sent."""
 RISES = 6
 """So many looks that find more than the look before, or nothing, double the limit."""
+_MANY = 1000
+_DEEP = 400
+"""So many calls may lie inside each other."""
 
 
-def doublings(rounds: Sequence[RoundSample], ram_bytes: int) -> int:
+def doublings(rounds: tuple[RoundSample, ...], ram_bytes: int) -> int:
     """How often the downtime limit has been doubled by the end of the last of ``rounds``.
 
     Looks fall into the middle of rounds. Between two syncs, what remains is taken to fall evenly, and during one to be
     nothing. What the last sync found is not seen yet: the next look sees it.
     """
-    moment, every, looks, rises = LOOK_S, LOOK_S, 0, 0
-    last_remaining = last_sent = 0.0
-    remaining_before, sent_before = float(ram_bytes), 0.0
-    for one in rounds:
-        while moment < one.ended_s:
-            looks += 1
-            done = _done(one, moment)
-            remaining, sent = remaining_before * (1 - done), sent_before + one.sent_bytes * done
-            if sent != last_sent:
-                every = SHORT_LOOK_S if remaining < last_sent / looks else every
-                rises += (0 < last_remaining < remaining) or remaining == 0
-                last_remaining = remaining
-            last_sent = sent
-            moment += every
-        remaining_before, sent_before = one.remaining_bytes, sent_before + one.sent_bytes
-    return rises // RISES
+    return _looked(rounds, ram_bytes).rises // RISES
+
+
+@dataclass(frozen=True, slots=True)
+class _Loop:
+    """Where Proxmox's loop is: when it looks next and how long it then waits, how often it has looked, how many looks
+    count, and what it saw last; ``remaining`` and ``sent`` are those of the last sync."""
+
+    remaining: float
+    sent: float = 0.0
+    moment: float = LOOK_S
+    every: float = LOOK_S
+    looks: int = 0
+    rises: int = 0
+    last_remaining: float = 0.0
+    last_sent: float = 0.0
+
+
+@functools.lru_cache(maxsize=1024)
+def _looked(rounds: tuple[RoundSample, ...], ram_bytes: int) -> _Loop:
+    """The loop at the end of the last round. A policy is asked again and again with one round more, so that what was
+    reckoned of the others is remembered."""
+    if len(rounds) <= _DEEP:
+        return _through(_looked(rounds[:-1], ram_bytes), rounds[-1]) if rounds else _Loop(float(ram_bytes))
+    return functools.reduce(_through, rounds, _Loop(float(ram_bytes)))
+
+
+def _through(loop: _Loop, one: RoundSample) -> _Loop:
+    """The loop a round later."""
+    moment, every, looks, rises = loop.moment, loop.every, loop.looks, loop.rises
+    last_remaining, last_sent = loop.last_remaining, loop.last_sent
+    sent_by = one.ended_s - one.sync_s
+    while moment < one.ended_s:
+        if loop.sent < last_sent and sent_by - moment > _MANY * every and every == SHORT_LOOK_S:
+            # What remains only falls until all is sent, so most of these looks count for nothing.
+            passed = int((sent_by - moment) / every) - 2
+            looks, moment = looks + passed, moment + passed * every
+        looks += 1
+        done = _done(one, moment)
+        remaining, sent = loop.remaining * (1 - done), loop.sent + one.sent_bytes * done
+        if sent != last_sent:
+            every = SHORT_LOOK_S if remaining < last_sent / looks else every
+            rises += (0 < last_remaining < remaining) or remaining == 0
+            last_remaining = remaining
+        last_sent = sent
+        moment += every
+    return _Loop(
+        one.remaining_bytes, loop.sent + one.sent_bytes, moment, every, looks, rises, last_remaining, last_sent
+    )
 
 
 def _done(one: RoundSample, moment: float) -> float:
