@@ -55,11 +55,16 @@ def _range(estimate: Body) -> str:
 
 
 def _shares(body: Body) -> list[str]:
-    count = len(body["migrations"])
+    count, ahead = len(body["migrations"]), body["ahead"]
     lines = []
-    for what, key in (("both", "share_within"), ("downtime", "downtime_within"), ("total time", "total_within")):
+    for what, key in (
+        (f"both, of {count} migrations", "share_within"),
+        (f"both, of the {ahead} with more rounds before the switchover's", "share_within_ahead"),
+        (f"downtime, of {count}", "downtime_within"),
+        (f"total time, of {count}", "total_within"),
+    ):
         shares = ", ".join(f"{100 * share:.0f} % within {per_cent} %" for per_cent, share in body[key].items())
-        lines.append(f"{what}, of {count} migrations: {shares}")
+        lines.append(f"{what}: {shares}")
     return lines
 
 
