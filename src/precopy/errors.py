@@ -29,6 +29,7 @@ The exit code of a command is its error's `exit_code`; success is 0.
 
 from __future__ import annotations
 
+import math
 import os
 
 
@@ -126,10 +127,13 @@ class NotConverged(PrecopyError):
             f"{remaining / 2**20:.1f} MiB still dirty would mean a downtime of {1e3 * expected_downtime:.0f} ms, "
             f"the limit is {1e3 * downtime_limit:.0f} ms"
         )
-        limit = f"to at least {1e3 * smallest_limit:.0f}ms" if smallest_limit is not None else ""
+        limit = f"to at least {math.ceil(1e3 * smallest_limit)}ms" if smallest_limit is not None else ""
+        limit = " ".join(filter(None, ["--downtime-limit", limit]))
+        if reason.startswith("out of time"):
+            limit = f"--max-total, {limit}"
         super().__init__(
-            f"did not converge in {rounds} rounds: {reason or found}; the guest runs on at the source; raise "
-            f"{' '.join(filter(None, ['--downtime-limit', limit]))} or --max-bandwidth, or lower the guest's write rate"
+            f"did not converge in {rounds} round{'' if rounds == 1 else 's'}: {reason or found}; the guest runs on at "
+            f"the source; raise {limit} or --max-bandwidth, or lower the guest's write rate"
         )
         self.rounds, self.remaining = rounds, remaining
         self.expected_downtime, self.downtime_limit = expected_downtime, downtime_limit

@@ -76,6 +76,8 @@ def migrate(
     if as_json and json_lines:
         raise UsageError("--json and --json-lines exclude each other: the last line of the latter is the document")
     wanted = MigrationOptions(tracker=tracker or "", **options)
+    if record is not None and not record.name:
+        raise UsageError("--record needs the name of a file")
     verdicts: list[Verdict] = []
     try:
         with contextlib.ExitStack() as stack:

@@ -138,7 +138,8 @@ def _from_numbers(given: dict[str, Any], needed: tuple[str, ...]) -> PlanInput:
 
     missing = [f"--{name.replace('_', '-')}" for name in needed if name not in given]
     if missing:
-        raise UsageError(f"{', '.join(missing)} not given; a plan needs it, or a --recording")
+        it = "it" if len(missing) == 1 else "them"
+        raise UsageError(f"{', '.join(missing)} not given; a plan needs {it}, or a --recording")
     base = PlanInput(
         ram_bytes=given["ram"],
         bandwidth_bytes_per_s=given["bandwidth"],

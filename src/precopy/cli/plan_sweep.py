@@ -32,6 +32,7 @@ _CLUSTER_CHUNK = 8000
 _CHUNKS_A_CORE, _LEAST_CHUNK, _MOST_CHUNK = 16, 100, 4000
 """Chunks that a process has begun are ended before an interrupt is heard: half a second each."""
 _CONNECT_S = 5
+_PAGE = 4096
 _ADDRESS = r"(tcp|tls)://.+:[0-9]+"
 
 
@@ -93,8 +94,12 @@ def _check(grid: Grid) -> None:
     options = {field: f"--{option.replace('_', '-')}" for option, field in _FIELDS.items()}
     for axis in grid.axes:
         least = min(axis.values, default=1)
+        if axis.field == "max_rounds" and any(value != int(value) for value in axis.values):
+            raise UsageError("--max-rounds has to be whole numbers")
         if least <= 0 and axis.field in ("ram_bytes", "bandwidth_bytes_per_s", "downtime_limit_s", "max_rounds"):
             raise UsageError(f"{options[axis.field]} begins at {least:g}; it has to be above 0")
+        if axis.field == "ram_bytes" and least < _PAGE:
+            raise UsageError(f"--ram begins at {least:g} bytes; a page has {_PAGE}")
         if axis.field == "max_rounds" and max(axis.values) > MOST_ROUNDS:
             raise UsageError(f"--max-rounds is {max(axis.values):g}; a plan has at most {MOST_ROUNDS} rounds")
 
@@ -104,24 +109,37 @@ def _executor(scheduler: str | None, grid: Grid) -> Iterator[tuple[Executor, int
     """What runs chunks, how many plans one has, and where that is, in words."""
     if scheduler is not None:
         with _cluster(scheduler) as (executor, workers):
-            yield executor, _CLUSTER_CHUNK, f"{workers} workers of {scheduler}"
+            yield executor, _CLUSTER_CHUNK, f"{workers} worker{'' if workers == 1 else 's'} of {scheduler}"
         return
     import multiprocessing
     import os
     import signal
+    import threading
     from concurrent.futures import ProcessPoolExecutor
+
+    from precopy.abi.process import die_with_parent
 
     cores = len(os.sched_getaffinity(0))
     chunk = min(max(_LEAST_CHUNK, grid.plans // (cores * _CHUNKS_A_CORE)), _MOST_CHUNK)
     workers = min(cores, -(-grid.plans // chunk))
     forked = multiprocessing.get_context("fork")  # nothing is imported again in a worker
-    with ProcessPoolExecutor(workers, forked) as executor:
+    executor = ProcessPoolExecutor(workers, forked, initializer=die_with_parent, initargs=(os.getpid(),))
+    try:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # Ctrl-C is not a worker's business
         try:
             executor.submit(int).result()  # forks all of them, before there is any thread
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         yield executor, chunk, "1 process" if workers == 1 else f"{workers} processes"
+    except BaseException:
+        # This process is about to end: another Ctrl-C adds nothing, nor does what the executor's thread makes of it.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        threading.excepthook = lambda _: None
+        for worker in list((executor._processes or {}).values()):
+            worker.kill()
+        executor.shutdown(wait=False, cancel_futures=True)
+        raise
+    executor.shutdown()
 
 
 @contextlib.contextmanager

@@ -61,7 +61,8 @@ def changed(limits: Limits, options: dict[str, Any]) -> Limits:
 
 def policy_names(_ctx: click.Context, _param: click.Parameter, text: str) -> tuple[str, ...]:
     """Names between commas, each once; ``all`` are all."""
-    names = POLICY_NAMES if text == "all" else tuple(dict.fromkeys(text.split(",")))
+    given = [name.strip() for name in text.split(",")]
+    names = POLICY_NAMES if "all" in given else tuple(dict.fromkeys(given))
     for name in names:
         if name not in POLICY_NAMES:
             raise click.BadParameter(f"no policy is called {name!r}; there are {', '.join(POLICY_NAMES)}, and all")

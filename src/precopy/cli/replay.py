@@ -36,7 +36,7 @@ def replay(
     allowed = changed(trace.facts.limits, limits)
     name = policy or _known_policy(file, trace.facts.policy)
     outcome = Replayer(trace).run(POLICIES[name], bandwidth=bandwidth, clear=clear, limits=allowed)
-    done = Replayed(name, clear or trace.facts.clear, bandwidth, allowed, outcome)
+    done = Replayed(trace, name, clear or trace.facts.clear, bandwidth, allowed, outcome)
     if as_json:
         click.echo(to_json(document("replay", 1, replay_body(str(file), trace, done))))
         return

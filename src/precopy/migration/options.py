@@ -67,6 +67,8 @@ class MigrationOptions:
             raise UsageError("the time that a migration may take has to be above 0")
         if not 0 < self.max_throttle <= MAX_THROTTLE:
             raise UsageError(f"the largest throttle has to be above 0 and at most {MAX_THROTTLE}")
+        if self.throttle == "off" and self.policy == "qemu-auto-converge":
+            raise UsageError("the policy qemu-auto-converge slows the guest down; say how with throttle (--throttle)")
         if self.throttle == "off" and self.on_timeout == TimeoutPolicy.THROTTLE.value:
             raise UsageError("the guest cannot be slowed down at the time-out where throttling is off")
 

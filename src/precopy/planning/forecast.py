@@ -21,7 +21,7 @@ class Forecast:
 
     - ``decision``: what the policy says now;
     - ``converges``: whether the guest is switched over within the downtime limit; None where the range of what was
-      measured allows both;
+      measured allows both, and after the first round unless it was enough;
     - ``more_rounds`` before the switchover, ``downtime_s``, ``total_s`` since the migration's start: of the migration
       where it completes, and otherwise of the moment in which it is given up;
     - ``smallest_downtime_limit_s``: the downtime that rounds settle at. Its upper end, set as the limit, makes the
@@ -50,9 +50,12 @@ def forecast(metrics: Metrics, limits: Limits, now: float, policy: Decide = deci
     likely = outcomes[0]
     rate = metrics.dirty_rate
     fits = [one.completed and one.downtime_s <= limits.downtime_s * (1 + _ROUNDING) for one in outcomes]
+    decision = policy(metrics, limits, now)
+    # One round says how much was dirtied while all of memory was sent, and nothing of shorter intervals.
+    unsure = len(set(fits)) > 1 or (len(metrics.rounds) == 1 and not decision.ends)
     return Forecast(
-        decision=policy(metrics, limits, now),
-        converges=None if len(set(fits)) > 1 else fits[0],
+        decision=decision,
+        converges=None if unsure else fits[0],
         more_rounds=_range([len(one.rounds) for one in outcomes]),
         downtime_s=_range([one.downtime_s for one in outcomes]),
         total_s=_range([one.total_s for one in outcomes]),

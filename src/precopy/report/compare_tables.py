@@ -15,7 +15,7 @@ from rich.text import Text
 from precopy.planning import Limits, RoundSample
 from precopy.planning.compare import Comparison, Scores
 from precopy.planning.trace import Trace
-from precopy.report.replay_documents import Replayed, time_lost_s
+from precopy.report.replay_documents import Replayed, caution, time_lost_s
 from precopy.units import format_duration, format_rate, format_size
 
 _ROUND_COLUMNS: tuple[tuple[str, Callable[[RoundSample], str]], ...] = (
@@ -65,6 +65,7 @@ def replay_summary(trace: Trace, done: Replayed) -> list[RenderableType]:
     parts: list[RenderableType] = [Text(f"{what}, tracker {facts.tracker}"), table]
     parts += [Text(f"note: {trace.note}")] if trace.note else []
     parts += [Text(f"recorded: {end.error}")] if end is not None and end.error else []
+    parts += [Text(f"caution: {caution(done)}")] if caution(done) else []
     return [*parts, Text(f"replayed: {outcome.decision.action.value}, {outcome.decision.reason}")]
 
 

@@ -35,7 +35,7 @@ def verdict(made: Plan) -> str:
     return (
         f"will not converge{rounds}{doubt}: D is {_share(made)} of B, x is "
         f"{format_duration(forecast.likely.rounds[-1].sync_s)}; smallest downtime limit "
-        f"{_range(forecast.smallest_downtime_limit_s, format_duration)}"
+        f"{_range(forecast.smallest_downtime_limit_s, _duration_up)}"
     )
 
 
@@ -76,7 +76,7 @@ def show_plan(made: Plan, advice: Advice, source: str) -> None:
         (f"rounds{ends}", _range(forecast.rounds, _UNITS["rounds"])),
         (f"total time{ends}", _range(forecast.total_s, format_duration)),
         (f"downtime{ends}", _range(forecast.downtime_s, format_duration)),
-        ("smallest downtime limit", _range(forecast.smallest_downtime_limit_s, format_duration)),
+        ("smallest downtime limit", _range(forecast.smallest_downtime_limit_s, _duration_up)),
         ("largest dirty rate", _range(forecast.largest_dirty_rate_bytes_per_s, _rate)),
     ):
         table.add_row(name, value)
@@ -150,7 +150,22 @@ def _letter_line(made: Plan) -> str:
 
 
 def _rate(rate: float) -> str:
-    return "any" if math.isinf(rate) else format_rate(rate)
+    """Rounded down: with what is shown it still converges."""
+    if math.isinf(rate):
+        return "any"
+    step = 1e7 if rate >= 1e9 else 1e6 if rate >= 1e6 else 1e3 if rate >= 1e3 else 1.0
+    return format_rate(math.floor(rate / step + _EXACT) * step)
+
+
+def _duration_up(seconds: float) -> str:
+    """Rounded up: what is shown is enough as a limit."""
+    if math.isinf(seconds):
+        return format_duration(seconds)
+    step = 1e-6 if seconds < 1e-3 else 1e-4 if seconds < 1 else 1e-2
+    return format_duration(math.ceil(seconds / step - _EXACT) * step)
+
+
+_EXACT = 1e-6
 
 
 def _range(figure: Estimate, unit: Callable[[float], str]) -> str:

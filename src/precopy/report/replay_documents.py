@@ -12,16 +12,31 @@ from precopy.planning import Limits, Outcome, RoundSample
 from precopy.planning.compare import Comparison
 from precopy.planning.trace import Trace
 
+_FASTER = 1.3
+
 
 @dataclass(frozen=True)
 class Replayed:
-    """Under which terms a trace was replayed (``bandwidth`` None: over the recorded link), and what came of it."""
+    """Under which terms ``trace`` was replayed (``bandwidth`` None: over the recorded link), and what came of it."""
 
+    trace: Trace
     policy: str
     clear: str
     bandwidth: float | None
     limits: Limits
     outcome: Outcome
+
+
+def caution(done: Replayed) -> str:
+    """Why the replay may be far off, where it may be."""
+    sent_s = sum(one.send_s for one in done.trace.samples)
+    recorded = sum(one.sent_bytes for one in done.trace.samples) / sent_s if sent_s else 0.0
+    if done.bandwidth is None or done.bandwidth < _FASTER * recorded:
+        return ""
+    return (
+        f"the link is {done.bandwidth / recorded:.1f} times as fast as the recorded one: what the guest dirties in "
+        f"rounds shorter than those recorded is reckoned, and may be more"
+    )
 
 
 def time_lost_s(rounds: Sequence[RoundSample], downtime_s: float) -> float:
@@ -38,6 +53,7 @@ def replay_body(file: str, trace: Trace, done: Replayed) -> dict[str, Any]:
         "tracker": trace.facts.tracker,
         "ram_bytes": trace.ram_bytes,
         "note": trace.note,
+        "caution": caution(done),
         "recorded": _recorded(trace),
         "replayed": _replayed(done),
     }

@@ -33,7 +33,7 @@ class RecordingWriter:
     """Implements `precopy.migration.recorder.Recorder`, into the new file ``path``. ``failed`` is told, once, why no
     more is recorded; the migration goes on, and what was written until then can be read.
 
-    Raises `UsageError` where there is such a file, `SnapshotError` where none can be made.
+    Raises `UsageError` where there is such a file or none can be made.
     """
 
     def __init__(self, path: str | os.PathLike[str], failed: Callable[[str], None] = lambda _: None) -> None:
@@ -45,7 +45,7 @@ class RecordingWriter:
         except FileExistsError:
             raise UsageError(f"{self.path} is there already; record into a file that is not") from None
         except OSError as error:
-            raise SnapshotError(f"cannot record into {self.path}: {error.strerror}") from error
+            raise UsageError(f"cannot record into {self.path}: {error.strerror}") from error
         try:
             self._packing, self._pack = Packing.ZSTD, compressor(None)
         except Unsupported:  # the extra is not installed

@@ -53,11 +53,17 @@ def _decode(data: bytes, name: str) -> list[Any]:
         except msgspec.DecodeError as error:
             if "trailing" not in str(error):
                 raise
-            return list(msgspec.json.Decoder().decode_lines(data))
+            lines = msgspec.json.Decoder().decode_lines(data)
+            # What --json-lines prints ends with the document that has it all.
+            return [one for one in lines if not _is_event(one)] or lines
     except RecursionError:
         raise UsageError(f"{name} cannot be read: its JSON is nested too deeply") from None
     except (msgspec.DecodeError, ValueError) as error:
         raise UsageError(f"{name} is not JSON as `precopy ... --json` prints it: {error}") from None
+
+
+def _is_event(value: Any) -> bool:
+    return isinstance(value, dict) and value.get("schema") == "precopy.migrate-event/1"
 
 
 def _record(value: Any, where: str) -> Document:
