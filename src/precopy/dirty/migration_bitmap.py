@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from precopy.bitmap import Bitmap, Runs
 from precopy.dirty.clear import ClearPolicy
@@ -42,6 +42,10 @@ class SyncStats:
     def sync_s(self) -> float:
         """x: the whole sync."""
         return self.log_sync_s + self.bitmap_sync_s + self.log_clear_s
+
+    def __add__(self, other: SyncStats) -> SyncStats:
+        """Two syncs of one round, as one."""
+        return SyncStats(*(getattr(self, one.name) + getattr(other, one.name) for one in fields(self)))
 
 
 class MigrationBitmap:

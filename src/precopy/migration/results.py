@@ -185,8 +185,8 @@ class Migrated:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a migration stands, while a round goes on. ``eta_s`` is None before the first round is done, and
-    infinite where the guest dirties memory faster than it is sent."""
+    """Where a migration stands, while a round goes on. ``eta_s`` is None before the first round is done
+    and where the outcome is uncertain, and infinite where the migration will not converge."""
 
     phase: str
     round: int

@@ -26,19 +26,19 @@ from precopy.errors import (
     PeerProtocolError,
     PeerRefused,
     PrecopyError,
-    VerificationFailed,
 )
-from precopy.migration.channel import NO_CONTENT, Channel, Content, printable
+from precopy.migration.channel import Channel
+from precopy.migration.comparison import check_compared, send_for_comparison
 from precopy.migration.options import MigrationOptions
 from precopy.migration.pace import Pace
 from precopy.migration.recorder import Recorder
 from precopy.migration.results import Downtime, Event, Migrated, Progress, Round
-from precopy.migration.rounds import BATCH_PAGES, WINDOW_PAGES, Rounds
+from precopy.migration.rounds import Rounds
 from precopy.migration.steering import Steering
 from precopy.planning import Action
 from precopy.planning.trace import RecordedOutcome
 from precopy.ports import ByteStream, Clock, SystemClock, TrackerChoice, VmControl
-from precopy.wire import Commit, Compare, DeviceState, Hello, Prepare, Ready, Role, Running, Welcome
+from precopy.wire import Commit, DeviceState, Hello, Prepare, Ready, Role, Running, Welcome
 
 _PROGRESS_S = 0.1
 _MAP_PARTS = 128
@@ -237,14 +237,14 @@ class Source:
         paused = clock.now()
         final = rounds.sync()
         synced = clock.now()
-        last = rounds.send(_both(sync, final), final=True)
+        last = rounds.send(sync + final, final=True)
         sent = clock.now()
         self._channel.send(DeviceState(self.vm.save_state()))
         saved = clock.now()
-        compared = self._send_for_comparison() if self.options.verify else 0
+        compared = self._compare() if self.options.verify else 0
         self._channel.send(Prepare(compared))
         ready = self._channel.expect(Ready)
-        self._check_ready(ready, compared)
+        check_compared(ready, compared)
         # Verification is everything from the saved state to the answer but what the destination says it took to load
         # that state, which the guest would have waited for in any case.
         spent = clock.now() - saved
@@ -263,33 +263,9 @@ class Source:
         )
         return downtime, verify_s, compared
 
-    def _send_for_comparison(self) -> int:
-        """Sends all of the paused memory once more, to be held against the destination's byte for byte."""
+    def _compare(self) -> int:
         self._phase = "verify"
-        memory = self.vm.memory
-        compared = 0
-        for window in memory.layout.runs.batches(WINDOW_PAGES):
-            content, zero = memory.split_zero(window)
-            if len(zero):
-                self._channel.send_pages(Compare, NO_CONTENT, zero)
-            for batch in content.batches(BATCH_PAGES):
-                self._tick()
-                self._channel.send_pages(Compare, Content.of(memory, batch))
-            compared += window.pages
-        return compared
-
-    def _check_ready(self, ready: Ready, compared: int) -> None:
-        if ready.different_pages:
-            raise VerificationFailed(
-                f"{ready.different_pages} of {compared} pages differ at the destination, the first at ram_addr page "
-                f"{ready.different[0] if ready.different else '?'}; the guest runs on at the source"
-            )
-        if ready.broken:
-            raise VerificationFailed(
-                f"the guest's invariant is broken at the destination: {printable(ready.broken[0])}"
-            )
-        if ready.compared != compared:
-            raise PeerProtocolError(f"{compared} pages were sent for comparison, {ready.compared} were compared")
+        return send_for_comparison(self._channel, self.vm.memory, self._tick)
 
     def _commit(self) -> None:
         with self._commit_lock:
@@ -332,7 +308,8 @@ class Source:
         eta = None
         if verdict is not None:
             bandwidth = verdict.bandwidth_bytes_per_s.value or 0.0
-            eta = max((verdict.total_s.value or 0.0) - elapsed, 0.0) if verdict.converges else math.inf
+            if verdict.converges is not None:
+                eta = max((verdict.total_s.value or 0.0) - elapsed, 0.0) if verdict.converges else math.inf
         return Progress(
             phase=self._phase,
             round=len(self._rounds) + 1,
@@ -344,17 +321,6 @@ class Source:
             expected_downtime_s=verdict.downtime_s.value if verdict else None,
             eta_s=eta,
         )
-
-
-def _both(first: SyncStats, second: SyncStats) -> SyncStats:
-    """Two syncs of one round, as one."""
-    return SyncStats(
-        first.log_sync_s + second.log_sync_s,
-        first.bitmap_sync_s + second.bitmap_sync_s,
-        first.log_clear_s + second.log_clear_s,
-        first.dirty_pages + second.dirty_pages,
-        first.new_dirty_pages + second.new_dirty_pages,
-    )
 
 
 def _reason(error: BaseException) -> str:
