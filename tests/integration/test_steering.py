@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from precopy.errors import NotConverged, Unsupported
+from precopy.errors import NotConverged, Unsupported, UsageError
 from precopy.guests import Workload
 from precopy.migration import Event, MigrationOptions, Round, Verdict
 from precopy.planning.policies import FIELD_POLICIES
@@ -122,7 +122,8 @@ class TestThrottling:
 @pytest.mark.parametrize("policy", FIELD_POLICIES)
 def test_the_fields_policies_move_a_guest(policy: str) -> None:
     with Pair(Workload("random", 1000), ram=8 * MIB, fill=1.0) as pair, stream_pair() as streams:
-        options = MigrationOptions(policy=policy, max_bandwidth=SLOW, verify=True)
+        throttle = "auto-converge" if policy == "qemu-auto-converge" else "off"
+        options = MigrationOptions(policy=policy, max_bandwidth=SLOW, verify=True, throttle=throttle)
         done = migrate(pair.source, pair.destination, streams, options).migrated()
         assert done.policy == policy
         assert pair.destination.watch().unequal == []
@@ -163,3 +164,8 @@ class TestRecording:
         assert not trace.outcome.completed
         assert trace.outcome.error == str(error)
         assert len(trace.rounds) == error.rounds
+
+
+def test_a_policy_that_throttles_needs_to_be_told_how() -> None:
+    with pytest.raises(UsageError, match="say how with throttle"):
+        MigrationOptions(policy="qemu-auto-converge")

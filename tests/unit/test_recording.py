@@ -15,7 +15,7 @@ import pytest
 
 from precopy.bitmap import Bitmap
 from precopy.dirty import LogCounters
-from precopy.errors import SnapshotDamaged, SnapshotError, Unsupported, UsageError
+from precopy.errors import SnapshotDamaged, Unsupported, UsageError
 from precopy.memory.layout import RamLayout
 from precopy.planning.trace import RecordedOutcome, Trace, TraceRound
 from precopy.store import recording
@@ -111,7 +111,7 @@ class TestFailures:
         assert path.read_text() == "precious"
 
     def test_no_such_directory(self, tmp_path: Path) -> None:
-        with pytest.raises(SnapshotError, match=r"cannot record into .*No such file or directory"):
+        with pytest.raises(UsageError, match=r"cannot record into .*No such file or directory"):
             RecordingWriter(tmp_path / "no" / "such")
 
     def test_a_full_disk_ends_the_recording_and_nothing_else(self, path: Path) -> None:

@@ -24,8 +24,8 @@ class Pace:
         if self._free_at > now:
             self._clock.sleep(self._free_at - now)
 
-    def batch_pages(self, page_size: int, most: int) -> int:
-        """Pages in a batch: ``most``, or fewer where that would be more than 5 ms' worth."""
+    def batch_pages(self, page_size: int, most: int, seconds: float = 0.05) -> int:
+        """Pages in a batch: ``most``, or fewer where that would take longer than ``seconds``."""
         if self.rate is None:
             return most
-        return max(min(self.rate // 200 // page_size, most), 1)
+        return max(min(int(self.rate * seconds) // page_size, most), 1)

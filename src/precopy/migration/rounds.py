@@ -32,6 +32,7 @@ BATCH_PAGES = 512
 LEAST_BATCH_PAGES = 32
 
 _LEAST_BATCHES = 16
+_BATCH_S = 0.005
 _ALIVE_S = 0.25
 
 
@@ -118,7 +119,8 @@ class Rounds:
         pending = self.bitmap.pending.count()
         # A batch that tears is sent again, so small rounds have small ones; they tear less often, too.
         most = min(BATCH_PAGES, cut.pages if cut else BATCH_PAGES)
-        self._batch = min(max(pending // _LEAST_BATCHES, LEAST_BATCH_PAGES), most)
+        small = pending // _LEAST_BATCHES if self.number > 1 else most
+        self._batch = min(max(small, LEAST_BATCH_PAGES), most)
         asked = 0
 
         def enough() -> bool:
@@ -185,7 +187,7 @@ class Rounds:
             self._send_batch(NO_CONTENT, cut[lo:hi], tally)
         tally.zero_pages += zero.pages
         # Views and addresses are made for the whole window at once; a batch takes its slice of them.
-        cut, bounds = content.cut(self.pace.batch_pages(self.memory.layout.page_size, self._batch))
+        cut, bounds = content.cut(self.pace.batch_pages(self.memory.layout.page_size, self._batch, _BATCH_S))
         parts = Content.of(self.memory, cut)
         for lo, hi in pairwise(bounds):
             self._send_batch(parts[lo:hi], NO_RUNS, tally)
