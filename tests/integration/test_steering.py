@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,18 @@ class TestHopeless:
             runs_on(pair.source)
 
 
+    def test_the_first_round_is_cut_short_too(self) -> None:
+        with Pair(BUSY, ram=64 * MIB, fill=1.0) as pair, stream_pair() as streams:
+            events: list[Event] = []
+            options = MigrationOptions(max_bandwidth=SLOW, downtime_limit=0.05, max_total=0.5)
+            error = migrate(pair.source, pair.destination, streams, options, events.append).source.error
+            assert isinstance(error, NotConverged)
+            (only,) = (event for event in events if isinstance(event, Round))
+            assert 0.5 <= only.ended_s < 1.5
+            assert only.sent_pages < 0.9 * pair.layout.pages
+            runs_on(pair.source)
+
+
 class TestThrottling:
     def test_auto_converge_slows_the_guest_down_until_it_converges(self) -> None:
         with Pair(BUSY, ram=24 * MIB, fill=1.0, vcpus=2) as pair, stream_pair() as streams:
@@ -97,6 +110,19 @@ class TestThrottling:
             assert done.throttled.share > 0.1
             assert pair.destination.watch().unequal == []
             runs_on(pair.destination)
+
+    def test_a_dirty_limit_takes_no_more_than_is_allowed(self) -> None:
+        with Pair(BUSY, ram=24 * MIB, fill=1.0) as pair, stream_pair() as streams:
+            options = MigrationOptions(
+                tracker="dirty-ring",
+                max_bandwidth=SLOW,
+                downtime_limit=0.05,
+                max_rounds=8,
+                throttle="dirty-limit",
+                max_throttle=0.3,
+            )
+            migrate(pair.source, pair.destination, streams, options)
+            assert 0 < pair.source.throttled().share < 0.4
 
     def test_a_dirty_limit_without_a_ring_is_refused_before_anything_is_sent(self) -> None:
         with Pair(BUSY, ram=8 * MIB) as pair, stream_pair() as streams:
@@ -142,6 +168,8 @@ class TestRecording:
         assert trace.facts.limits == options.limits
         assert trace.outcome == done.outcome
         assert len(trace.rounds) == len(done.rounds) - 1
+        for before, one in pairwise(trace.samples):  # no moment of the guest's lies between two rounds
+            assert one.ended_s - before.ended_s == pytest.approx(one.interval_s, abs=1e-4)
         for one, made, after in zip(trace.rounds, done.rounds[:-1], done.rounds[1:], strict=True):
             assert one.sample.sent_bytes == made.sent_bytes
             assert one.sample.ended_s == made.ended_s

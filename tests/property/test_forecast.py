@@ -20,7 +20,7 @@ from precopy.planning import (
     simulate,
     smallest_downtime,
 )
-from support.planning import GB, metrics
+from support.planning import GB, metrics, samples
 
 bandwidths = st.floats(1e7, 2e10)
 ratios = st.floats(0.0, 3.0)
@@ -127,3 +127,12 @@ def test_a_round_is_cut_short_at_the_time_out(bandwidth: float, ratio: float, ti
     outcome = forecast(known, allowed, 0.0).likely
     assert outcome.decision.action is Action.GIVE_UP
     assert outcome.total_s == pytest.approx(timeout, rel=0.1, abs=0.05)
+
+
+def test_one_round_is_not_enough_to_say_that_it_converges() -> None:
+    first = metrics(remaining=4 * GB, rounds=samples(4 * GB))
+    assert forecast(first, Limits(0.3), 10.0).converges is None
+    second = metrics(remaining=2 * GB, rounds=samples(4 * GB, 2 * GB))
+    assert forecast(second, Limits(0.3), 10.0).converges is True
+    enough = metrics(remaining=0.1 * GB, rounds=samples(0.1 * GB))
+    assert forecast(enough, Limits(0.3), 10.0).converges is True

@@ -32,6 +32,7 @@ from precopy.wire import (
     Role,
     RoundAck,
     RoundEnd,
+    Running,
     State,
     Welcome,
 )
@@ -516,3 +517,11 @@ def test_the_recorded_conversation_is_the_format(spoken: tuple[Said, ...]) -> No
             expected += raw_frame(NUMBERS[type(said.frame)], payload_of(said.frame), sequence) + said.content
             sequence += 1
     assert recorded(Role.SOURCE, spoken) == expected
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf"), -1.0])
+@pytest.mark.parametrize(("record", "field"), [(Ready, "load_s"), (Running, "resume_s")])
+def test_a_time_that_is_none_is_refused(record: type[Ready | Running], field: str, seconds: float) -> None:
+    state = State.PREPARING if record is Ready else State.COMMITTING
+    payload = msgspec.msgpack.encode({"compared": 1, field: seconds})
+    refused(codec_in(state, Role.SOURCE), raw_frame(NUMBERS[record], payload, 0), "is said to have taken")

@@ -150,7 +150,7 @@ class Steering:
         return Estimate(_HANDOVER_S.value + trips, _HANDOVER_S.low + trips, _HANDOVER_S.high + trips)
 
     def _slow_down(self, share: float, metrics: Metrics) -> None:
-        if share == self._asked:
+        if share == self._asked and self.options.throttle != "dirty-limit":
             return
         self._slowed, self._asked = True, share
         if self.options.throttle == "dirty-limit":

@@ -23,6 +23,7 @@ _LATE_ROUNDS = 3
 _MARGIN = 0.8
 """A guest is slowed down until this share of the downtime limit is in reach, so that few rounds get there."""
 _HALF = 0.5
+_NEARLY = 0.9
 
 
 def decide(metrics: Metrics, limits: Limits, now: float) -> Decision:
@@ -51,7 +52,7 @@ def decide(metrics: Metrics, limits: Limits, now: float) -> Decision:
     hopeless = least.low > limit and _is_settling(metrics, limits, expected)
     if late or hopeless:
         settles = _settles(least)
-        if hopeless and limits.max_throttle and not _exhausted(metrics, limits):
+        if not late and limits.max_throttle and not _exhausted(metrics, limits):
             throttle = _throttle_for(metrics, limits)
             return decision(Action.THROTTLE, f"{settles} unless the guest is slowed down", throttle)
         why = settles if hopeless else "out of time" if _timed_out(limits, now) else "out of rounds"
@@ -119,8 +120,9 @@ def _is_local_minimum(metrics: Metrics) -> bool:
 
 
 def _exhausted(metrics: Metrics, limits: Limits) -> bool:
-    """Whether throttling has been tried as hard as is allowed, for a round at least."""
-    return metrics.throttle >= limits.max_throttle
+    """Whether throttling has been tried as hard as is allowed, for a round at least; a dirty limit never takes quite as
+    much."""
+    return metrics.throttle >= _NEARLY * limits.max_throttle
 
 
 def _throttle_for(metrics: Metrics, limits: Limits) -> float:
