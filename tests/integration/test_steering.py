@@ -72,7 +72,6 @@ class TestHopeless:
             assert last.sent_pages < 0.9 * first.sent_pages
             runs_on(pair.source)
 
-
     def test_the_first_round_is_cut_short_too(self) -> None:
         with Pair(BUSY, ram=64 * MIB, fill=1.0) as pair, stream_pair() as streams:
             events: list[Event] = []
