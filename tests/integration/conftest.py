@@ -1,14 +1,17 @@
-"""A fixture that finds what a test left behind in its own process."""
+"""Fixtures: commands in a directory of their own, and what a test left behind in its own process."""
 
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from support.commands import Bench
 
 _SETTLE_S = 5.0
 
@@ -34,3 +37,12 @@ def nothing_left() -> Iterator[None]:
     while any(left := [now - then for now, then in zip(held(), before, strict=True)]) and time.monotonic() < end:
         time.sleep(0.01)
     assert not any(left), f"left behind: {left}"
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # else children would ignore it, too
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    bench = Bench(tmp_path)
+    yield bench
+    bench.close()

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-import signal
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -22,15 +20,6 @@ CALM = ("--ram", "16M", "--write-rate", "200")
 BUSY = ("--ram", "16M", "--write-rate", "20K")
 """80 MB a second, all over its memory."""
 NARROW = ("--max-bandwidth", "20M")
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # else children would ignore it, too
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    bench = Bench(tmp_path)
-    yield bench
-    bench.close()
 
 
 class Pair:

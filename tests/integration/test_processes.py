@@ -7,7 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +33,6 @@ pytestmark = [pytest.mark.needs("kvm"), pytest.mark.timeout(90), pytest.mark.use
 RAM = ("--ram", "16M")
 SLOW = ("--max-bandwidth", "8M")
 """With half of 16M filled, a first round of more than a second: time enough to do something to it."""
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # else children would ignore it, too
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    bench = Bench(tmp_path)
-    yield bench
-    bench.close()
 
 
 class Two:

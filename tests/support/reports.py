@@ -6,18 +6,10 @@ import math
 import random
 from typing import Any
 
+from precopy.planning.policies import POLICIES
+
 RAM = 256 << 20
 PARTS = 128
-POLICIES = (
-    "ours",
-    "qemu",
-    "qemu-auto-converge",
-    "kubevirt-stall",
-    "kubevirt-ramp",
-    "nova",
-    "proxmox",
-    "cloud-hypervisor",
-)
 MACHINE = {
     "cpu": "AMD EPYC",
     "cores": 2,

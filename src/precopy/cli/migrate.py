@@ -131,9 +131,10 @@ def _print_note(event: Event) -> None:
 def _print_event(event: Event) -> None:
     import msgspec
 
+    from precopy.migration import event_name
     from precopy.report.documents import document, to_json
 
-    body = {"event": type(event).__name__.lower(), **msgspec.to_builtins(event)}
+    body = {"event": event_name(event), **msgspec.to_builtins(event)}
     click.echo(to_json(document("migrate-event", 1, body)))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import click
@@ -64,7 +64,9 @@ ADDRESS = _Parsed("address", _address)
 HOST_PORT = _Parsed("host:port", _host_port)
 
 
-def _all(options: list[Callable[[F], F]]) -> Callable[[F], F]:
+def all_of(options: Sequence[Callable[[F], F]]) -> Callable[[F], F]:
+    """All these options at once, in this order."""
+
     def apply(command: F) -> F:
         for option in reversed(options):
             command = option(command)
@@ -120,7 +122,7 @@ timeout_option = click.option(
 def machine_options_with(*guests: str) -> Callable[[F], F]:
     """Options for what runs the guest and with which memory; ``guests`` are kinds that only this command has."""
     only_here = f"; {', '.join(guests)}: a Python program's memory instead" if guests else ""
-    return _all(
+    return all_of(
         [
             click.option("--ram", type=SIZE, default="256M", show_default=True, help="Main memory of the guest."),
             click.option(
@@ -151,7 +153,7 @@ def machine_options_with(*guests: str) -> Callable[[F], F]:
 
 machine_options = machine_options_with()
 
-workload_options = _all(
+workload_options = all_of(
     [
         click.option(
             "--workload",
@@ -185,7 +187,7 @@ workload_options = _all(
     ]
 )
 
-policy_options = _all(
+policy_options = all_of(
     [
         click.option(
             "--clear-chunk",
@@ -226,7 +228,10 @@ POLICY_NAMES = (
 )
 """`precopy.planning.policies.POLICIES`, without importing it; a test holds them equal."""
 
-steering_options = _all(
+ON_TIMEOUT = ("cancel", "switch", "throttle", "ignore")
+"""`precopy.planning.TimeoutPolicy`, without importing it; a test holds them equal."""
+
+steering_options = all_of(
     [
         click.option(
             "--policy",
@@ -243,7 +248,7 @@ steering_options = _all(
         ),
         click.option(
             "--on-timeout",
-            type=click.Choice(["cancel", "switch", "throttle", "ignore"]),
+            type=click.Choice(ON_TIMEOUT),
             default="cancel",
             show_default=True,
             help="When time, rounds or hope are used up: stay, switch over all the same, slow the guest down, go on.",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from precopy.cli.options import DURATION, POLICY_NAMES, Share
+from precopy.cli.options import DURATION, ON_TIMEOUT, POLICY_NAMES, Share, all_of
 
 if TYPE_CHECKING:
     from precopy.planning import Limits
@@ -21,7 +21,7 @@ _LIMITS = (
     click.option("--max-total", type=DURATION, default=None, help="Time that the whole migration may take."),
     click.option(
         "--on-timeout",
-        type=click.Choice(["cancel", "switch", "throttle", "ignore"]),
+        type=click.Choice(ON_TIMEOUT),
         default=None,
         help="What to do when time or rounds are used up, or nothing else helps.",
     ),
@@ -37,9 +37,7 @@ _LIMITS = (
 
 def limit_options(command: F) -> F:
     """Options for what a recorded migration was allowed, where it is to be something else: see `changed`."""
-    for option in reversed(_LIMITS):
-        command = option(command)
-    return command
+    return all_of(_LIMITS)(command)
 
 
 def changed(limits: Limits, options: dict[str, Any]) -> Limits:

@@ -12,11 +12,8 @@ import msgspec
 
 from precopy.control.socket import Request, ask
 from precopy.errors import PeerProtocolError, PrecopyError
-from precopy.migration import Event, Migrated, MigrationOptions, Note, Progress, Round, Verdict
+from precopy.migration import EVENTS, Event, Migrated, MigrationOptions
 from precopy.transport import Address
-
-EVENTS: dict[str, type[Event]] = {"progress": Progress, "round": Round, "verdict": Verdict, "note": Note}
-"""What a migration tells of while it runs, by the name that it has on the control socket."""
 
 
 def migrate_guest(

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from precopy.control.socket import ControlServer, Emit, Request
 from precopy.errors import PeerError, PrecopyError, UsageError
 from precopy.memory.host import peak_resident
-from precopy.migration import Destination, Event, GuestIs, Migrated, Note, Received, Source
+from precopy.migration import Destination, Event, GuestIs, Migrated, Note, Received, Source, event_name
 from precopy.store.recording import RecordingWriter
 from precopy.transport import Address, SocketStream, connect, parse_address
 
@@ -261,7 +261,7 @@ class GuestProcess:
         source: Source | None = None
 
         def tell(event: Event) -> None:
-            emit(type(event).__name__.lower(), event)
+            emit(event_name(event), event)
 
         try:
             with contextlib.ExitStack() as stack:

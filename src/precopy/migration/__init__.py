@@ -3,10 +3,22 @@
 from precopy.migration.destination import Destination, Received
 from precopy.migration.options import MigrationOptions
 from precopy.migration.recorder import Recorder
-from precopy.migration.results import Downtime, Event, Migrated, Note, Progress, Range, Round, Verdict
+from precopy.migration.results import (
+    EVENTS,
+    Downtime,
+    Event,
+    Migrated,
+    Note,
+    Progress,
+    Range,
+    Round,
+    Verdict,
+    event_name,
+)
 from precopy.migration.source import GuestIs, Source
 
 __all__ = [
+    "EVENTS",
     "Destination",
     "Downtime",
     "Event",
@@ -21,4 +33,5 @@ __all__ = [
     "Round",
     "Source",
     "Verdict",
+    "event_name",
 ]

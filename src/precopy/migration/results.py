@@ -208,3 +208,10 @@ class Note:
 
 Event = Progress | Round | Verdict | Note
 """What is told of a migration while it runs."""
+
+EVENTS: dict[str, type[Event]] = {one.__name__.lower(): one for one in (Progress, Round, Verdict, Note)}
+"""The same by the name that each has on the control socket and in documents: see `event_name`."""
+
+
+def event_name(event: Event) -> str:
+    return type(event).__name__.lower()

@@ -14,7 +14,7 @@ from precopy.migration.options import MigrationOptions
 from precopy.migration.recorder import Recorder
 from precopy.migration.results import Range, Round, Verdict, finite
 from precopy.migration.rounds import LEAST_BATCH_PAGES, WINDOW_PAGES, Cut
-from precopy.planning import Action, Decision, Estimate, Metrics, RoundSample, forecast
+from precopy.planning import Action, Decision, Estimate, Forecast, Metrics, RoundSample, forecast
 from precopy.planning.estimators import observe
 from precopy.planning.policies import POLICIES
 from precopy.planning.trace import RecordedFacts
@@ -67,7 +67,7 @@ class Steering:
             self._look(interval_s)
             then = now + interval_s
             if metrics is None:  # the first round is cut short only for the time
-                return limits.timeout_s is not None and then >= limits.timeout_s
+                return limits.timed_out(then)
             known = metrics.in_round(unsent_bytes, interval_s)
             return self.policy.decide(known, limits, then).cuts_short(limits, then)
 
@@ -118,8 +118,8 @@ class Steering:
             throttle=throttle,
         )
         self._metrics = metrics
-        decision = self.policy.decide(metrics, self.limits, now)
-        verdict = self._verdict(metrics, decision, now)
+        ahead = forecast(metrics, self.limits, now, self.policy.decide)
+        decision, verdict = ahead.decision, self._verdict(metrics, ahead, now)
         self.verdicts.append(verdict)
         self._emit(verdict)
         if decision.action is Action.THROTTLE:
@@ -146,8 +146,7 @@ class Steering:
     @property
     def handover_s(self) -> Estimate:
         """What a downtime is expected to have besides its last sync and sending."""
-        trips = _ROUND_TRIPS * self._round_trip_s
-        return Estimate(_HANDOVER_S.value + trips, _HANDOVER_S.low + trips, _HANDOVER_S.high + trips)
+        return _HANDOVER_S + _ROUND_TRIPS * self._round_trip_s
 
     def _slow_down(self, share: float, metrics: Metrics) -> None:
         if share == self._asked and self.options.throttle != "dirty-limit":
@@ -186,8 +185,9 @@ class Steering:
             throttle=done.throttle,
         )
 
-    def _verdict(self, metrics: Metrics, decision: Decision, now: float) -> Verdict:
-        ahead = forecast(metrics, self.limits, now, self.policy.decide)
+    @staticmethod
+    def _verdict(metrics: Metrics, ahead: Forecast, now: float) -> Verdict:
+        decision = ahead.decision
         return Verdict(
             round=len(metrics.rounds),
             elapsed_s=now,

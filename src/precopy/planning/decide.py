@@ -33,8 +33,8 @@ def decide(metrics: Metrics, limits: Limits, now: float) -> Decision:
        gain little, with its value.
     2. Out of time or of rounds: as ``limits.on_timeout`` says.
     3. Hopeless: not even the lower end of what rounds settle at (`smallest_downtime`) is within the limit, and they
-       are about to. Then
-       throttle by just what is needed, where that is allowed; otherwise as ``limits.on_timeout`` says, at once.
+       are about to. Then throttle by just what is needed, where that is allowed; otherwise as ``limits.on_timeout``
+       says, at once.
     4. Wait for a local minimum while only a guest that writes less than it mostly does would fit.
     5. Otherwise, go on.
     """
@@ -55,7 +55,7 @@ def decide(metrics: Metrics, limits: Limits, now: float) -> Decision:
         if not late and limits.max_throttle and not _exhausted(metrics, limits):
             throttle = _throttle_for(metrics, limits)
             return decision(Action.THROTTLE, f"{settles} unless the guest is slowed down", throttle)
-        why = settles if hopeless else "out of time" if _timed_out(limits, now) else "out of rounds"
+        why = settles if hopeless else "out of time" if limits.timed_out(now) else "out of rounds"
         return _end(metrics, limits, expected, why, late)
     if least.value > limit:
         return decision(Action.WAIT, f"{_settles(least)}; a quieter moment may fit")
@@ -84,16 +84,11 @@ def _end(metrics: Metrics, limits: Limits, expected: Estimate, why: str, late: i
     return decision(Action.GIVE_UP, f"{_range(expected)} of downtime do not fit {format_duration(limit)}")
 
 
-def _timed_out(limits: Limits, now: float) -> bool:
-    return limits.timeout_s is not None and now >= limits.timeout_s
-
-
 def _rounds_late(metrics: Metrics, limits: Limits, now: float) -> int:
     """How many rounds have ended, this one included, since the time or the rounds were used up."""
     late = len(metrics.rounds) - limits.max_rounds + 1
-    if _timed_out(limits, now) and limits.timeout_s is not None:
-        end = limits.timeout_s
-        late = max(late, 1, sum(1 for one in metrics.rounds if one.ended_s >= end))
+    if limits.timed_out(now):
+        late = max(late, 1, sum(1 for one in metrics.rounds if limits.timed_out(one.ended_s)))
     return max(late, 0)
 
 
@@ -133,7 +128,7 @@ def _throttle_for(metrics: Metrics, limits: Limits) -> float:
     known = replace(metrics, dirty=DirtyCurve.of(rate, math.inf))
     speed = needed_speed(known, _MARGIN * limits.downtime_s)
     if rate > 0:
-        per_byte = costs.sent_share / costs.bandwidth.low + costs.read_s_per_byte + costs.sync_s_per_byte
+        per_byte = costs.s_per_byte(costs.bandwidth.low) + costs.sync_s_per_byte
         speed = min(speed, _HALF / (rate * per_byte))
     wanted = 1 - (1 - metrics.throttle) * min(speed, 1.0)
     return min(max(wanted, metrics.throttle), limits.max_throttle)

@@ -46,7 +46,7 @@ class Decision:
     def cuts_short(self, limits: Limits, now: float) -> bool:
         """Whether a round is cut short for it in mid-round: because the rest fits, or because time is up. What else a
         policy makes of a round that is half done, it may see otherwise when it is done."""
-        if limits.timeout_s is not None and now >= limits.timeout_s:
+        if limits.timed_out(now):
             return self.ends
         return self.action is Action.SWITCH_OVER and self.downtime_s.value <= self.limit_s
 

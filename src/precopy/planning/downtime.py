@@ -9,7 +9,7 @@ from precopy.planning.curve import DirtyCurve
 from precopy.planning.estimate import Estimate
 from precopy.planning.metrics import Costs, Metrics
 
-_PAUSE_S = 1e-3
+PAUSE_S = 1e-3
 """Between the last sync and the moment in which all vCPUs stand still, the guest writes on for about this long."""
 
 
@@ -28,7 +28,7 @@ class ExpectedDowntime:
 def expected_downtime(metrics: Metrics) -> ExpectedDowntime:
     """The downtime of switching over now."""
     costs = metrics.costs
-    late = metrics.dirty.dirty_bytes(_PAUSE_S)
+    late = metrics.dirty.dirty_bytes(PAUSE_S)
     size = metrics.remaining_bytes + late
     sync_s = costs.x_s(late)
     clear_s = size * costs.read_s_per_byte
@@ -59,11 +59,11 @@ def smallest_downtime(metrics: Metrics, speed: float = 1.0) -> Estimate:
     if speed != 1.0:
         curve = curve.scaled(speed)
     bandwidth, handover = costs.bandwidth, costs.handover_s
-    value = _settled(curve, costs, bandwidth.value) + handover.value
+    settled = _settled(curve, costs, bandwidth.value)
     if spread == 0.0 and bandwidth.low == bandwidth.high:
-        return Estimate(value, value - handover.value + handover.low, value - handover.value + handover.high)
+        return handover + settled
     return Estimate(
-        value,
+        settled + handover.value,
         _settled(curve.times(max(1 - spread, 0.0)), costs, bandwidth.high) + handover.low,
         _settled(curve.times(1 + spread), costs, bandwidth.low) + handover.high,
     )
@@ -71,7 +71,7 @@ def smallest_downtime(metrics: Metrics, speed: float = 1.0) -> Estimate:
 
 def _settled(curve: DirtyCurve, costs: Costs, bandwidth: float) -> float:
     """Seconds to send what such rounds leave, and for a sync that finds next to nothing."""
-    per_byte = costs.sent_share / bandwidth + costs.read_s_per_byte
+    per_byte = costs.s_per_byte(bandwidth)
     interval_s = curve.fixed_point(per_byte + costs.sync_s_per_byte, costs.sync_s)
     if math.isinf(interval_s) or not costs.sync_s_per_byte:
         return interval_s

@@ -18,6 +18,9 @@ class Estimate:
     def exact(cls, value: float) -> Estimate:
         return cls(value, value, value)
 
+    def __add__(self, more: float) -> Estimate:
+        return Estimate(self.value + more, self.low + more, self.high + more)
+
     @classmethod
     def within(cls, value: float, share: float) -> Estimate:
         """``value``, give or take ``share`` of it."""

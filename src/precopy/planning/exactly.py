@@ -20,7 +20,7 @@ def exactly(known: Metrics, limits: Limits) -> Decide:
     not change; only who may have to give up asks `decide`. The first round is made in any case."""
     limit, most = limits.downtime_s, limits.max_rounds
     costs = known.costs
-    per_byte = costs.sent_share / costs.bandwidth.value + costs.read_s_per_byte
+    per_byte = costs.s_per_byte(costs.bandwidth.value)
     fixed = expected_downtime(replace(known, remaining_bytes=0.0)).total_s.value
     in_reach = smallest_downtime(known).value <= limit
     go_on, switch_over = (Decision(action, "", _UNKNOWN, limit) for action in (Action.GO_ON, Action.SWITCH_OVER))

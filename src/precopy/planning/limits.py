@@ -33,3 +33,7 @@ class Limits:
     timeout_s: float | None = None
     on_timeout: TimeoutPolicy = TimeoutPolicy.CANCEL
     max_throttle: float = 0.0
+
+    def timed_out(self, now: float) -> bool:
+        """Whether ``now``, seconds since the migration's start, is past its time."""
+        return self.timeout_s is not None and now >= self.timeout_s

@@ -24,7 +24,7 @@ def measured_input(trace: Trace) -> PlanInput:
     curve = seen.dirty.scaled(1 / (1 - throttle)) if throttle else seen.dirty
     off = max(seen.dirty_spread, (costs.bandwidth.high - costs.bandwidth.low) / (2 * bandwidth))
     shortest_s = max(DIRTY_RATE_INTERVAL_S, min(one.interval_s * (1 - one.throttle) for one in samples))
-    per_byte = costs.sent_share / bandwidth + costs.read_s_per_byte
+    per_byte = costs.s_per_byte(bandwidth)
     return PlanInput(
         ram_bytes=trace.ram_bytes,
         bandwidth_bytes_per_s=bandwidth,

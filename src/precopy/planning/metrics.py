@@ -67,9 +67,13 @@ class Costs:
     sync_s_per_byte: float
     handover_s: Estimate
 
+    def s_per_byte(self, bandwidth: float) -> float:
+        """Seconds to read and send a byte of memory at ``bandwidth``."""
+        return self.sent_share / bandwidth + self.read_s_per_byte
+
     def transfer_s(self, read_bytes: float, bandwidth: float) -> float:
         """t of a round of so many bytes of memory at ``bandwidth``."""
-        return read_bytes * (self.sent_share / bandwidth + self.read_s_per_byte)
+        return read_bytes * self.s_per_byte(bandwidth)
 
     def x_s(self, dirty_bytes: float) -> float:
         """x of a sync that finds so many bytes."""

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from precopy.planning.curve import DirtyCurve
-from precopy.planning.downtime import smallest_downtime
+from precopy.planning.downtime import PAUSE_S, smallest_downtime
 from precopy.planning.estimate import Estimate
 from precopy.planning.exactly import exactly
 from precopy.planning.limits import Limits
@@ -27,8 +27,6 @@ from precopy.planning.simulate import CurveWorld, Outcome, simulate
 
 HANDOVER_S = 5e-3
 """Stopping the vCPUs, their state, the commit: some milliseconds between two processes of one machine."""
-_LATE_S = 1e-3
-"""As `simulate` has it: the guest writes on for so long after the last sync."""
 _ROUNDING = 1e-9
 _STEPS, _ANY = 28, 1e12
 
@@ -188,10 +186,10 @@ def fits(asked: PlanInput) -> bool:
 def downtime_after(asked: PlanInput, rounds: int) -> float:
     """The downtime of switching over at the best moment within so many rounds (1 or more)."""
     if _plain(asked):
-        late = min(asked.dirty_rate_bytes_per_s * _LATE_S, asked.working_set_bytes)
+        late = min(asked.dirty_rate_bytes_per_s * PAUSE_S, asked.working_set_bytes)
         left = _remaining(asked, asked.dirty_rate_bytes_per_s, rounds)
         return asked.sync_s + (left + late) * _per_byte(asked) + asked.handover_s
-    costs, late = asked.metrics().costs, asked.dirty.dirty_bytes(_LATE_S)
+    costs, late = asked.metrics().costs, asked.dirty.dirty_bytes(PAUSE_S)
     left = _left(asked, rounds)
     return costs.x_s(late) + costs.transfer_s(left + late, asked.bandwidth_bytes_per_s) + asked.handover_s
 
@@ -246,7 +244,7 @@ def largest_dirty_rate(asked: PlanInput) -> float:
         spare = asked.downtime_limit_s - asked.sync_s - asked.handover_s
         room, size = spare / (1 + _ROUNDING) / _per_byte(asked), asked.working_set_bytes
         return _largest(
-            lambda rate: _remaining(asked, rate, asked.max_rounds) + min(rate * _LATE_S, size) <= room,
+            lambda rate: _remaining(asked, rate, asked.max_rounds) + min(rate * PAUSE_S, size) <= room,
             1 / _per_byte(asked),
         )
     return _largest(lambda rate: fits(replace(asked, dirty_rate_bytes_per_s=rate)), 1 / _per_byte(asked))

@@ -12,12 +12,12 @@ from typing import Protocol
 
 from precopy.planning.curve import DirtyCurve
 from precopy.planning.decision import Action, Decide, Decision
+from precopy.planning.downtime import PAUSE_S
 from precopy.planning.limits import Limits
 from precopy.planning.metrics import Costs, Metrics, RoundSample
 
 MOST_ROUNDS = 500
 """A simulation ends here, whatever its policy says."""
-_HANDOVER_DIRTY_S = 1e-3
 _ROUNDING = 1e-9
 _CUTS = 7
 """Steps to find the moment in which a round is cut short, to 1/128 of it."""
@@ -91,8 +91,7 @@ def simulate(
         if decision.ends or len(metrics.rounds) >= made + most_rounds:
             break
         throttle = decision.throttle
-        sent_share = _sent_before_its_end(metrics, world, decide, limits, now)
-        read = metrics.remaining_bytes * sent_share
+        read = metrics.remaining_bytes * _share_before_its_end(metrics, world, decide, limits, now)
         left = metrics.remaining_bytes - read
         transfer_s = costs.transfer_s(read, bandwidth)
         found = world.dirtied(now, now + transfer_s, throttle)
@@ -116,7 +115,7 @@ def simulate(
             throttle=throttle,
         )
         metrics = _after(metrics, sample, throttle, observe)
-    late = world.dirtied(now, now + _HANDOVER_DIRTY_S, metrics.throttle)
+    late = world.dirtied(now, now + PAUSE_S, metrics.throttle)
     size = metrics.remaining_bytes + late
     downtime_s = costs.x_s(late) + costs.transfer_s(size, bandwidth) + costs.handover_s.value
     completed = decision.action is Action.SWITCH_OVER
@@ -131,7 +130,7 @@ def simulate(
     )
 
 
-def _sent_before_its_end(metrics: Metrics, world: World, decide: Decide, limits: Limits, now: float) -> float:
+def _share_before_its_end(metrics: Metrics, world: World, decide: Decide, limits: Limits, now: float) -> float:
     """Which share of a round is sent before the policy would end the migration; 1 where it would not."""
     costs, remaining = world.costs, metrics.remaining_bytes
     whole_s = costs.transfer_s(remaining, costs.bandwidth.value)
