@@ -86,7 +86,8 @@ def estimate_dirtying(rounds: Sequence[RoundSample], ram_bytes: float, throttle:
     points = [(interval, min(dirty, ram_bytes), weight) for interval, dirty, weight in known.points()]
     corners, doubt = _concave(points), 0.0
     if len(corners) > 1 and corners[1][1] > 0:
-        shape = _Shape.of(known.rounds(), _settled([interval for interval, _, _ in known.rounds()], ahead))
+        alone = known.rounds()
+        shape = _Shape.of(alone, _settled([interval for interval, _, _ in alone], ahead))
         doubt = shape.doubt(ahead)
         corners = _below(corners, points[0][0], shape) if len(found) > 1 else corners
     curve = _classes(corners, ram_bytes)
