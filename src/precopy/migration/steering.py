@@ -54,6 +54,7 @@ class Steering:
         self._round_trip_s = round_trip_s
         self._page_size = vm.memory.layout.page_size
         self._look_s = _FIRST_LOOK_S
+        self._began_s = 0.0
         self._metrics: Metrics | None = None
         self._asked = 0.0
         self._before = self._seen = vm.throttled()
@@ -62,6 +63,7 @@ class Steering:
     def cut(self, now: float) -> Cut:
         """How the round that begins ``now`` may end early: where the policy would end the migration in its middle."""
         metrics, limits = self._metrics, self.limits
+        self._began_s = now
 
         def ends(unsent_bytes: int, interval_s: float) -> bool:
             self._look(interval_s)
@@ -169,12 +171,14 @@ class Steering:
         return min((self._seen - before).share, MAX_THROTTLE) if self._slowed else 0.0
 
     def _sample(self, done: Round, sync: SyncStats) -> RoundSample:
+        # From sync to sync, so that no moment in which the guest writes lies between two rounds.
+        transfer_s = done.ended_s - self._began_s - sync.sync_s
         return RoundSample(
             number=done.number,
             ended_s=done.ended_s,
-            transfer_s=done.transfer_s,
+            transfer_s=transfer_s,
             # A link with a limit makes up for time in which nothing is sent, so that all of it counts.
-            send_s=done.send_s if self.options.max_bandwidth is None else done.transfer_s,
+            send_s=done.send_s if self.options.max_bandwidth is None else transfer_s,
             scan_s=done.scan_s,
             clear_s=done.clear_s,
             sync_s=sync.sync_s,
