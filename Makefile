@@ -3,14 +3,19 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 STAMP := $(VENV)/.ready
+FAST := $(BIN)/pytest -m "not real" --numprocesses auto
 
-.PHONY: demo test check lint bench clean setup
+.PHONY: demo test test-fast check lint bench clean setup
 
 demo: $(STAMP)  ## live-migrate a running guest between two processes, once for each clear policy
 	$(BIN)/precopy demo
 
-test: $(STAMP)  ## all tests, fast ones first; what was skipped is listed with its reason
-	$(BIN)/pytest
+test: $(STAMP)  ## all tests: test-fast, then those with a guest, a process or a figure, one at a time
+	status=0; $(FAST) || status=$$?; [ $$status -le 1 ] || exit $$status; \
+	$(BIN)/pytest -m real || status=$$?; exit $$status
+
+test-fast: $(STAMP)  ## tests that need nothing real, side by side on all cores
+	$(FAST)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,5 +1,5 @@
 """What a test needs of the machine: skipped with its reason where it is missing, a failure where PRECOPY_REQUIRE
-(a comma-separated list such as ``kvm,pagemap``) says that this machine has it.
+(a comma-separated list such as ``kvm,pagemap``) says that this machine has it. Which tests are real: `is_real`.
 
 PRECOPY_EXAMPLES is the number of examples of each property test, for a longer run than the default's."""
 
@@ -9,6 +9,7 @@ import importlib.util
 import os
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -92,13 +93,26 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
                 pytest.skip(f"needs {feature}: {why}")
 
 
-_ORDER = ("unit", "golden", "contract", "property", "fuzz", "bench", "integration")
+_PURE = ("unit", "golden", "contract", "property", "fuzz")
+"""Directories of tests that need nothing real unless they say so, fast ones first."""
 
 
+def _kind(item: pytest.Item) -> str:
+    """The directory of ``tests/`` that ``item`` lies in."""
+    return item.path.relative_to(Path(__file__).parent).parts[0]
+
+
+def is_real(item: pytest.Item) -> bool:
+    """Whether ``item`` has a guest, a process or a figure: these run one at a time, so that none takes the other's
+    time. All others may run side by side."""
+    return _kind(item) not in _PURE or item.get_closest_marker("needs") is not None
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m takes its choice
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Fast ones first."""
-
-    def rank(item: pytest.Item) -> int:
-        return next((n for n, kind in enumerate(_ORDER) if f"/{kind}/" in item.path.as_posix()), len(_ORDER))
-
-    items.sort(key=rank)
+    """Marks the real ones. Fast ones first."""
+    for item in items:
+        if is_real(item):
+            item.add_marker("real")
+    order = (*_PURE, "bench", "integration")
+    items.sort(key=lambda item: order.index(_kind(item)) if _kind(item) in order else len(order))
