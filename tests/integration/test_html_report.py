@@ -16,7 +16,7 @@ from support.browser import browse, measure, screenshot
 from support.commands import PRECOPY, precopy
 
 chromium = pytest.mark.needs("chromium")
-WIDE, NARROW = 1200, 480
+WIDE, NARROW, PHONE = 1200, 480, 360
 
 
 def written(directory: Path, kind: str, document: dict[str, Any]) -> Path:
@@ -102,7 +102,7 @@ def test_every_page_in_a_real_browser(tmp_path: Path) -> None:
     screens."""
     pages = {kind: written(tmp_path, kind, make()) for kind, make in reports.ALL.items()}
     pages["long"] = written(tmp_path, "long", reports.migrate(70))
-    looked = [(kind, page, width) for kind, page in pages.items() for width in (WIDE, NARROW)]
+    looked = [(kind, page, width) for kind, page in pages.items() for width in (WIDE, NARROW, PHONE)]
     found, shown = measure([(page, width) for _, page, width in looked], tmp_path)
     assert shown.console == []
     for (kind, page, width), one in zip(looked, found, strict=True):

@@ -57,11 +57,13 @@ const look = (frame) => {
   for (const figure of page.querySelectorAll("figure")) {
     const svg = figure.querySelector("svg.picture");
     const texts = svg ? [...svg.querySelectorAll("text")] : [];
-    const edge = figure.getBoundingClientRect();
+    const chart = figure.querySelector(".chart");
+    const scrolls = chart && chart.scrollWidth > chart.clientWidth;
+    const edge = (scrolls ? svg : figure).getBoundingClientRect(), margin = scrolls ? 0 : 2;
     const boxes = texts.map((text) => [text.textContent, text.getBoundingClientRect()]);
     for (const [text, box] of boxes) {
-      if (box.left < edge.left + 2 || box.right > edge.right - 2) cut.push(text);
-      if (box.height < 9) small.push(text);
+      if (box.left < edge.left + margin || box.right > edge.right - margin) cut.push(text);
+      if (box.height < 11) small.push(text);
     }
     boxes.forEach(([text, a], i) => boxes.slice(i + 1).forEach(([other, b]) => {
       const wide = Math.min(a.right, b.right) - Math.max(a.left, b.left);
@@ -91,8 +93,9 @@ addEventListener("load", () => {
 
 def measure(pages: Sequence[tuple[Path, int]], directory: Path, *arguments: str) -> tuple[list[dict[str, Any]], Shown]:
     """Opens each page, unchanged, in a frame of so many pixels' width, and says what is where in it: its figures'
-    marks, texts of pictures that are cut off (``cut``), cover each other (``covered``) or are too small (``small``),
-    and how far the page reaches to the right of its frame. The pages' own console lines are among the browser's."""
+    marks, texts of pictures that are cut off (``cut``; not where the picture scrolls), cover each other (``covered``)
+    or are too small (``small``), and how far the page reaches to the right of its frame. The pages' own console lines
+    are among the browser's."""
     frames = "".join(
         f'<iframe width="{width}" height="900" src="{escape(page.as_uri())}"></iframe>' for page, width in pages
     )

@@ -121,6 +121,52 @@ def test_memories_that_were_not_compared_are_not_called_verified() -> None:
     assert "memories were not compared" in text
 
 
+@pytest.mark.parametrize("kind", reports.ALL)
+def test_the_glossary_stands_at_the_end_before_the_machine(kind: str) -> None:
+    sections = page(reports.ALL[kind]()).sections
+    order = [name for name in sections if name in ("glossary", "machine")]
+    assert list(sections[len(sections) - len(order) :]) == order
+    html = page(reports.ALL[kind]()).html
+    places = [html.index(f'id="{name}"') for name in sections]
+    assert places == sorted(places)
+
+
+def test_titles_tell_two_tabs_apart() -> None:
+    """By their file, and by what is in it."""
+    one = reports.migrate()
+    titles = {
+        re.search("<title>(.*)</title>", render(json.dumps(document).encode(), name).html)[1]
+        for name in ("a.json", "b.json")
+        for document in (one, {**one, "downtime_s": 1.5}, {**one, "total_s": 77.0}, reports.demo(), reports.compare())
+    }
+    assert len(titles) == 10
+
+
+def alike(spread: float, completed: bool = True) -> Documents:
+    """Policies whose downtimes differ by ``spread``."""
+    document = reports.compare()
+    for trace in document["traces"]:
+        for number, result in enumerate(trace["results"]):
+            figures = {"downtime_s": 0.05 * (1 + spread * (number % 2)), "total_s": 1.5}
+            result.update(completed=completed, on_front=completed, **(figures if completed else dict.fromkeys(figures)))
+    return document
+
+
+@pytest.mark.parametrize(
+    ("spread", "said"), [(0.0, "to the last digit"), (0.012, "to within 1.2 %"), (0.03, "no other policy beats")]
+)
+def test_policies_that_came_to_the_same_are_said_to(spread: float, said: str) -> None:
+    text = words(page(alike(spread)))
+    assert said in text
+    assert ("Here the policy makes no difference" in text) == (spread < 0.02)
+
+
+def test_policies_of_which_none_completed() -> None:
+    text = words(page(alike(0.0, completed=False)))
+    assert "none of them completed" in text
+    assert "no other policy beats" not in text
+
+
 @pytest.mark.parametrize(
     ("kind", "sections"),
     [

@@ -23,7 +23,7 @@ def bench_migrate_report(bench: BenchMigrate, prefix: str) -> Report:
         run = f"{prefix}run-{number}"
         said = f"Clear policy {done.clear}; {several(len(done.rounds), 'round')}."
         parts.append(Part(run, f"precopy, {name}", said, tuple(migration_figures(done, f"{run}-", alone=False))))
-    title = "Migration benchmark"
+    title = f"Migration benchmark, {format_rate(bench.throughput_bytes_per_s)}"
     return Report("precopy.bench-migrate/1", title, _verdict(bench), tuple(parts), facts(bench.machine), ROUND_TERMS)
 
 

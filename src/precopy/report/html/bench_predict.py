@@ -26,7 +26,7 @@ def bench_predict_report(bench: BenchPredict, prefix: str) -> Report:
     figures += [_hopeless(bench, prefix)] if bench.hopeless else []
     intro = "Each migration's end was predicted while it ran, and then measured."
     parts = (Part(f"{prefix}predicted", "Predicted and measured", intro, tuple(figures)),)
-    title = "Prediction benchmark"
+    title = f"Prediction benchmark, {several(len(bench.migrations), 'migration')}"
     return Report("precopy.bench-predict/1", title, _verdict(bench), parts, facts(bench.machine), PREDICT_TERMS)
 
 

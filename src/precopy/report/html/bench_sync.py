@@ -31,7 +31,8 @@ def bench_sync_report(bench: BenchSync, prefix: str) -> Report:
     )
     figures = (_times(bench, prefix), _ioctls(bench, prefix))
     parts = (Part(f"{prefix}sync", "A sync with every variant", intro, figures),)
-    return Report("precopy.bench-sync/1", "Sync benchmark", _verdict(bench), parts, facts(bench.machine), SYNC_TERMS)
+    title = f"Sync benchmark, {bench.layout}, {format_size(bench.ram_bytes)}"
+    return Report("precopy.bench-sync/1", title, _verdict(bench), parts, facts(bench.machine), SYNC_TERMS)
 
 
 def _verdict(bench: BenchSync) -> Verdict:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from precopy.report.html.parts import Column, Figure, Key, Part, Report, Table, Tile, Verdict
 from precopy.report.html.records import Compare, Score, Trace
 from precopy.report.html.scale import SECONDS, around
@@ -10,6 +12,16 @@ from precopy.report.html.svg import Chart
 from precopy.report.html.words import COMPARE_TERMS, NONE, duration, facts, listed, several
 from precopy.units import format_size
 
+_EQUAL = 0.02
+"""Share by which figures of policies may differ and still count as the same: replays of one recording agree to 2 %."""
+_ALL_EQUAL: tuple[str, ...] = (
+    "Here the policy makes no difference: guest, link and downtime limit leave one way to migrate.",
+    "Recordings of a guest that writes more, or over a slower link, tell policies apart.",
+)
+_NONE_COMPLETED: tuple[str, ...] = (
+    "The last column of each table says why.",
+    "A longer downtime limit, more bandwidth or a throttle would let them complete; `precopy plan` says how much.",
+)
 _READING = (
     "Further left is sooner done, further down is a shorter stand-still. Below and left of the dashed line there is "
     "nobody: who is on it is beaten by no other policy in both."
@@ -21,7 +33,8 @@ def compare_report(compare: Compare, prefix: str) -> Report:
     figures += [_trace(trace, f"{prefix}trace-{number}") for number, trace in enumerate(compare.traces, start=1)]
     intro = "Every policy was tried on the same recorded writes of a guest, so only its decisions differ."
     parts = (Part(f"{prefix}compared", "The policies compared", intro, tuple(figures)),)
-    return Report("precopy.compare/1", "Policies", _verdict(compare), parts, facts(compare.machine), COMPARE_TERMS)
+    title = f"{_counted(len(_policies(compare)))} on {several(len(compare.traces), 'recording')}"
+    return Report("precopy.compare/1", title, _verdict(compare), parts, facts(compare.machine), COMPARE_TERMS)
 
 
 def _policies(compare: Compare) -> list[str]:
@@ -33,18 +46,38 @@ def _verdict(compare: Compare) -> Verdict:
     most = max(fronts.values())
     best = [name for name, count in fronts.items() if count == most]
     traces = len(compare.traces)
-    headline = (
-        f"{several(len(fronts), 'policy').replace('policys', 'policies')} on {several(traces, 'recorded migration')}: "
-        f"on {'each' if most == traces else f'{most}'} of them, no other policy beats {listed(best)} in both downtime "
-        f"and total time."
-    )
     scores = [one for trace in compare.traces for one in trace.results]
     completed = sum(one.completed for one in scores)
+    tried = f"{_counted(len(fronts))} on {several(traces, 'recorded migration')}"
+    if not completed:
+        headline, sentences = f"{tried}: none of them completed.", _NONE_COMPLETED
+    elif len(fronts) > 1 and completed == len(scores) and (apart := _apart(compare)) <= _EQUAL:
+        within = "to the last digit" if apart == 0 else f"to within {100 * apart:.1f} %"
+        headline, sentences = f"{tried}: all came to the same downtime and total time, {within}.", _ALL_EQUAL
+    else:
+        most_of_them = "each" if most == traces else f"{most}"
+        beats = f"no other policy beats {listed(best)} in both downtime and total time"
+        headline, sentences = f"{tried}: on {most_of_them} of them, {beats}.", ()
     tiles = (
         Tile("On the front", f"{most} of {traces}", listed(best)),
         Tile("Completed", f"{completed} of {len(scores)}", "of all tries of a policy on a trace"),
     )
-    return Verdict("plain", "compared", headline, (), tiles)
+    return Verdict("plain", "compared", headline, sentences, tiles)
+
+
+def _counted(policies: int) -> str:
+    return "1 policy" if policies == 1 else f"{policies:,} policies"
+
+
+def _apart(compare: Compare) -> float:
+    """By which share of the smaller one downtimes or total times of one trace differ at most."""
+    shares = [0.0]
+    for trace in compare.traces:
+        for values in ([one.downtime_s or 0.0 for one in trace.results], [one.total_s or 0.0 for one in trace.results]):
+            least, most = min(values), max(values)
+            if most > least:
+                shares.append(most / least - 1 if least else math.inf)
+    return max(shares)
 
 
 def _scores(compare: Compare, policy: str) -> list[Score]:

@@ -33,7 +33,8 @@ def demo_report(demo: Demo, prefix: str) -> Report:
         run = f"{prefix}run-{number}"
         said = f"{several(len(done.rounds), 'round')}; what told of the guest's writes: {done.tracker}."
         parts.append(Part(run, f"Clear policy {name}", said, tuple(migration_figures(done, f"{run}-", alone=False))))
-    return Report("precopy.demo/1", "Demo", _verdict(demo, named), tuple(parts), facts(demo.machine), ROUND_TERMS)
+    title = f"Demo, {demo.guest} guest, {several(len(demo.runs), 'run')}"
+    return Report("precopy.demo/1", title, _verdict(demo, named), tuple(parts), facts(demo.machine), ROUND_TERMS)
 
 
 def _verdict(demo: Demo, named: Named) -> Verdict:

@@ -16,7 +16,8 @@ def migration_report(done: Migration, prefix: str) -> Report:
     decided = f"Policy {done.policy} decided when to switch over. " if done.policy else ""
     intro = f"{decided}Clear policy {done.clear}; what told of the guest's writes: {done.tracker}."
     parts = (Part(f"{prefix}migration", "The migration", intro, tuple(figures)),)
-    return Report("precopy.migrate/1", "Migration", verdict(done), parts, facts(done.machine), ROUND_TERMS)
+    title = f"{done.guest} guest migrated in {duration(done.total_s)}, downtime {duration(done.downtime_s)}"
+    return Report("precopy.migrate/1", title, verdict(done), parts, facts(done.machine), ROUND_TERMS)
 
 
 def migration_figures(done: Migration, prefix: str, *, alone: bool = True) -> list[Figure]:

@@ -23,7 +23,8 @@ def failure_report(failure: Failure, prefix: str) -> Report:
         (("kind", error.kind), ("exit code", f"{error.exit_code}"), ("message", error.message)),
     )
     figure = Figure(f"{prefix}error", "The error", "What the command said when it ended.", table=table)
-    return Report("precopy.error/1", "Failed", said, (Part(f"{prefix}failure", "What happened", "", (figure,)),))
+    part = Part(f"{prefix}failure", "What happened", "", (figure,))
+    return Report("precopy.error/1", f"Failed, exit code {error.exit_code}", said, (part,))
 
 
 def other_report(other: Other, prefix: str) -> Report:

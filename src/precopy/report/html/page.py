@@ -52,11 +52,14 @@ def render(data: bytes, name: str) -> Page:
         for number, document in enumerate(documents, start=1)
         for prefix in (f"document-{number}-" if many else "",)
     )
-    title = " and ".join(dict.fromkeys(report.title for _, report in reports))
+    titles = list(dict.fromkeys(report.title for _, report in reports))
+    title = ", ".join(titles[:_TITLES]) + (f" and {len(titles) - _TITLES} more" if len(titles) > _TITLES else "")
     html = _environment().get_template("page.html.j2").render(title=title, name=name, reports=reports)
     return Page(html, tuple(section for prefix, report in reports for section in _sections(report, prefix)))
 
 
+_TITLES = 3
+"""Documents that a page's title names, so that it can be read in a tab's tooltip and in a list of bookmarks."""
 _UNIT = re.compile(r"(?<=\d) (?=(?:us|ms|s|%|[KMGT]iB|[kMG]?B(?:/s)?|times)(?![\w/]))")
 
 
