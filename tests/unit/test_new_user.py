@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 import precopy
+from precopy.cli.main import main
 from precopy.errors import Unsupported, UsageError
 from precopy.memory import CAPTURES, Capture
 from precopy.store import export
+from precopy.store.recording import RecordingWriter, read_recording
 from support.commands import precopy as command
 
 
@@ -83,3 +85,41 @@ def test_replicating_what_is_no_memory_is_refused_before_anybody_is_asked() -> N
     with pytest.raises(UsageError, match="bytearray cannot"):
         precopy.replicate(bytearray(4096), "unix:/nowhere")  # type: ignore[arg-type]
     assert "replicate" in dir(precopy)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("status", "unix:/a\0b"),
+        ("migrate", "unix:/a", "tcp:a\0b:7000"),
+        ("migrate", "unix:/a", "unix:/b", "--record", "/tmp/a\0b"),
+        ("report", "a\0b"),
+        ("snapshot", "list", "a\0b"),
+        ("layout", "a\0b"),
+        ("plan", "--recording", "a\0b"),
+        ("run", "--json", "--control", "unix:/a\0b"),
+    ],
+)
+def test_a_nul_in_an_argument_is_a_usage_error(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(list(arguments))
+    said = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2
+    assert len(said) == 1
+    assert "NUL" in said[0]
+    assert "\0" not in said[0]
+
+
+def test_a_nul_in_a_path_of_the_api_is_a_usage_error(tmp_path: Path) -> None:
+    bad = f"{tmp_path}/a\0b"
+    for call in (
+        lambda: precopy.restore(bad),
+        lambda: precopy.compact(bad),
+        lambda: export(tmp_path, bad),
+        lambda: read_recording(bad),
+        lambda: RecordingWriter(bad),
+        lambda: precopy.Standby(f"unix:{bad}"),
+        lambda: precopy.receive_memory(f"unix:{bad}"),
+    ):
+        with pytest.raises(UsageError, match="NUL"):
+            call()

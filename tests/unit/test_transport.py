@@ -165,11 +165,39 @@ class TestAddresses:
             "tcp:[::1:80",
             "unix:/\udcff" + "x" * 106,
             "tcp:host:" + "1" * 5000,
+            "unix:/a\0b",
+            "unix:\0abstract",
+            "unix:/\ud800",
+            "tcp:a\0b:80",
+            "tcp:::1:80",
         ],
     )
     def test_what_is_none_is_refused(self, text: str) -> None:
         with pytest.raises(UsageError):
             parse_address(text)
+
+    @pytest.mark.parametrize(
+        ("text", "said"),
+        [
+            ("tcp:localhost:99999", "the largest port is 65535"),
+            ("tcp:localhost", "it has no port"),
+            ("tcp:[::1]", "it has no port"),
+            ("tcp::7000", "it has no host"),
+            ("tcp:::1:7000", "in brackets"),
+            ("tcp:host:http", "'http' is not a port"),
+            ("tcp:host:", "'' is not a port"),
+            ("tcp:a b:7000", "'a b' is not a host"),
+            ("unix:/a\0b", "NUL"),
+            ("unix:/\ud800", "no path can hold"),
+            ("unix:/" + "x" * 107, "longer than 107 bytes"),
+        ],
+    )
+    def test_why_it_is_none(self, text: str, said: str) -> None:
+        with pytest.raises(UsageError) as caught:
+            parse_address(text)
+        assert said in str(caught.value)
+        assert "\0" not in str(caught.value)
+        assert len(str(caught.value)) < 500
 
     @given(st.text(max_size=20))
     def test_any_text_is_an_address_or_refused(self, text: str) -> None:
@@ -546,6 +574,29 @@ class TestListener:
         with Listener(Address(host="127.0.0.1")) as listener:
             assert listener.address.port > 0
             assert str(listener.address) == f"tcp:127.0.0.1:{listener.address.port}"
+
+    @pytest.mark.parametrize("umask", [0, 0o002, 0o022, 0o077, 0o177, 0o777])
+    def test_a_socket_is_its_user_s_alone_before_it_listens(
+        self, umask: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path, modes = tmp_path / "socket", []
+        listen = socket.socket.listen
+
+        class Watched(socket.socket):
+            def listen(self, *args: int) -> None:
+                modes.append(stat.S_IMODE(path.stat().st_mode))
+                with socket.socket(socket.AF_UNIX) as early, pytest.raises(ConnectionRefusedError):
+                    early.connect(str(path))
+                listen(self, *args)
+
+        monkeypatch.setattr("precopy.transport.sockets.socket.socket", Watched)
+        before = os.umask(umask)
+        try:
+            with Listener(Address(path=str(path))):
+                assert modes == [0o600]
+                assert os.umask(umask) == umask
+        finally:
+            os.umask(before)
 
     def test_the_socket_file_is_there_while_it_listens(self, tmp_path: Path) -> None:
         path = tmp_path / "socket"

@@ -1,4 +1,4 @@
-"""Which file system a file is on: fstatfs(2), of which Python has no more than fstatvfs.
+"""What can be a path, and which file system a file is on: fstatfs(2), of which Python has no more than fstatvfs.
 
 Source: include/uapi/linux/magic.h.
 """
@@ -6,7 +6,10 @@ Source: include/uapi/linux/magic.h.
 from __future__ import annotations
 
 import ctypes
+import os
 from functools import cache
+
+from precopy.errors import UsageError
 
 TMPFS = "tmpfs"
 
@@ -40,3 +43,16 @@ def file_system(fd: int) -> str:
     if _fstatfs()(fd, buffer) != 0:
         return "?"
     return _NAMES.get(buffer[0], f"{buffer[0]:#x}")
+
+
+def usable_path(path: str | os.PathLike[str]) -> str:
+    """``path``, where it can name a file at all. Raises `UsageError` for what the system has no way to be asked for:
+    Python's own functions raise ValueError for it, each in words of its own."""
+    name = os.fspath(path)
+    try:
+        encoded = os.fsencode(name)
+    except UnicodeEncodeError:
+        raise UsageError(f"{name[:200]!r} is no path: it holds a character that no path can hold") from None
+    if b"\0" in encoded:
+        raise UsageError(f"{name[:200]!r} is no path: it holds a NUL character")
+    return name

@@ -13,7 +13,7 @@ import click
 
 from precopy import __version__
 from precopy.cli.lazy import LazyGroup
-from precopy.errors import PrecopyError
+from precopy.errors import PrecopyError, UsageError
 
 COMMANDS = {
     "run": ("precopy.cli.run", "Run a guest in the foreground, with a control socket."),
@@ -57,6 +57,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """Runs the command and ends the process with its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
+        _check(arguments)
         result = cli.main(arguments, prog_name="precopy", standalone_mode=False)
         code = result if isinstance(result, int) else 0
         sys.stdout.flush()
@@ -82,6 +83,13 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         _tell(arguments, type(error).__name__, what, 1)
         code = 1
     sys.exit(code)
+
+
+def _check(arguments: list[str]) -> None:
+    """Raises `UsageError` for what no path, address or name can hold; a shell cannot pass it, a program can."""
+    for argument in arguments:
+        if "\0" in argument:
+            raise UsageError(f"{argument[:200]!r} holds a NUL character, which no argument can; leave it out")
 
 
 def _tell(arguments: list[str], kind: str, message: str, code: int) -> None:

@@ -74,8 +74,6 @@ class ControlServer:
     def __init__(self, address: Address, handle: Handler) -> None:
         self._handle = handle
         self._listener = Listener(address)
-        if address.path is not None:
-            os.chmod(address.path, 0o600)
         self.address = self._listener.address
         self._closing = False
         self._busy: set[threading.Thread] = set()

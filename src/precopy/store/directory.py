@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Self
 
+from precopy.abi.filesystem import usable_path
 from precopy.errors import SnapshotError, UsageError
 from precopy.store.format import MAX_NUMBER
 
@@ -46,7 +47,7 @@ class Directory:
     """An open directory of snapshots. Raises `UsageError` where ``path`` is none."""
 
     def __init__(self, path: str | os.PathLike[str], *, create: bool = False) -> None:
-        self.path = Path(os.fspath(path)).absolute()
+        self.path = Path(usable_path(path)).absolute()
         try:
             if create:
                 _make(self.path)

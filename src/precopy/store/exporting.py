@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from precopy.abi.filesystem import usable_path
 from precopy.errors import UsageError
 from precopy.memory.guest import Pages
 from precopy.store.chain import Composition, chain_of
@@ -37,7 +38,7 @@ def export(
 
     Raises `UsageError` where there is no such snapshot or type, `SnapshotDamaged`, `SnapshotError`.
     """
-    path = Path(os.path.realpath(os.fspath(file)))  # a link's target is written, and the link stays
+    path = Path(os.path.realpath(usable_path(file)))  # a link's target is written, and the link stays
     if path.exists() and not path.is_file():
         raise UsageError(f"{path} is there and is no regular file; name one, or one that is not there yet")
     with Directory(directory) as store, chain_of(store, at) as chain:

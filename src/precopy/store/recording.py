@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Callable
 from typing import Self
 
+from precopy.abi.filesystem import usable_path
 from precopy.bitmap import Bitmap
 from precopy.dirty import LogCounters
 from precopy.errors import SnapshotDamaged, SnapshotError, Unsupported, UsageError
@@ -37,7 +38,7 @@ class RecordingWriter:
     """
 
     def __init__(self, path: str | os.PathLike[str], failed: Callable[[str], None] = lambda _: None) -> None:
-        self.path = os.fspath(path)
+        self.path = usable_path(path)
         self._failed = failed
         self._offset = 0
         try:
@@ -118,7 +119,7 @@ def read_recording(path: str | os.PathLike[str]) -> Trace:
     Raises `UsageError` for a file that is no recording or too large for memory, `SnapshotDamaged` with the offset,
     `SnapshotError`, `Unsupported` for another version or without the package that its bitmaps need.
     """
-    name = os.fspath(path)
+    name = usable_path(path)
     try:
         fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:

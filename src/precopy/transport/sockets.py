@@ -24,6 +24,9 @@ from precopy.transport.address import Address
 
 _BUFFER_BYTES = 4 << 20
 _LINGER_S = 2.0
+_MODE = 0o600
+_BACKLOG = 128
+"""Connections that may wait to be accepted: whoever comes while these do is told to try again."""
 _NO_SPLICE = (errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP, errno.EBADF)
 
 
@@ -180,7 +183,8 @@ def connect(address: Address, timeout: float) -> SocketStream:
 class Listener:
     """Listens at ``address``; a Unix socket's file is removed when it is closed.
 
-    A stale socket file (nobody listens) is replaced. Raises `UsageError` where the address is in use or unusable.
+    Only this user may connect to a Unix socket: it has mode 0600 before it listens, whatever the umask. A stale
+    socket file (nobody listens) is replaced. Raises `UsageError` where the address is in use or unusable.
     """
 
     def __init__(self, address: Address) -> None:
@@ -194,7 +198,7 @@ class Listener:
                 self.address = address
             else:
                 family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-                self._socket = socket.create_server((address.host, address.port), family=family)
+                self._socket = socket.create_server((address.host, address.port), family=family, backlog=_BACKLOG)
                 self.address = Address(host=address.host, port=self._socket.getsockname()[1])
         except (OSError, UnicodeError) as error:
             raise UsageError(f"cannot listen at {address}: {getattr(error, 'strerror', None) or error}") from error
@@ -228,11 +232,18 @@ class Listener:
 
 
 def _bound(path: str) -> socket.socket:
-    """A Unix socket that listens at ``path``."""
+    """A Unix socket that listens at ``path``, for this user alone.
+
+    The umask is the whole process's, so it stays as it is. Linux gives the file the socket's own mode, less the umask;
+    what a umask took from this user is put back. Nobody can connect before `listen`.
+    """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
+        os.fchmod(sock.fileno(), _MODE)
         sock.bind(path)
-        sock.listen(8)
+        if stat.S_IMODE(os.lstat(path).st_mode) != _MODE:
+            os.chmod(path, _MODE)
+        sock.listen(_BACKLOG)
     except BaseException:
         sock.close()
         raise
