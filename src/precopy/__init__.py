@@ -4,7 +4,7 @@ Tracks which pages of a running memory are written, syncs that knowledge out of 
 possible, and moves the memory to another process or host while it is still being written.
 
 For Python programs with state of their own: `Memory`, `replicate`, `receive_memory`, `Standby`, `snapshot`, `restore`,
-`compact`. They are loaded when they are first used.
+`compact`; and the errors that they raise, all of them a `PrecopyError`. They are loaded when they are first used.
 """
 
 from __future__ import annotations
@@ -13,6 +13,29 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from precopy.errors import (
+        BitmapRangeError,
+        Cancelled,
+        GuestError,
+        HelloMismatch,
+        KernelCallError,
+        LayoutError,
+        LayoutTextError,
+        LocalProtocolError,
+        NotConverged,
+        OutcomeUnknown,
+        OutOfMemory,
+        PeerError,
+        PeerLost,
+        PeerProtocolError,
+        PeerRefused,
+        PrecopyError,
+        SnapshotDamaged,
+        SnapshotError,
+        Unsupported,
+        UsageError,
+        VerificationFailed,
+    )
     from precopy.process import Changed, Changes, Memory
     from precopy.process.replication import Replication, replicate
     from precopy.process.standby import Standby, receive_memory
@@ -20,7 +43,32 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0.dev0"
 
+_ERRORS = (
+    "BitmapRangeError",
+    "Cancelled",
+    "GuestError",
+    "HelloMismatch",
+    "KernelCallError",
+    "LayoutError",
+    "LayoutTextError",
+    "LocalProtocolError",
+    "NotConverged",
+    "OutOfMemory",
+    "OutcomeUnknown",
+    "PeerError",
+    "PeerLost",
+    "PeerProtocolError",
+    "PeerRefused",
+    "PrecopyError",
+    "SnapshotDamaged",
+    "SnapshotError",
+    "Unsupported",
+    "UsageError",
+    "VerificationFailed",
+)
+
 _WHERE = {
+    **dict.fromkeys(_ERRORS, "precopy.errors"),
     "Changed": "precopy.process",
     "Changes": "precopy.process",
     "Memory": "precopy.process",
@@ -35,12 +83,33 @@ _WHERE = {
 }
 
 __all__ = [
+    "BitmapRangeError",
+    "Cancelled",
     "Changed",
     "Changes",
+    "GuestError",
+    "HelloMismatch",
+    "KernelCallError",
+    "LayoutError",
+    "LayoutTextError",
+    "LocalProtocolError",
     "Memory",
+    "NotConverged",
+    "OutOfMemory",
+    "OutcomeUnknown",
+    "PeerError",
+    "PeerLost",
+    "PeerProtocolError",
+    "PeerRefused",
+    "PrecopyError",
     "Replication",
     "Snapshot",
+    "SnapshotDamaged",
+    "SnapshotError",
     "Standby",
+    "Unsupported",
+    "UsageError",
+    "VerificationFailed",
     "compact",
     "receive_memory",
     "replicate",
@@ -50,7 +119,7 @@ __all__ = [
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted([*__all__, *(name for name in globals() if name.startswith("__"))])
 
 
 def __getattr__(name: str) -> Any:

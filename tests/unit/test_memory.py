@@ -205,3 +205,18 @@ def test_the_public_names_are_there_and_cost_nothing_until_used() -> None:
     assert done.stdout.strip() == "[]"
     with pytest.raises(AttributeError, match="'nothing'"):
         _ = precopy.nothing
+
+
+def test_every_error_can_be_imported_from_precopy() -> None:
+    from precopy import errors
+
+    kinds = {name: kind for name, kind in vars(errors).items() if isinstance(kind, type)}
+    tree = {name for name, kind in kinds.items() if issubclass(kind, errors.PrecopyError)}
+    assert tree - set(precopy.__all__) == set()
+    for name in tree:
+        assert getattr(precopy, name) is kinds[name]
+
+
+def test_dir_lists_the_public_names() -> None:
+    assert [name for name in dir(precopy) if not name.startswith("__")] == sorted(precopy.__all__)
+    assert "__version__" in dir(precopy)

@@ -4,11 +4,13 @@ of life, to the standby and to the program."""
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 
+from precopy.errors import PrecopyError
 from precopy.process.engine import Engine
 from precopy.process.memory import Memory
 from precopy.process.options import ReplicationOptions
@@ -16,6 +18,7 @@ from precopy.process.primary import FEW_PAGES
 from precopy.process.progress import Phase
 from precopy.transport import SocketStream
 
+LOG = logging.getLogger("precopy")
 _ALIVE_S = 0.25
 _PROGRESS_S = 0.1
 _ROUND_WAIT_S = 0.1
@@ -76,7 +79,21 @@ class Background(Engine):
                 self._tell()
         except BaseException as error:
             self.fail(error)
+        self._report()
         self.end()  # the other thread may be waiting for the program's lock
+
+    def _report(self) -> None:
+        """Says that it failed, once: to the log, and to the program."""
+        error = self.error
+        if error is None:
+            return
+        ours = isinstance(error, PrecopyError)
+        LOG.error("the replication to %s ended: %s", self.peer, error, exc_info=None if ours else error)
+        if self._options.on_error is not None:
+            try:
+                self._options.on_error(error)
+            except Exception:
+                LOG.exception("on_error raised")
 
     def _say_alive(self) -> None:
         """Unless somebody uses the engine, and so sends something."""

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import NoReturn, Self, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
@@ -56,6 +56,13 @@ class Changes:
         self._log, self._layout = log, layout
         self._need_open = need_open  # the memory's own, which so is kept alive while it is tracked
         self._tracking = False
+
+    def __repr__(self) -> str:
+        pages = self._layout.end_page
+        return f"<Changes of a memory of {pages} pages, {'tracked' if self._tracking else 'not tracked'}>"
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        raise UsageError("changes cannot be pickled or copied, because they are tracked in this process")
 
     def __enter__(self) -> Self:
         self._log.start()

@@ -46,6 +46,11 @@ class Engine:
             raise
 
     @property
+    def peer(self) -> str:
+        """Who the standby is, for messages."""
+        return self._stream.peer
+
+    @property
     def over(self) -> bool:
         """Whether it is cut over, closed, or failed."""
         return self.phase in _OVER
@@ -74,18 +79,23 @@ class Engine:
     def called(self) -> Iterator[Primary]:
         """The engine for a thread of the program, which goes before ours. Raises the error that ended the replication,
         `UsageError` where it is over otherwise. What the caller raises ends it, but for `UsageError`."""
+        with self.waiting(), self._engine:
+            self.raise_if_over()
+            try:
+                yield self.primary
+            except UsageError:
+                raise
+            except BaseException as error:
+                self.fail(error)
+                raise
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Keeps our own thread from the engine, which is free for the program's, and for signs of life."""
         with self.changed:
             self._callers += 1
         try:
-            with self._engine:
-                self.raise_if_over()
-                try:
-                    yield self.primary
-                except UsageError:
-                    raise
-                except BaseException as error:
-                    self.fail(error)
-                    raise
+            yield
         finally:
             with self.changed:
                 self._callers -= 1
@@ -95,7 +105,7 @@ class Engine:
     def ours(self) -> Iterator[None]:
         """The engine for our own thread."""
         with self.changed:
-            self.changed.wait_for(lambda: not self._callers)
+            self.changed.wait_for(lambda: self.over or not self._callers)
         with self._engine:
             self._tick()
             yield
@@ -117,10 +127,21 @@ class Engine:
         """Sends the point that is sealed, if there is one; for whoever has the engine."""
         if self.primary.points.due():
             self.primary.points.send()
-            with self.changed:
-                if not self.over:
-                    self.phase = Phase.POINTS
-            self.now_ready()
+            self._has_point()
+
+    def last_point(self) -> None:
+        """Sends all that the standby does not have yet, for whoever has the engine. Raises as `Primary.last_point`."""
+        try:
+            self.primary.last_point()
+        finally:
+            if self.primary.points.number:
+                self._has_point()
+
+    def _has_point(self) -> None:
+        with self.changed:
+            if not self.over:
+                self.phase = Phase.POINTS
+        self.now_ready()
 
     def now_ready(self) -> None:
         with self.changed:

@@ -6,8 +6,9 @@ import contextlib
 import ctypes
 import mmap
 import threading
+from collections.abc import Iterator
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self, SupportsIndex, overload
 
 from precopy.errors import OutOfMemory, UsageError
 from precopy.memory import GuestMemory, RamBlock, RamLayout
@@ -21,10 +22,18 @@ _HUGE = 2 << 20
 _NAME = "memory"
 
 
+class _Byte(ctypes.Union):
+    """A byte of a memory. An array of unions has the buffer format ``B``; one of ctypes' own bytes has ``<B``, which
+    memoryview cannot index."""
+
+    _fields_ = (("value", ctypes.c_ubyte),)
+
+
 class Memory:
     """``size`` zero bytes of this process, rounded up to whole pages.
 
-    It is a buffer: ``np.frombuffer(memory, np.float64)`` is an array over it, and so is ``memoryview(memory)``. The
+    It is a buffer of bytes: ``np.frombuffer(memory, np.float64)`` is an array over it, and ``memoryview(memory)`` and
+    ``memory[0:8]`` are views. It cannot be pickled or copied, because its bytes are this process's. The
     kernel notes which pages are written through any of them, by any thread, while something tracks them (`track`,
     `precopy.replicate`, `precopy.snapshot`); nothing else about the program changes.
 
@@ -90,7 +99,7 @@ class Memory:
     @classmethod
     def _over(cls, buffer: Any, size: int) -> Self:
         # A ctypes array exports the buffer that it was made from: Python 3.11 has no other way for a class of ours.
-        kind = type(cls.__name__, (cls, ctypes.c_ubyte * size), {"__module__": cls.__module__})
+        kind = type(cls.__name__, (cls, _Byte * size), {"__module__": cls.__module__})
         memory: Self = kind.from_buffer(buffer)  # type: ignore[attr-defined]
         memory.size = size
         memory.address = HostAddress(ctypes.addressof(memory))  # type: ignore[arg-type]
@@ -118,7 +127,7 @@ class Memory:
     @property
     def view(self) -> memoryview:
         """All bytes, to be read and written."""
-        return memoryview(self).cast("B")  # type: ignore[arg-type]  # it is a ctypes array, too
+        return memoryview(self)  # type: ignore[arg-type]  # it is a ctypes array, too
 
     def contents(self) -> GuestMemory:
         """The same memory as the engine reads and writes it. Raises `UsageError` where it is closed."""
@@ -158,7 +167,27 @@ class Memory:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<Memory of {self.size} bytes at {self.address:#x}{', closed' if self._closed else ''}>"
+        state = "closed" if self._closed else ", ".join(self._fan.consumers) if self._fan is not None else ""
+        return f"<Memory of {self.size} bytes at {self.address:#x}{state and f', {state}'}>"
+
+    @overload
+    def __getitem__(self, index: int) -> int: ...
+    @overload
+    def __getitem__(self, index: slice) -> memoryview: ...
+    def __getitem__(self, index: int | slice) -> int | memoryview:
+        return self.view[index]
+
+    def __setitem__(self, index: int | slice, value: Any) -> None:
+        self.view[index] = value
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.view)
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        raise UsageError(
+            "a precopy.Memory cannot be pickled or copied, because its bytes are this process's; send bytes(memory), "
+            "or share them (multiprocessing.shared_memory) and adopt that on the other side"
+        )
 
     def __len__(self) -> int:
         return self.size

@@ -133,6 +133,14 @@ class Primary:
             self.points.send()
         raise UsageError("the memory is written while it is cut over; no thread may write it from cutover() on")
 
+    def written(self) -> int:
+        """How many pages were written since the last sync; for after the commit, when nothing may be sent."""
+        return self._bitmap.sync().dirty_pages
+
+    def sums(self) -> tuple[int, int, int]:
+        """Rounds, points and bytes so far."""
+        return self.rounds, self.points.number, self.channel.sent_bytes
+
     def commit(self) -> None:
         """Gives the memory away. Raises `PeerRefused` where the standby does not take it, otherwise
         `OutcomeUnknown`."""

@@ -47,18 +47,24 @@ class ReplicationProgress:
     elapsed_s: float
 
 
-@dataclass(frozen=True)
+@dataclass
 class CutOver:
-    """A memory that was given to its standby. ``waited_s``: for the round or point that was under way; ``copy_s``: for
-    the last sync and what it found to be there; ``commit_s``: from the commit to its answer. In all three the program
-    does not write. ``rounds`` and ``points`` are those of the whole replication, ``sent_bytes`` too."""
+    """A memory that is given to its standby: ``given`` once that has it, which is at the end of the block.
+
+    ``waited_s``: for the round or point that was under way; ``copy_s``: for syncs and what they found to be at the
+    standby, before the block and after it; ``block_s``: the block; ``commit_s``: from the commit to its answer; the
+    last two are 0 before the end. In all four the program's other threads do not write. ``rounds`` and ``points`` are
+    those of the whole replication, ``sent_bytes`` too.
+    """
 
     waited_s: float
     copy_s: float
-    commit_s: float
     rounds: int
     points: int
     sent_bytes: int
+    block_s: float = 0.0
+    commit_s: float = 0.0
+    given: bool = False
 
     @property
     def total_s(self) -> float:

@@ -6,12 +6,13 @@ import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Self
+from typing import NoReturn, Self, SupportsIndex
 
 from precopy.errors import UsageError
 from precopy.process.background import Background
 from precopy.process.memory import Memory
 from precopy.process.options import ReplicationOptions
+from precopy.process.primary import Primary
 from precopy.process.progress import CutOver, Phase, ReplicationProgress
 from precopy.transport import connect, parse_address
 
@@ -26,6 +27,7 @@ def replicate(
     max_bandwidth: int | None = None,
     timeout: float = 10.0,
     on_progress: Callable[[ReplicationProgress], object] | None = None,
+    on_error: Callable[[BaseException], object] | None = None,
 ) -> Replication:
     """Starts to copy ``memory`` to the standby that listens at ``address`` (``tcp:host:port`` or ``unix:/path``; see
     `precopy.receive_memory`), while the program goes on writing it.
@@ -38,6 +40,8 @@ def replicate(
     program holds while it writes) while it is held here, otherwise when nothing was written for ``quiet`` seconds.
     ``max_bandwidth``: bytes a second at most. ``timeout``: seconds that the standby may be silent. ``on_progress`` is
     called ten times a second, and once at the end, in a thread of its own; what it raises ends the replication.
+    ``on_error`` is called once, in that thread, with the error that ended the replication, such as a `PeerLost`; the
+    logger ``precopy`` has it, too, and every later call of the handle raises it.
 
     Raises `UsageError`, `Unsupported` where the kernel cannot track memory, and `PeerError` where there is no standby
     or it refuses.
@@ -45,7 +49,7 @@ def replicate(
     if not isinstance(memory, Memory):
         raise UsageError(f"precopy.Memory can be replicated, a {type(memory).__name__} cannot; see Memory.adopt")
     memory.contents()  # refused here where it is closed, before anybody is asked
-    options = ReplicationOptions(interval, lock, quiet, max_bandwidth, timeout, on_progress)
+    options = ReplicationOptions(interval, lock, quiet, max_bandwidth, timeout, on_progress, on_error)
     stream = connect(parse_address(address), timeout)
     try:
         background = Background(memory, stream, options)
@@ -61,6 +65,17 @@ class Replication:
 
     def __init__(self, background: Background, *, points: bool) -> None:
         self._background, self._points = background, points
+
+    def __repr__(self) -> str:
+        progress = self.progress
+        ended = "" if self.error is None else f": {self.error}"
+        return (
+            f"<Replication to {self._background.peer}, {progress.phase}{ended}; {progress.rounds} rounds, "
+            f"{progress.points} points>"
+        )
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        raise UsageError("a replication cannot be pickled or copied, because its threads are this process's")
 
     @property
     def error(self) -> BaseException | None:
@@ -104,29 +119,44 @@ class Replication:
 
     @contextlib.contextmanager
     def cutover(self) -> Iterator[CutOver]:
-        """``with handle.cutover():`` gives the memory to the standby. The program must not write it from any thread
-        from before the ``with`` to its end; on entering, the standby has the exact memory, and replication is over.
+        """``with handle.cutover():`` gives the memory to the standby at the end of its block. No other thread of the
+        program may write it from before the ``with`` to the end. On entering, the standby has the exact memory; what
+        the block itself writes is copied at its end, before the memory is given away.
+
+        Nothing is given away where the block raises: the standby stays a standby, and the replication goes on.
 
         Raises the error that ended the replication; `OutcomeUnknown` where the standby did not say that it has it;
-        `UsageError` where the memory was written meanwhile, with nothing given away and the replication going on.
+        `UsageError` where another thread goes on writing, with nothing given away and the replication going on.
         """
+        background, now = self._background, self._background.clock.now
+        began = now()
+        with background.waiting():
+            with background.called() as primary:
+                mine = now()
+                background.last_point()
+                copied = now()
+                done = CutOver(mine - began, copied - mine, *primary.sums())
+            yield done
+            ended = now()
+            with background.called() as primary:
+                background.last_point()
+                late = self._give(primary, done)
+        done.block_s, done.copy_s = ended - copied, done.copy_s + now() - ended - done.commit_s
+        if late:
+            raise UsageError(
+                f"the memory was given away, and {late} pages of it were written here while that was done, which the "
+                f"standby does not have; no thread may write it from cutover() on"
+            )
+
+    def _give(self, primary: Primary, done: CutOver) -> int:
+        """Commits; returns how many pages were written here since the last sync, too late for the standby."""
         now = self._background.clock.now
         began = now()
-        with self._background.called() as primary:
-            mine = now()
-            primary.last_point()
-            copied = now()
-            primary.commit()
-            self._background.cut_over()
-            done = CutOver(
-                waited_s=mine - began,
-                copy_s=copied - mine,
-                commit_s=now() - copied,
-                rounds=primary.rounds,
-                points=primary.points.number,
-                sent_bytes=primary.channel.sent_bytes,
-            )
-        yield done
+        primary.commit()
+        self._background.cut_over()
+        done.given, done.commit_s = True, now() - began
+        done.rounds, done.points, done.sent_bytes = primary.sums()
+        return primary.written()
 
     def close(self) -> None:
         """Stops replicating; the standby keeps its last point. May be called at any time, and twice."""

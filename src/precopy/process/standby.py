@@ -10,10 +10,11 @@ Law 4: **At most one side has the memory.** Here it is the program's own after t
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 from collections.abc import Callable
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal, NoReturn, Self, SupportsIndex
 
 from precopy.errors import Cancelled, PeerError, PeerProtocolError, PrecopyError, UsageError
 from precopy.migration.channel import Channel
@@ -24,6 +25,7 @@ from precopy.process.progress import StandbyProgress
 from precopy.transport import Listener, SocketStream, parse_address
 from precopy.wire import Alive, Commit, Hello, Pages, Point, PointAck, Role, RoundAck, RoundEnd, Running, Welcome
 
+LOG = logging.getLogger("precopy")
 _GRACE_S = 1.0
 """How long `Standby.close` waits for the primary to go after it was told to."""
 _TELL_BATCHES = 64
@@ -87,6 +89,18 @@ class Standby:
         self._mine = self._ended = self._closed = False
         self._thread = threading.Thread(target=self._run, name="standby", daemon=True)
         self._thread.start()
+
+    def __repr__(self) -> str:
+        if self._mine:
+            state = "the memory is its own"
+        elif self._error is not None:
+            state = f"ended: {self._error}"
+        else:
+            state = "closed" if self._closed else "receiving" if self._channel is not None else "waiting for a primary"
+        return f"<Standby at {self.address}, point {self._point}, {state}>"
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        raise UsageError("a standby cannot be pickled or copied, because its thread is this process's")
 
     @property
     def point(self) -> int:
@@ -189,6 +203,8 @@ class Standby:
             self._error = error
             if self._channel is not None:
                 self._channel.give_up(str(error) if isinstance(error, PrecopyError) else _internal(error))
+        ours = isinstance(error, PrecopyError)
+        LOG.warning("the replication at %s ended: %s", self.address, error, exc_info=None if ours else error)
 
     def _serve(self, channel: Channel) -> None:
         hello = channel.expect(Hello)
