@@ -3,8 +3,9 @@
 Tracks which pages of a running memory are written, syncs that knowledge out of the kernel with as few system calls as
 possible, and moves the memory to another process or host while it is still being written.
 
-For Python programs with state of their own: `Memory`, `replicate`, `receive_memory`, `Standby`, `snapshot`, `restore`,
-`compact`; and the errors that they raise, all of them a `PrecopyError`. They are loaded when they are first used.
+For Python programs with state of their own: `Memory`, `replicate`, `receive_memory`, `Standby`, `open_memory`,
+`snapshot`, `snapshots`, `restore`, `verify`, `compact`; and the errors that they raise, all of them a `PrecopyError`.
+They are loaded when they are first used.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from precopy.process import Changed, Changes, Memory
     from precopy.process.replication import Replication, replicate
     from precopy.process.standby import Standby, receive_memory
-    from precopy.store import Snapshot, compact, restore, snapshot
+    from precopy.store import Snapshot, Stored, Verified, compact, open_memory, restore, snapshot, snapshots, verify
 
 __version__ = "0.1.0.dev0"
 
@@ -75,11 +76,16 @@ _WHERE = {
     "Replication": "precopy.process.replication",
     "Snapshot": "precopy.store",
     "Standby": "precopy.process.standby",
+    "Stored": "precopy.store",
+    "Verified": "precopy.store",
     "compact": "precopy.store",
+    "open_memory": "precopy.store",
     "receive_memory": "precopy.process.standby",
     "replicate": "precopy.process.replication",
     "restore": "precopy.store",
     "snapshot": "precopy.store",
+    "snapshots": "precopy.store",
+    "verify": "precopy.store",
 }
 
 __all__ = [
@@ -107,14 +113,19 @@ __all__ = [
     "SnapshotDamaged",
     "SnapshotError",
     "Standby",
+    "Stored",
     "Unsupported",
     "UsageError",
     "VerificationFailed",
+    "Verified",
     "compact",
+    "open_memory",
     "receive_memory",
     "replicate",
     "restore",
     "snapshot",
+    "snapshots",
+    "verify",
 ]
 
 

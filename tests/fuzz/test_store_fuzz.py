@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from precopy import restore, snapshot
 from precopy.bitmap import Runs
 from precopy.errors import PrecopyError, SnapshotDamaged
-from precopy.store import compact, export, listing, verify
+from precopy.store import compact, export, snapshots, verify
 from precopy.store.format import HEADER_BYTES, MAX_BYTES, Compression, Form, Header, Parent, Table, table_bytes
 from precopy.units import PAGE_SIZE
 from support.snapshots import Written
@@ -97,7 +97,7 @@ def test_every_flipped_byte_is_found(directory: Path, number: int) -> None:
             assert number in damage, (at, mask)
             assert "\n" not in damage[number]
             whole(directory)
-            listing(directory)
+            snapshots(directory)
         path.write_bytes(data)
     assert not verify(directory).damage
 

@@ -18,7 +18,7 @@ import pytest
 
 from precopy import Memory, compact, restore, snapshot
 from precopy.errors import SnapshotError
-from precopy.store import listing, verify
+from precopy.store import snapshots, verify
 from support.commands import precopy
 from support.snapshots import Content, content, files
 
@@ -93,7 +93,7 @@ def expected(steps: int) -> Content:
 def check(directory: Path, at_least: int) -> int:
     """All complete snapshots hold what the memory held; the newest is not older than what was told. Returns its step.
     Each step makes one snapshot, so they have the same numbers."""
-    there = listing(directory)
+    there = snapshots(directory)
     assert not [one for one in there if one.damage]
     assert not verify(directory).damage
     for one in there[-3:]:
@@ -129,7 +129,7 @@ def test_killed_at_each_step(tmp_path: Path, die_at: int) -> None:
     lines = told(start(directory, 1, die_at))
     assert len(lines) == min((die_at - 1) // 5, 4) if die_at <= 28 else 4
     if die_at <= 5 and not (directory / "00000001.snapshot").exists():
-        assert listing(directory) == []
+        assert snapshots(directory) == []
         return
     check(directory, lines[-1][0] if lines else 0)
     before = files(directory)
@@ -217,7 +217,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
         assert not verify(disk / "s").damage
         with pytest.raises(SnapshotError, match="No space left on device"):
             compact(disk / "s")
-        assert len(listing(disk / "s")) == len(saved)
+        assert len(snapshots(disk / "s")) == len(saved)
         (disk / "s" / f"{max(saved):08d}.snapshot").unlink()  # somebody makes room, of all things so
         (disk / "s" / f"{max(saved) - 1:08d}.snapshot").unlink()
         restored = restore(disk / "s")

@@ -27,6 +27,8 @@ class Written:
     def __init__(self, pages: int, memory: Memory | None = None) -> None:
         self.memory = Memory(pages * PAGE_SIZE) if memory is None else memory
         self.log = ScriptedLog(self.memory.layout.end_page)
+        for series in self.memory.snapshots.values():  # it is a restored one, which goes on from its snapshot
+            series.log, series.started = self.log, True
         self.memory.consumer = lambda _name: self.log  # type: ignore[method-assign,assignment,return-value]
         self.rows: Content = np.frombuffer(self.memory.view, np.uint64).reshape(-1, PAGE_SIZE // 8)
 

@@ -18,7 +18,7 @@ from precopy.bitmap import Bitmap, Runs
 from precopy.errors import SnapshotDamaged, SnapshotError, Unsupported, UsageError
 from precopy.memory.layout import RamBlock
 from precopy.store import directory as directory_module
-from precopy.store import export, listing, restoring, verify
+from precopy.store import export, restoring, snapshots, verify
 from precopy.trackers.scripted import ScriptedLog
 from precopy.units import PAGE_SIZE
 from support.snapshots import Written, content, files
@@ -237,7 +237,7 @@ def test_zstd(tmp_path: Path, full: bool) -> None:
     assert not verify(tmp_path).damage
     assert compact(tmp_path).folded == 2
     assert np.array_equal(content(restore(tmp_path)), one.rows)
-    assert listing(tmp_path)[0].compression == ("zstd" if full else "none")
+    assert snapshots(tmp_path)[0].compression == ("zstd" if full else "none")
 
 
 def test_what_is_no_way_to_compress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,14 +269,21 @@ def test_two_directories_do_not_take_pages_from_each_other(tmp_path: Path) -> No
     assert len(logs) == len(one.snapshots) == 2
 
 
-def test_another_memory_begins_anew_and_shuts_out_the_first(tmp_path: Path) -> None:
+def test_another_memory_replaces_the_first_only_where_it_is_to(tmp_path: Path) -> None:
     one, other = filled(), filled(64)
     snapshot(one.memory, tmp_path)
-    assert snapshot(other.memory, tmp_path).full
-    with pytest.raises(UsageError, match="has got snapshot 2 of another memory since this one's 1"):
-        snapshot(one.memory, tmp_path)
-    assert snapshot(one.memory, tmp_path, full=True).number == 3
+    for full in (False, True):
+        with pytest.raises(
+            UsageError, match=r"holds a memory of 1228800 bytes \(snapshot 1\), and this one has 262144"
+        ):
+            snapshot(other.memory, tmp_path, full=full)
+    assert snapshot(other.memory, tmp_path, replace=True).full
+    for full in (False, True):
+        with pytest.raises(UsageError, match="holds a memory of 262144 bytes"):
+            snapshot(one.memory, tmp_path, full=full)
+    assert snapshot(one.memory, tmp_path, full=True, replace=True).number == 3
     assert not snapshot(one.memory, tmp_path).full
+    assert not snapshot(one.memory, tmp_path, replace=True).full
     assert restore(tmp_path, at=2).size == 64 * PAGE_SIZE
 
 
@@ -335,8 +342,8 @@ def test_compact(tmp_path: Path, kept: int) -> None:
     done = compact(tmp_path, keep=kept)
     first = max(6 - kept, 1)
     assert (done.number, done.folded, done.removed) == (first, first, first - 1)
-    assert [entry.number for entry in listing(tmp_path)] == list(range(first, 6))
-    assert done.bytes_after == sum(entry.bytes for entry in listing(tmp_path))
+    assert [entry.number for entry in snapshots(tmp_path)] == list(range(first, 6))
+    assert done.bytes_after == sum(entry.bytes for entry in snapshots(tmp_path))
     for number in range(first, 6):
         assert np.array_equal(content(restore(tmp_path, at=number)), history[number])
     assert not verify(tmp_path).damage
@@ -494,7 +501,7 @@ def test_no_link_and_no_pipe_is_followed(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "00000001.snapshot")
     with pytest.raises(SnapshotError, match="no regular file"):
         restore(tmp_path)
-    assert "no regular file" in (listing(tmp_path)[0].damage or "")
+    assert "no regular file" in (snapshots(tmp_path)[0].damage or "")
 
 
 def test_another_version_is_named(tmp_path: Path) -> None:
@@ -592,11 +599,14 @@ def test_a_restored_memory_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert (fourth.full, fourth.pages, fourth.zero_pages) == (False, 1, 0)
         with restore(tmp_path) as again:
             assert np.array_equal(content(again), rows)
-        snapshot(one.memory, tmp_path, full=True)
-        with pytest.raises(UsageError, match="another memory"):
+        snapshot(one.memory, tmp_path, replace=True)
+        with pytest.raises(UsageError, match="has got snapshot 5 of another memory since this one's 4"):
             snapshot(memory, tmp_path)
     with restore(tmp_path, at=3) as old:
-        assert snapshot(old, tmp_path).full
+        with pytest.raises(UsageError, match="has got snapshot 5 of another memory since this one's 3"):
+            snapshot(old, tmp_path)
+        assert snapshot(old, tmp_path, replace=True).full
+        assert not snapshot(old, tmp_path).full
 
 
 @pytest.mark.needs("pagemap")

@@ -31,9 +31,9 @@ def list_snapshots(directory: Path, as_json: bool) -> None:
 
     Only headers are read; verify reads everything.
     """
-    from precopy.store import listing
+    from precopy.store import snapshots
 
-    stored = listing(directory)
+    stored = snapshots(directory)
     if as_json:
         _print_json("snapshot-list", {"directory": str(directory), "snapshots": [_fields(one) for one in stored]})
         return

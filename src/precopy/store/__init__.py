@@ -1,9 +1,9 @@
 """Snapshots of a `Memory` in a directory: a full one, then what changed; restored at once, by mapping them."""
 
 from precopy.store.exporting import export
-from precopy.store.maintenance import Compacted, Stored, Verified, compact, listing, verify
-from precopy.store.restoring import restore
-from precopy.store.snapshots import Snapshot, snapshot
+from precopy.store.maintenance import Compacted, Stored, Verified, compact, snapshots, verify
+from precopy.store.restoring import open_memory, restore
+from precopy.store.saving import Snapshot, snapshot
 
 __all__ = [
     "Compacted",
@@ -12,8 +12,9 @@ __all__ = [
     "Verified",
     "compact",
     "export",
-    "listing",
+    "open_memory",
     "restore",
     "snapshot",
+    "snapshots",
     "verify",
 ]

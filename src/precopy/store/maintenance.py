@@ -62,7 +62,7 @@ class Compacted:
     seconds: float
 
 
-def listing(directory: str | os.PathLike[str]) -> list[Stored]:
+def snapshots(directory: str | os.PathLike[str]) -> list[Stored]:
     """All snapshots of a directory, ascending. Raises `UsageError`, `SnapshotError`."""
     with Directory(directory) as store:
         return _listed(store)

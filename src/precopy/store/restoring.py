@@ -21,6 +21,7 @@ from precopy.abi.filesystem import TMPFS, file_system
 from precopy.abi.mapping import map_file, map_zeros, reserve
 from precopy.bitmap import NO_RUNS, Runs
 from precopy.bitmap.words import Indexes
+from precopy.errors import UsageError
 from precopy.memory.guest import Pages
 from precopy.process.memory import Memory
 from precopy.store.chain import Composition, Layer, chain_of
@@ -59,9 +60,28 @@ def restore(directory: str | os.PathLike[str], at: int | None = None) -> Memory:
         if increments:
             target.overlay(composition.zeroed, increments)
         memory = Memory.adopt(whole)
-        if chain.newest.header.number == store.numbers()[-1]:
-            # Pages that were copied here count as written as long as nothing tracks them: few may.
-            continues(memory, store, chain, at_once=target.copied > _FEW or has_swap())
+        # Pages that were copied here count as written as long as nothing tracks them: few may.
+        newest = chain.newest.header.number == max(store.numbers(), default=0)
+        continues(memory, store, chain, newest=newest, at_once=target.copied > _FEW or has_swap())
+        return memory
+
+
+def open_memory(directory: str | os.PathLike[str], size: int) -> Memory:
+    """The newest snapshot's memory, as `restore` gives it; where there is none yet, a new one of ``size`` bytes, which
+    `snapshot` then begins the directory with. This is what a program that saves its state begins with.
+
+    Raises `UsageError` where the memory there is of another size, and what `restore` and `Memory` raise: damage never
+    makes it begin anew.
+    """
+    with Directory(directory, create=True) as store:
+        if not store.numbers():
+            return Memory(size)
+        memory = restore(directory)
+        if size <= 0 or memory.size != -(-size // PAGE_SIZE) * PAGE_SIZE:
+            raise UsageError(
+                f"{store.path} holds a memory of {memory.size} bytes, and {size} were asked for; give that size, or "
+                f"use another directory"
+            )
         return memory
 
 

@@ -19,7 +19,7 @@ from precopy.process.memory import Memory
 from precopy.store.compression import compression_of, compressor
 from precopy.store.directory import Directory
 from precopy.store.format import MAX_BYTES, Compression, Parent
-from precopy.store.series import Series, series_of
+from precopy.store.series import Series, parent_of, series_of
 from precopy.store.writing import Content, Label, pages_of, write
 
 
@@ -54,12 +54,18 @@ def snapshot(
     compress: Literal["zstd"] | None = None,
     level: int | None = None,
     full: bool = False,
+    replace: bool = False,
     lock: AbstractContextManager[object] | None = None,
 ) -> Snapshot:
     """Saves ``memory`` in ``directory``, which is made where it is not there; returns when it is on disk.
 
     The first is full, the next ones hold what was written since. Full again is one with ``full=True``, and one after
-    those before were lost. A memory that `restore` gave from this directory's newest snapshot goes on with increments.
+    those before were lost.
+
+    Only the successor of the newest snapshot there may go on: the memory that has saved it, or that `restore` or
+    `open_memory` gave of it. Any memory may begin an empty directory. Another one is refused, unless it is to
+    ``replace`` what is there: then its first snapshot is full, and is the newest from then on. Those before stay until
+    `compact` removes them.
 
     A snapshot is of one moment only if nobody writes the memory meanwhile: call it where the program does not, or give
     the ``lock`` under which it writes; it is held until the pages are copied, and not while they are flushed to disk. A
@@ -68,9 +74,9 @@ def snapshot(
     ``compress="zstd"`` takes the extra ``snapshot``; ``level`` is zstd's. A compressed full snapshot cannot be mapped,
     so restoring it reads all of it.
 
-    Raises `UsageError` for a directory that cannot be one, or where somebody else writes or has added snapshots since;
-    `SnapshotError` where the system refuses (a full disk): the directory is then as before, and what changed is kept
-    for the next call; `Unsupported` where the kernel cannot track the memory and ``full`` was not asked for.
+    Raises `UsageError` for a directory that cannot be one, where somebody else writes, or where the memory is not the
+    successor; `SnapshotError` where the system refuses (a full disk): the directory is then as before, and what changed
+    is kept for the next call; `Unsupported` where the kernel cannot track the memory and ``full`` was not asked for.
     """
     if not isinstance(memory, Memory):
         raise UsageError(f"snapshot saves a precopy.Memory, not a {type(memory).__name__}")
@@ -79,21 +85,19 @@ def snapshot(
     squeeze = None if compression_of(compress) is Compression.NONE else compressor(level)
     began = time.perf_counter()
     with Directory(directory, create=True) as store, store.locked():
-        series = _series(memory, store, full)
-        numbers = store.numbers()
-        parent = None if full or series is None else series.parent(store, numbers)
-        label = Label(max(numbers, default=0) + 1, secrets.token_hex(8), parent, time.time())
-        if series is not None:
-            series.trying = label
+        series, numbers = series_of(memory, store), store.numbers()
+        parent = parent_of(memory, store, series, numbers, replace)
+        tracked = _track(memory, series, full)
+        label = Label(max(numbers, default=0) + 1, secrets.token_hex(8), None if full else parent, time.time())
+        series.lineage.trying = label
         with store.writing(label.number) as fd:
             with nullcontext() if lock is None else lock:
-                content = _find(memory, series, parent)
+                content = _find(memory, series if tracked else None, label.parent)
                 found = time.perf_counter()
                 header = write(fd, content, label, squeeze)
             written = time.perf_counter()
             stored = os.fstat(fd).st_blocks * 512
-        if series is not None:
-            series.committed(label)
+        series.committed(label, tracked=tracked)
         done = time.perf_counter()
     return Snapshot(
         number=header.number,
@@ -107,13 +111,14 @@ def snapshot(
     )
 
 
-def _series(memory: Memory, store: Directory, full: bool) -> Series | None:
-    """None where the kernel cannot track the memory and it does not matter."""
+def _track(memory: Memory, series: Series, full: bool) -> bool:
+    """Whether the memory is tracked from here on; False where the kernel cannot do it and it does not matter."""
     try:
-        return series_of(memory, store)
+        series.start(memory)
+        return True
     except (Unsupported, KernelCallError) as error:
         if full:
-            return None
+            return False
         if isinstance(error, Unsupported):
             raise Unsupported(error.what, f"{error.remedy}; or save everything each time (full=True)") from error
         raise
