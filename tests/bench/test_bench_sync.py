@@ -117,7 +117,7 @@ def test_the_guest_writes_every_mapped_block_but_the_largest_whole(name: str) ->
     ("arguments", "code", "said"),
     [
         (("--layout", "nowhere"), 2, "no captured layout"),
-        (("--ram", "1000"), 2, "multiple of 4096"),
+        (("--ram", "1000B"), 2, "multiple of 4096"),
         (("--repeat", "0"), 2, "repeat"),
     ],
 )

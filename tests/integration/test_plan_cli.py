@@ -49,7 +49,7 @@ def test_the_letters_example_as_a_document() -> None:
 
 def test_the_smallest_limit_that_is_named_makes_it_converge() -> None:
     limit = planned(*SEED)["forecast"]["smallest_downtime_limit_s"]["high"]
-    forecast = planned(*SEED, "--downtime-limit", f"{1.0001 * limit:.6f}")["forecast"]
+    forecast = planned(*SEED, "--downtime-limit", f"{1.0001 * limit:.6f}s")["forecast"]
     assert forecast["converges"] is True
     assert forecast["sure"] is True
 
@@ -117,12 +117,70 @@ def test_a_recording_gives_all_of_it(tmp_path: Path) -> None:
         (("--recording", "/nowhere"), "there is no file /nowhere"),
         (("sweep", *SEED, "--bandwidth", "0..1G:3"), "--bandwidth begins at 0"),
         (("sweep", *SEED, "--max-rounds", "501"), "at most 500 rounds"),
-        (("sweep", *SEED, "--dirty-rate", "1..9:2000", "--bandwidth", "1..9:2000"), "at most 1000000"),
+        (("sweep", *SEED, "--dirty-rate", "1B..9B:2000", "--bandwidth", "1B..9B:2000"), "at most 1000000"),
         (("sweep", *SEED, "--csv", "/nowhere/x.csv"), "cannot write /nowhere/x.csv"),
     ],
 )
 def test_what_cannot_be_meant_is_one_sentence(arguments: tuple[str, ...], says: str) -> None:
     assert says in precopy("plan", *arguments).sentence(2)
+
+
+# tests/cases/plan-gigabits and plan-qemu-milliseconds say what came of these two.
+GIGABIT = ("--ram", "8G", "--bandwidth", "1Gb/s", "--dirty-rate", "10M", "--sync-time", "1ms")
+MILLISECONDS = ("--ram", "8G", "--bandwidth", "1G", "--dirty-rate", "900M", "--sync-time", "10ms")
+
+
+@pytest.mark.parametrize("link", ["1Gb/s", "1Gb", "1000Mb", "1Gbit/s", "125MB/s", "125M"])
+def test_a_link_in_gigabits(link: str) -> None:
+    document = planned(*GIGABIT, "--bandwidth", link)
+    assert document["input"]["bandwidth_bytes_per_s"] == 125_000_000
+    assert document["verdict"].startswith("converges in 3 rounds: 74.68 s")
+    said = precopy("plan", *GIGABIT, "--bandwidth", link).out
+    assert "B 125 MB/s (1.00 Gb/s)" in said
+
+
+def test_a_dirty_rate_in_bits() -> None:
+    assert planned(*GIGABIT, "--dirty-rate", "80Mb/s")["input"]["dirty_rate_bytes_per_s"] == 10_000_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("plan", *MILLISECONDS, "--downtime-limit", "300"), "'300' has no unit; write 300ms for milliseconds"),
+        (
+            ("plan", *MILLISECONDS, "--bandwidth", "1000Mbps"),
+            "may mean bits or bytes a second; write 1000Mb/s for",
+        ),
+        (("plan", *MILLISECONDS, "--ram", "8192"), "'8192' has no unit; write 8192M for MiB"),
+        (("plan", *MILLISECONDS, "--max-rounds", "1_0"), "'1_0' is no whole number"),
+        (("plan", *MILLISECONDS, "--max-rounds", "\u0663"), "is no whole number"),
+        (("plan", *MILLISECONDS, "--max-rounds", "9" * 5000), "is too large"),
+        (("plan", *MILLISECONDS, "--uncertainty", "0_1"), "it is no number"),
+        (("plan", "sweep", *MILLISECONDS, "--sync-time", "1..500ms:5"), "'1' has no unit"),
+        (("plan", "sweep", *MILLISECONDS, "--bandwidth", "1,5G"), "'1' has no unit"),
+        (("migrate", "unix:/nowhere", "unix:/nowhere", "--max-bandwidth", "1000"), "'1000' has no unit"),
+        (("migrate", "unix:/nowhere", "unix:/nowhere", "--max-bandwidth", "100mbps"), "may mean bits or bytes"),
+        (("migrate", "unix:/nowhere", "unix:/nowhere", "--downtime-limit", "300"), "'300' has no unit"),
+        (("migrate", "unix:/nowhere", "unix:/nowhere", "--timeout", "10"), "'10' has no unit"),
+        (("run", "--ram", "512"), "'512' has no unit; write 512M for MiB"),
+        (("run", "--write-rate", "20KB"), "is not a count"),
+        (("replay", "nowhere", "--bandwidth", "1gb"), "may mean bits or bytes"),
+        (("compare", "nowhere", "--max-total", "60"), "'60' has no unit"),
+        (("bench", "snapshot", "--size", "1073741824"), "has no unit"),
+        (("bench", "snapshot", "--dirty", "nan"), "it is no number"),
+    ],
+)
+def test_what_has_no_unit_or_two_is_asked_for(arguments: tuple[str, ...], says: str) -> None:
+    done = precopy(*arguments)
+    assert done.code == 2
+    assert says in " ".join(done.err.split())
+
+
+@pytest.mark.parametrize("command", [(), ("plan",)])
+def test_the_help_says_what_units_mean(command: tuple[str, ...]) -> None:
+    said = " ".join(precopy(*command, "--help").out.split())
+    assert "Gbit/s" in said
+    assert "MiB" in said or "GiB" in said
 
 
 @pytest.mark.parametrize(
@@ -171,9 +229,9 @@ def test_a_plan_of_a_sweep_is_that_of_plan() -> None:
         *("--ram", "256G", "--bandwidth", "15G", "--uncertainty", "0"),
         *(
             "--sync-time",
-            f"{columns['sync_s'][at]:.17f}",
+            f"{columns['sync_s'][at]:.17f}s",
             "--dirty-rate",
-            f"{columns['dirty_rate_bytes_per_s'][at]:.9f}",
+            f"{columns['dirty_rate_bytes_per_s'][at]:.9f}B/s",
         ),
     )
     assert alone["forecast"]["converges"] == columns["converges"][at]

@@ -127,10 +127,10 @@ def ratio_to_qemu(repeats: list[Repeat]) -> float | None:
 
 
 def _migrate(setup: Setup) -> tuple[Migrated, Overhead]:
-    same = ["--ram", str(setup.ram), "--guest", "kvm"]
+    same = ["--ram", f"{setup.ram}B", "--guest", "kvm"]
     run = [*same, "--fill", "1", "--write-rate", "max" if setup.write_rate is None else str(setup.write_rate)]
     if setup.rewritten:
-        run += ["--workload", "sequential", "--working-set", str(setup.rewritten)]
+        run += ["--workload", "sequential", "--working-set", f"{setup.rewritten}B"]
     else:
         run += ["--workload", "idle"]
     options = MigrationOptions(downtime_limit=setup.downtime_limit, verify=setup.verify)

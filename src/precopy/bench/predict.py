@@ -205,11 +205,11 @@ def _hopeless(case: Case, record: str) -> Hopeless:
 
 
 def _migrate(case: Case, record: str = "") -> tuple[Migrated | RemoteFailure, list[Verdict]]:
-    same = ["--ram", str(case.ram), "--guest", "kvm"]
+    same = ["--ram", f"{case.ram}B", "--guest", "kvm"]
     rate = "max" if case.write_rate is None else str(case.write_rate)
     run = [*same, "--fill", "1", "--workload", case.workload, "--write-rate", rate]
     if case.working_set is not None:
-        run += ["--working-set", str(case.working_set)]
+        run += ["--working-set", f"{case.working_set}B"]
     options = MigrationOptions(downtime_limit=case.downtime_limit_s, max_bandwidth=case.max_bandwidth)
     verdicts: list[Verdict] = []
 

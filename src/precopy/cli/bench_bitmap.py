@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from precopy.cli.options import SIZE, json_option
+from precopy.cli.options import SIZE, Whole, json_option
 
 if TYPE_CHECKING:
     from precopy.bench.bitmap import BitmapBench, BitmapCase
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="A guest's RAM, whose bitmap is measured (may be repeated). None of it is allocated.",
 )
-@click.option("--repeat", type=click.IntRange(1), default=9, show_default=True, help="How often, all in turn.")
+@click.option("--repeat", type=Whole(1), default=9, show_default=True, help="How often, all in turn.")
 @json_option
 def bitmap(guests: tuple[int, ...], repeat: int, as_json: bool) -> None:
     """GB/s of bitmap that a sync takes over, beside memory copy speed and beside a C loop.

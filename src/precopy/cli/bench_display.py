@@ -6,12 +6,12 @@ from typing import Any
 
 import click
 
-from precopy.cli.options import DURATION, SIZE, WRITE_RATE, Share, json_option
+from precopy.cli.options import DURATION, SIZE, WRITE_RATE, Share, Whole, json_option
 
 
 @click.command()
-@click.option("--width", type=click.IntRange(1), default=1024, show_default=True, help="Pixels of 4 bytes in a line.")
-@click.option("--height", type=click.IntRange(1), default=768, show_default=True, help="Lines.")
+@click.option("--width", type=Whole(1), default=1024, show_default=True, help="Pixels of 4 bytes in a line.")
+@click.option("--height", type=Whole(1), default=768, show_default=True, help="Lines.")
 @click.option("--ram", type=SIZE, default="64M", show_default=True, help="Main memory of the guest.")
 @click.option(
     "--write-rate", type=WRITE_RATE, default="5K", show_default=True, help="Framebuffer pages written a second, or max."

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from precopy.cli.options import DURATION, SIZE, WRITE_RATE, json_option
+from precopy.cli.options import DURATION, SIZE, WRITE_RATE, Whole, json_option
 
 if TYPE_CHECKING:
     from precopy.bench.migrate import IdleSync, Repeat
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 )
 @click.option("--write-rate", type=WRITE_RATE, default="max", show_default=True, help="Pages rewritten a second.")
 @click.option("--downtime-limit", type=DURATION, default="300ms", show_default=True, help="For precopy and for QEMU.")
-@click.option("--repeat", type=click.IntRange(1), default=3, show_default=True, help="How often, all in turn.")
+@click.option("--repeat", type=Whole(1), default=3, show_default=True, help="How often, all in turn.")
 @click.option("--verify", is_flag=True, help="Compare both memories byte for byte each time (not counted).")
 @click.option(
     "--against-qemu/--no-qemu", default=None, help="Measure QEMU's migration too.  [default: where it is installed]"

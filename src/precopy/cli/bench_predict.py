@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 
-from precopy.cli.options import json_option
+from precopy.cli.options import Whole, json_option
 
 
 @click.command()
-@click.option("--migrations", type=click.IntRange(0), default=50, show_default=True, help="Migrations that converge.")
-@click.option("--hopeless", type=click.IntRange(0), default=5, show_default=True, help="Migrations that cannot.")
+@click.option("--migrations", type=Whole(0), default=50, show_default=True, help="Migrations that converge.")
+@click.option("--hopeless", type=Whole(0), default=5, show_default=True, help="Migrations that cannot.")
 @click.option(
     "--record",
     type=click.Path(file_okay=False, exists=True, writable=True, path_type=Path),

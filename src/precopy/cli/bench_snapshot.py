@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from precopy.cli.options import SIZE, json_option
+from precopy.cli.options import SIZE, Share, Whole, json_option
 
 if TYPE_CHECKING:
     from precopy.bench.snapshot import SnapshotBench
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 @click.option(
     "--dirty",
     "shares",
-    type=click.FloatRange(0, 100, min_open=True),
+    type=Share(0, 100, min_open=True),
     multiple=True,
     default=(0.1, 1.0, 10.0),
     show_default=True,
     help="Percent of its pages that are written before an increment (may be repeated).",
 )
-@click.option("--repeat", type=click.IntRange(1), default=3, show_default=True, help="How often, all in turn.")
+@click.option("--repeat", type=Whole(1), default=3, show_default=True, help="How often, all in turn.")
 @click.option(
     "--disk",
     type=click.Path(path_type=Path, exists=True, file_okay=False),

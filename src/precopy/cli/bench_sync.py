@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from precopy.cli.options import SIZE, Share, json_option
+from precopy.cli.options import SIZE, Share, Whole, json_option
 
 if TYPE_CHECKING:
     from precopy.bench.sync import SyncBench
@@ -34,7 +34,7 @@ _VARIANTS = ("before-patch", "rfc-v1", "upstream", "clear-bmap", "ours-merged", 
 )
 @click.option(
     "--listeners",
-    type=click.IntRange(1, 2),
+    type=Whole(1, 2),
     default=2,
     show_default=True,
     help="Memory listeners: kvm-memory, and kvm-smram as with system management mode.",
@@ -43,8 +43,8 @@ _VARIANTS = ("before-patch", "rfc-v1", "upstream", "clear-bmap", "ours-merged", 
     "--variant", "variants", type=click.Choice(_VARIANTS), multiple=True, help="Only this one (may be repeated)."
 )
 @click.option("--paused", is_flag=True, help="Pause the guest for each sync, so that no ioctl interrupts a vCPU.")
-@click.option("--repeat", type=click.IntRange(1), default=9, show_default=True, help="Syncs of each variant, in turn.")
-@click.option("--vhost-devices", type=click.IntRange(1, 64), default=4, show_default=True, help="Sharing one log.")
+@click.option("--repeat", type=Whole(1), default=9, show_default=True, help="Syncs of each variant, in turn.")
+@click.option("--vhost-devices", type=Whole(1, 64), default=4, show_default=True, help="Sharing one log.")
 @click.option("--against-qemu", is_flag=True, help="Run the same layout in real QEMU too, with its trace events.")
 @json_option
 def sync(layout: str, against_qemu: bool, as_json: bool, ram: int | None, **options: Any) -> None:

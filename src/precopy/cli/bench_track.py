@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from precopy.cli.options import SIZE, json_option
+from precopy.cli.options import SIZE, Whole, json_option
 
 
 @click.command()
@@ -17,11 +17,11 @@ from precopy.cli.options import SIZE, json_option
     show_default=True,
     help="Memory that is tracked (may be repeated). Three times as much is needed.",
 )
-@click.option("--repeat", type=click.IntRange(1), default=5, show_default=True, help="How often, all in turn.")
+@click.option("--repeat", type=Whole(1), default=5, show_default=True, help="How often, all in turn.")
 @click.option(
     "--writer",
     "writer_slices",
-    type=click.IntRange(1),
+    type=Whole(1),
     default=20,
     show_default=True,
     help="Seconds that the writer streams each way, one at a time.",

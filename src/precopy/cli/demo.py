@@ -104,7 +104,7 @@ def _run_once(policy: str, kind: str, tcp: bool, options: dict[str, Any]) -> Dem
     from precopy.report.live import LiveProgress
     from precopy.report.tables import DemoRow
 
-    same = ["--ram", str(options["ram"]), "--layout", options["layout"], "--vcpus", str(options["vcpus"])]
+    same = ["--ram", f"{options['ram']}B", "--layout", options["layout"], "--vcpus", str(options["vcpus"])]
     same += ["--guest", kind, "--backing", options["backing"]]
     run = [
         *same,
@@ -115,7 +115,7 @@ def _run_once(policy: str, kind: str, tcp: bool, options: dict[str, Any]) -> Dem
     ]
     run += ["--hot-share", str(options["hot_share"]), "--fill", str(options["fill"])]
     if options["working_set"]:
-        run += ["--working-set", str(options["working_set"])]
+        run += ["--working-set", f"{options['working_set']}B"]
     wanted = MigrationOptions(
         tracker=options["tracker"] or "",
         clear=policy,

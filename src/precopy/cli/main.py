@@ -43,8 +43,14 @@ def cli() -> None:
     """Live memory migration: track which pages of a running guest are written, move its memory while it runs on,
     and say with numbers whether that converges.
 
-    Sizes take K, M, G, T (powers of 1024), rates and counts the same letters as powers of 1000, durations us, ms or
-    s. Addresses are unix:/path or tcp:host:port.
+    \b
+    Units, B being a byte and b a bit; only 0 goes without one:
+      sizes      256M, 256MB or 256MiB are all 256 * 2^20 bytes
+      rates      125M or 125MB/s is 125 * 10^6 bytes a second, 64MiB/s is
+                 64 * 2^20; 1Gb/s or 1Gbit/s is 10^9 bits a second
+      durations  50us, 300ms, 2s
+      counts     20000 or 20K, without a unit
+    Addresses are unix:/path or tcp:host:port.
 
     \b
     Exit codes: 0 done, 1 internal error, 2 usage, 3 unsupported here, 4 did not

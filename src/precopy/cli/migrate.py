@@ -23,7 +23,7 @@ from precopy.cli.options import (
 from precopy.errors import NotConverged, PrecopyError, UsageError
 
 if TYPE_CHECKING:
-    from precopy.migration import Event, Migrated
+    from precopy.migration import Event, Migrated, MigrationOptions
 
 
 @click.command()
@@ -98,7 +98,7 @@ def migrate(
     if as_json or json_lines:
         click.echo(to_json(document("migrate", 1, migration_body(done))))
     else:
-        _report(done, address)
+        _report(done, address, wanted)
 
 
 def _listeners(stack: contextlib.ExitStack, metrics: Any, json_lines: bool) -> list[Callable[[Event], None]]:
@@ -138,12 +138,13 @@ def _print_event(event: Event) -> None:
     click.echo(to_json(document("migrate-event", 1, body)))
 
 
-def _report(done: Migrated, address: Any) -> None:
-    from precopy.report.tables import rounds_table, show, throttled_line, tracker_line
+def _report(done: Migrated, address: Any, wanted: MigrationOptions) -> None:
+    from precopy.report.tables import rounds_table, show, terms_line, throttled_line, tracker_line
     from precopy.report.verdicts import expected_line
 
     show(
         f"{done.guest} guest migrated to {address} (session {done.session}), clear policy {done.clear}",
+        terms_line(wanted),
         tracker_line(done),
     )
     show(rounds_table(done), *filter(None, (expected_line(done), throttled_line(done.throttled))))

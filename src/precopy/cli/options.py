@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -46,14 +46,32 @@ def _host_port(text: str) -> Any:
         raise UsageError(f"{text!r} is not HOST:PORT, such as 127.0.0.1:9100") from None
 
 
+_DECIMAL = re.compile(r"-?[0-9]*\.?[0-9]+(?:e-?[0-9]+)?")
+_WHOLE = re.compile(r"-?[0-9]+")
+
+
 class Share(click.FloatRange):
-    """As click's range, which lets ``nan`` pass."""
+    """As click's range, of ASCII numbers: no ``nan``, ``1_0`` or digits of other scripts."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        number = super().convert(value, param, ctx)
-        if math.isnan(number):
-            self.fail("it is no number", param, ctx)
-        return number
+        if isinstance(value, str) and _DECIMAL.fullmatch(value) is None:
+            self.fail(f"{value!r}: it is no number; write it like 0.25", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class Whole(click.IntRange):
+    """The same for whole numbers."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, str) and _WHOLE.fullmatch(value[:_MOST_DIGITS]) is None:
+            self.fail(f"{value!r} is no whole number; write it like 20", param, ctx)
+        if isinstance(value, str) and len(value) > _MOST_DIGITS:
+            self.fail("it is too large", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+_MOST_DIGITS = 30
+"""Of a whole number; Python refuses to read one of more than 4300 with an error of its own."""
 
 
 SIZE = _Parsed("size", parse_size)
@@ -146,7 +164,7 @@ def machine_options_with(*guests: str) -> Callable[[F], F]:
                 show_default=True,
                 help="Host memory: private with huge pages, or a memfd that other processes can map.",
             ),
-            click.option("--vcpus", type=click.IntRange(1, 16), default=1, show_default=True, help="Virtual CPUs."),
+            click.option("--vcpus", type=Whole(1, 16), default=1, show_default=True, help="Virtual CPUs."),
         ]
     )
 
@@ -192,13 +210,18 @@ policy_options = all_of(
         click.option(
             "--clear-chunk",
             "clear_chunk_shift",
-            type=click.IntRange(6, 31),
+            type=Whole(6, 31),
             default=15,
             show_default=True,
             metavar="SHIFT",
             help="Chunks of 2^SHIFT pages for --clear deferred.",
         ),
-        click.option("--max-bandwidth", type=RATE, default=None, help="Bytes a second at most.  [default: no limit]"),
+        click.option(
+            "--max-bandwidth",
+            type=RATE,
+            default=None,
+            help="Most that is sent a second: 125MB/s or 1Gb/s.  [default: no limit]",
+        ),
         click.option(
             "--downtime-limit",
             type=DURATION,
@@ -208,7 +231,7 @@ policy_options = all_of(
         ),
         click.option(
             "--max-rounds",
-            type=click.IntRange(1),
+            type=Whole(1),
             default=30,
             show_default=True,
             help="Give up after so many rounds; the guest stays.",

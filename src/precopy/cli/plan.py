@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from precopy.cli.lazy import LazyGroup
-from precopy.cli.options import CLEAR_NAMES, DURATION, RATE, SIZE, Share, json_option
+from precopy.cli.options import CLEAR_NAMES, DURATION, RATE, SIZE, Share, Whole, json_option
 
 if TYPE_CHECKING:
     from precopy.planning.advice import Advice
@@ -36,15 +36,15 @@ class _Asked:
     subcommand_metavar="[sweep [ARGS]...]",
 )
 @click.option("--ram", type=SIZE, default=None, help="Memory to be moved.  [default: the layout's, the recording's]")
-@click.option("--dirty-rate", type=RATE, default=None, help="D: bytes of distinct pages written a second.")
+@click.option("--dirty-rate", type=RATE, default=None, help="D: distinct pages written a second, as 200M or 200MB/s.")
 @click.option("--working-set", type=SIZE, default=None, help="All that the guest writes.  [default: all of RAM]")
-@click.option("--bandwidth", type=RATE, default=None, help="B: bytes a second, while sending.")
+@click.option("--bandwidth", type=RATE, default=None, help="B, while sending: 125M or 125MB/s (bytes), 1Gb/s (bits).")
 @click.option(
     "--sync-time", type=DURATION, default=None, help="x: time of a sync; with --layout, what it has besides its clears."
 )
 @click.option("--downtime-limit", type=DURATION, default=None, help="y.  [default: 300ms, or the recording's]")
 @click.option(
-    "--max-rounds", type=click.IntRange(1, 500), default=None, help="Rounds at most.  [default: 30, or the recording's]"
+    "--max-rounds", type=Whole(1, 500), default=None, help="Rounds at most.  [default: 30, or the recording's]"
 )
 @click.option(
     "--handover",
@@ -70,7 +70,7 @@ class _Asked:
 )
 @click.option(
     "--listeners",
-    type=click.IntRange(1, 2),
+    type=Whole(1, 2),
     default=None,
     help="With --layout: memory listeners; 2 with system management mode.  [default: 2]",
 )
@@ -87,8 +87,9 @@ def plan(ctx: click.Context, /, as_json: bool, **options: Any) -> None:
     limit and dirty rate would do, and what to change first. Nothing is migrated. Beside this stand the answers of
     the cover letter's model of QEMU.
 
-    Sizes and rates without a letter are bytes. In sizes (--ram, --working-set) G is 2^30; in rates (--dirty-rate,
-    --bandwidth, bytes a second) it is 10^9. Durations take us, ms or s.
+    In sizes (--ram, --working-set) G is 2^30 bytes, however written: 8G, 8GB, 8GiB. In rates (--dirty-rate,
+    --bandwidth) G and GB/s are 10^9 bytes a second, GiB/s 2^30, and Gb/s or Gbit/s 10^9 bits a second. Durations take
+    us, ms or s. A number without a unit is refused; what was understood is printed.
 
     "Will not converge" is an answer and no failure: the exit code is 0.
     """

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from precopy.cli.options import DURATION, ON_TIMEOUT, POLICY_NAMES, Share, all_of
+from precopy.cli.options import DURATION, ON_TIMEOUT, POLICY_NAMES, Share, Whole, all_of
 
 if TYPE_CHECKING:
     from precopy.planning import Limits
@@ -17,7 +17,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _LIMITS = (
     click.option("--downtime-limit", type=DURATION, default=None, help="Another downtime limit."),
-    click.option("--max-rounds", type=click.IntRange(1, 500), default=None, help="Give up after so many rounds."),
+    click.option("--max-rounds", type=Whole(1, 500), default=None, help="Give up after so many rounds."),
     click.option("--max-total", type=DURATION, default=None, help="Time that the whole migration may take."),
     click.option(
         "--on-timeout",

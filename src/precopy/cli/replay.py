@@ -14,7 +14,7 @@ from precopy.cli.recordings import changed, limit_options
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--policy", type=click.Choice(POLICY_NAMES), default=None, help="Another convergence policy.")
-@click.option("--bandwidth", type=RATE, default=None, help="Another link, in bytes a second of time spent sending.")
+@click.option("--bandwidth", type=RATE, default=None, help="Another link: 125M or 125MB/s (bytes), 1Gb/s (bits).")
 @click.option("--clear", type=click.Choice(CLEAR_NAMES), default=None, help="Another clear policy.")
 @limit_options
 @json_option

@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from precopy.cli.options import json_option
+from precopy.cli.options import Whole, json_option
 
 if TYPE_CHECKING:
     from precopy.store import Verified
 
 directory_argument = click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
-at_option = click.option(
-    "--at", type=click.IntRange(1), default=None, help="Another snapshot's number.  [default: the newest]"
-)
+at_option = click.option("--at", type=Whole(1), default=None, help="Another snapshot's number.  [default: the newest]")
 
 
 @click.group()
@@ -50,9 +48,7 @@ def list_snapshots(directory: Path, as_json: bool) -> None:
 
 @snapshot.command()
 @directory_argument
-@click.option(
-    "--at", type=click.IntRange(1), default=None, help="Only what this snapshot is made of.  [default: all of DIR]"
-)
+@click.option("--at", type=Whole(1), default=None, help="Only what this snapshot is made of.  [default: all of DIR]")
 @json_option
 def verify(directory: Path, at: int | None, as_json: bool) -> None:
     """Read every byte of the snapshots of DIR and hold it against its checksum; ends with 7 where anything differs."""
@@ -83,7 +79,7 @@ def verify(directory: Path, at: int | None, as_json: bool) -> None:
 @directory_argument
 @click.option(
     "--keep",
-    type=click.IntRange(1),
+    type=Whole(1),
     default=1,
     show_default=True,
     help="How many of the newest snapshots can be restored afterwards.",

@@ -10,6 +10,7 @@ from precopy.errors import UsageError
 from precopy.planning import Limits, TimeoutPolicy
 from precopy.planning.policies import POLICIES
 from precopy.ports.vm import MAX_THROTTLE
+from precopy.units import check_bandwidth, check_seconds
 
 MIN_BANDWIDTH = 64_000
 """Below this a page takes so long that the other side may think that nobody is there."""
@@ -49,10 +50,11 @@ class MigrationOptions:
     def __post_init__(self) -> None:
         if self.clear not in ALL_POLICIES:
             raise UsageError(f"no clear policy is called {self.clear!r}; there are {', '.join(ALL_POLICIES)}")
-        if self.max_bandwidth is not None and self.max_bandwidth < MIN_BANDWIDTH:
-            raise UsageError(f"the largest bandwidth has to be at least {MIN_BANDWIDTH} bytes a second")
-        if self.downtime_limit < 0 or self.max_rounds < 1:
-            raise UsageError("the downtime limit cannot be negative, and at least one round is needed")
+        if self.max_bandwidth is not None:
+            check_bandwidth(self.max_bandwidth, MIN_BANDWIDTH)
+        check_seconds("the downtime limit", self.downtime_limit, zero=True)
+        if self.max_rounds < 1:
+            raise UsageError(f"a migration makes at least one round, not {self.max_rounds}")
         self._check_policy()
 
     def _check_policy(self) -> None:
@@ -63,8 +65,8 @@ class MigrationOptions:
         ):
             if value not in known:
                 raise UsageError(f"no {what} is called {value!r}; there are {', '.join(known)}")
-        if self.max_total is not None and self.max_total <= 0:
-            raise UsageError("the time that a migration may take has to be above 0")
+        if self.max_total is not None:
+            check_seconds("the time that a migration may take", self.max_total)
         if not 0 < self.max_throttle <= MAX_THROTTLE:
             raise UsageError(f"the largest throttle has to be above 0 and at most {MAX_THROTTLE}")
         if self.throttle == "off" and self.policy == "qemu-auto-converge":

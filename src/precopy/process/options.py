@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from precopy.errors import UsageError
 from precopy.migration.options import MIN_BANDWIDTH
 from precopy.process.progress import ReplicationProgress
+from precopy.units import check_bandwidth, check_seconds
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,12 @@ class ReplicationOptions:
                 f"{_described(self.lock)} is none; where only asyncio tasks write, use interval=math.inf and call "
                 f"handle.checkpoint() between them"
             )
-        if self.interval is not None and not self.interval > 0:
-            raise UsageError(f"an interval is more than 0 seconds, not {self.interval}")
-        if not 0 < self.timeout < math.inf or not 0 <= self.quiet < math.inf:
-            raise UsageError("the timeout has to be more than 0 seconds, and quiet cannot be negative")
-        if self.max_bandwidth is not None and self.max_bandwidth < MIN_BANDWIDTH:
-            raise UsageError(f"the largest bandwidth has to be at least {MIN_BANDWIDTH} bytes a second")
+        if self.interval is not None:
+            check_seconds("the interval", self.interval, endless=True)
+        check_seconds("the timeout", self.timeout)
+        check_seconds("quiet", self.quiet, zero=True)
+        if self.max_bandwidth is not None:
+            check_bandwidth(self.max_bandwidth, MIN_BANDWIDTH)
 
 
 def _can_be_held(lock: object) -> bool:

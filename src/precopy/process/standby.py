@@ -23,6 +23,7 @@ from precopy.process.hello import memory_for
 from precopy.process.memory import Memory
 from precopy.process.progress import StandbyProgress
 from precopy.transport import Listener, SocketStream, parse_address
+from precopy.units import check_seconds
 from precopy.wire import Alive, Commit, Hello, Pages, Point, PointAck, Role, RoundAck, RoundEnd, Running, Welcome
 
 LOG = logging.getLogger("precopy")
@@ -74,8 +75,7 @@ class Standby:
         max_size: int | None = None,
         on_progress: Callable[[StandbyProgress], object] | None = None,
     ) -> None:
-        if not timeout > 0:
-            raise UsageError("the timeout has to be more than 0 seconds")
+        check_seconds("the timeout", timeout)
         self._timeout, self._max_size = timeout, max_size
         self._on_progress = on_progress
         self._listener = Listener(parse_address(address))

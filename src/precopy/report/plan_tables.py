@@ -12,7 +12,7 @@ from precopy.planning import Estimate
 from precopy.planning.advice import Advice, Lever
 from precopy.planning.plan import Plan, PlanInput, downtime_after
 from precopy.planning.simulate import MOST_ROUNDS
-from precopy.report.tables import show
+from precopy.report.tables import bandwidth, show
 from precopy.units import format_duration, format_rate, format_size
 
 _FIRST_ROUNDS, _LAST_ROUNDS = 9, 3
@@ -88,7 +88,7 @@ def _input_line(asked: PlanInput, source: str) -> str:
     return (
         f"{source + ': ' if source else ''}{format_size(asked.ram_bytes)} of memory{zero}, D "
         f"{format_rate(asked.dirty_rate_bytes_per_s)} of {format_size(asked.working_set_bytes)}, B "
-        f"{format_rate(asked.bandwidth_bytes_per_s)}, x {_sync(asked)}, limit "
+        f"{bandwidth(asked.bandwidth_bytes_per_s)}, x {_sync(asked)}, limit "
         f"{format_duration(asked.downtime_limit_s)} in {asked.max_rounds} rounds, handover "
         f"{format_duration(asked.handover_s)}"
     )

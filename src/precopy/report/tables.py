@@ -9,9 +9,10 @@ from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
+from precopy.migration.options import MigrationOptions
 from precopy.migration.results import Downtime, Migrated, Round
 from precopy.ports import Throttled
-from precopy.units import format_duration, format_rate, format_size
+from precopy.units import format_bits, format_duration, format_rate, format_size
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,18 @@ def rounds_table(done: Migrated) -> RenderableType:
     for one in done.rounds:
         table.add_row(*(value(one) for _, _, value in columns))
     return Group(table, downtime_line(done.downtime), total_line(done))
+
+
+def bandwidth(bytes_per_s: float) -> str:
+    """A bandwidth in bytes and, as links are sold, in bits: ``125 MB/s (1.00 Gb/s)``."""
+    return f"{format_rate(bytes_per_s)} ({format_bits(bytes_per_s)})"
+
+
+def terms_line(options: MigrationOptions) -> str:
+    """What a migration was allowed, as it was understood, in one line."""
+    most = "any bandwidth" if options.max_bandwidth is None else f"bandwidth {bandwidth(options.max_bandwidth)}"
+    total = "" if options.max_total is None else f", {format_duration(options.max_total)} in all"
+    return f"limits: downtime {format_duration(options.downtime_limit)}, {most}, {options.max_rounds} rounds{total}"
 
 
 def tracker_line(done: Migrated) -> str:
