@@ -5,10 +5,13 @@ is told yet. From then on they are staged, and `apply` puts them into the memory
 whole, every batch of it having matched its checksum.
 
 Law 5: **The peer is not trusted.** Runs are held against the layout before a byte is written or room is made for it.
-Staging holds what has come, and no page twice, so it is never larger than the memory.
+Staging holds what has come, no page twice, and no more than `Room` allows. A page of a torn batch is in doubt until it
+comes again, whatever the primary makes of being told: there is no point with such a page.
 """
 
 from __future__ import annotations
+
+from collections import deque
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +20,7 @@ from precopy.bitmap import Runs
 from precopy.errors import LayoutError, PeerProtocolError
 from precopy.memory import GuestMemory
 from precopy.ports import ByteStream
+from precopy.process.room import Room
 from precopy.wire import PageBatch, Point, RoundAck, RoundEnd
 from precopy.wire.frames import MAX_TORN
 
@@ -28,10 +32,11 @@ Rows = npt.NDArray[np.uint64]
 
 class Arrivals:
     """Takes pages for ``memory``, which is all zero and has one block, from ``stream``. Every method raises
-    `PeerProtocolError` where what comes is not what the protocol allows."""
+    `PeerProtocolError` where what comes is not what the protocol allows, and `HelloMismatch` where it is more than
+    ``room`` has."""
 
-    def __init__(self, memory: GuestMemory, stream: ByteStream) -> None:
-        self._memory, self._stream = memory, stream
+    def __init__(self, memory: GuestMemory, stream: ByteStream, room: Room) -> None:
+        self._memory, self._stream, self._room = memory, stream, room
         self._page_size = memory.layout.page_size
         self._rows = memory.pages(memory.layout.blocks[0])
         pages = memory.layout.pages
@@ -39,7 +44,13 @@ class Arrivals:
         self._written = np.zeros(pages, np.bool_)
         self._came = np.zeros(pages, np.bool_)
         """Before the first point: in any round. From then on: since the last point."""
-        self._staged: list[tuple[PageBatch, Rows]] = []
+        self.missing = pages
+        """Pages that have never come."""
+        self._doubtful = np.zeros(pages, np.bool_)
+        """Came in a torn batch, and not again since."""
+        self._staged: deque[tuple[PageBatch, Rows]] = deque()
+        self._fresh = 0
+        """Bytes that `apply` will take, because their pages have no content yet."""
         self._torn: list[int] = []
         self._batches = self._pages = 0
         self.rounds = self.point = 0
@@ -62,13 +73,17 @@ class Arrivals:
 
     def _put_straight(self, batch: PageBatch) -> None:
         buffers = self._memory.buffers(batch.content)
+        self._room.check_system(batch.content.pages * self._page_size)
         self._stream.receive_into(buffers)
-        if not batch.matches(buffers):
+        torn = not batch.matches(buffers)
+        if torn:
             if len(self._torn) >= MAX_TORN:
                 raise PeerProtocolError(f"more than {MAX_TORN} batches of round {self.rounds + 1} do not match")
             self._torn.append(self._batches)
-        for runs in (batch.content, batch.zero):
-            self._came[runs.indexes()] = True
+        for index in (batch.content.indexes(), batch.zero.indexes()):
+            self.missing -= np.unique(index[~self._came[index]]).size
+            self._came[index] = True
+            self._doubtful[index] = torn
         self._written[batch.content.indexes()] = True
         self._zero_out(batch.zero)
 
@@ -80,6 +95,10 @@ class Arrivals:
             self._came[index] = True
             if np.count_nonzero(np.diff(np.sort(index)) == 0):
                 raise PeerProtocolError(f"a page of point {self.point + 1} comes twice in one batch")
+        size = content.size * self._page_size
+        self._fresh += int(np.count_nonzero(~self._written[content])) * self._page_size
+        self._room.check_staging(self.staged_bytes + size, self.point + 1)
+        self._room.check_system(size, self._fresh)
         rows = np.empty((content.size, self._page_size // 8), np.uint64)
         view = rows.reshape(-1).data.cast("B") if content.size else memoryview(b"")
         self._stream.receive_into([view])
@@ -104,18 +123,23 @@ class Arrivals:
             raise PeerProtocolError(
                 f"the link damages data: {len(self._torn)} batches of point {point.number} arrived with wrong checksums"
             )
-        missing = 0 if self.point else self._came.size - int(np.count_nonzero(self._came))
-        if missing:
-            raise PeerProtocolError(f"point 1 is no whole memory: {missing} pages of it have never come")
+        if self.missing:
+            raise PeerProtocolError(f"point 1 is no whole memory: {self.missing} pages of it have never come")
+        doubtful = 0 if self.point else int(np.count_nonzero(self._doubtful))
+        if doubtful:
+            raise PeerProtocolError(
+                f"point 1 is no whole memory: {doubtful} pages of it came in batches that did not match, and not again"
+            )
 
     def apply(self) -> None:
         """Makes the memory that of the point which `end_point` checked. Until this returns it is neither that nor the
         one before: nobody may look at it meanwhile."""
-        for batch, rows in self._staged:
+        while self._staged:  # and each goes before the next takes more
+            batch, rows = self._staged.popleft()
             self._put(batch.content, rows)
             self._zero_out(batch.zero)
         self.point += 1
-        self._staged, self.staged_bytes = [], 0
+        self.staged_bytes = self._fresh = 0
         self._came.fill(False)
 
     def _put(self, runs: Runs, rows: Rows) -> None:

@@ -1,7 +1,7 @@
 """What a primary says of its memory before it sends any, and what a standby makes of it.
 
-The standby has no memory of its own yet, so the size is the primary's claim: it is held against what the standby's
-user allows and against what the system has, before anything is mapped. What is mapped takes memory only as pages come.
+The standby has no memory of its own yet, so the size is the primary's claim: it is held against the standby's `Room`
+before anything is mapped. What is mapped takes memory only as pages come.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import re
 
 from precopy.errors import HelloMismatch
 from precopy.memory import RamLayout
-from precopy.memory.host import available_memory
 from precopy.process.memory import Memory
+from precopy.process.room import Room
 from precopy.units import PAGE_SIZE
 from precopy.wire import Hello
 from precopy.wire.frames import BlockClaim
@@ -26,7 +26,7 @@ def hello_of(session: str, layout: RamLayout) -> Hello:
     return Hello.of(session, MACHINE, layout)
 
 
-def memory_for(hello: Hello, max_size: int | None) -> Memory:
+def memory_for(hello: Hello, room: Room) -> Memory:
     """A memory of the size that ``hello`` claims, all zero. Raises `HelloMismatch` that says what does not fit."""
     if _SESSION.fullmatch(hello.session) is None:
         raise HelloMismatch("the source's session is not named as sessions are")
@@ -37,9 +37,6 @@ def memory_for(hello: Hello, max_size: int | None) -> Memory:
     block = hello.blocks[0] if len(hello.blocks) == 1 else None
     if block is None or block.pages <= 0 or block != BlockClaim("memory", 0, block.pages):
         raise HelloMismatch("the source's memory is not one block called 'memory' from page 0 on")
-    size, available = block.pages * PAGE_SIZE, available_memory()
-    if max_size is not None and size > max_size:
-        raise HelloMismatch(f"the source's memory has {size} bytes, this side takes {max_size} at most (max_size)")
-    if available is not None and size > available:
-        raise HelloMismatch(f"the source's memory has {size} bytes, {available} are available here")
+    size = block.pages * PAGE_SIZE
+    room.check_memory(size)
     return Memory(size)

@@ -12,16 +12,18 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Literal, NoReturn, Self, SupportsIndex
 
-from precopy.errors import Cancelled, PeerError, PeerProtocolError, PrecopyError, UsageError
+from precopy.errors import Cancelled, PeerError, PeerLost, PeerProtocolError, PrecopyError, UsageError
 from precopy.migration.channel import Channel
 from precopy.process.arrivals import Arrivals
 from precopy.process.hello import memory_for
 from precopy.process.memory import Memory
 from precopy.process.progress import StandbyProgress
+from precopy.process.room import Room
 from precopy.transport import Listener, SocketStream, parse_address
 from precopy.units import check_seconds
 from precopy.wire import Alive, Commit, Hello, Pages, Point, PointAck, Role, RoundAck, RoundEnd, Running, Welcome
@@ -30,6 +32,9 @@ LOG = logging.getLogger("precopy")
 _GRACE_S = 1.0
 """How long `Standby.close` waits for the primary to go after it was told to."""
 _TELL_BATCHES = 64
+_STALLED = 3
+"""Until all of the memory has come once, a page that had not come yet has to within so many times the timeout: nothing
+else that a primary may say keeps a standby that has nothing."""
 
 
 def receive_memory(
@@ -38,6 +43,7 @@ def receive_memory(
     timeout: float = 10.0,
     on_loss: Literal["raise", "promote"] = "raise",
     max_size: int | None = None,
+    max_staging: int | None = None,
     on_progress: Callable[[StandbyProgress], object] | None = None,
 ) -> Memory:
     """Waits at ``address`` (``tcp:host:port`` or ``unix:/path``) for a `precopy.replicate`, and returns the exact
@@ -45,14 +51,18 @@ def receive_memory(
 
     With ``on_loss="promote"``, where the primary is lost after its first point, the memory as of its last point is
     returned. ``timeout``: seconds that the primary may be silent once it has come, which is waited for without limit.
-    ``max_size``: bytes that the memory may have at most. ``on_progress`` is called in a thread of its own.
+    ``max_size``: bytes that the memory may have at most; ``max_staging``: bytes of a point that may be held at most
+    while it comes, beside the memory; without it what ``max_size`` leaves, and a quarter of ``max_size`` in any case.
+    What the system no longer has is never taken. ``on_progress`` is called in a thread of its own.
 
     Raises `UsageError` where nobody can listen there, `HelloMismatch` where the memory does not fit, and `PeerError`
     where the primary is lost.
     """
     if on_loss not in ("raise", "promote"):
         raise UsageError(f'on_loss is "raise" or "promote", not {on_loss!r}')
-    with Standby(address, timeout=timeout, max_size=max_size, on_progress=on_progress) as standby:
+    with Standby(
+        address, timeout=timeout, max_size=max_size, max_staging=max_staging, on_progress=on_progress
+    ) as standby:
         try:
             standby.wait()
         except PeerError:
@@ -73,10 +83,11 @@ class Standby:
         *,
         timeout: float = 10.0,
         max_size: int | None = None,
+        max_staging: int | None = None,
         on_progress: Callable[[StandbyProgress], object] | None = None,
     ) -> None:
         check_seconds("the timeout", timeout)
-        self._timeout, self._max_size = timeout, max_size
+        self._timeout, self._room = timeout, Room(max_size, max_staging)
         self._on_progress = on_progress
         self._listener = Listener(parse_address(address))
         self.address = str(self._listener.address)
@@ -182,12 +193,15 @@ class Standby:
     def _run(self) -> None:
         stream: SocketStream | None = None
         try:
+            hello = None
             with self._listener:
-                stream = self._listener.accept(self._timeout)
-            with self._changed:
-                self._need_open()
-                self._channel = Channel(stream, Role.DESTINATION)
-            self._serve(self._channel)
+                while hello is None:
+                    stream = self._listener.accept(self._timeout)
+                    with self._changed:
+                        self._need_open()
+                        self._channel = channel = Channel(stream, Role.DESTINATION)
+                    hello = self._greeting(channel)
+            self._serve(channel, hello)
         except BaseException as error:
             self._fail(error)
         with self._changed:
@@ -206,13 +220,28 @@ class Standby:
         ours = isinstance(error, PrecopyError)
         LOG.warning("the replication at %s ended: %s", self.address, error, exc_info=None if ours else error)
 
-    def _serve(self, channel: Channel) -> None:
-        hello = channel.expect(Hello)
-        memory = memory_for(hello, self._max_size)
-        arrivals = Arrivals(memory.contents(), channel.stream)
+    def _greeting(self, channel: Channel) -> Hello | None:
+        """What a primary says first. None where whoever came is none, and was dropped."""
+        try:
+            return channel.expect(Hello)
+        except PeerError as error:
+            if channel.codec.greeted:
+                raise
+            with self._changed:
+                self._need_open()
+                self._channel = None
+            LOG.warning("dropped who came to %s and is no primary: %s", self.address, error)
+            channel.give_up(str(error))
+            channel.stream.close()
+            return None
+
+    def _serve(self, channel: Channel, hello: Hello) -> None:
+        memory = memory_for(hello, self._room)
+        arrivals = Arrivals(memory.contents(), channel.stream, self._room)
         self._answer(channel, Welcome(hello.session))
-        batches = 0
+        batches, stall = 0, _Stall(arrivals, channel.stream.peer, _STALLED * self._timeout)
         while True:
+            stall.check()
             match channel.receive():
                 case Pages(batch):
                     arrivals.pages(batch)
@@ -263,6 +292,24 @@ class Standby:
     def _need_open(self) -> None:
         if self._mine or self._closed:
             raise Cancelled("the standby receives no more")
+
+
+class _Stall:
+    """Raises `PeerLost` from `check` where ``arrivals`` is not whole and gets no new page for so many ``seconds``."""
+
+    def __init__(self, arrivals: Arrivals, peer: str, seconds: float) -> None:
+        self._arrivals, self._peer, self._seconds = arrivals, peer, seconds
+        self._missing, self._moved = arrivals.missing, time.monotonic()
+
+    def check(self) -> None:
+        now, missing = time.monotonic(), self._arrivals.missing
+        if missing < self._missing:
+            self._missing, self._moved = missing, now
+        elif missing and now - self._moved > self._seconds:
+            raise PeerLost(
+                f"{self._peer} brings no new page for {self._seconds:g} s, and {missing} pages have never come",
+                silent=True,
+            )
 
 
 def _internal(error: BaseException) -> str:

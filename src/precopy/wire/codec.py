@@ -110,6 +110,11 @@ class Codec:
         return b"".join((head, checksum, payload))
 
     @property
+    def greeted(self) -> bool:
+        """Whether the peer has said that it speaks this protocol."""
+        return self._greeted
+
+    @property
     def wanted(self) -> int:
         """Bytes to hand to `receive` before it can do anything with them."""
         return self._size() - len(self._got)
