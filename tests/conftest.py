@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from support import io_uring
 from support.browser import NAMES
 
 settings.register_profile(
@@ -50,6 +51,10 @@ def _cc() -> str | None:
     return None if any(map(shutil.which, compilers)) else "no C compiler is installed"
 
 
+def _io_uring() -> str | None:
+    return io_uring.unavailable()
+
+
 def _chromium() -> str | None:
     return None if any(map(shutil.which, NAMES)) else "no Chromium is installed"
 
@@ -61,6 +66,7 @@ FEATURES: dict[str, Callable[[], str | None]] = {
     "pagemap": _pagemap,
     "cc": _cc,
     "chromium": _chromium,
+    "io_uring": _io_uring,
 }
 _why: dict[str, str | None] = {}
 

@@ -11,6 +11,7 @@
     │   └── OutOfMemory                      the memory asked for is not there
     ├── KernelCallError             exit 1   a system call failed: operation, target, errno
     ├── SnapshotError               exit 1   a snapshot could not be written, read or removed: the system said no
+    ├── UnreportedWrites            exit 1   memory changed and no sync reported it: a device writes it
     ├── GuestError                  exit 1   the guest stopped for a reason that it should not have
     ├── LocalProtocolError          exit 1   this side used the protocol wrongly (our bug, not the peer's)
     ├── NotConverged                exit 4   the migration gave up; the guest runs on at the source
@@ -94,6 +95,19 @@ class KernelCallError(PrecopyError):
 
 class SnapshotError(PrecopyError):
     """A snapshot could not be written, read or removed, because the system said no: a full disk, a missing right."""
+
+
+class UnreportedWrites(PrecopyError):
+    """Memory changed between two readings, and no sync reported a write to it. Data: some of ``pages`` pages from
+    ``first`` on are those that have changed."""
+
+    def __init__(self, pages: int, first: int) -> None:
+        super().__init__(
+            f"memory changed and no sync reported it, somewhere in {pages} pages from page {first} on: a device "
+            f"or another process writes it unnoticed; a program announces that with memory.writing() or "
+            f"memory.io_buffer() (docs/memory.md), and a guest's device has to log it"
+        )
+        self.pages, self.first = pages, first
 
 
 class GuestError(PrecopyError):

@@ -74,6 +74,7 @@ some_pages = st.lists(st.sampled_from(PAGES), min_size=1, max_size=6)
 bounds = st.tuples(st.integers(0, LAYOUT.end_page + 70), st.integers(0, LAYOUT.end_page + 70)).map(sorted)
 operations = st.one_of(
     st.tuples(st.just("write"), st.none(), some_pages),
+    st.tuples(st.just("touch"), st.none(), some_pages),
     st.tuples(st.just("start"), st.sampled_from(NAMES), st.none()),
     st.tuples(st.just("stop"), st.sampled_from(NAMES), st.none()),
     st.tuples(st.just("harvest"), st.sampled_from(NAMES), st.none() | st.sampled_from(LAYOUT.blocks)),
@@ -134,9 +135,12 @@ def play(guest: Scripted | Pagemap, fan_out: FanOut, sequence: list[tuple[str, s
     models = {name: Model(fan_out.consumer(name)) for name in NAMES}
     models["one"].start()
     for what, name, argument in sequence:
-        if what == "write":
+        if what in ("write", "touch"):
             assert isinstance(argument, list)
-            guest.write(argument)
+            if what == "write":
+                guest.write(argument)
+            else:
+                fan_out.touched(Runs.from_indexes(np.unique(argument)))
             for model in models.values():
                 model.wrote(argument)
         elif what == "clear":

@@ -18,6 +18,7 @@ from precopy.errors import (
     PeerLost,
     PeerRefused,
     PrecopyError,
+    UnreportedWrites,
     Unsupported,
 )
 
@@ -31,6 +32,7 @@ EXIT_CODES = {
     "OutOfMemory": 3,
     "KernelCallError": 1,
     "SnapshotError": 1,
+    "UnreportedWrites": 1,
     "GuestError": 1,
     "LocalProtocolError": 1,
     "NotConverged": 4,
@@ -113,6 +115,11 @@ def test_no_exit_code_but_failure_means_two_things() -> None:
             KernelCallError("KVM_RUN", "vCPU 3", errno.EFAULT),
             ["KVM_RUN on vCPU 3", "Bad address", f"errno {errno.EFAULT}"],
             {"operation": "KVM_RUN", "target": "vCPU 3", "errno": errno.EFAULT},
+        ),
+        (
+            UnreportedWrites(12, 345),
+            ["no sync reported it", "12 pages from page 345", "memory.writing()", "memory.io_buffer()"],
+            {"pages": 12, "first": 345},
         ),
         (
             NotConverged(30, 3 << 20, 1.234, 0.3),

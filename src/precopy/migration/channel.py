@@ -62,14 +62,16 @@ class Channel:
             raise self._last_word(lost) from lost
         self.sent_bytes += len(head)
 
-    def send_pages(self, kind: type[Pages | Compare], content: Content, zero: Runs = NO_RUNS) -> None:
-        """Sends one batch straight from guest memory. Raises as `send` does."""
-        head = self._encode(kind(PageBatch.of(content.runs, zero, content.views)))
+    def send_pages(self, kind: type[Pages | Compare], content: Content, zero: Runs = NO_RUNS) -> PageBatch:
+        """Sends one batch straight from guest memory, and returns it. Raises as `send` does."""
+        batch = PageBatch.of(content.runs, zero, content.views)
+        head = self._encode(kind(batch))
         try:
             self.stream.send_pages(head, content.views, content.addresses)
         except PeerLost as lost:
             raise self._last_word(lost) from lost
         self.sent_bytes += len(head) + int(content.addresses[:, 1].sum())
+        return batch
 
     def receive(self) -> Frame:
         """The next frame. An `Abort` is raised as `PeerRefused`."""

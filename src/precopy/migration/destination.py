@@ -253,7 +253,10 @@ class Destination:
             at += len(view)
         self._channel.stream.receive_into(sent)
         if not batch.matches(sent):
-            raise PeerProtocolError("the link damages data: a batch sent for comparison does not match its checksum")
+            raise PeerProtocolError(
+                "the link damages data, or something writes the source's memory while its guest is paused: a batch "
+                "sent for comparison does not match its checksum"
+            )
         for (start, _), mine, theirs in zip(batch.content, here, sent, strict=True):
             if not np.array_equal(np.frombuffer(mine, np.uint64), np.frombuffer(theirs, np.uint64)):
                 self._differ(start, mine, theirs)

@@ -6,7 +6,9 @@ Torn batches. A batch's checksum is made over guest memory and the batch is sent
 write in between; then the destination sees a checksum that does not match. That is no error while the guest runs: the
 destination names the batch in its `RoundAck`, and its pages are pending again. It cannot hide a broken link either:
 law 1 says that a write after the page was armed is found by the next sync, so a torn batch none of whose pages that
-sync finds dirty was not torn by the guest (`Rounds.settle` raises then). With the guest paused nothing may tear.
+sync finds dirty was not torn by a write that anybody reported. With the guest paused nothing may tear at all. Who did
+it, the memory tells: where it still is what the checksum was made of, the link damaged the batch; where it is not,
+something writes it without being noticed, and the link is not to blame (`Rounds._blame`).
 """
 
 from __future__ import annotations
@@ -17,12 +19,12 @@ from itertools import pairwise
 
 from precopy.bitmap import NO_RUNS, Runs
 from precopy.dirty import MigrationBitmap, SyncStats
-from precopy.errors import PeerProtocolError
+from precopy.errors import PeerProtocolError, UnreportedWrites
 from precopy.migration.channel import NO_CONTENT, Channel, Content
 from precopy.migration.pace import Pace
 from precopy.migration.results import Round
 from precopy.ports import Clock, MemoryReader
-from precopy.wire import Alive, RoundAck, RoundEnd
+from precopy.wire import Alive, PageBatch, RoundAck, RoundEnd
 from precopy.wire.frames import Pages
 
 WINDOW_PAGES = 4096
@@ -54,7 +56,7 @@ class _Tally:
     clear_s: float = 0.0
     sent_pages: int = 0
     zero_pages: int = 0
-    batches: list[Runs] = field(default_factory=list)
+    batches: list[PageBatch] = field(default_factory=list)
 
 
 class Rounds:
@@ -74,7 +76,7 @@ class Rounds:
         self.pace, self.clock, self.tick = pace, clock, tick
         self.number = 0
         self._batch = BATCH_PAGES
-        self._torn: list[Runs] = []
+        self._torn: list[PageBatch] = []
         self._before = bitmap.memory.counters
         self._alive_at = clock.now()
         self.synced_at = clock.now()
@@ -84,21 +86,31 @@ class Rounds:
     def sync(self) -> SyncStats:
         """Takes over what the guest wrote, and settles the torn batches of the round before.
 
-        Raises `PeerProtocolError` where one was not the guest's doing.
+        Raises `PeerProtocolError` where one was the link's doing, `UnreportedWrites` where memory changed unnoticed.
         """
         stats = self.bitmap.sync(self._sync_tick)
         now = self.clock.now()
         self.dirty_rate = stats.new_dirty_pages * self.memory.layout.page_size / max(now - self.synced_at, 1e-9)
         self.synced_at = now
         torn, self._torn = self._torn, []
-        for runs in torn:
-            if not self.bitmap.dirty.intersects(runs):
-                raise PeerProtocolError(
-                    f"the link damages data: a batch of {runs.pages} pages of round {self.number} arrived with a wrong "
-                    f"checksum, and the guest wrote none of them"
+        for batch in torn:
+            if not self.bitmap.dirty.intersects(batch.content):
+                raise self._blame(
+                    [batch],
+                    f"a batch of {batch.content.pages} pages of round {self.number} arrived with a wrong checksum, and "
+                    f"the guest wrote none of them",
                 )
-            self.bitmap.mark(runs)
+            self.bitmap.mark(batch.content)
         return stats
+
+    def _blame(self, torn: list[PageBatch], what: str) -> PeerProtocolError | UnreportedWrites:
+        """Who it was that no write of the guest explains ``torn``: the link, unless the memory itself has changed."""
+        changed = [one.content for one in torn if not one.matches(self.memory.buffers(one.content))]
+        return (
+            UnreportedWrites(sum(runs.pages for runs in changed), int(changed[0].starts[0]))
+            if changed
+            else PeerProtocolError(f"the link damages data: {what}")
+        )
 
     def _sync_tick(self) -> None:
         """In a long sync: lets the user stop it, and the destination know that somebody is there."""
@@ -200,10 +212,10 @@ class Rounds:
     def _send_batch(self, content: Content, zero: Runs, tally: _Tally) -> None:
         self.tick()
         before, began = self.channel.sent_bytes, self.clock.now()
-        self.channel.send_pages(Pages, content, zero)
+        batch = self.channel.send_pages(Pages, content, zero)
         self.pace.passed(self.channel.sent_bytes - before)
         tally.send_s += self.clock.now() - began
-        tally.batches.append(content.runs)
+        tally.batches.append(batch)
 
     def _acknowledge(self, ack: RoundAck, tally: _Tally, *, final: bool) -> None:
         pages = tally.sent_pages + tally.zero_pages
@@ -213,9 +225,9 @@ class Rounds:
             )
         if not all(one < other for one, other in pairwise((-1, *ack.torn, len(tally.batches)))):
             raise PeerProtocolError(f"batches were called torn that round {self.number} does not have, or twice")
-        if final and ack.torn:
-            raise PeerProtocolError(
-                f"the link damages data: {len(ack.torn)} batches of the last round arrived with wrong checksums while "
-                f"the guest was paused"
-            )
         self._torn = [tally.batches[batch] for batch in ack.torn]
+        if final and self._torn:
+            raise self._blame(
+                self._torn,
+                f"{len(ack.torn)} batches of the last round arrived with wrong checksums while the guest was paused",
+            )

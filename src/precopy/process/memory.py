@@ -6,10 +6,14 @@ import contextlib
 import ctypes
 import mmap
 import threading
+import warnings
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, NoReturn, Self, SupportsIndex, overload
 
+from precopy.abi import direct_io
+from precopy.bitmap import NO_RUNS, Runs
 from precopy.errors import OutOfMemory, UsageError
 from precopy.memory import GuestMemory, RamBlock, RamLayout
 from precopy.memory.host import BorrowedMemory, available_memory
@@ -144,11 +148,55 @@ class Memory:
     def consumer(self, name: str) -> Consumer:
         """A dirty log of one's own over the one tracker that all users of this memory share; ``name`` is for people.
         Raises `UsageError` where the memory is closed."""
+        fan = self._shared()
+        pinned = 0 if fan.buffers else direct_io.pinned_bytes()
+        if pinned:
+            warnings.warn(
+                f"this process has {pinned >> 10} KiB of pinned memory, which devices write unnoticed by the kernel; "
+                f"where some of it is in this memory, say so with memory.io_buffer()",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        return fan.consumer(name)
+
+    def touched(self, start: int = 0, length: int | None = None) -> None:
+        """``length`` bytes from ``start`` on (default: to the end) were written in a way that the kernel does not
+        notice (docs/memory.md has a table): whoever tracks the memory finds their pages in the next sync.
+
+        Call it when the write is done. Raises `UsageError` for bytes outside the memory, and where it is closed.
+        """
+        self._shared().touched(self._runs(start, length))
+
+    def writing(self, start: int = 0, length: int | None = None) -> AbstractContextManager[None]:
+        """``with memory.writing(start, length): os.preadv(direct, [memory.view[start:start + length]], at)``: a device
+        writes these bytes meanwhile (O_DIRECT, io_uring), which the kernel does not notice where a sync falls into it.
+
+        Whoever tracks the memory finds their pages in every sync in between, and in the next one after the end, which
+        is when the transfer is done, also where it ends with an exception. Raises as `touched` does.
+        """
+        return self._shared().writing(self._runs(start, length))
+
+    def io_buffer(self, start: int = 0, length: int | None = None) -> None:
+        """A device may write these bytes at any time from now on: buffers registered with io_uring, memory pinned for
+        RDMA or a GPU. Their pages count as written in every sync, snapshot and point of whoever tracks the memory, now
+        or later. Raises as `touched` does."""
+        self._shared().buffer(self._runs(start, length))
+
+    def _runs(self, start: int, length: int | None) -> Runs:
+        """The pages of some bytes."""
+        end = self.size if length is None else start + length
+        if not 0 <= start <= end <= self.size:
+            raise UsageError(f"bytes [{start}, {end}) do not lie inside a memory of {self.size} bytes")
+        first = start // PAGE_SIZE
+        return Runs.of((first, -(-end // PAGE_SIZE) - first)) if start < end else NO_RUNS
+
+    def _shared(self) -> FanOut:
         self._need_open()
         with self._lock:
             if self._fan is None:
-                self._fan = FanOut(PagemapLog(self.layout, [self.address]), self.layout.end_page)
-            return self._fan.consumer(name)
+                log = PagemapLog(self.layout, [self.address])
+                self._fan = FanOut(log, self.layout.end_page, unseen=direct_io.may_be_under_way)
+            return self._fan
 
     def close(self) -> None:
         """Tracks no more. The bytes stay until the last array over them is gone, and so do their contents. May be

@@ -7,12 +7,16 @@ then may `seal` be called; what is sealed is not copied over before the standby 
 
 A page that is copied while it is written may be torn in staging. That write shows in the next sync, and the page is
 copied again before anything is sealed.
+
+Pages that are written *perhaps* (trackers/unseen.py) were written if their content differs from what is staged, or from
+what the standby has. They are compared at each copy, so also at the moment of the point itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from precopy.bitmap import Bitmap
 from precopy.errors import PeerProtocolError
 from precopy.memory import GuestMemory
 from precopy.migration.channel import Channel
@@ -26,8 +30,9 @@ from precopy.wire import Pages, Point, PointAck
 class Points:
     """Makes points of ``memory`` and sends them over ``channel``; ``tick`` is called between batches and may raise.
 
-    ``rounds`` brings what the first point does not have to send any more, and the syncs. ``number`` is the last point
-    that the standby has; ``moment`` is when (by ``clock``) its content was the memory's.
+    ``rounds`` brings what the first point does not have to send any more, and the syncs; ``perhaps`` gives those pages
+    of the last sync that were written perhaps. ``number`` is the last point that the standby has; ``moment`` is when
+    (by ``clock``) its content was the memory's.
     """
 
     def __init__(
@@ -39,7 +44,9 @@ class Points:
         pace: Pace,
         clock: Clock,
         tick: Callable[[], None],
+        perhaps: Callable[[], Bitmap],
     ) -> None:
+        self._perhaps = perhaps
         self._rounds, self._bitmap, self._channel = rounds, rounds.bitmap, channel
         self._pace, self._clock, self._tick = pace, clock, tick
         self._page_size = memory.layout.page_size
@@ -56,9 +63,20 @@ class Points:
 
     def copy(self) -> int:
         """Stages what was written since the last sync, and what was pending before; returns how many pages the sync
-        found. Raises what a sync raises."""
-        found = self._rounds.sync().dirty_pages
+        found to be written. Raises what a sync raises."""
+        found = self.written()
         self.staging.copy(self._bitmap.take(0, self._bitmap.pending.size))
+        return found
+
+    def written(self) -> int:
+        """Syncs; what was written is pending, and how many pages that are is returned."""
+        found = self._rounds.sync().dirty_pages
+        perhaps = self._perhaps()
+        if perhaps.any():
+            # They are armed by the sync, and compared after it (law 1).
+            unchanged = self.staging.unchanged(perhaps.indexes())
+            self._bitmap.pending.difference(Bitmap.from_indexes(perhaps.size, unchanged))
+            found -= unchanged.size
         return found
 
     def seal(self) -> None:

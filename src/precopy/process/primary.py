@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable
 
 from precopy.bitmap import Bitmap
-from precopy.dirty import DirtyLog, DirtyMemory, LogCounters, MigrationBitmap, clear_policy
+from precopy.dirty import DirtyMemory, LogCounters, MigrationBitmap, clear_policy
 from precopy.errors import (
     KernelCallError,
     OutcomeUnknown,
@@ -58,11 +58,14 @@ class Primary:
         self._memory = memory  # lives as long as this
         self._page_size = contents.layout.page_size
         self._clock = clock
-        self._dirty = DirtyMemory(memory.layout, _OpenLog(memory))
+        log = _OpenLog(memory)
+        self._dirty = DirtyMemory(memory.layout, log)
         self._bitmap = MigrationBitmap(self._dirty, clear_policy("merged", memory.layout), clock.now)
         pace = Pace(max_bandwidth, clock)
         self._rounds = Rounds(self._bitmap, contents, self.channel, pace=pace, clock=clock, tick=tick)
-        self.points = Points(self._rounds, contents, self.channel, pace=pace, clock=clock, tick=tick)
+        self.points = Points(
+            self._rounds, contents, self.channel, pace=pace, clock=clock, tick=tick, perhaps=log.perhaps
+        )
         self._last: Round | None = None
         self._left_before = math.inf
         self.converged = False
@@ -135,7 +138,7 @@ class Primary:
 
     def written(self) -> int:
         """How many pages were written since the last sync; for after the commit, when nothing may be sent."""
-        return self._bitmap.sync().dirty_pages
+        return self.points.written()
 
     def sums(self) -> tuple[int, int, int]:
         """Rounds, points and bytes so far."""
@@ -174,7 +177,7 @@ class _OpenLog:
 
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
-        self._log: DirtyLog = memory.consumer("replicate")
+        self._log = memory.consumer("replicate")
         self.name = self._log.name
         self.start, self.clear, self.stop = self._log.start, self._log.clear, self._log.stop
 
@@ -185,6 +188,10 @@ class _OpenLog:
     def harvest(self, dirty: Bitmap, block: RamBlock | None = None) -> None:
         self._log.harvest(dirty, block)
         self._memory.contents()
+
+    def perhaps(self) -> Bitmap:
+        """Those pages of the last harvest that were written perhaps."""
+        return self._log.perhaps
 
 
 def _unknown(session: str, error: BaseException) -> OutcomeUnknown:

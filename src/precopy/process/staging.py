@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
+import xxhash
 
 from precopy.bitmap import NO_RUNS, Runs
 from precopy.errors import OutOfMemory
@@ -49,6 +50,9 @@ class Staging:
         self._slots: Index = np.full(block.pages, -1, np.int64)
         """For each page of the memory the row here that holds it, or -1."""
         self.pages = 0
+        # Of each page that `clear` has forgotten, xxh3_64 of what was here; only once `unchanged` was asked for.
+        self._sums: npt.NDArray[np.uint64] | None = None
+        self._summed = np.zeros(block.pages, np.bool_)
 
     def copy(self, runs: Runs) -> None:
         """Copies the pages of ``runs`` as they are now; without the interpreter's lock, so that others run."""
@@ -78,8 +82,27 @@ class Staging:
             for lo in range(0, window.size, pages):
                 yield self._content(window[lo : lo + pages], slots[lo : lo + pages]), NO_RUNS
 
+    def unchanged(self, pages: Index) -> Index:
+        """Those of ``pages`` whose content now is what is staged of them or, where nothing is, what the peer has; as
+        far as that is known here."""
+        if self._sums is None:
+            self._sums = np.zeros(self._slots.size, np.uint64)
+        slots = self._slots[pages]
+        same = np.zeros(pages.size, np.bool_)
+        staged = np.flatnonzero(slots >= 0)
+        for lo in range(0, staged.size, _AT_ONCE):
+            part = staged[lo : lo + _AT_ONCE]
+            same[part] = (self._from[pages[part]] == self._rows[slots[part]]).all(axis=1)
+        for at in np.flatnonzero((slots < 0) & self._summed[pages]).tolist():
+            same[at] = _sum(self._from[pages[at]]) == self._sums[pages[at]]
+        return pages[same]
+
     def clear(self) -> None:
         """Forgets all pages: the peer has them."""
+        if self._sums is not None:
+            for page in np.flatnonzero(self._slots >= 0).tolist():
+                self._sums[page] = _sum(self._rows[self._slots[page]])
+                self._summed[page] = True
         self._slots.fill(-1)
         if self.pages * self._page_size > _KEEP_BYTES:
             self._room.madvise(mmap.MADV_DONTNEED, _KEEP_BYTES, len(self._room) - _KEEP_BYTES)
@@ -103,3 +126,7 @@ class Staging:
         ends = ((slots[first] + lengths) * self._page_size).tolist()
         views = list(map(self._view.__getitem__, map(slice, starts, ends)))
         return Content(Runs(pages[first], lengths), views, table)
+
+
+def _sum(row: npt.NDArray[np.uint64]) -> int:
+    return xxhash.xxh3_64_intdigest(row.data)

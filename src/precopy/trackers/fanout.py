@@ -6,31 +6,48 @@ pages are armed again before anybody can read them (law 1). From there on each c
 clear of one is of no concern to the others. A clear drops only what that consumer was told (law 2): a page that a
 neighbour's harvest found meanwhile stays new to it.
 
+Writes that the log cannot hear of reach every consumer in the same way: see unseen.py.
+
 `DirtyMemory` does the same for the clients of one guest; this is for consumers that know nothing of each other, such as
 a migration and checkpoints of the same memory.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from precopy.bitmap import BITS_PER_WORD, Bitmap
+from precopy.bitmap import BITS_PER_WORD, Bitmap, Runs
 from precopy.dirty.log import DirtyLog, LogCounters
 from precopy.memory.layout import RamBlock
+from precopy.trackers.unseen import UnseenWrites
+
+
+def _impossible() -> bool:
+    return False
 
 
 class FanOut:
     """Shares ``log`` over a ram_addr space of ``pages`` pages. Nobody else may start, harvest, clear or stop it.
 
     The first consumer that starts starts the log, the last one that stops stops it. Any thread may call any method of
-    any consumer.
+    any consumer. ``unseen`` says whether pages may be written now without the log hearing of it.
     """
 
-    def __init__(self, log: DirtyLog, pages: int) -> None:
+    def __init__(
+        self,
+        log: DirtyLog,
+        pages: int,
+        *,
+        unseen: Callable[[], bool] = _impossible,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.log, self.pages = log, pages
+        self._unseen = UnseenWrites(pages, unseen, now)
         self._lock = threading.RLock()
         self._started: list[Consumer] = []
         self._found = Bitmap(pages)
@@ -39,11 +56,42 @@ class FanOut:
         """A dirty log of its own over the shared one; it hears of writes once it is started."""
         return Consumer(self, name)
 
+    def touched(self, runs: Runs) -> None:
+        """``runs`` were written, and the log may not have heard of it: the next harvest of every consumer has them."""
+        with self._lock:
+            for consumer in self._started:
+                consumer._tell(Bitmap.from_indexes(self.pages, runs.indexes()))
+
+    @contextlib.contextmanager
+    def writing(self, runs: Runs) -> Iterator[None]:
+        """``runs`` are written meanwhile in a way that the log may not hear of. Every harvest in between has them, and
+        the next one of every consumer afterwards, also where this ends with an exception."""
+        with self._lock:
+            self._unseen.begin(runs)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._unseen.end(runs)
+                self.touched(runs)
+
+    def buffer(self, runs: Runs) -> None:
+        """``runs`` may be written at any time from now on in a way that the log does not hear of: every harvest has
+        them, of every consumer, also of one that starts later."""
+        with self._lock:
+            self._unseen.buffer(runs)
+
     def close(self) -> None:
         """Stops all consumers, and so the log. May be called twice."""
         with self._lock:
             for consumer in tuple(self._started):
                 self._stop(consumer)
+
+    @property
+    def buffers(self) -> int:
+        """How many ranges may be written at any time."""
+        with self._lock:
+            return len(self._unseen.buffers)
 
     @property
     def consumers(self) -> tuple[str, ...]:
@@ -57,6 +105,7 @@ class FanOut:
                 self._distribute(None)  # what was written before is no business of who starts now
             else:
                 self.log.start()
+                self._unseen.started()
             if consumer not in self._started:
                 self._started.append(consumer)
             consumer._forget()
@@ -77,8 +126,9 @@ class FanOut:
             self.log.harvest(found, block)
         finally:
             # Also where that failed half-way: what a log has reported, it may forget.
+            perhaps = self._unseen.harvested(found)
             for consumer in self._started:
-                consumer._new.add(found)
+                consumer._tell(found, perhaps)
             dirty = np.flatnonzero(found.words != 0)
             found.clear_all()
         if dirty.size:
@@ -91,7 +141,8 @@ class Consumer:
     """Implements `precopy.ports.DirtyLog`: one of those that share a log. `FanOut.consumer` makes it.
 
     ``consumer`` is its own name. Its counters hold the shared log's calls that its harvests made, clears included; its
-    own clears make no call.
+    own clears make no call. ``perhaps`` are those pages of its last harvest that the log has not reported and nobody
+    has announced: they were written perhaps (`precopy.trackers.unseen`).
     """
 
     def __init__(self, fan_out: FanOut, name: str) -> None:
@@ -100,6 +151,8 @@ class Consumer:
         self._fan_out = fan_out
         self._new = Bitmap(fan_out.pages)  # found by anybody's harvest, not told this consumer yet
         self._reported = Bitmap(fan_out.pages)  # told, not cleared
+        self._uncertain: Bitmap | None = None  # those of both that were written perhaps; None: none of them
+        self.perhaps = Bitmap(fan_out.pages)
         self._gets = self._clears = 0
         self._get_s = self._clear_s = 0.0
 
@@ -124,6 +177,7 @@ class Consumer:
             new, reported = self._new.view(first, pages), self._reported.view(first, pages)
             reported.add(new)
             new.clear_all()
+            self._publish()
             dirty.view(first, pages).add(reported)
             self._gets += did.get_calls + did.clear_calls
             self._get_s += time.perf_counter() - began
@@ -133,9 +187,34 @@ class Consumer:
         with self._fan_out._lock:
             start, end = min(start, self._reported.size), min(start + count, self._reported.size)
             if self._reported.take_count(start, end - start):
+                if self._uncertain is not None:
+                    self._uncertain.words &= self._new.words | self._reported.words
                 self._clears += 1
                 self._clear_s += time.perf_counter() - began
+
+    def _tell(self, written: Bitmap, perhaps: Bitmap | None = None) -> None:
+        """Has the next harvest report ``written``, and what is written ``perhaps``."""
+        if perhaps is not None:
+            uncertain = perhaps.copy()
+            uncertain.words &= ~(self._new.words | self._reported.words)
+            if self._uncertain is not None:
+                uncertain.add(self._uncertain)
+            self._uncertain = uncertain
+            self._new.add(perhaps)
+        if self._uncertain is not None:
+            self._uncertain.difference(written)
+        self._new.add(written)
+
+    def _publish(self) -> None:
+        self.perhaps.clear_all()
+        if self._uncertain is not None:
+            self.perhaps.add(self._uncertain)
+            self.perhaps.words &= self._reported.words
+            if not self._uncertain.any():
+                self._uncertain = None
 
     def _forget(self) -> None:
         self._new.clear_all()
         self._reported.clear_all()
+        self.perhaps.clear_all()
+        self._uncertain = None
