@@ -32,3 +32,10 @@ def test_after_a_compaction_the_live_memory_goes_on_and_no_other(tmp_path: Path)
         assert "refused: " in stale
         assert "Snapshot(number=" in live
         assert "full=False" in live
+
+
+@pytest.mark.parametrize("mebibytes", ["256", "1000"])
+def test_a_table_that_is_a_hole_takes_no_memory(tmp_path: Path, mebibytes: str) -> None:
+    done = run("hostile-3", "table.py", tmp_path, mebibytes)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "verify took" in done.stdout

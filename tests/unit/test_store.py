@@ -6,6 +6,7 @@ import errno
 import fcntl
 import mmap
 import os
+import stat
 import threading
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from precopy import Memory, compact, restore, snapshot
+from precopy import Memory, compact, open_memory, restore, snapshot
 from precopy.bitmap import Bitmap, Runs
-from precopy.errors import SnapshotDamaged, SnapshotError, Unsupported, UsageError
+from precopy.errors import OutOfMemory, SnapshotDamaged, SnapshotError, Unsupported, UsageError
 from precopy.memory.layout import RamBlock
 from precopy.store import directory as directory_module
 from precopy.store import export, restoring, snapshots, verify
+from precopy.store.directory import Directory
 from precopy.trackers.scripted import ScriptedLog
 from precopy.units import PAGE_SIZE
 from support.snapshots import Written, content, files
@@ -657,3 +659,145 @@ def test_adopted_memory_and_a_child(tmp_path: Path) -> None:
         assert snapshot(memory, tmp_path, full=True).full
         memory.close()
         del memory, series
+
+
+def test_a_short_read_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel reads at most 2 GiB in one call, and may always read less than it was asked for."""
+    one, preadv = filled(), os.preadv
+    snapshot(one.memory, tmp_path / "s")
+    one.write(range(0, 300, 2), 6)
+    snapshot(one.memory, tmp_path / "s")
+    monkeypatch.setattr(os, "preadv", lambda fd, parts, at: preadv(fd, [parts[0][:777]], at))
+    assert not verify(tmp_path / "s").damage
+    assert np.array_equal(content(restore(tmp_path / "s")), one.rows)
+    export(tmp_path / "s", tmp_path / "raw")
+    assert (tmp_path / "raw").read_bytes() == one.rows.tobytes()
+
+
+@pytest.mark.parametrize("name", ["", "a\0b", "\ud800", b"\0", 7, None])
+def test_what_is_no_path(tmp_path: Path, name: Any) -> None:
+    one = filled()
+    snapshot(one.memory, tmp_path / "s")
+    for act in (
+        lambda: snapshot(one.memory, name),
+        lambda: restore(name),
+        lambda: open_memory(name, PAGE_SIZE),
+        lambda: snapshots(name),
+        lambda: verify(name),
+        lambda: compact(name),
+        lambda: export(name, tmp_path / "x"),
+        lambda: export(tmp_path / "s", name),
+    ):
+        with pytest.raises(UsageError, match="path") as refused:
+            act()
+        assert len(str(refused.value)) < 300
+    assert sorted(os.listdir(tmp_path)) == ["s"]
+
+
+def test_a_path_that_is_too_long(tmp_path: Path) -> None:
+    snapshot(filled().memory, tmp_path / "s")
+    long = tmp_path / ("x" * 300)
+    with pytest.raises(UsageError, match="File name too long"):
+        snapshot(filled().memory, long)
+    with pytest.raises(SnapshotError, match="File name too long"):
+        export(tmp_path / "s", long)
+
+
+def test_names_that_only_look_like_numbers_are_left_alone(tmp_path: Path) -> None:
+    """In Python, \\d has the digits of all scripts."""
+    arabic = "".join(chr(0x660 + int(digit)) for digit in "00000001")
+    for name in (
+        f"{arabic}.snapshot",
+        f"{arabic}.tmp",
+        "00000001.snapshot\n",
+        "+0000001.snapshot",
+        "0000_001.snapshot",
+    ):
+        (tmp_path / name).write_bytes(b"mine")
+    os.mkfifo(os.fsencode(tmp_path) + b"/\xff.snapshot")
+    before = files(tmp_path)
+    assert snapshots(tmp_path) == []
+    assert snapshot(filled().memory, tmp_path).number == 1
+    assert [one.number for one in snapshots(tmp_path)] == [1]
+    compact(tmp_path)
+    assert set(files(tmp_path)) == {*before, "00000001.snapshot"}
+
+
+@pytest.mark.parametrize("kind", ["fifo", "directory", "link", "device"])
+def test_what_is_no_file_where_a_snapshot_belongs(tmp_path: Path, kind: str) -> None:
+    one = filled()
+    snapshot(one.memory, tmp_path)
+    place = tmp_path / "00000002.snapshot"
+    if kind == "fifo":
+        os.mkfifo(place)
+    elif kind == "directory":
+        place.mkdir()
+    elif kind == "link":
+        place.symlink_to("/dev/zero")
+    else:
+        try:
+            os.mknod(place, 0o600 | stat.S_IFCHR, os.makedev(1, 5))
+        except PermissionError:
+            pytest.skip("no device can be made here")
+    for act in (lambda: restore(tmp_path), lambda: compact(tmp_path, 2), lambda: export(tmp_path, tmp_path / "x")):
+        with pytest.raises(SnapshotError, match=r"00000002\.snapshot"):
+            act()
+    with pytest.raises(UsageError, match=r"cannot be told .*00000002\.snapshot.*; give replace=True"):
+        snapshot(one.memory, tmp_path)
+    assert list(verify(tmp_path).damage) == [2]
+    assert np.array_equal(content(restore(tmp_path, at=1)), one.rows)
+    assert snapshot(one.memory, tmp_path, replace=True).number == 3
+    assert np.array_equal(content(restore(tmp_path)), one.rows)
+
+
+@pytest.mark.parametrize("kind", ["fifo", "directory", "link"])
+def test_what_is_no_lock(tmp_path: Path, kind: str) -> None:
+    lock = tmp_path / ".lock"
+    if kind == "fifo":
+        os.mkfifo(lock)
+    elif kind == "directory":
+        lock.mkdir()
+    else:
+        lock.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(SnapshotError, match=r"\.lock"):
+        snapshot(filled().memory, tmp_path)
+    assert os.listdir(tmp_path) == [".lock"]
+
+
+def test_an_export_takes_no_file_of_anybody_else(tmp_path: Path) -> None:
+    one = filled()
+    snapshot(one.memory, tmp_path / "s")
+    (tmp_path / ".raw.tmp").write_bytes(b"mine")
+    export(tmp_path / "s", tmp_path / "raw")
+    assert (tmp_path / ".raw.tmp").read_bytes() == b"mine"
+    assert sorted(os.listdir(tmp_path)) == [".raw.tmp", "raw", "s"]
+
+
+def test_files_that_go_while_they_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Readers hold no lock: a compaction may remove what they have just seen."""
+    one = filled()
+    for value in range(4):
+        one.write([value], 9)
+        snapshot(one.memory, tmp_path)
+    opened, gone = Directory.open, [3, 2, 1]
+
+    def vanishing(store: Directory, number: int) -> int:
+        if gone:
+            (tmp_path / f"{gone.pop():08d}.snapshot").unlink(missing_ok=True)
+        return opened(store, number)
+
+    monkeypatch.setattr(Directory, "open", vanishing)
+    found = verify(tmp_path)
+    assert found.snapshots <= 4
+    assert found.damage.keys() <= {2, 3, 4}
+
+
+def test_more_than_there_is_memory_for_is_refused_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("zstandard")
+    one = filled()
+    snapshot(one.memory, tmp_path, compress="zstd")
+    monkeypatch.setattr(restoring, "available_memory", lambda: 100 * PAGE_SIZE)
+    with pytest.raises(OutOfMemory):
+        restore(tmp_path)

@@ -48,11 +48,15 @@ def file_system(fd: int) -> str:
 def usable_path(path: str | os.PathLike[str]) -> str:
     """``path``, where it can name a file at all. Raises `UsageError` for what the system has no way to be asked for:
     Python's own functions raise ValueError for it, each in words of its own."""
-    name = os.fspath(path)
     try:
+        name = os.fsdecode(path)
         encoded = os.fsencode(name)
-    except UnicodeEncodeError:
+    except TypeError:
+        raise UsageError(f"a path is a str or a pathlib.Path, not a {type(path).__name__}") from None
+    except UnicodeError:
         raise UsageError(f"{name[:200]!r} is no path: it holds a character that no path can hold") from None
+    if not encoded:
+        raise UsageError("an empty path names no file")
     if b"\0" in encoded:
         raise UsageError(f"{name[:200]!r} is no path: it holds a NUL character")
     return name

@@ -9,7 +9,7 @@ from typing import Self
 
 import numpy as np
 
-from precopy.bitmap import NO_RUNS, Bitmap, Runs
+from precopy.bitmap import NO_RUNS, Runs
 from precopy.bitmap.words import Indexes
 from precopy.errors import SnapshotDamaged, SnapshotError, UsageError
 from precopy.memory.guest import Pages
@@ -86,29 +86,16 @@ class Chain:
 
     def compose(self) -> Composition:
         """Which page shows from where. Raises `SnapshotDamaged`, `SnapshotError` for a table that cannot be read."""
-        size = self.newest.header.pages
         if len(self.files) == 1:
             base = self.files[0]
             return Composition([Layer(base, base.table.content, base.table.before)], NO_RUNS)
-        covered, zeros = Bitmap(size), Bitmap(size)
-        layers: list[Layer] = []
-        for file in reversed(self.files[1:]):
-            content, zero = _bitmap(size, file.table.content), _bitmap(size, file.table.zero)
-            hides = content.copy()
-            hides.add(zero)
-            content.difference(covered)
-            zero.difference(covered)
-            zeros.add(zero)
-            covered.add(hides)
-            layers.append(_layer(file, content.runs()))
+        tables: list[tuple[Runs, Runs]] = []
+        for file in self.files:
+            tables.append((file.table.content, file.table.zero))
             if len(self.files) > _OPEN_FILES:
                 file.release()
-        base = self.files[0]
-        shown = _bitmap(size, base.table.content)
-        zeros.words &= shown.words
-        shown.difference(covered)
-        layers.append(_layer(base, shown.runs()))
-        return Composition(layers[::-1], zeros.runs())
+        shown, zeroed = visible(tables)
+        return Composition([_layer(file, runs) for file, runs in zip(self.files, shown, strict=True)], zeroed)
 
 
 @dataclass(frozen=True)
@@ -122,10 +109,9 @@ class Composition:
         """All pages that are not zero. (Pages that were saved before they became zero by chance count as content.)"""
         if len(self.layers) == 1:
             return self.layers[0].visible
-        bitmap = Bitmap(self.layers[0].file.header.pages)
-        for layer in self.layers:
-            bitmap.set_runs(layer.visible)
-        return bitmap.runs()
+        runs = Runs.concatenate([layer.visible for layer in self.layers])
+        order = np.argsort(runs.starts)
+        return Runs(runs.starts[order], runs.lengths[order]).merged(0)
 
     def fill(self, runs: Runs, out: Pages) -> None:
         """Puts the pages of ``runs``, all of which have content, into ``out``. They match their checksums.
@@ -179,10 +165,33 @@ def _there_are(numbers: Sequence[int]) -> str:
     return f"is {numbers[0]}" if len(numbers) == 1 else f"are {len(numbers)}, from {numbers[0]} to {numbers[-1]}"
 
 
-def _bitmap(size: int, runs: Runs) -> Bitmap:
-    bitmap = Bitmap(size)
-    bitmap.set_runs(runs)
-    return bitmap
+def visible(tables: Sequence[tuple[Runs, Runs]]) -> tuple[list[Runs], Runs]:
+    """Of the (content, zero) runs of each snapshot of a chain, oldest first: which content none after it hides; and
+    which content of the oldest is zero by now. Takes memory for the runs only, whatever memory they are of.
+
+    All bounds of runs cut the memory into intervals, and each table in its turn paints those that it has.
+    """
+    parts = [runs for table in tables for runs in table]
+    sides = np.sort(np.concatenate([side for runs in parts for side in (runs.starts, runs.ends)]))
+    bounds = sides[np.diff(sides, prepend=-1) > 0]  # np.unique hashes, which takes ten times as long here
+    painted = np.full(bounds.size, -1, np.int64)
+    based = np.zeros(bounds.size, np.bool_)
+    for number, runs in enumerate(parts):
+        first = np.searchsorted(bounds, runs.starts)
+        intervals = Runs(first, np.searchsorted(bounds, runs.ends) - first).indexes()
+        painted[intervals] = number
+        if not number:
+            based[intervals] = True
+    zeroed = based & (painted % 2 == 1)
+    order = np.argsort(painted, kind="stable")
+    cuts = np.searchsorted(painted[order], np.arange(len(parts) + 1))
+    content = [order[cuts[number] : cuts[number + 1]] for number in range(0, len(parts), 2)]
+    return [_intervals(bounds, one) for one in content], _intervals(bounds, np.flatnonzero(zeroed))
+
+
+def _intervals(bounds: Indexes, which: Indexes) -> Runs:
+    """Intervals of those that begin at ``bounds``, as runs."""
+    return Runs(bounds[which], bounds[which + 1] - bounds[which]).merged(0)
 
 
 def _layer(file: StoredFile, visible: Runs) -> Layer:

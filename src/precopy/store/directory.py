@@ -24,8 +24,8 @@ from precopy.abi.filesystem import usable_path
 from precopy.errors import SnapshotError, UsageError
 from precopy.store.format import MAX_NUMBER
 
-_NAME = re.compile(r"(\d{8})\.snapshot")
-_TEMPORARY = re.compile(r"\d{8}\.tmp")
+_NAME = re.compile(r"([0-9]{8})\.snapshot")  # \d would be the digits of all scripts
+_TEMPORARY = re.compile(r"[0-9]{8}\.tmp")
 _LOCK = ".lock"
 
 
@@ -91,10 +91,13 @@ class Directory:
         """Holds the lock, and has removed what writers before have left half-done. Raises `UsageError` where somebody
         else writes here, `SnapshotError`."""
         try:
-            lock = os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=self.fd)
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+            lock = os.open(_LOCK, flags, 0o600, dir_fd=self.fd)
         except OSError as error:
-            raise failed("lock", str(self.path), error) from error
+            raise failed("lock", str(self.path / _LOCK), error) from error
         try:
+            if not stat.S_ISREG(os.fstat(lock).st_mode):
+                raise SnapshotError(f"{self.path / _LOCK} is no regular file, so it is no lock; remove it")
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

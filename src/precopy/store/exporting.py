@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +15,8 @@ from precopy.errors import UsageError
 from precopy.memory.guest import Pages
 from precopy.store.chain import Composition, chain_of
 from precopy.store.directory import Directory, failed
+from precopy.store.files import write_at
 from precopy.store.format import GROUP_PAGES
-from precopy.store.writing import write_all
 from precopy.units import PAGE_SIZE
 
 
@@ -39,18 +40,18 @@ def export(
     Raises `UsageError` where there is no such snapshot or type, `SnapshotDamaged`, `SnapshotError`.
     """
     path = Path(os.path.realpath(usable_path(file)))  # a link's target is written, and the link stays
-    if path.exists() and not path.is_file():
+    if os.path.exists(path) and not os.path.isfile(path):
         raise UsageError(f"{path} is there and is no regular file; name one, or one that is not there yet")
     with Directory(directory) as store, chain_of(store, at) as chain:
         header = chain.newest.header
         head = b"" if npy is None else _npy_header(npy, header.size)
         composition = chain.compose()
-        temporary = path.with_name(f".{path.name}.tmp")
+        temporary = path.with_name(f".precopy-{secrets.token_hex(8)}.tmp")
         try:
-            fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:
                 os.ftruncate(fd, len(head) + header.size)
-                write_all(fd, memoryview(head), 0)
+                write_at(fd, memoryview(head), 0)
                 _write(fd, composition, len(head))
                 os.fsync(fd)
                 stored = os.fstat(fd).st_blocks * 512
@@ -72,7 +73,7 @@ def _write(fd: int, composition: Composition, offset: int) -> None:
         composition.fill(part, stage[: part.pages])
         data, at = stage.data.cast("B"), 0
         for start, length in part:
-            write_all(fd, data[at : at + length * PAGE_SIZE], offset + start * PAGE_SIZE)
+            write_at(fd, data[at : at + length * PAGE_SIZE], offset + start * PAGE_SIZE)
             at += length * PAGE_SIZE
 
 

@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from precopy.bitmap import Bitmap, Runs
+from precopy.bitmap import Runs
 from precopy.errors import SnapshotDamaged, Unsupported
 from precopy.units import PAGE_SIZE
 
@@ -235,8 +235,9 @@ class Table:
         return runs.tobytes() + self.sums.astype("<u8").tobytes() + self.lengths.astype("<u4").tobytes()
 
     @classmethod
-    def decode(cls, data: bytes, header: Header, path: str) -> Table:
+    def decode(cls, data: bytes | memoryview, header: Header, path: str) -> Table:
         """From the bytes behind the data of ``path``, whose header was checked. Raises `SnapshotDamaged`."""
+        data = memoryview(data)
         if len(data) != header.table_bytes or xxhash.xxh3_64_intdigest(data) != header.table_checksum:
             raise SnapshotDamaged(path, "its table does not match its checksum")
         runs_end = 16 * (header.content_runs + header.zero_runs)
@@ -248,12 +249,8 @@ class Table:
             np.frombuffer(data[runs_end:sums_end], "<u8").astype(np.uint64),
             np.frombuffer(data[sums_end:], "<u4").astype(np.int64),
         )
-        if len(table.zero) and len(table.content):
-            content, zero = Bitmap(header.pages), Bitmap(header.pages)
-            content.set_runs(table.content)
-            zero.set_runs(table.zero)
-            if (content.words & zero.words).any():
-                raise SnapshotDamaged(path, "its table has a page with content and as zero")
+        if _overlap(table.content, table.zero):
+            raise SnapshotDamaged(path, "its table has a page with content and as zero")
         if header.compressed and (
             int(table.lengths.sum()) != header.data_bytes or bool((table.lengths > MAX_GROUP_BYTES).any())
         ):
@@ -275,6 +272,20 @@ def _runs(table: npt.NDArray[np.uint64], pages: int, memory_pages: int, path: st
     ):
         raise SnapshotDamaged(path, "the runs of its table overlap, are empty or are not as many pages as it says")
     return runs
+
+
+def _overlap(one: Runs, other: Runs) -> bool:
+    """Whether any page is in both. Takes no more memory than the runs do, whatever memory they are of."""
+    before = np.searchsorted(one.starts, other.ends)  # of each run of the other, how many of ours begin before its end
+    some = before > 0
+    return bool((one.ends[before[some] - 1] > other.starts[some]).any())
+
+
+def has_zero_page(part: npt.NDArray[np.uint8]) -> bool:
+    """Whether ``part`` of a table, which begins at a whole page of it, has a page of zeros. No table that was written
+    has one: no run is empty, no compressed group either, and no 512 checksums are all 0. Holes of a file have."""
+    whole = part[: part.size // PAGE_SIZE * PAGE_SIZE].view(np.uint64).reshape(-1, PAGE_SIZE // 8)
+    return not bool(whole.any(axis=1).all())
 
 
 def _checksum(head: bytes, record: bytes) -> int:

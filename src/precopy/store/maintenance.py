@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from dataclasses import dataclass
@@ -105,17 +106,19 @@ def _stored(store: Directory, number: int, complete: dict[int, tuple[str, int]])
 
 def verify(directory: str | os.PathLike[str], at: int | None = None) -> Verified:
     """Reads every byte of all snapshots of a directory (or of those that ``at`` is made up of) and holds them against
-    their checksums, and increments against what they follow. Damage is returned and not raised.
+    their checksums, and increments against what they follow. Damage is returned and not raised, and so is what the
+    system cannot read.
 
-    Raises `UsageError` where there is no directory or no such snapshot, `SnapshotError` where it cannot be read.
+    Raises `UsageError` where there is no directory or no such snapshot, `SnapshotError` where the directory cannot be
+    read, `Unsupported` for a compressed one without the extra ``snapshot``.
     """
     began = time.perf_counter()
     damage: dict[int, str] = {}
-    read = 0
+    read = gone = 0
     with Directory(directory) as store:
-        if at is not None and at not in store.numbers():
-            raise UsageError(f"{store.path} has no snapshot {at}")
         listed = {one.number: one for one in _listed(store)}
+        if at is not None and at not in listed:
+            raise UsageError(f"{store.path} has no snapshot {at}")
         numbers = list(listed) if at is None else _made_of(listed, at)
         for number in numbers:
             one = listed[number]
@@ -126,9 +129,11 @@ def verify(directory: str | os.PathLike[str], at: int | None = None) -> Verified
                 with StoredFile(store, number) as file:
                     file.check()
                     read += file.stored_bytes
-            except SnapshotDamaged as error:
+            except FileNotFoundError:
+                gone += 1  # a compaction has removed it meanwhile
+            except (SnapshotDamaged, SnapshotError) as error:
                 damage[number] = str(error)
-    return Verified(len(numbers), read, time.perf_counter() - began, damage)
+    return Verified(len(numbers) - gone, read, time.perf_counter() - began, damage)
 
 
 def _made_of(listed: dict[int, Stored], at: int) -> list[int]:
@@ -183,7 +188,8 @@ def _fold(store: Directory, chain: Chain) -> None:
 def _stored_bytes(store: Directory, numbers: list[int]) -> int:
     total = 0
     for number in numbers:
-        fd = store.open(number)
-        total += os.fstat(fd).st_blocks * 512
-        os.close(fd)
+        with contextlib.suppress(FileNotFoundError):
+            fd = store.open(number)
+            total += os.fstat(fd).st_blocks * 512
+            os.close(fd)
     return total

@@ -15,10 +15,13 @@ from precopy.errors import OutOfMemory, SnapshotDamaged, SnapshotError
 from precopy.memory.guest import Pages
 from precopy.store.compression import Decompressor
 from precopy.store.directory import Directory, failed
-from precopy.store.format import GROUP_PAGES, HEADER_BYTES, Form, Header, Table
+from precopy.store.files import read_at
+from precopy.store.format import GROUP_PAGES, HEADER_BYTES, Form, Header, Table, has_zero_page
 from precopy.units import PAGE_SIZE
 
 _WORDS = PAGE_SIZE // 8
+_CHUNK = 1 << 20
+"""Bytes of a table that are read at once."""
 
 
 class StoredFile:
@@ -69,8 +72,23 @@ class StoredFile:
 
     @cached_property
     def table(self) -> Table:
-        """Raises `SnapshotDamaged`, `SnapshotError`."""
-        return Table.decode(self._read(self.header.table_bytes, self.header.table_offset), self.header, self.path)
+        """Raises `SnapshotDamaged`, `SnapshotError`, `OutOfMemory`."""
+        return Table.decode(self._read_table(), self.header, self.path)
+
+    def _read_table(self) -> memoryview:
+        """Takes no more memory than the file has content: what it merely claims ends with the first page of zeros,
+        which no table has."""
+        length = self.header.table_bytes
+        try:
+            table = np.empty(length, np.uint8)  # memory is given as it is filled
+        except MemoryError:
+            raise OutOfMemory(f"the table of {self.path}", length, None, "read it on a larger machine") from None
+        for at in range(0, length, _CHUNK):
+            part = table[at : at + _CHUNK]
+            self._read_into(part.data, self.header.table_offset + at)
+            if has_zero_page(part):
+                raise SnapshotDamaged(self.path, "its table has a hole")
+        return table.data
 
     @cached_property
     def _buffer(self) -> Pages:
@@ -97,10 +115,10 @@ class StoredFile:
         elif self.header.form is Form.IMAGE:
             at = 0
             for start, length in runs:
-                self._read_into(pages[at : at + length], HEADER_BYTES + start * PAGE_SIZE)
+                self._read_into(pages[at : at + length].data.cast("B"), HEADER_BYTES + start * PAGE_SIZE)
                 at += length
         else:
-            self._read_into(pages, HEADER_BYTES + index * GROUP_PAGES * PAGE_SIZE)
+            self._read_into(pages.data.cast("B"), HEADER_BYTES + index * GROUP_PAGES * PAGE_SIZE)
         if xxhash.xxh3_64_intdigest(pages.data.cast("B")) != int(self.table.sums[index]):
             first, last = int(runs.starts[0]), int(runs.ends[-1]) - 1
             raise SnapshotDamaged(self.path, f"pages {first} to {last} do not match their checksum")
@@ -143,26 +161,22 @@ class StoredFile:
     def _check_zero(self, start: int, end: int) -> None:
         for at in range(start, end, GROUP_PAGES):
             pages = np.empty((min(GROUP_PAGES, end - at), _WORDS), np.uint64)
-            self._read_into(pages, HEADER_BYTES + at * PAGE_SIZE)
+            self._read_into(pages.data.cast("B"), HEADER_BYTES + at * PAGE_SIZE)
             if pages.any():
                 raise SnapshotDamaged(self.path, f"a page from {at} on has content and should be zero")
 
     def _read(self, length: int, offset: int) -> bytes:
-        """At most ``length`` bytes: fewer at the file's end."""
+        """At most ``length`` bytes, which are few: fewer at the file's end."""
+        data = bytearray(length)
         try:
-            return os.pread(self.fd, length, offset)
-        except MemoryError:
-            raise OutOfMemory(f"the table of {self.path}", length, None, "read it on a larger machine") from None
+            return bytes(data[: read_at(self.fd, memoryview(data), offset)])
         except OSError as error:
             raise failed("read", self.path, error) from error
 
-    def _read_into(self, pages: Pages, offset: int) -> None:
-        into, done = pages.data.cast("B"), 0
-        while done < into.nbytes:
-            try:
-                got = os.preadv(self.fd, [into[done:]], offset + done)
-            except OSError as error:
-                raise failed("read", self.path, error) from error
-            if not got:
-                raise SnapshotDamaged(self.path, "it ends before its data does")
-            done += got
+    def _read_into(self, into: memoryview, offset: int) -> None:
+        try:
+            got = read_at(self.fd, into, offset)
+        except OSError as error:
+            raise failed("read", self.path, error) from error
+        if got < into.nbytes:
+            raise SnapshotDamaged(self.path, "it ends before its data does")

@@ -17,15 +17,18 @@ from precopy.abi.filesystem import usable_path
 from precopy.bitmap import Bitmap
 from precopy.dirty import LogCounters
 from precopy.errors import SnapshotDamaged, SnapshotError, Unsupported, UsageError
+from precopy.memory.host import available_memory
 from precopy.memory.layout import RamLayout
 from precopy.planning import RoundSample
 from precopy.planning.trace import NO_CALLS, Look, RecordedFacts, RecordedOutcome, Trace, TraceRound
 from precopy.store import recording_format as form
 from precopy.store.compression import compressor
+from precopy.store.files import read_at
 from precopy.store.recording_format import HEAD, OPENING, SCHEMA, Kind, Packed, Packing, Wrong
+from precopy.units import format_size
 
 MAX_IN_MEMORY = 2 << 30
-"""What all bitmaps of a recording may take when it is read, in bytes."""
+"""What all bitmaps of a recording may take when it is read, in bytes, where as much again is available."""
 _MOST_BLOCKS = 1 << 17
 _ZLIB_LEVEL = 1
 
@@ -151,6 +154,9 @@ class _Reader:
         self._outcome: RecordedOutcome | None = None
         self._empty: Bitmap | None = None
         self._in_memory = 0
+        # A small file may unpack to much: not to more than half of what there is.
+        available = available_memory()
+        self._most = MAX_IN_MEMORY if available is None else min(MAX_IN_MEMORY, available // 2)
 
     def trace(self) -> Trace:
         self._check_opening()
@@ -172,7 +178,7 @@ class _Reader:
         return Trace(self._layout, self._facts, tuple(self._rounds), self._outcome, self._note)
 
     def _check_opening(self) -> None:
-        opening = os.pread(self._fd, len(OPENING), 0)
+        opening = self._read(len(OPENING), 0)
         if opening == OPENING:
             return
         kind, _, version = SCHEMA.rpartition("/")
@@ -187,7 +193,7 @@ class _Reader:
         """Takes in one block; returns its length, 0 at the file's end. Raises `Wrong`."""
         if offset == self._size:
             return 0
-        head = os.pread(self._fd, HEAD.size, offset)
+        head = self._read(HEAD.size, offset)
         if len(head) == HEAD.size:
             kind: int
             length: int
@@ -195,7 +201,7 @@ class _Reader:
             if length > self._longest():
                 raise Wrong(f"it claims to be {length} bytes long")
             if offset + HEAD.size + length <= self._size:
-                payload = os.pread(self._fd, length, offset + HEAD.size)
+                payload = self._read(length, offset + HEAD.size)
                 if len(payload) != length or form.checksum(kind, payload, offset) != checksum:
                     raise Wrong("it does not match its checksum")
                 if self._outcome is not None:
@@ -204,6 +210,11 @@ class _Reader:
                 return HEAD.size + length
         self._note = f"the recording was cut short at byte {self._size}, in the middle of what begins at {offset}"
         return 0
+
+    def _read(self, length: int, offset: int) -> bytes:
+        """Fewer bytes at the file's end."""
+        data = bytearray(length)
+        return bytes(data[: read_at(self._fd, memoryview(data), offset)])
 
     def _longest(self) -> int:
         """What a block may be long: what it says, with a bitmap of the layout that nothing could compress."""
@@ -246,9 +257,9 @@ class _Reader:
                 self._empty = Bitmap(size)
             return self._empty  # one for all: nobody changes it
         self._in_memory += -(-size // 8)
-        if self._in_memory > MAX_IN_MEMORY:
+        if self._in_memory > self._most:
             raise UsageError(
-                f"{self._path} is too large to be replayed: its bitmaps take more than {MAX_IN_MEMORY >> 30} GiB of "
-                f"memory; record fewer rounds"
+                f"{self._path} is too large to be replayed: its bitmaps take more than {format_size(self._most)} of "
+                f"memory; read it on a larger machine, or record fewer rounds"
             )
         return form.unpack(words, packed, self._layout)

@@ -21,8 +21,9 @@ from precopy.abi.filesystem import TMPFS, file_system
 from precopy.abi.mapping import map_file, map_zeros, reserve
 from precopy.bitmap import NO_RUNS, Runs
 from precopy.bitmap.words import Indexes
-from precopy.errors import UsageError
+from precopy.errors import OutOfMemory, UsageError
 from precopy.memory.guest import Pages
+from precopy.memory.host import available_memory
 from precopy.process.memory import Memory
 from precopy.store.chain import Composition, Layer, chain_of
 from precopy.store.copied import has_swap
@@ -151,7 +152,11 @@ class _Target:
         map_zeros(self._address + start * PAGE_SIZE, length * PAGE_SIZE, "the memory of a snapshot")
 
     def _copy(self, layer: Layer, runs: Runs) -> None:
-        """Reads pages of a layer, and checks them."""
+        """Reads pages of a layer, and checks them. Raises `OutOfMemory` before it reads anything: a file may claim more
+        than it takes, and a compressed one may unpack to more than there is."""
+        size, available = runs.pages * PAGE_SIZE, available_memory()
+        if available is not None and size > available:
+            raise OutOfMemory("the memory of a snapshot", size, available, "restore it on a larger machine")
         self.copied += runs.pages
         only = Composition([layer], NO_RUNS)
         stage = np.empty((GROUP_PAGES, PAGE_SIZE // 8), np.uint64)

@@ -18,6 +18,7 @@ import xxhash
 from precopy.bitmap import NO_RUNS, Runs
 from precopy.memory.guest import Pages
 from precopy.store.compression import Compressor
+from precopy.store.files import write_at
 from precopy.store.format import (
     GROUP_PAGES,
     HEADER_BYTES,
@@ -93,9 +94,9 @@ def write(fd: int, content: Content, label: Label, compress: Compressor | None) 
         table_bytes=len(encoded),
         table_checksum=xxhash.xxh3_64_intdigest(encoded),
     )
-    write_all(fd, memoryview(encoded), header.table_offset)
+    write_at(fd, memoryview(encoded), header.table_offset)
     os.ftruncate(fd, header.file_bytes)  # with an empty table, nothing was written behind a hole at the end
-    write_all(fd, memoryview(header.encode()), 0)
+    write_at(fd, memoryview(header.encode()), 0)
     return header
 
 
@@ -117,7 +118,7 @@ def _write_data(fd: int, content: Content, form: Form, compress: Compressor | No
         data = pages.data.cast("B") if compress is None else memoryview(compress(pages))
         if compress is not None:
             lengths.append(data.nbytes)
-        write_all(fd, data, at)
+        write_at(fd, data, at)
         at += data.nbytes
     table = Table(content.content, zero, sums, np.array(lengths, np.int64))
     return table, content.size if form is Form.IMAGE else at - HEADER_BYTES
@@ -128,12 +129,5 @@ def _write_runs(fd: int, runs: Runs, pages: Pages) -> None:
     data, at = pages.data.cast("B"), 0
     for start, length in runs:
         end = at + length * PAGE_SIZE
-        write_all(fd, data[at:end], HEADER_BYTES + start * PAGE_SIZE)
+        write_at(fd, data[at:end], HEADER_BYTES + start * PAGE_SIZE)
         at = end
-
-
-def write_all(fd: int, data: memoryview, offset: int) -> None:
-    """All of ``data`` at ``offset``; the system may take less than all at a time. Raises `OSError`."""
-    while data.nbytes:
-        done = os.pwrite(fd, data, offset)
-        data, offset = data[done:], offset + done
