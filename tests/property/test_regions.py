@@ -60,7 +60,10 @@ class Seen(NamedTuple):
     readonly: bool
     romd: bool
     nonvolatile: bool
+    unmergeable: bool
     log_mask: DirtyClient
+    drawn_by: tuple[int, ...] = ()
+    """Of an unmergeable one in the model: the regions that lead to it, which have a range of their own together."""
 
 
 @dataclass
@@ -83,11 +86,12 @@ class Model:
     readonly: bool = False
     romd: bool = True
     nonvolatile: bool = False
+    unmergeable: bool = False
     log_mask: DirtyClient = NO_CLIENTS
     children: dict[int, Child] = field(default_factory=dict)
 
 
-BACKED = (RegionKind.RAM, RegionKind.ROM, RegionKind.ROM_DEVICE)
+BACKED = (RegionKind.RAM, RegionKind.ROM, RegionKind.ROM_DEVICE, RegionKind.RAM_DEVICE)
 
 
 class Replay:
@@ -192,12 +196,19 @@ class Regions(RuleBasedStateMachine):
                 RegionKind.RAM: MemoryRegion.ram,
                 RegionKind.ROM: MemoryRegion.rom,
                 RegionKind.ROM_DEVICE: MemoryRegion.rom_device,
+                RegionKind.RAM_DEVICE: lambda name, block: MemoryRegion.ram_device(
+                    name, block.pages * PAGE_SIZE, block
+                ),
             }
             self.regions.append(makers[kind](name, block))
             self.models.append(Model(kind, 2 * pages, readonly=kind is RegionKind.ROM))
         else:
-            maker = MemoryRegion.io if kind is RegionKind.IO else MemoryRegion.container
-            self.regions.append(maker(name, size * UNIT))
+            unbacked = {
+                RegionKind.IO: MemoryRegion.io,
+                RegionKind.UNMIGRATED: MemoryRegion.unmigrated_ram,
+                RegionKind.CONTAINER: MemoryRegion.container,
+            }
+            self.regions.append(unbacked[kind](name, size * UNIT))
             self.models.append(Model(kind, size))
 
     @precondition(lambda self: len(self.regions) < MAX_REGIONS)
@@ -268,6 +279,11 @@ class Regions(RuleBasedStateMachine):
         self.regions[index].nonvolatile = self.models[index].nonvolatile = on
 
     @rule(number=picks, on=st.booleans())
+    def make_unmergeable(self, number: int, on: bool) -> None:
+        index = self.pick(number)
+        self.regions[index].unmergeable = self.models[index].unmergeable = on
+
+    @rule(number=picks, on=st.booleans())
     def set_romd_mode(self, number: int, on: bool) -> None:
         index = self.pick(number)
         if self.models[index].kind is RegionKind.ROM_DEVICE:
@@ -318,7 +334,7 @@ class Regions(RuleBasedStateMachine):
         if self.in_transaction:
             assert self.space.view == self.before
             return
-        expected = [self.resolve(0, at, False, False) for at in range(UNITS)]
+        expected = [found and found._replace(drawn_by=()) for found in map(self.resolve_unit, range(UNITS))]
         assert self.units_of(self.space) == expected
         assert self.units_of(self.above) == expected
 
@@ -330,7 +346,8 @@ class Regions(RuleBasedStateMachine):
             same = (before.readonly, before.romd_mode, before.nonvolatile, before.log_mask) == (
                 *(after.readonly, after.romd_mode, after.nonvolatile, after.log_mask),
             )
-            assert not (before.end == after.address and one_region and same)
+            apart = before.unmergeable or after.unmergeable
+            assert apart or not (before.end == after.address and one_region and same)
 
     @invariant()
     def listeners_know_what_there_is(self) -> None:
@@ -369,22 +386,34 @@ class Regions(RuleBasedStateMachine):
         below = set(model.children) | ({model.target} if model.target is not None else set())
         return {index}.union(*(self.reachable(one) for one in below))
 
-    def resolve(self, index: int, offset: int, readonly: bool, nonvolatile: bool) -> Seen | None:
-        """What is to be seen ``offset`` units into a region."""
+    def resolve_unit(self, at: int) -> Seen | None:
+        """What unit ``at`` of the address space is."""
+        return self.resolve(0, at, (False, False, False), ())
+
+    def resolve(
+        self, index: int, offset: int, inherited: tuple[bool, bool, bool], path: tuple[int, ...]
+    ) -> Seen | None:
+        """What is to be seen ``offset`` units into a region, to which the regions of ``path`` lead.
+
+        ``inherited`` is whether any of these is read-only, nonvolatile, unmergeable.
+        """
         model = self.models[index]
         if not model.enabled or not 0 <= offset < model.size:
             return None
-        readonly, nonvolatile = readonly or model.readonly, nonvolatile or model.nonvolatile
+        readonly, nonvolatile = inherited[0] or model.readonly, inherited[1] or model.nonvolatile
+        unmergeable, path = inherited[2] or model.unmergeable, (*path, index)
+        inherited = (readonly, nonvolatile, unmergeable)
         if model.target is not None:
-            return self.resolve(model.target, offset + model.offset, readonly, nonvolatile)
+            return self.resolve(model.target, offset + model.offset, inherited, path)
         covering = sorted(model.children.items(), key=lambda item: (-item[1].priority, -item[1].turn))
         for below, child in covering:
-            if found := self.resolve(below, offset - child.at, readonly, nonvolatile):
+            if found := self.resolve(below, offset - child.at, inherited, path):
                 return found
         if model.kind is RegionKind.CONTAINER:
             return None
         romd = model.kind is RegionKind.ROM_DEVICE and model.romd
-        return Seen(index, offset, readonly, romd, nonvolatile, model.log_mask)
+        drawn_by = path if unmergeable else ()
+        return Seen(index, offset, readonly, romd, nonvolatile, unmergeable, model.log_mask, drawn_by)
 
     def units_of(self, space: AddressSpace) -> list[Seen | None]:
         """What the view says of each unit, and that it says nothing of what lies beyond."""
@@ -395,12 +424,13 @@ class Regions(RuleBasedStateMachine):
             for unit in range(one.size // UNIT):
                 at, offset = one.address // UNIT + unit, one.offset // UNIT + unit
                 assert found[at] is None
-                found[at] = Seen(index, offset, one.readonly, one.romd_mode, one.nonvolatile, one.log_mask)
+                seen = (one.readonly, one.romd_mode, one.nonvolatile, one.unmergeable, one.log_mask)
+                found[at] = Seen(index, offset, *seen)
         return found
 
     def whole_page(self, page: int) -> tuple[RamBlock, int] | None:
         """The block and its page that both halves of a page of the address space are read from."""
-        first, second = (self.resolve(0, at, False, False) for at in (2 * page, 2 * page + 1))
+        first, second = map(self.resolve_unit, (2 * page, 2 * page + 1))
         if first is None or second != first._replace(offset=first.offset + 1) or first.offset % 2:
             return None
         block, kind = self.regions[first.region].block, self.models[first.region].kind

@@ -22,10 +22,11 @@ from precopy.bench.vhost import VhostFigures, measure_vhost
 from precopy.bitmap import Bitmap
 from precopy.dirty import LogCounters, MigrationBitmap, SyncStats, clear_policy
 from precopy.errors import GuestError, UsageError
-from precopy.guests import Workload, params, params_gpa
-from precopy.guests.image import stamped, words_at
+from precopy.guests import Workload, params, params_words
+from precopy.guests.image import stamped
 from precopy.kvm import KvmGuest
 from precopy.memory import GuestMemory, RamBlock, RamLayout, Section
+from precopy.memory.main_memory import main_memory
 from precopy.trackers.kvm_dirty_log import KvmDirtyLog
 from precopy.units import PAGE_SIZE, GuestPhysicalAddress
 
@@ -44,6 +45,8 @@ _IDLE_SYNCS = 200
 _PASS_S, _POLL_S = 30.0, 0.001
 _MAIN_CHUNK = 64
 """Main memory is written in runs of so many pages, spread evenly over it."""
+_WHOLE = (64 << 20) // PAGE_SIZE
+"""Blocks of up to so many pages, such as flash and displays, are written whole; larger ones are memory (in pages)."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +140,7 @@ def measure(
     vhost_devices: int = 4,
     tell: Callable[[str], None] = lambda _: None,
 ) -> SyncBench:
-    """Runs the benchmark with ``layout``, of whose largest block the share ``ram_share`` is written too. With
+    """Runs the benchmark with ``layout``, of whose main memory the share ``ram_share`` is written too. With
     ``paused`` the guest stands still in each sync, so that no ioctl has to interrupt a vCPU.
 
     Raises `UsageError`, `Unsupported`, `OutOfMemory`, `GuestError`, `LayoutError`.
@@ -182,12 +185,13 @@ def ratio(measured: SyncBench, variant: str, peer: str) -> float | None:
 
 
 def written_sections(layout: RamLayout, ram_share: float) -> list[Section]:
-    """What the guest writes: every mapped page of each block but the largest, once, and a share of that one."""
-    main = max(layout.blocks, key=lambda block: block.pages)
+    """What the guest writes: every mapped page of each block of firmware and devices, once, and the share of main
+    memory and of each other block that is longer than `_WHOLE`; nothing of its own image. Raises `LayoutError`."""
+    large = {*main_memory(layout), *(block for block in layout.blocks if block.pages > _WHOLE)}
     sections: list[Section] = []
     seen = Bitmap(layout.end_page)
     for section in layout.sections:
-        if section.block == main:
+        if section.block in large:
             continue
         unseen = Bitmap(section.pages)  # a block may be mapped twice, or a part of it
         unseen.set_all()
@@ -197,8 +201,8 @@ def written_sections(layout: RamLayout, ram_share: float) -> list[Section]:
             gpa = GuestPhysicalAddress(section.gpa + start * PAGE_SIZE)
             sections.append(Section(section.block, section.offset + start, pages, gpa))
         seen.set_range(section.first_page, section.pages)
-    own = [section for section in stamped(layout) if section.block == main]
-    wanted = int(main.pages * ram_share)
+    own = [section for section in stamped(layout) if section.block in large]
+    wanted = int(sum(block.pages for block in large) * ram_share)
     available = sum(section.pages for section in own)
     runs = min(max(wanted // _MAIN_CHUNK, 1), params.MAX_SEGMENTS - len(sections) - len(own)) if wanted else 0
     for section in own:
@@ -207,7 +211,7 @@ def written_sections(layout: RamLayout, ram_share: float) -> list[Section]:
         for number in range(part if length else 0):
             offset = number * (section.pages // part)
             gpa = GuestPhysicalAddress(section.gpa + offset * PAGE_SIZE)
-            sections.append(Section(main, section.offset + offset, length, gpa))
+            sections.append(Section(section.block, section.offset + offset, length, gpa))
     return sections
 
 
@@ -217,7 +221,7 @@ class _Run:
     def __init__(self, guest: KvmGuest, pages: int, paused: bool) -> None:
         self.guest, self.pages, self._paused = guest, pages, paused
         self._logs = [log for log in guest.dirty.logs if isinstance(log, KvmDirtyLog)]
-        self._params = words_at(guest.memory, params_gpa(0), PAGE_SIZE)
+        self._params = params_words(guest.memory, 0)
 
     def sample(self, bitmap: MigrationBitmap) -> _Sample:
         """One sync, once all pages were written since the last one was armed."""

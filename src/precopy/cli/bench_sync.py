@@ -30,7 +30,8 @@ _VARIANTS = ("before-patch", "rfc-v1", "upstream", "clear-bmap", "ours-merged", 
     type=Share(0, 1),
     default=0.01,
     show_default=True,
-    help="Share of main memory that the guest writes between two syncs; of all other mapped blocks it is every page.",
+    help="Share of main memory, and of blocks above 64 MiB, that the guest writes between two syncs; of all other "
+    "mapped blocks it is every page.",
 )
 @click.option(
     "--listeners",
@@ -66,6 +67,8 @@ def sync(layout: str, against_qemu: bool, as_json: bool, ram: int | None, **opti
     if against_qemu and capture.command is None:
         raise UsageError(f"the layout {capture.name!r} has no command.txt, so QEMU cannot be run with it")
     described = capture.layout(ram)
+    for note in capture.notes:
+        click.echo(f"layout {capture.name}: {note}", err=True)
 
     def tell(what: str) -> None:
         if not as_json:
@@ -109,13 +112,14 @@ def _body(
     from precopy.bench.seed import SEED
     from precopy.bench.sync import ratio
     from precopy.cli.facts import machine_facts
+    from precopy.memory.main_memory import main_memory
     from precopy.report.layout_table import unaligned_mapped_pages
 
     ours = next((one for one in measured.variants if one.variant == "ours"), None)
     return {
         "machine": machine_facts(),
         "layout": capture.name,
-        "ram_bytes": max(block.pages for block in layout.blocks) * layout.page_size,
+        "ram_bytes": sum(block.pages for block in main_memory(layout)) * layout.page_size,
         "ram_share": options["ram_share"],
         "paused": options["paused"],
         "unaligned_mapped_pages": unaligned_mapped_pages(layout),

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def layout(machine: str, ram: int | None, write: Path | None, as_json: bool) -> None:
     """Show the RAM blocks and sections of a captured machine: one that ships with precopy (pc-seabios-512m,
     q35-ovmf-512m-cirrus, q35-ovmf-smm-4g-net), or the directory that holds ramblock.txt and mtree-flat.txt, the output
-    of QEMU's `info ramblock` and `info mtree -f` without the monitor's prompt.
+    of QEMU's `info ramblock` and `info mtree -f` as `virsh qemu-monitor-command VM --hmp` writes it.
 
     A directory that has a shipped one's name is ./NAME.
     """
@@ -53,11 +53,22 @@ def _print_table(capture: Capture, shown: RamLayout) -> None:
         f"{capture.name}: {format_size(shown.bytes)} in {len(shown.blocks)} RAM blocks, "
         f"{len(shown.sections)} sections; {spaces} address spaces in {len(capture.views)} flat views"
     )
+    main = _main_memory(capture)
+    size = sum(block.pages for block in shown.blocks if block.name in main) * shown.page_size
+    click.echo(f"main memory, which --ram changes: {format_size(size)} in {', '.join(main)}")
     pages = unaligned_mapped_pages(shown)
     click.echo(
         f"{pages} mapped pages lie in blocks whose length is no multiple of 64 pages; cleared page by page, a sync "
         f"makes {pages} clears of them with one listener, {2 * pages} with two"
     )
+    for note in capture.notes:
+        click.echo(note)
+
+
+def _main_memory(capture: Capture) -> list[str]:
+    from precopy.memory.main_memory import main_memory
+
+    return [block.name for block in main_memory(capture.layout())]
 
 
 def _print_json(capture: Capture, shown: RamLayout) -> None:
@@ -72,7 +83,7 @@ def _print_json(capture: Capture, shown: RamLayout) -> None:
             "pages": block.pages,
             "whole_words": block.aligned,
             "sections": [
-                {"gpa": one.gpa, "offset_pages": one.offset, "pages": one.pages}
+                {"gpa": one.gpa, "offset_pages": one.offset, "pages": one.pages, "readonly": one.readonly}
                 for one in shown.sections
                 if one.block == block
             ],
@@ -84,10 +95,12 @@ def _print_json(capture: Capture, shown: RamLayout) -> None:
         "name": capture.name,
         "command": capture.command,
         "bytes": shown.bytes,
+        "main_memory": _main_memory(capture),
         "blocks": blocks,
         "address_spaces": sum(len(view.address_spaces) for view in capture.views),
         "flat_views": len(capture.views),
         "unaligned_mapped_pages": pages,
         "clears_page_by_page": {"one_listener": pages, "two_listeners": 2 * pages},
+        "notes": list(capture.notes),
     }
     click.echo(to_json(document("layout", 1, body)))

@@ -167,6 +167,8 @@ def _from_layout(given: dict[str, Any]) -> _Asked:
 
     capture = Capture.find(given["layout"])
     layout = capture.layout(given.get("ram"))
+    for note in capture.notes:
+        click.echo(f"layout {capture.name}: {note}", err=True)
     costs = {
         name: sync_cost(
             layout,

@@ -19,9 +19,8 @@ from precopy.emulated.code import CodeClient
 from precopy.emulated.exclusive import STOP_S, Exclusive
 from precopy.emulated.tlb import Tlb
 from precopy.errors import GuestError, Unsupported
-from precopy.guests import BURST_PORT, IDLE_PORT, Workload, boot_image, check, params_gpa
+from precopy.guests import BURST_PORT, IDLE_PORT, Workload, boot_image, check, params_words
 from precopy.guests.brake import Brake
-from precopy.guests.image import words_at
 from precopy.guests.pacing import Pacer
 from precopy.guests.throttle import Throttle
 from precopy.memory import GuestMemory
@@ -79,7 +78,7 @@ class EmulatedGuest:
         self._cpu.hook_add(unicorn.UC_HOOK_INSN, self._on_out, None, 1, 0, x86_const.UC_X86_INS_OUT)
         self._halt = Brake()
         self._throttle = Throttle([self._halt], self._interrupt)
-        self._pacer = Pacer(words_at(memory, params_gpa(0), PAGE_SIZE), self._halt)
+        self._pacer = Pacer(params_words(memory, 0), self._halt)
         self.error: GuestError | None = None
         self._change = threading.Condition()
         self._wanted = False  # to run

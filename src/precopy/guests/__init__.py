@@ -1,6 +1,6 @@
 """The guests: small programs in assembly that write memory in known patterns, and that witness their own writes."""
 
-from precopy.guests.image import MAX_VCPUS, PARAMS_GPA, BootImage, boot_image, params_gpa
+from precopy.guests.image import MAX_VCPUS, PARAMS_GPA, BootImage, boot_image, params_gpa, params_words
 from precopy.guests.programs import BURST_PORT, CODE_GPA, IDLE_PORT, WORKLOADS, assemble
 from precopy.guests.witness import check
 from precopy.guests.workload import Workload
@@ -18,4 +18,5 @@ __all__ = [
     "boot_image",
     "check",
     "params_gpa",
+    "params_words",
 ]

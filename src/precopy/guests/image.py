@@ -1,6 +1,7 @@
 """What is in a guest's memory before its first instruction: code, parameters, page tables, and content to move.
 
-Guest-physical map, all inside the first 640 KiB of RAM, which no program stamps:
+Guest-physical map, all inside 640 KiB of RAM, which no program stamps: the first ones, or where these have holes (SMM's
+at 0x30000) the first 640 KiB of main memory that have none (`image_base`). From there on:
 
 - 0x1000   the program;
 - 0x2000   parameters, a page for each vCPU;
@@ -11,8 +12,8 @@ Guest-physical map, all inside the first 640 KiB of RAM, which no program stamps
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -23,6 +24,7 @@ from precopy.guests import params
 from precopy.guests.programs import CODE_GPA, WORKLOADS, assemble
 from precopy.guests.workload import Workload
 from precopy.memory import GuestMemory, RamLayout, Section
+from precopy.memory.main_memory import main_memory
 from precopy.units import PAGE_SIZE, GuestPhysicalAddress
 
 PARAMS_GPA = 0x2000
@@ -41,16 +43,45 @@ _GOLDEN = (math.sqrt(5) - 1) / 2
 class BootImage:
     """Where a vCPU starts: its first instruction, its parameters and the root of the page tables."""
 
+    base: GuestPhysicalAddress
     entry: GuestPhysicalAddress
     page_table_root: GuestPhysicalAddress
 
     def params(self, vcpu: int) -> GuestPhysicalAddress:
-        return params_gpa(vcpu)
+        return params_gpa(vcpu, self.base)
 
 
-def params_gpa(vcpu: int) -> GuestPhysicalAddress:
-    """Where the parameters of vCPU number ``vcpu`` are."""
-    return GuestPhysicalAddress(PARAMS_GPA + vcpu * PAGE_SIZE)
+def image_base(layout: RamLayout) -> GuestPhysicalAddress:
+    """Where the 640 KiB begin that a guest has its program, parameters and page tables in.
+
+    Raises `LayoutError` where a machine's RAM does not begin at 0, or where it has no such 640 KiB.
+    """
+    low = [one for one in layout.sections if one.gpa == 0]
+    if any(not one.readonly and one.pages * PAGE_SIZE >= RESERVED_END for one in low):
+        return GuestPhysicalAddress(0)
+    if any(one.readonly for one in low):
+        raise LayoutError(f"{low[0].block.name!r}, which is no RAM, is mapped at 0x0; a guest needs RAM there")
+    if not low:
+        raise LayoutError(f"no section of the layout maps the {RESERVED_END} bytes at 0x0; a guest needs RAM there")
+    main = set(main_memory(layout))
+    own = (one.gpa for one in layout.sections if one.block in main and one.pages * PAGE_SIZE >= RESERVED_END)
+    base = min(own, default=None)
+    if base is None:
+        raise LayoutError(
+            f"main memory has a hole at {min(one.end_gpa for one in low):#x} and nowhere {RESERVED_END} bytes in one "
+            "piece; a guest needs them"
+        )
+    return base
+
+
+def params_gpa(vcpu: int, base: int = 0) -> GuestPhysicalAddress:
+    """Where the parameters of vCPU number ``vcpu`` are in the image at ``base``."""
+    return GuestPhysicalAddress(base + PARAMS_GPA + vcpu * PAGE_SIZE)
+
+
+def params_words(memory: GuestMemory, vcpu: int) -> npt.NDArray[np.uint64]:
+    """The page of parameters of vCPU number ``vcpu`` as words; shares the memory. Raises `LayoutError`."""
+    return words_at(memory, params_gpa(vcpu, image_base(memory.layout)), PAGE_SIZE)
 
 
 def boot_image(
@@ -67,14 +98,15 @@ def boot_image(
         raise LayoutError(f"a guest has 1 to {MAX_VCPUS} vCPUs, not {vcpus}")
     fill_random(memory, fill)
     code = assemble(workload.pattern)
-    low = words_at(memory, GuestPhysicalAddress(0), RESERVED_END)
+    base = image_base(memory.layout)
+    low = words_at(memory, base, RESERVED_END)
     low[:] = 0
     low.view(np.uint8)[CODE_GPA : CODE_GPA + len(code)] = np.frombuffer(code, np.uint8)
     for vcpu, segments in enumerate(vcpu_segments(memory.layout, vcpus, workload.working_set, sections)):
         at = params_gpa(vcpu) // 8
         low[at : at + PAGE_SIZE // 8] = _params(workload, segments, vcpus)
-    _write_page_tables(low, max(section.end_gpa for section in memory.layout.sections))
-    return BootImage(GuestPhysicalAddress(CODE_GPA), GuestPhysicalAddress(TABLES_GPA))
+    _write_page_tables(low, base, max(section.end_gpa for section in memory.layout.sections))
+    return BootImage(base, GuestPhysicalAddress(base + CODE_GPA), GuestPhysicalAddress(base + TABLES_GPA))
 
 
 def words_at(memory: GuestMemory, gpa: GuestPhysicalAddress, size: int) -> npt.NDArray[np.uint64]:
@@ -99,20 +131,20 @@ def fill_random(memory: GuestMemory, share: float) -> None:
 
 def stamped(layout: RamLayout) -> list[Section]:
     """The sections that programs write, largest first (programs look them up in this order): all guest RAM but the
-    reserved first 640 KiB."""
-    sections = [section for section in layout.sections if section.gpa >= RESERVED_END]
-    for section in layout.sections:
-        if section.gpa < RESERVED_END < section.end_gpa:
-            skip = (RESERVED_END - section.gpa) // PAGE_SIZE
-            sections.append(
-                Section(
-                    section.block,
-                    section.offset + skip,
-                    section.pages - skip,
-                    GuestPhysicalAddress(RESERVED_END),
-                )
-            )
-    return sorted(sections, key=lambda section: (-section.pages, section.gpa))
+    640 KiB of the image, and what lies below these."""
+    end = image_base(layout) + RESERVED_END
+    return sorted(beyond(layout.sections, end), key=lambda section: (-section.pages, section.gpa))
+
+
+def beyond(sections: Iterable[Section], gpa: int) -> list[Section]:
+    """The sections from guest-physical address ``gpa`` on, the one that reaches across it shortened."""
+    found: list[Section] = []
+    for one in sections:
+        skip = max(0, gpa - one.gpa) // PAGE_SIZE
+        if skip < one.pages:
+            at = GuestPhysicalAddress(one.gpa + skip * PAGE_SIZE)
+            found.append(replace(one, offset=one.offset + skip, pages=one.pages - skip, gpa=at))
+    return found
 
 
 def vcpu_segments(
@@ -173,13 +205,13 @@ def _coprime_near(value: int, to: int) -> int:
     return value
 
 
-def _write_page_tables(low: npt.NDArray[np.uint64], end: int) -> None:
-    """One page each of level 4 and level 3, then a level-2 page for each GiB up to ``end``."""
+def _write_page_tables(low: npt.NDArray[np.uint64], base: int, end: int) -> None:
+    """One page each of level 4 and level 3, then a level-2 page for each GiB up to ``end``; ``low`` is at ``base``."""
     if end > _MAX_GPA:
         raise LayoutError(f"guest memory ends at {end:#x}; the guests' page tables reach {_MAX_GPA:#x}")
     gibs = -(-end // _GIB)
     root, level3, level2 = (TABLES_GPA + PAGE_SIZE * level for level in range(3))
-    low[root // 8] = level3 | _TABLE
-    low[level3 // 8 : level3 // 8 + gibs] = [(level2 + PAGE_SIZE * gib) | _TABLE for gib in range(gibs)]
+    low[root // 8] = base + level3 | _TABLE
+    low[level3 // 8 : level3 // 8 + gibs] = [(base + level2 + PAGE_SIZE * gib) | _TABLE for gib in range(gibs)]
     large = np.arange(gibs * 512, dtype=np.uint64) << np.uint64(21)
     low[level2 // 8 : level2 // 8 + large.size] = large | np.uint64(_LARGE)

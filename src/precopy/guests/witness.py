@@ -19,7 +19,7 @@ import numpy.typing as npt
 from precopy.bitmap.words import Indexes
 from precopy.errors import LayoutError
 from precopy.guests import params
-from precopy.guests.image import params_gpa, words_at
+from precopy.guests.image import params_words, words_at
 from precopy.guests.programs import HOTSET_COLD_EVERY, WORKLOADS
 from precopy.memory import GuestMemory
 from precopy.ports import Witness
@@ -123,7 +123,7 @@ def check(memory: GuestMemory, vcpus: int) -> Witness:
     broken: list[str] = []
     for vcpu in range(vcpus):
         try:
-            counted = Counted.read(words_at(memory, params_gpa(vcpu), PAGE_SIZE))
+            counted = Counted.read(params_words(memory, vcpu))
             found = counted.stamps(memory)
         except LayoutError as error:
             broken.append(f"vCPU {vcpu}: {error}")

@@ -10,9 +10,8 @@ from precopy.abi import kvm
 from precopy.abi.ioctl import call
 from precopy.dirty import DirtyMemory
 from precopy.errors import GuestError, Unsupported
-from precopy.guests import BURST_PORT, IDLE_PORT, BootImage, Workload, boot_image, check, params_gpa
+from precopy.guests import BURST_PORT, IDLE_PORT, BootImage, Workload, boot_image, check, params_words
 from precopy.guests.brake import Brake
-from precopy.guests.image import words_at
 from precopy.guests.pacing import Pacer
 from precopy.guests.throttle import Throttle
 from precopy.kvm import state
@@ -25,7 +24,6 @@ from precopy.memory import DirtyClient, GuestMemory, Section
 from precopy.ports import Throttled, TrackerChoice, Witness
 from precopy.ports.vm import MAX_THROTTLE
 from precopy.trackers import kvm_dirty_ring
-from precopy.units import PAGE_SIZE
 
 # Segment types (Intel SDM volume 3, 3.4.5.1): code, execute/read, accessed; data, read/write, accessed.
 _CODE_TYPE, _DATA_TYPE = 11, 3
@@ -61,9 +59,7 @@ class KvmGuest:
         self._smram_listener, self._ring_entries = smram_listener, ring_entries
         self._brakes = [Brake() for _ in range(vcpus)]
         self._throttle = Throttle(self._brakes, self._interrupt)
-        self._pacers = [
-            Pacer(words_at(memory, params_gpa(number), PAGE_SIZE), brake) for number, brake in enumerate(self._brakes)
-        ]
+        self._pacers = [Pacer(params_words(memory, number), brake) for number, brake in enumerate(self._brakes)]
         self._system = KvmSystem()
         try:
             self._vm = self._make_vm(tracker)

@@ -6,18 +6,25 @@ is known, ``command.txt`` (what was run). Some ship with the package: `CAPTURES`
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
+from precopy.bitmap import BITS_PER_WORD
 from precopy.errors import LayoutError, UsageError
 from precopy.memory.address_space import AddressSpace
-from precopy.memory.layout import RamLayout
+from precopy.memory.layout import RamBlock, RamLayout
+from precopy.memory.lookup import BlockLookup
 from precopy.memory.monitor import MtreeView, RamblockRow, format_mtree, format_ramblock, parse_mtree, parse_ramblock
 from precopy.memory.rebuild import Rebuilder, ram_blocks
 from precopy.memory.scaling import scaled
 from precopy.memory.text_lines import MAX_TEXT
+from precopy.units import PAGE_SIZE
 
 _SHIPPED = Path(__file__).parent / "captures"
+_NAMED = 4
+"""Names that a note says, at most."""
 _RAMBLOCK, _MTREE, _COMMAND = "ramblock.txt", "mtree-flat.txt", "command.txt"
 
 CAPTURES = tuple(sorted(path.name for path in _SHIPPED.iterdir() if path.is_dir()))
@@ -62,7 +69,7 @@ class Capture:
         return cls.read(Path(name))
 
     def write(self, directory: Path) -> None:
-        """Writes the files of the capture, byte for byte as they were read. Raises `UsageError`."""
+        """Writes the files of the capture, byte for byte as the monitor wrote them. Raises `UsageError`."""
         texts = {_RAMBLOCK: format_ramblock(self.blocks), _MTREE: format_mtree(self.views), _COMMAND: self.command}
         try:
             directory.mkdir(parents=True, exist_ok=True)
@@ -78,7 +85,7 @@ class Capture:
         Its view, written as text, is the text that was read. Raises `LayoutError` where that cannot be, such as for
         memory without a RAM block.
         """
-        rebuilder = Rebuilder(ram_blocks(self.blocks), self.views)
+        rebuilder = Rebuilder(self.blocks, ram_blocks(self.blocks), self.views)
         return tuple(space for view in self.views for space in rebuilder.spaces(view))
 
     def layout(self, ram: int | None = None) -> RamLayout:
@@ -86,13 +93,52 @@ class Capture:
 
         Without ``ram`` the machine's own. Raises `LayoutError` where they cannot be a memory, or not with that ``ram``.
         """
+        layout, _ = self._described
+        return layout if ram is None else scaled(layout, ram)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences about what is not in the layout, or in another way than in the text. Raises as `layout`."""
+        _, notes = self._described
+        return notes
+
+    @cached_property
+    def _described(self) -> tuple[RamLayout, tuple[str, ...]]:
         view = next((view for view in self.views if any(one.name == "memory" for one in view.address_spaces)), None)
         if view is None:
             raise LayoutError(f"the captured layout {self.name!r} has no address space called memory")
         blocks = ram_blocks(self.blocks)
-        (space, *_) = Rebuilder(blocks, [view]).spaces(view)
-        layout = RamLayout(blocks, space.view.sections)
-        return layout if ram is None else scaled(layout, ram)
+        rebuilder = Rebuilder(self.blocks, blocks, [view])
+        layout = RamLayout(blocks, rebuilder.flat_view(view).sections)
+        return layout, (*self._notes_of_text(blocks), *_notes_of_lookup(rebuilder.lookup))
+
+    def _notes_of_text(self, blocks: Sequence[RamBlock]) -> Iterator[str]:
+        if not self.views[-1].ended:
+            yield "the text of info mtree -f ends without its last empty line, so ranges may be missing at its end"
+        at = {row.name: row.offset for row in self.blocks}
+        moved = [block.name for block in blocks if block.first_page * PAGE_SIZE != at[block.name]]
+        if moved:
+            yield (
+                f"{_some(moved)} moved to a multiple of {BITS_PER_WORD} pages, where QEMU has RAM blocks from "
+                "version 2.12 on"
+            )
+
+
+def _notes_of_lookup(lookup: BlockLookup) -> Iterator[str]:
+    if lookup.unmigrated:
+        yield f"memory that QEMU does not migrate is left out: {_some(tuple(lookup.unmigrated))}"
+    if lookup.choices:
+        blocks = [block.name for among in lookup.choices.values() for block in among]
+        yield (
+            f"which range of {_some(tuple(lookup.choices))} is of which RAM block, the text does not say; chosen by "
+            f"size among {_some(blocks)}"
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _read(path: Path) -> str:

@@ -15,6 +15,7 @@ from precopy.units import PAGE_SIZE, GuestPhysicalAddress
 
 MAX_RANGES = 100_000
 """Ranges in one view. A machine has some hundred; a tree of aliases can ask for any number."""
+_KINDS = {RegionKind.RAM: "ram", RegionKind.UNMIGRATED: "ram", RegionKind.RAM_DEVICE: "ramd"}
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,8 @@ class FlatRange:
     """``size`` bytes at ``address`` which are ``region``'s from its byte ``offset``.
 
     A region changes; a range does not, and says how its region was seen when the view was drawn: whether it could only
-    be read (the region or anything above it), in ROM mode, nonvolatile, and for which clients writes were logged.
+    be read (the region or anything above it), in ROM mode, nonvolatile, unmergeable, and for which clients writes were
+    logged.
     """
 
     address: GuestPhysicalAddress
@@ -33,6 +35,7 @@ class FlatRange:
     log_mask: DirtyClient = NO_CLIENTS
     romd_mode: bool = False
     nonvolatile: bool = False
+    unmergeable: bool = False
 
     @property
     def end(self) -> int:
@@ -41,7 +44,7 @@ class FlatRange:
 
     @property
     def kind(self) -> str:
-        """What QEMU's monitor calls it: ``ram``, ``rom``, ``romd`` or ``i/o``.
+        """What QEMU's monitor calls it: ``ram``, ``rom``, ``romd``, ``ramd`` or ``i/o``.
 
         As there, anything that can only be read is called ``rom``; `section` says what RAM is behind.
         """
@@ -49,7 +52,7 @@ class FlatRange:
             return "rom"
         if self.region.kind is RegionKind.ROM_DEVICE:
             return "romd" if self.romd_mode else "i/o"
-        return "ram" if self.region.kind is RegionKind.RAM else "i/o"
+        return _KINDS.get(self.region.kind, "i/o")
 
     @property
     def section(self) -> Section | None:
@@ -66,12 +69,13 @@ class FlatRange:
         first, odd = divmod(self.offset + skipped, PAGE_SIZE)
         if pages <= 0 or odd:
             return None
-        return Section(block, first, pages, GuestPhysicalAddress(self.address + skipped))
+        readonly = self.readonly or self.region.kind is RegionKind.ROM_DEVICE
+        return Section(block, first, pages, GuestPhysicalAddress(self.address + skipped), readonly)
 
     def same_place(self, other: FlatRange) -> bool:
         """Whether both are equal but for their log masks."""
         mine = (self.address, self.size, self.region, self.offset, self.readonly, self.romd_mode, self.nonvolatile)
-        return mine == (
+        theirs = (
             other.address,
             other.size,
             other.region,
@@ -80,11 +84,13 @@ class FlatRange:
             other.romd_mode,
             other.nonvolatile,
         )
+        return mine == theirs and self.unmergeable == other.unmergeable
 
     def continues(self, before: FlatRange) -> bool:
         """Whether ``before`` and this range could be one (QEMU: ``can_merge``)."""
         return (
-            before.end == self.address
+            not (before.unmergeable or self.unmergeable)
+            and before.end == self.address
             and before.region is self.region
             and before.offset + before.size == self.offset
             and (before.readonly, before.log_mask, before.romd_mode, before.nonvolatile)
@@ -131,6 +137,7 @@ class _Visit:
     end: int
     readonly: bool
     nonvolatile: bool
+    unmergeable: bool
     own: bool = False
     """Whether only its own bytes are left to draw, below all that stands in it."""
 
@@ -142,7 +149,7 @@ def render(root: MemoryRegion) -> FlatView:
     down. Raises `LayoutError` where there are more than `MAX_RANGES` ranges.
     """
     canvas = _Canvas()
-    ahead = [_Visit(root, 0, 0, MAX_SIZE, False, False)]
+    ahead = [_Visit(root, 0, 0, MAX_SIZE, False, False, False)]
     while ahead:  # a stack and no recursion: trees may be of any depth; what covers comes first
         visit = ahead.pop()
         if visit.own:
@@ -158,7 +165,13 @@ def _visits_below(visit: _Visit) -> list[_Visit]:
     start, end = max(visit.start, visit.at), min(visit.end, visit.at + region.size)
     if start >= end:
         return []
-    inherited = (start, end, visit.readonly or region.readonly, visit.nonvolatile or region.nonvolatile)
+    inherited = (
+        start,
+        end,
+        visit.readonly or region.readonly,
+        visit.nonvolatile or region.nonvolatile,
+        visit.unmergeable or region.unmergeable,
+    )
     if region.target is not None:
         return [_Visit(region.target, visit.at - region.target_offset, *inherited)]
     own = [] if region.kind is RegionKind.CONTAINER else [_Visit(region, visit.at, *inherited, own=True)]
@@ -218,4 +231,5 @@ def _range(visit: _Visit, start: int, end: int) -> FlatRange:
         region.log_mask,
         region.romd_mode,
         visit.nonvolatile,
+        visit.unmergeable,
     )

@@ -43,12 +43,14 @@ class RamBlock:
 
 @dataclass(frozen=True)
 class Section:
-    """One range of a block as the guest sees it: ``pages`` pages of ``block`` from its page ``offset``, at ``gpa``."""
+    """One range of a block as the guest sees it: ``pages`` pages of ``block`` from its page ``offset``, at ``gpa``,
+    which the guest can only read where ``readonly`` is set."""
 
     block: RamBlock
     offset: int
     pages: int
     gpa: GuestPhysicalAddress
+    readonly: bool = False
 
     @property
     def first_page(self) -> RamPage:

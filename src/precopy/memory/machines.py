@@ -12,9 +12,9 @@ from collections.abc import Callable
 
 from precopy.errors import LayoutError, UsageError
 from precopy.memory.layout import RamLayout
+from precopy.memory.main_memory import MIN_RAM
 from precopy.units import PAGE_SIZE
 
-MIN_RAM = 2 << 20
 _KIB, _MIB, _GIB = 1 << 10, 1 << 20, 1 << 30
 _LOW_RAM_END = 0xA0000
 _HIGH_RAM_START = 0x100000

@@ -2,6 +2,8 @@
 
 What is read is written back byte for byte; a line that QEMU would not write is refused, with its line and column.
 QEMU 8 added two columns to ``info ramblock``, the host address and whether a block is read-only; both forms are read.
+So are the owners (``-o``) and dispatch trees (``-d``) of ``info mtree -f``. What a terminal or virsh adds around the
+text is passed over and not written: prompt lines, empty lines at either end, a missing line feed.
 """
 
 from __future__ import annotations
@@ -9,26 +11,38 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from precopy.bitmap import BITS_PER_WORD
 from precopy.memory.flat_view import MAX_RANGES
 from precopy.memory.layout import MAX_BLOCKS
 from precopy.memory.region import MAX_SIZE
 from precopy.memory.text_lines import Line, Lines
 from precopy.units import PAGE_SIZE
 
-_ALIGNMENT = BITS_PER_WORD * PAGE_SIZE
 _UNITS = {"B": 0, "KiB": 10, "MiB": 20, "GiB": 30, "TiB": 40}
 _UNIT = re.compile("B|[KMGT]iB")
 _WORD = re.compile("[^ ]+")
 _ACCESS = re.compile("ro|rw")
 _KIND = re.compile("ramd?|romd?|i/o")
-_NAME = re.compile(r"(.*?)(?: @([0-9a-f]+))?(?: (KVM))?", re.DOTALL)
+_OWNER = r" orphan|(?: owner:\{(?:dev|obj) [^{}]*\})?(?: parent:\{(?:dev|obj) [^{}]*\})?"
+_ACCEL = r"(?i:kvm|mshv)"
+_NAME = re.compile(rf"(.*?)(?: @([0-9a-f]+))?({_OWNER})((?: {_ACCEL})*)", re.DOTALL)
 _NAME_WIDTH = 24
 _HEADER = f"{'Block Name':>24} {'PSize':>8}  {'Offset':>18} {'Used':>18} {'Total':>18}"
 _HEADER_8 = f"{_HEADER} {'HVA':>18} {'RO':>3}"
 _NONE = "  No rendered FlatView"
+_VIEW = "FlatView #"
+_DISPATCH = "  Dispatch"
+_OTHERS = (
+    ("{", 'this is JSON; take the text of its "return", or ask with virsh qemu-monitor-command --hmp'),
+    (_HEADER[:24], "the output of info ramblock begins here; it goes into ramblock.txt"),
+    (_HEADER.lstrip()[:10], "the output of info ramblock begins here; it goes into ramblock.txt"),
+    (_VIEW, "the output of info mtree -f begins here; it goes into mtree-flat.txt"),
+    ("address-space (flat view)", "this is info mtree -f of a QEMU before 2.11; text of 2.11 or later can be used"),
+    ("address-space: ", "this is info mtree without -f; use info mtree -f"),
+    ("memory-region: ", "this is info mtree without -f; use info mtree -f"),
+)
+"""What else is pasted, by what it begins with."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +67,8 @@ class MtreeRange:
     """Bytes ``start`` to ``end``, inclusive, which are those of the region ``name`` from its byte ``offset``.
 
     ``priority`` is the region's own; ``kind`` is ``ram``, ``rom``, ``romd``, ``ramd`` or ``i/o``; ``accel`` names the
-    accelerator that has the range in a slot, if it says so.
+    accelerator that has the range in a slot, if it says so, once for each address space that has one (``KVM``; ``kvm``
+    in QEMU 4.1 as it was developed). ``owner`` is what ``-o`` adds, as it stands there.
     """
 
     start: int
@@ -64,6 +79,7 @@ class MtreeRange:
     offset: int = 0
     accel: str | None = None
     nonvolatile: bool = False
+    owner: str = ""
 
     @property
     def size(self) -> int:
@@ -81,28 +97,37 @@ class MtreeSpace:
 
 @dataclass(frozen=True)
 class MtreeView:
-    """A flat view and the address spaces that show it; ``ranges`` is None where there is nothing to be seen."""
+    """A flat view and the address spaces that show it; ``ranges`` is None where there is nothing to be seen.
+
+    ``dispatch`` are the lines that ``-d`` adds. ``ended`` is false for the last view of a text in which the empty line
+    below it is missing, and ``cut`` true where the line feed before that is missing too: such a text may go on.
+    """
 
     number: int
     address_spaces: tuple[MtreeSpace, ...]
     root: str
     ranges: tuple[MtreeRange, ...] | None
+    dispatch: tuple[str, ...] = ()
+    ended: bool = True
+    cut: bool = False
 
 
 def parse_ramblock(text: str, what: str = "info ramblock") -> tuple[RamblockRow, ...]:
     """The blocks, in the order of the text; ``what`` names it in errors.
 
     Raises `LayoutTextError` where a line cannot be read, where there is no block or there are too many, where a block
-    starts off a multiple of 64 pages, overlaps another, uses nothing or more than it has, or shares its name.
+    starts within a page, overlaps another, uses nothing or more than it has, or shares its name.
     """
-    lines = Lines(what, text)
+    lines = Lines(what, text, _HEADER)
     header = lines.next("the head of a table of RAM blocks")
+    _refuse_others(header, _HEADER[:24])
     header.check(_HEADER_8 if header.text.startswith(_HEADER + " ") else _HEADER)
     rows: list[RamblockRow] = []
     names: set[str] = set()
     taken: list[tuple[int, int]] = []
     while not lines.at_end or not rows:
         line = lines.next("a RAM block")
+        _refuse_others(line)
         if len(rows) == MAX_BLOCKS:
             line.fail(f"more than {MAX_BLOCKS} RAM blocks")
         row, offset_at = _read_row(line, header.text == _HEADER_8)
@@ -127,16 +152,25 @@ def parse_mtree(text: str, what: str = "info mtree -f") -> tuple[MtreeView, ...]
     Raises `LayoutTextError` where a line cannot be read, where ranges are not in ascending order or overlap, and where
     there is no view or a view has no address space, or more than `MAX_RANGES` ranges.
     """
-    lines = Lines(what, text)
+    lines = Lines(what, text, _VIEW)
     views: list[MtreeView] = []
     while not lines.at_end or not views:
         views.append(_read_view(lines))
+    if not lines.ended:
+        views[-1] = replace(views[-1], ended=False, cut=lines.cut)
     return tuple(views)
 
 
 def format_mtree(views: Iterable[MtreeView]) -> str:
     """``info mtree -f`` as QEMU writes it."""
     return "".join(f"{line}\n" for view in views for line in _view_lines(view))
+
+
+def _refuse_others(line: Line, but: str = "") -> None:
+    """Raises `LayoutTextError` where another command's output begins, or once more the one that began with ``but``."""
+    for begins, message in _OTHERS:
+        if line.text.startswith(begins) and begins != but:
+            line.fail(message, 0)
 
 
 def _read_row(line: Line, of_8: bool) -> tuple[RamblockRow, int]:
@@ -184,8 +218,8 @@ def _read_0x(line: Line) -> int:
 
 def _claim(taken: list[tuple[int, int]], row: RamblockRow, line: Line, at: int) -> None:
     """Adds the block to ``taken`` (offset and end of each, ascending), where it is free."""
-    if row.offset % _ALIGNMENT:
-        line.fail(f"a RAM block at {row.offset:#x}, which is no multiple of {BITS_PER_WORD} pages", at)
+    if row.offset % PAGE_SIZE:
+        line.fail(f"a RAM block at {row.offset:#x}, which is no multiple of {PAGE_SIZE}", at)
     end = row.offset + row.total
     if end > MAX_SIZE:
         line.fail("a RAM block that ends beyond 64 bits", at)
@@ -206,7 +240,8 @@ def _row_text(row: RamblockRow) -> str:
 
 def _read_view(lines: Lines) -> MtreeView:
     line = lines.next("a flat view")
-    line.take("FlatView #")
+    _refuse_others(line, _VIEW)
+    line.take(_VIEW)
     number = line.decimal()
     line.check(f"FlatView #{abs(number)}")
     spaces = [_read_space(lines.next("an address space"))]
@@ -220,8 +255,12 @@ def _read_view(lines: Lines) -> MtreeView:
         lines.next("a range")
     else:
         ranges = _read_ranges(lines)
-    lines.next("an empty line").check("")
-    return MtreeView(number, tuple(spaces), root, tuple(ranges) or None)
+    dispatch: list[str] = []
+    while lines.ahead.startswith(("  ", "\t") if dispatch else _DISPATCH):
+        dispatch.append(lines.next("a line of the dispatch tree").text)
+    if not lines.at_end:
+        lines.next("an empty line").check("")
+    return MtreeView(number, tuple(spaces), root, tuple(ranges) or None, tuple(dispatch))
 
 
 def _read_space(line: Line) -> MtreeSpace:
@@ -234,7 +273,7 @@ def _read_space(line: Line) -> MtreeSpace:
 def _read_ranges(lines: Lines) -> list[MtreeRange]:
     """At least one range."""
     ranges = [_read_range(lines.next("a range"), 0)]
-    while lines.ahead.startswith("  "):
+    while lines.ahead.startswith("  ") and not lines.ahead.startswith(_DISPATCH):
         line = lines.next("a range")
         if len(ranges) == MAX_RANGES:
             line.fail(f"a view of more than {MAX_RANGES} ranges")
@@ -256,8 +295,8 @@ def _read_range(line: Line, free: int) -> MtreeRange:
     nonvolatile = line.skip("nv-")
     kind = line.match(_KIND, "ram, rom, romd, ramd or i/o")
     line.take("): ")
-    name, offset, accel = _read_name(line)
-    read = MtreeRange(start, end, priority, kind, name, offset, accel, nonvolatile)
+    name, offset, owner, accel = _read_name(line)
+    read = MtreeRange(start, end, priority, kind, name, offset, accel or None, nonvolatile, owner)
     line.check(_range_text(read))
     if end < start:
         line.fail(f"a range that ends at {end:#x}, before it begins", end_at)
@@ -268,8 +307,8 @@ def _read_range(line: Line, free: int) -> MtreeRange:
     return read
 
 
-def _read_name(line: Line) -> tuple[str, int, str | None]:
-    """The name of a region, the offset in it and the accelerator that has it, which stand in the rest of the line."""
+def _read_name(line: Line) -> tuple[str, int, str, str]:
+    """Of the rest of the line: the name of a region, the offset in it, its owner, and the accelerator that has it."""
     found = _NAME.fullmatch(line.text, line.at)
     if found is None:  # cannot be: the pattern takes anything
         line.fail("expected the name of a region")
@@ -277,14 +316,14 @@ def _read_name(line: Line) -> tuple[str, int, str | None]:
     if found[2] is not None:
         line.at = found.start(2)
         offset = line.hex()
-    return found[1], offset, found[3]
+    return found[1], offset, found[3].removeprefix(" "), found[4].removeprefix(" ")
 
 
 def _range_text(one: MtreeRange) -> str:
     kind = f"nv-{one.kind}" if one.nonvolatile else one.kind
     offset = f" @{one.offset:016x}" if one.offset else ""
-    accel = f" {one.accel}" if one.accel else ""
-    return f"  {one.start:016x}-{one.end:016x} (prio {one.priority}, {kind}): {one.name}{offset}{accel}"
+    added = "".join(f" {word}" for word in (one.owner, one.accel) if word)
+    return f"  {one.start:016x}-{one.end:016x} (prio {one.priority}, {kind}): {one.name}{offset}{added}"
 
 
 def _view_lines(view: MtreeView) -> Sequence[str]:
@@ -293,4 +332,4 @@ def _view_lines(view: MtreeView) -> Sequence[str]:
         for space in view.address_spaces
     ]
     ranges = [_NONE] if view.ranges is None else [_range_text(one) for one in view.ranges]
-    return [f"FlatView #{view.number}", *spaces, f" Root memory region: {view.root}", *ranges, ""]
+    return [f"FlatView #{view.number}", *spaces, f" Root memory region: {view.root}", *ranges, *view.dispatch, ""]

@@ -32,6 +32,8 @@ class RegionKind(enum.Enum):
     RAM = "RAM"
     ROM = "ROM"
     ROM_DEVICE = "ROM device"
+    RAM_DEVICE = "RAM device"
+    UNMIGRATED = "RAM that does not migrate"
     IO = "I/O"
     CONTAINER = "container"
     ALIAS = "alias"
@@ -41,7 +43,8 @@ _BACKED = (RegionKind.RAM, RegionKind.ROM, RegionKind.ROM_DEVICE)
 
 
 class MemoryRegion:
-    """One region; made by the class methods `ram`, `rom`, `rom_device`, `io`, `container` and `alias`.
+    """One region; made by the class methods `ram`, `rom`, `rom_device`, `ram_device`, `unmigrated_ram`, `io`,
+    `container` and `alias`.
 
     Sizes, offsets and addresses are bytes. Two regions are equal only where they are the same. Raises `LayoutError`
     for what cannot be meant.
@@ -59,7 +62,9 @@ class MemoryRegion:
     ) -> None:
         if not 0 <= size <= MAX_SIZE:
             raise LayoutError(f"the memory region {name!r} has {size} bytes; it can have 0 to 2^64")
-        if (block is not None) != (kind in _BACKED) or (target is not None) != (kind is RegionKind.ALIAS):
+        may_be_backed = kind in _BACKED or kind is RegionKind.RAM_DEVICE
+        is_backed = block is not None or kind is RegionKind.RAM_DEVICE
+        if is_backed != may_be_backed or (target is not None) != (kind is RegionKind.ALIAS):
             raise LayoutError(
                 f"the memory region {name!r} of kind {kind.value} lacks what is behind it, or has too much"
             )
@@ -75,6 +80,7 @@ class MemoryRegion:
         self.target_offset: Final = offset
         """Where in its target an alias begins."""
         self._enabled, self._readonly, self._romd_mode, self._nonvolatile = True, kind is RegionKind.ROM, True, False
+        self._unmergeable = False
         self._log_mask = NO_CLIENTS
         self._container: MemoryRegion | None = None
         self._address, self._priority = 0, 0
@@ -101,6 +107,17 @@ class MemoryRegion:
     def rom_device(cls, name: str, block: RamBlock) -> MemoryRegion:
         """All of ``block``, which the guest reads directly in ROM mode; writes always go to the device (flash)."""
         return cls(RegionKind.ROM_DEVICE, name, block.pages * PAGE_SIZE, block=block)
+
+    @classmethod
+    def ram_device(cls, name: str, size: int, block: RamBlock | None = None) -> MemoryRegion:
+        """Memory of a device that the guest reads and writes directly, such as a BAR of an assigned PCI device; with
+        the RAM block that it migrates in, if it does."""
+        return cls(RegionKind.RAM_DEVICE, name, size, block=block)
+
+    @classmethod
+    def unmigrated_ram(cls, name: str, size: int) -> MemoryRegion:
+        """RAM that has no named RAM block, so that it does not migrate and writes to it are not logged."""
+        return cls(RegionKind.UNMIGRATED, name, size)
 
     @classmethod
     def io(cls, name: str, size: int) -> MemoryRegion:
@@ -185,6 +202,18 @@ class MemoryRegion:
     def nonvolatile(self, on: bool) -> None:
         if on != self._nonvolatile:
             self._nonvolatile = on
+            self._changed()
+
+    @property
+    def unmergeable(self) -> bool:
+        """Whether the region and all in it stay ranges of their own beside what continues them (virtio-mem, hv-balloon:
+        a memory slot for each)."""
+        return self._unmergeable
+
+    @unmergeable.setter
+    def unmergeable(self, on: bool) -> None:
+        if on != self._unmergeable:
+            self._unmergeable = on
             self._changed()
 
     @property

@@ -12,7 +12,8 @@ from precopy.units import PAGE_SIZE
 def system_region(layout: RamLayout) -> MemoryRegion:
     """A container ``system`` that shows each section of ``layout``, as an alias of its block's RAM region.
 
-    A block that no section maps has no region there. Raises `LayoutError` for pages that are not of 4096 bytes.
+    Each section stays a range of its own, also where it continues its neighbour: it was one in the machine. A block
+    that no section maps has no region there. Raises `LayoutError` for pages that are not of 4096 bytes.
     """
     if layout.page_size != PAGE_SIZE:
         raise LayoutError(f"regions have pages of {PAGE_SIZE} bytes, the layout's have {layout.page_size}")
@@ -21,6 +22,7 @@ def system_region(layout: RamLayout) -> MemoryRegion:
     for section in layout.sections:
         target, offset, size = regions[section.block], section.offset * PAGE_SIZE, section.pages * PAGE_SIZE
         alias = MemoryRegion.alias(f"{target.name}@{section.gpa:#x}", target, offset, size)
+        alias.unmergeable = True
         system.add_subregion(alias, section.gpa)
     return system
 

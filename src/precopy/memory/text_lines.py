@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from typing import NoReturn
 
 from precopy.errors import LayoutTextError
@@ -12,6 +13,9 @@ MAX_LINE = 4096
 MAX_TEXT = 32 << 20
 """Characters in a text, at most."""
 
+_CONTROL = re.compile(r"(?!^\t)[\x00-\x1f\x7f]")
+"""The monitor begins lines of a dispatch tree with a tab."""
+_PROMPT = "(qemu)"
 _HEX = re.compile(r"[0-9a-f]+")
 _DECIMAL = re.compile(r"-?[0-9]+")
 
@@ -83,35 +87,65 @@ class Line:
 
 
 class Lines:
-    """The lines of a text, each of which ends in a line feed."""
+    """The lines of one command's output, from the one that begins with ``head`` on.
 
-    def __init__(self, what: str, text: str) -> None:
+    Around it may stand what a terminal or virsh adds: the prompt lines of QEMU's monitor, the output of other commands
+    between such lines, and empty lines before and after. The last line may lack its line feed.
+    """
+
+    def __init__(self, what: str, text: str, head: str) -> None:
         if len(text) > MAX_TEXT:
             raise LayoutTextError(what, 1, 1, f"a text of more than {MAX_TEXT} characters")
         self.what = what
         self._lines = text.split("\n")
-        self._next = 0
+        found = _outputs(self._lines)
+        wanted = [part for part in found if self._lines[part[0]].startswith(head)]
+        if len(wanted) > 1:
+            raise LayoutTextError(what, wanted[1][0] + 1, 1, "the command's output once more; leave only one of them")
+        self._next, self._end = (wanted or found or [(0, 0)])[0]
+        self.cut = self._end == len(self._lines)
+        """Whether the last line lacks its line feed, so that it may have been cut anywhere."""
+        self.ended = not self.cut and (self._end < len(self._lines) - 1 or self._lines[self._end].startswith(_PROMPT))
+        """Whether an empty line or a prompt stands below the last line."""
 
     @property
     def ahead(self) -> str:
         """The next line, without reading it; empty where there is none."""
-        return self._lines[self._next]
+        return self._lines[self._next] if self._next < self._end else ""
 
     @property
     def at_end(self) -> bool:
-        return self._next == len(self._lines) - 1 and not self._lines[-1]
+        return self._next == self._end
 
     def next(self, expected: str) -> Line:
-        """Raises `LayoutTextError` where the text ends, and where the line is too long or has no end."""
+        """Raises `LayoutTextError` where the text ends, where the line is too long and where it has control codes."""
         if self.at_end:
-            raise LayoutTextError(self.what, self._next + 1, 1, f"the text ends where {expected} is expected")
+            over = self._next == len(self._lines)
+            place = (self._next, len(self._lines[-1]) + 1) if over else (self._next + 1, 1)
+            raise LayoutTextError(self.what, *place, f"the text ends where {expected} is expected")
         line = Line(self.what, self._next + 1, self._lines[self._next])
         if len(line.text) > MAX_LINE:
             line.fail(f"a line of more than {MAX_LINE} characters", MAX_LINE)
-        if self._next == len(self._lines) - 1:
-            line.fail("the text ends in the middle of a line", len(line.text))
+        control = _CONTROL.search(line.text)
+        if control:
+            line.fail(f"the control character {control[0]!r}, which the monitor does not write", control.start())
         self._next += 1
         return line
+
+
+def _outputs(lines: list[str]) -> list[tuple[int, int]]:
+    """Start and end of each output that stands between prompt lines, without empty lines around it."""
+    prompts = [number for number, line in enumerate(lines) if line.startswith(_PROMPT)]
+    found = [_trimmed(lines, start + 1, end) for start, end in pairwise([-1, *prompts, len(lines)])]
+    return [part for part in found if part[0] < part[1]]
+
+
+def _trimmed(lines: list[str], start: int, end: int) -> tuple[int, int]:
+    while start < end and not lines[start].strip(" \t\r"):
+        start += 1
+    while end > start and not lines[end - 1].strip(" \t\r"):
+        end -= 1
+    return start, end
 
 
 def _common(one: str, other: str) -> int:
