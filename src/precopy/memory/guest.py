@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -37,7 +38,7 @@ class GuestMemory:
             raise
 
     @classmethod
-    def of(cls, layout: RamLayout, hosts: Sequence[Host]) -> GuestMemory:
+    def of(cls, layout: RamLayout, hosts: Sequence[Host]) -> Self:
         """Over memory that there is already, one piece for each block. Raises `LayoutError` where one has another
         size than its block."""
         memory = cls.__new__(cls)

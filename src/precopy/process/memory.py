@@ -18,6 +18,7 @@ from precopy.errors import OutOfMemory, UsageError
 from precopy.memory import GuestMemory, RamBlock, RamLayout
 from precopy.memory.host import BorrowedMemory, available_memory
 from precopy.process.changes import Changes
+from precopy.process.presence import ProcessMemory
 from precopy.trackers.fanout import Consumer, FanOut
 from precopy.trackers.pagemap import PagemapLog
 from precopy.units import PAGE_SIZE, HostAddress
@@ -136,7 +137,7 @@ class Memory:
     def contents(self) -> GuestMemory:
         """The same memory as the engine reads and writes it. Raises `UsageError` where it is closed."""
         self._need_open()
-        return GuestMemory.of(self.layout, [BorrowedMemory(_NAME, self.view)])
+        return ProcessMemory.of(self.layout, [BorrowedMemory(_NAME, self.view)])
 
     def track(self) -> Changes:
         """A context in which changes are found: ``with memory.track() as changes: ... changes.sync()``.
