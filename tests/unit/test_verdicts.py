@@ -109,6 +109,16 @@ ENDLESS = replace(HOPELESS, smallest_downtime_limit_s=exactly(None), dirty_rate_
             ),
         ),
         (
+            replace(
+                FINE,
+                converges=None,
+                more_rounds=Range(3.0, 2.0, 6.0),
+                downtime_s=Range(0.048, 0.015, 0.09),
+                total_s=Range(3.6, 3.5, 4.6),
+            ),
+            "probably converges in 2 to 6 more rounds, downtime 15 to 90 ms (limit 300 ms), done in 2.0 to 3.1 s",
+        ),
+        (
             ENDLESS,
             (
                 "will not converge: D 1.20 of B; no downtime limit helps: "

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from precopy.planning.curve import DirtyCurve
 from precopy.planning.decide import decide
 from precopy.planning.decision import Decide, Decision
+from precopy.planning.doubt import doubt
 from precopy.planning.downtime import needed_speed, smallest_downtime
 from precopy.planning.estimate import Estimate
 from precopy.planning.limits import Limits
@@ -21,7 +22,8 @@ class Forecast:
 
     - ``decision``: what the policy says now;
     - ``converges``: whether the guest is switched over within the downtime limit; None where the range of what was
-      measured allows both, and after the first round unless it was enough;
+      measured allows both, or that of the downtime does, and after the first round unless it was enough. Where it is
+      switched over now, that is as the policy sees it;
     - ``more_rounds`` before the switchover, ``downtime_s``, ``total_s`` since the migration's start: of the migration
       where it completes, and otherwise of the moment in which it is given up;
     - ``smallest_downtime_limit_s``: the downtime that rounds settle at. Its upper end, set as the limit, makes the
@@ -45,20 +47,25 @@ class Forecast:
 
 def forecast(metrics: Metrics, limits: Limits, now: float, policy: Decide = decide) -> Forecast:
     """Carries the migration on from ``metrics`` at ``now`` seconds since its start: once with what was estimated, and
-    once with each end of its range (the fast link with the quiet guest, the slow one with the busy one)."""
+    once with each end of its range (the fast link with the quiet guest, the slow one with the busy one). The ranges of
+    downtime and total time are wider than those three by what a busy machine does besides (doubt.py)."""
     outcomes = [simulate(metrics, world, policy, limits, now, most_rounds=_AHEAD) for world in _worlds(metrics)]
     likely = outcomes[0]
     rate = metrics.dirty_rate
-    fits = [one.completed and one.downtime_s <= limits.downtime_s * (1 + _ROUNDING) for one in outcomes]
-    decision = policy(metrics, limits, now)
+    enough = limits.downtime_s * (1 + _ROUNDING)
+    fits = [one.completed and one.downtime_s <= enough for one in outcomes]
+    decision, unknown = policy(metrics, limits, now), doubt(metrics.rounds)
+    downtime_s = unknown.downtime(_range([one.downtime_s for one in outcomes]), ahead=not decision.ends)
     # One round says how much was dirtied while all of memory was sent, and nothing of shorter intervals.
-    unsure = len(set(fits)) > 1 or (len(metrics.rounds) == 1 and not decision.ends)
+    unsure = len(set(fits)) > 1 or (
+        not decision.ends and (len(metrics.rounds) == 1 or (fits[0] and downtime_s.high > enough))
+    )
     return Forecast(
         decision=decision,
         converges=None if unsure else fits[0],
         more_rounds=_range([len(one.rounds) for one in outcomes]),
-        downtime_s=_range([one.downtime_s for one in outcomes]),
-        total_s=_range([one.total_s for one in outcomes]),
+        downtime_s=downtime_s,
+        total_s=unknown.total(_range([one.total_s for one in outcomes]), now),
         smallest_downtime_limit_s=smallest_downtime(metrics),
         dirty_rate_bytes_per_s=rate,
         largest_dirty_rate_bytes_per_s=rate * needed_speed(metrics, limits.downtime_s) if rate else math.inf,

@@ -64,8 +64,14 @@ def _outlook(verdict: Verdict) -> str:
             f"done in {durations(_from_now(verdict))}"
         )
     doubt = "may not converge" if verdict.converges is None else "will not converge"
-    enough = verdict.smallest_downtime_limit_s.high
-    if enough is not None and enough <= verdict.limit_s:
+    enough, likely = verdict.smallest_downtime_limit_s.high, verdict.downtime_s.value
+    within = enough is not None and enough <= verdict.limit_s
+    if within and verdict.converges is None and likely is not None and likely <= verdict.limit_s:
+        return (
+            f"probably converges in {_rounds(verdict.more_rounds)}, downtime {durations(verdict.downtime_s)} "
+            f"(limit {_duration(verdict.limit_s)}), done in {durations(_from_now(verdict))}"
+        )
+    if within:
         return f"{doubt} in the rounds and the time that it has: {_load(verdict)}"
     return f"{doubt}: {_load(verdict)}; {_limits_that_help(verdict)}"
 
