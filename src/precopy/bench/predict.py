@@ -1,50 +1,51 @@
-"""``precopy bench predict``: what was said after the third round of a migration, beside what then happened.
+"""``precopy bench predict``: what was said after the first rounds of a migration, beside what then happened.
 
 Migrations of KVM guests between two processes over a Unix socket, over a grid of workloads, write rates, bandwidth caps
 and downtime limits. What cannot converge is migrated a second time, with the downtime limit that the first migration
-named.
+named. A migration that fails, or does not converge where it should, is counted, and the others go on.
 """
 
 from __future__ import annotations
 
-import itertools
+import math
+import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from precopy.control import ProcessPair, RemoteFailure, migrate_guest
+from precopy.bench.failed import Failed, attempt
+from precopy.bench.predict_cases import Case, describe, grid, hopeless_grid
+from precopy.control import ProcessPair, migrate_guest
 from precopy.errors import VerificationFailed
 from precopy.migration import Migrated, MigrationOptions, Range, Verdict
-from precopy.units import PAGE_SIZE
 
 PREDICTED_AFTER = 3
 """The round after which a prediction is taken (or the last before the switchover, where there are fewer)."""
+HELD_AFTER = (1, 2, 3)
+"""Rounds after which stated ranges are held against what came."""
 NAMED_WITHIN = 5
 """Rounds within which a migration that cannot converge has to be named so."""
-_NOT_CONVERGED = 4
 _SETTLE_S = 0.3
 
 
 @dataclass(frozen=True)
-class Case:
-    """A guest of ``ram`` bytes that writes ``write_rate`` pages a second (None: as fast as it goes) into
-    ``working_set`` bytes (None: all) as ``workload`` does, migrated over a link capped at ``max_bandwidth`` bytes a
-    second with ``downtime_limit_s``. ``converges``: whether it should, by its figures."""
+class Said:
+    """What was said after round ``after``, and whether each range held what was then measured."""
 
-    workload: str
-    write_rate: int | None
-    working_set: int | None
-    max_bandwidth: int
-    downtime_limit_s: float
-    ram: int
-    converges: bool = True
+    after: int
+    converges: bool | None
+    downtime_s: Range
+    downtime_held: bool
+    total_s: Range
+    total_held: bool
 
 
 @dataclass(frozen=True)
 class Predicted:
     """A migration that completed; ``name`` is its case in words. Predictions are those after round
-    ``predicted_after``, of ``rounds`` in all; the errors are shares of what was measured."""
+    ``predicted_after``, of ``rounds`` in all; the errors are shares of what was measured. ``said``: the ranges after
+    each of `HELD_AFTER`, as far as there were so many rounds before the switchover."""
 
     name: str
     case: Case
@@ -56,6 +57,7 @@ class Predicted:
     predicted_total_s: Range
     measured_total_s: float
     total_error: float
+    said: tuple[Said, ...]
 
     @property
     def error(self) -> float:
@@ -79,12 +81,42 @@ class Hopeless:
 
 
 @dataclass(frozen=True)
+class Missed:
+    """A migration that should have converged and did not complete: why, and after which round it was named so first
+    (None: never)."""
+
+    name: str
+    case: Case
+    failed: Failed
+    rounds: int
+    named_after: int | None
+
+
+@dataclass(frozen=True)
+class Held:
+    """Of the ranges stated after round ``after`` of ``migrations`` that completed: which share held what came, of the
+    downtime, the total time and both; and how wide they were, as upper over lower end (medians; None: without end)."""
+
+    after: int
+    migrations: int
+    downtime: float
+    total: float
+    both: float
+    downtime_width: float | None
+    total_width: float | None
+
+
+@dataclass(frozen=True)
 class Predictions:
-    """All of it. ``share_within``: by per cent, the share of migrations of which both downtime and total time were
-    predicted that well; ``downtime_within`` and ``total_within`` each by itself. ``ahead``: how many of the predictions
-    had at least one more round before them than that of the switchover, and ``share_within_ahead`` is of these."""
+    """All of it. ``migrations`` completed, ``missed`` did not; shares are of those that completed. ``share_within``:
+    by per cent, the share of migrations of which both downtime and total time were predicted that well;
+    ``downtime_within`` and ``total_within`` each by itself. ``held``: how often ranges held. ``ahead``: how many of the
+    predictions had at least one more round before them than that of the switchover, and ``share_within_ahead`` is of
+    these."""
 
     migrations: tuple[Predicted, ...]
+    missed: tuple[Missed, ...]
+    held: tuple[Held, ...]
     hopeless: tuple[Hopeless, ...]
     share_within: dict[str, float]
     downtime_within: dict[str, float]
@@ -95,43 +127,25 @@ class Predictions:
     hopeless_completed: float | None
 
 
-def grid(migrations: int) -> list[Case]:
-    """So many cases that converge, spread over the grid."""
-    return list(itertools.islice(itertools.cycle(_grid()), migrations)) if migrations else []
-
-
-def _grid() -> Iterator[Case]:
-    """Dirty rates of 0.3 to 0.7 of the link, so that it takes four rounds and more; memory for 1.6 s of the link."""
-    for share, bandwidth, limit, workload in itertools.product(
-        (0.3, 0.45, 0.6, 0.7), (80_000_000, 160_000_000), (0.04, 0.08), ("sequential", "random", "hotset")
-    ):
-        ram = (128 << 20) * bandwidth // 80_000_000
-        yield Case(workload, int(share * bandwidth / PAGE_SIZE), None, bandwidth, limit, ram)
-    for workload in ("sequential", "random"):
-        yield Case(workload, int(0.6 * 80e6 / PAGE_SIZE), 48 << 20, 80_000_000, 0.04, 128 << 20)
-
-
-def hopeless_grid(cases: int) -> list[Case]:
-    """So many cases that cannot converge within their limits."""
-    ram, bandwidth = 128 << 20, 80_000_000
-    every = [
-        Case("sequential", None, 16 << 20, bandwidth, 0.1, ram, converges=False),
-        Case("random", int(1.5 * bandwidth / PAGE_SIZE), None, bandwidth, 0.1, ram, converges=False),
-        Case("hotset", None, 48 << 20, bandwidth, 0.05, ram, converges=False),
-        Case("random", None, 32 << 20, 2 * bandwidth, 0.1, ram, converges=False),
-        Case("sequential", int(1.1 * bandwidth / PAGE_SIZE), None, bandwidth, 0.2, ram, converges=False),
-    ]
-    return list(itertools.islice(itertools.cycle(every), cases)) if cases else []
-
-
 def measure(migrations: int, hopeless: int, tell: Callable[[str], None], record: Path | None = None) -> Predictions:
+    """So many migrations that should converge, and so many that cannot: see `carry_out`."""
+    return carry_out(grid(migrations), hopeless_grid(hopeless), tell, record)
+
+
+def carry_out(
+    cases: Sequence[Case], lost: Sequence[Case], tell: Callable[[str], None], record: Path | None = None
+) -> Predictions:
     """Migrates them all, one after the other, each recorded into a file of its own in the directory ``record``.
-    ``tell`` is told what is migrated next. Raises `PrecopyError`."""
-    cases, lost = grid(migrations), hopeless_grid(hopeless)
+    ``lost`` are those that cannot converge. ``tell`` is told what is migrated next."""
     done: list[Predicted] = []
+    missed: list[Missed] = []
     for number, case in enumerate(cases, 1):
         tell(f"{number}/{len(cases)}: {describe(case)}")
-        done.append(_predicted(case, _file(record, f"{number:02}")))
+        one = _predicted(case, _file(record, f"{number:02}"))
+        if isinstance(one, Predicted):
+            done.append(one)
+        else:
+            missed.append(one)
     named: list[Hopeless] = []
     for number, case in enumerate(lost, 1):
         tell(f"{number}/{len(lost)}, which cannot converge: {describe(case)}")
@@ -139,6 +153,8 @@ def measure(migrations: int, hopeless: int, tell: Callable[[str], None], record:
     ahead = [one for one in done if one.rounds > one.predicted_after + 1]
     return Predictions(
         migrations=tuple(done),
+        missed=tuple(missed),
+        held=tuple(_held(after, done) for after in HELD_AFTER if any(len(one.said) >= after for one in done)),
         hopeless=tuple(named),
         share_within=_within([one.error for one in done]),
         downtime_within=_within([abs(one.downtime_error) for one in done]),
@@ -150,24 +166,20 @@ def measure(migrations: int, hopeless: int, tell: Callable[[str], None], record:
     )
 
 
-def describe(case: Case) -> str:
-    """A case in a few words."""
-    rate = "max" if case.write_rate is None else f"{case.write_rate * PAGE_SIZE / 1e6:.0f} MB/s"
-    where = "all" if case.working_set is None else f"{case.working_set >> 20} MiB"
-    return (
-        f"{case.workload} {rate} in {where}, link {case.max_bandwidth / 1e6:.0f} MB/s, limit "
-        f"{1e3 * case.downtime_limit_s:.0f} ms"
-    )
-
-
 def _file(directory: Path | None, name: str) -> str:
     return "" if directory is None else str(directory.absolute() / name)
 
 
-def _predicted(case: Case, record: str) -> Predicted:
-    migrated, _ = _migrate(case, record)
-    if isinstance(migrated, RemoteFailure):
-        raise migrated
+def _predicted(case: Case, record: str) -> Predicted | Missed:
+    migrated, verdicts = _migrate(case, record)
+    if isinstance(migrated, Failed):
+        named = next((one.round for one in verdicts if one.converges is False), None)
+        return Missed(describe(case), case, migrated, len(verdicts), named)
+    return predicted(case, migrated)
+
+
+def predicted(case: Case, migrated: Migrated) -> Predicted:
+    """What was said of a migration that completed, beside what came."""
     verdict = migrated.verdicts[min(PREDICTED_AFTER, len(migrated.verdicts)) - 1]
     downtime, total = migrated.downtime.total_s, migrated.total_s - migrated.verify_s
     return Predicted(
@@ -181,7 +193,43 @@ def _predicted(case: Case, record: str) -> Predicted:
         predicted_total_s=verdict.total_s,
         measured_total_s=total,
         total_error=_error(verdict.total_s, total),
+        said=tuple(_said(one, downtime, total) for one in migrated.verdicts[: len(HELD_AFTER)]),
     )
+
+
+def _said(verdict: Verdict, downtime_s: float, total_s: float) -> Said:
+    return Said(
+        after=verdict.round,
+        converges=verdict.converges,
+        downtime_s=verdict.downtime_s,
+        downtime_held=holds(verdict.downtime_s, downtime_s),
+        total_s=verdict.total_s,
+        total_held=holds(verdict.total_s, total_s),
+    )
+
+
+def holds(stated: Range, truth: float) -> bool:
+    """Whether ``truth`` is in a range, of which an end that is None is infinite."""
+    return stated.low is not None and stated.low <= truth and (stated.high is None or truth <= stated.high)
+
+
+def _held(after: int, done: list[Predicted]) -> Held:
+    said = [one.said[after - 1] for one in done if len(one.said) >= after]
+    return Held(
+        after=after,
+        migrations=len(said),
+        downtime=_share([one.downtime_held for one in said]) or 0.0,
+        total=_share([one.total_held for one in said]) or 0.0,
+        both=_share([one.downtime_held and one.total_held for one in said]) or 0.0,
+        downtime_width=_width([one.downtime_s for one in said]),
+        total_width=_width([one.total_s for one in said]),
+    )
+
+
+def _width(ranges: list[Range]) -> float | None:
+    widths = [math.inf if not one.low or one.high is None else one.high / one.low for one in ranges]
+    middle = statistics.median_high(widths)
+    return None if math.isinf(middle) else middle
 
 
 def _error(predicted: Range, measured: float) -> float:
@@ -192,19 +240,22 @@ def _hopeless(case: Case, record: str) -> Hopeless:
     name = describe(case)
     first, verdicts = _migrate(case, record)
     named = next((one for one in verdicts if one.converges is False), None)
-    if not isinstance(first, RemoteFailure) or named is None:
-        round_named = named.round if named else None
+    round_named = named.round if named else None
+    if not isinstance(first, Failed):
         return Hopeless(name, case, round_named, None, True, len(verdicts), None, "it converged without")
+    if first.converged is None or named is None:
+        why = first.message if first.converged is None else "it was not named so"
+        return Hopeless(name, case, round_named, None, False, len(verdicts), None, why)
     limit = verdicts[-1].smallest_downtime_limit_s.high
     if limit is None:
         return Hopeless(name, case, named.round, None, False, 0, None, "no downtime limit was named")
     again, later = _migrate(replace(case, downtime_limit_s=limit))
-    if isinstance(again, RemoteFailure):
-        return Hopeless(name, case, named.round, limit, False, len(later), None, str(again))
+    if isinstance(again, Failed):
+        return Hopeless(name, case, named.round, limit, False, len(later), None, again.message)
     return Hopeless(name, case, named.round, limit, True, len(again.rounds), again.downtime.total_s, "")
 
 
-def _migrate(case: Case, record: str = "") -> tuple[Migrated | RemoteFailure, list[Verdict]]:
+def _migrate(case: Case, record: str = "") -> tuple[Migrated | Failed, list[Verdict]]:
     same = ["--ram", f"{case.ram}B", "--guest", "kvm"]
     rate = "max" if case.write_rate is None else str(case.write_rate)
     run = [*same, "--fill", "1", "--workload", case.workload, "--write-rate", rate]
@@ -217,17 +268,15 @@ def _migrate(case: Case, record: str = "") -> tuple[Migrated | RemoteFailure, li
         if isinstance(event, Verdict):
             verdicts.append(event)
 
-    with ProcessPair(run, [*same, "--prealloc"]) as pair:
-        time.sleep(_SETTLE_S)
-        try:
+    def migrate() -> Migrated:
+        with ProcessPair(run, [*same, "--prealloc"]) as pair:
+            time.sleep(_SETTLE_S)
             done = migrate_guest(pair.source, pair.address, options, on_event=note, record=record)
-        except RemoteFailure as failure:
-            if failure.exit_code != _NOT_CONVERGED:
-                raise
-            return failure, verdicts
-        if not pair.ask(pair.destination, "check")["ok"]:
-            raise VerificationFailed("the guest's invariant is broken at the destination")
-    return done, verdicts
+            if not pair.ask(pair.destination, "check")["ok"]:
+                raise VerificationFailed("the guest's invariant is broken at the destination")
+        return done
+
+    return attempt(describe(case), migrate), verdicts
 
 
 def _within(errors: list[float]) -> dict[str, float]:

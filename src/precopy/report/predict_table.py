@@ -14,10 +14,15 @@ Body = dict[str, Any]
 
 
 def predict_table(body: Body) -> list[RenderableType]:
-    """A line a migration, a line one that cannot converge, and the shares."""
+    """A line a migration, a line one that did not complete, a line one that cannot converge, and the shares."""
     shown: list[RenderableType] = []
     if body["migrations"]:
         shown += [_migrations(body["migrations"]), *_shares(body)]
+    if body["held"]:
+        shown += [_held(body["held"]), "width: upper over lower end of a range, median"]
+    if body["missed"]:
+        tried = len(body["migrations"]) + len(body["missed"])
+        shown += [f"{len(body['missed'])} of {tried} migrations did not complete:", *map(_missed, body["missed"])]
     if body["hopeless"]:
         named, completed = (100 * body[name] for name in ("hopeless_named", "hopeless_completed"))
         shown += [
@@ -66,6 +71,28 @@ def _shares(body: Body) -> list[str]:
         shares = ", ".join(f"{100 * share:.0f} % within {per_cent} %" for per_cent, share in body[key].items())
         lines.append(f"{what}: {shares}")
     return lines
+
+
+def _held(rows: list[Body]) -> Table:
+    """How often the ranges held that were stated after each of the first rounds."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    names = ("ranges after round", "migrations", "downtime held", "total held", "both", "width: downtime", "total")
+    for name in names:
+        table.add_column(name, justify="right")
+    for one in rows:
+        shares = (f"{100 * one[name]:.0f} %" for name in ("downtime", "total", "both"))
+        widths = ("without end" if one[name] is None else f"{one[name]:.3g}" for name in _WIDTHS)
+        table.add_row(str(one["after"]), str(one["migrations"]), *shares, *widths)
+    return table
+
+
+_WIDTHS = ("downtime_width", "total_width")
+
+
+def _missed(one: Body) -> str:
+    named = f"named so after round {one['named_after']}" if one["named_after"] else "never named so"
+    said = f"; {named}" if one["failed"]["converged"] is False else ""
+    return f"  {one['name']}: {one['failed']['message']}{said}"
 
 
 def _hopeless(rows: list[Body]) -> Table:

@@ -1,0 +1,20 @@
+"""How a command ends that measured several things, some of which failed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from precopy.bench.failed import Failed
+
+
+def ended(failed: Sequence[Failed], measured: int) -> int:
+    """The exit code, after the results were printed: that of the first failure, which is said on stderr. A migration
+    that did not converge is a result like others, unless all there is are such."""
+    told = [one for one in failed if one.converged is None or not measured]
+    for one in told:
+        click.echo(f"precopy: {one.name}: {one.message}", err=True)
+    return told[0].exit_code if told else 0
