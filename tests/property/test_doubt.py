@@ -151,5 +151,7 @@ def test_ranges_only_become_wider(busy: float, ends: tuple[float, float, float],
         down, whole = one.downtime(Estimate(value, low, high), ahead=ahead), one.total(Estimate(value, low, high), now)
         assert down.low <= low <= value <= high <= down.high
         assert whole.low <= low <= value <= high <= whole.high
+        link = one.bandwidth(Estimate(value, low, high))
+        assert link.low <= low <= value <= high <= link.high
     endless = far.total(Estimate(value, low, math.inf), now)
     assert endless.high == math.inf

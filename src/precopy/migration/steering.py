@@ -205,7 +205,7 @@ class Steering:
             smallest_downtime_limit_s=Range.of(ahead.smallest_downtime_limit_s),
             largest_dirty_rate_bytes_per_s=finite(ahead.largest_dirty_rate_bytes_per_s),
             dirty_rate_bytes_per_s=ahead.dirty_rate_bytes_per_s,
-            bandwidth_bytes_per_s=Range.of(metrics.costs.bandwidth),
+            bandwidth_bytes_per_s=Range.of(ahead.bandwidth_bytes_per_s),
             remaining_bytes=int(metrics.remaining_bytes),
             throttle=decision.throttle,
         )

@@ -25,6 +25,8 @@ _PHASE = 0.5
 """Share of ``_LESS`` that holds on any machine while rounds are to come: the last may leave less than would fit."""
 _SOONER, _LATER = 0.5, 1.5
 """The same for the time from now until the end."""
+_SLOWER, _FASTER = 1.0, 0.4
+"""The same for the bandwidth of the rounds to come: short ones wait for their turn for more of their time."""
 _STEADY, _GAIN = 0.02, 8.0
 """Rounds whose rates differ by the first (a natural logarithm) are those of a machine of one's own; each unit beyond it
 is worth so much of a busy one."""
@@ -37,6 +39,11 @@ class Doubt:
     """``busy``: from 0, a machine of one's own, to 1, one that others want as much."""
 
     busy: float
+
+    def bandwidth(self, known: Estimate) -> Estimate:
+        """The range of the bandwidth of rounds to come."""
+        low, high = known.low * math.exp(-self.busy * _SLOWER), known.high * math.exp(self.busy * _FASTER)
+        return Estimate(known.value, low, high)
 
     def downtime(self, forecast: Estimate, *, ahead: bool) -> Estimate:
         """The range of a downtime; ``ahead`` where there are rounds before it."""

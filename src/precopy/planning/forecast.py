@@ -28,6 +28,7 @@ class Forecast:
       where it completes, and otherwise of the moment in which it is given up;
     - ``smallest_downtime_limit_s``: the downtime that rounds settle at. Its upper end, set as the limit, makes the
       migration converge; infinite where no limit does;
+    - ``bandwidth_bytes_per_s``: B, of the rounds to come;
     - ``dirty_rate_bytes_per_s``: D, over an interval such as the last round's;
     - ``largest_dirty_rate_bytes_per_s``: the D with which it would converge within the limit; infinite where the
       working set is small enough for any, 0 where it would not even with an idle guest;
@@ -40,6 +41,7 @@ class Forecast:
     downtime_s: Estimate
     total_s: Estimate
     smallest_downtime_limit_s: Estimate
+    bandwidth_bytes_per_s: Estimate
     dirty_rate_bytes_per_s: float
     largest_dirty_rate_bytes_per_s: float
     likely: Outcome
@@ -67,6 +69,7 @@ def forecast(metrics: Metrics, limits: Limits, now: float, policy: Decide = deci
         downtime_s=downtime_s,
         total_s=unknown.total(_range([one.total_s for one in outcomes]), now),
         smallest_downtime_limit_s=smallest_downtime(metrics),
+        bandwidth_bytes_per_s=unknown.bandwidth(metrics.costs.bandwidth),
         dirty_rate_bytes_per_s=rate,
         largest_dirty_rate_bytes_per_s=rate * needed_speed(metrics, limits.downtime_s) if rate else math.inf,
         likely=likely,
