@@ -12,6 +12,7 @@
     ├── KernelCallError             exit 1   a system call failed: operation, target, errno
     ├── SnapshotError               exit 1   a snapshot could not be written, read or removed: the system said no
     ├── UnreportedWrites            exit 1   memory changed and no sync reported it: a device writes it
+    ├── MappingChanged              exit 1   a part of tracked memory is something else now, or not there
     ├── GuestError                  exit 1   the guest stopped for a reason that it should not have
     ├── LocalProtocolError          exit 1   this side used the protocol wrongly (our bug, not the peer's)
     ├── NotConverged                exit 4   the migration gave up; the guest runs on at the source
@@ -108,6 +109,19 @@ class UnreportedWrites(PrecopyError):
             f"memory.io_buffer() (docs/memory.md), and a guest's device has to log it"
         )
         self.pages, self.first = pages, first
+
+
+class MappingChanged(PrecopyError):
+    """A part of some memory is not the mapping any more that it was. Data: ``target``, ``what`` it is now, and which
+    ``pages`` (how many, not all of them in a row) from page ``first`` on."""
+
+    def __init__(self, target: str, what: str, first: int, pages: int) -> None:
+        super().__init__(
+            f"{target}: a part of it {what} ({pages} page{'' if pages == 1 else 's'}, from page {first} on); once all "
+            f"of it is mapped and can be read, begin anew: track it again, replicate it again, or take a snapshot with "
+            f"full=True"
+        )
+        self.target, self.what, self.first, self.pages = target, what, first, pages
 
 
 class GuestError(PrecopyError):

@@ -310,7 +310,7 @@ class TestEnds:
                     tracked.harvest()
                     tracked.write(7)
                     patch.setattr(tracker, "PROTECT_US", 1e9)
-                patch.setattr(write_protection, "_runs", interrupt)
+                patch.setattr(write_protection, "runs_of", interrupt)
                 with pytest.raises(KeyboardInterrupt):
                     tracked.found() if one_step else tracked.log.clear(0, PAGES)
                 patch.undo()

@@ -12,6 +12,7 @@ from precopy.errors import (
     BitmapRangeError,
     HelloMismatch,
     KernelCallError,
+    MappingChanged,
     NotConverged,
     OutcomeUnknown,
     OutOfMemory,
@@ -33,6 +34,7 @@ EXIT_CODES = {
     "KernelCallError": 1,
     "SnapshotError": 1,
     "UnreportedWrites": 1,
+    "MappingChanged": 1,
     "GuestError": 1,
     "LocalProtocolError": 1,
     "NotConverged": 4,
@@ -120,6 +122,11 @@ def test_no_exit_code_but_failure_means_two_things() -> None:
             UnreportedWrites(12, 345),
             ["no sync reported it", "12 pages from page 345", "memory.writing()", "memory.io_buffer()"],
             {"pages": 12, "first": 345},
+        ),
+        (
+            MappingChanged("block 'memory'", "is not mapped any more", 64, 1),
+            ["block 'memory'", "is not mapped any more (1 page, from page 64 on)", "begin anew", "full=True"],
+            {"target": "block 'memory'", "what": "is not mapped any more", "first": 64, "pages": 1},
         ),
         (
             NotConverged(30, 3 << 20, 1.234, 0.3),

@@ -111,6 +111,11 @@ def swap_devices() -> int | None:
     return None
 
 
+def has_swap() -> bool:
+    """Whether this machine may swap, or does not say."""
+    return swap_devices() != 0
+
+
 def swapped_in() -> tuple[int, ...] | None:
     """Pages that the machine has read back from swap so far; None where it does not say."""
     with contextlib.suppress(OSError), open("/proc/vmstat", encoding="ascii") as lines:

@@ -20,6 +20,7 @@ from precopy.memory.host import BorrowedMemory, available_memory
 from precopy.process.changes import Changes
 from precopy.process.presence import ProcessMemory
 from precopy.trackers.fanout import Consumer, FanOut
+from precopy.trackers.mapped import check_mapped
 from precopy.trackers.pagemap import PagemapLog
 from precopy.units import PAGE_SIZE, HostAddress
 
@@ -135,8 +136,10 @@ class Memory:
         return memoryview(self)  # type: ignore[arg-type]  # it is a ctypes array, too
 
     def contents(self) -> GuestMemory:
-        """The same memory as the engine reads and writes it. Raises `UsageError` where it is closed."""
+        """The same memory as the engine reads and writes it. Raises `UsageError` where it is closed, `MappingChanged`
+        where a part of it is not mapped any more, or cannot be read."""
         self._need_open()
+        check_mapped(self.address, self.pages, f"block {_NAME!r}")
         return ProcessMemory.of(self.layout, [BorrowedMemory(_NAME, self.view)])
 
     def track(self) -> Changes:

@@ -36,11 +36,6 @@ from precopy.units import PAGE_SIZE
 _REGIONS = 16384
 
 
-def has_swap() -> bool:
-    """Whether this machine may swap, or does not say."""
-    return _kib("/proc/meminfo", "SwapTotal:") != 0
-
-
 def start_after_restore(log: DirtyLog, address: int, pages: Bitmap) -> None:
     """Starts ``log``, and sets in ``pages`` those of the memory at ``address`` that were written since it was restored
     (and maybe some that were only read). Raises `Unsupported`, `KernelCallError`: then the log is not started."""

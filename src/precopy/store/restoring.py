@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from precopy.abi.filesystem import TMPFS, file_system
 from precopy.abi.mapping import map_file, map_zeros, reserve
+from precopy.abi.residency import has_swap
 from precopy.bitmap import NO_RUNS, Runs
 from precopy.bitmap.words import Indexes
 from precopy.errors import OutOfMemory, UsageError
@@ -26,7 +27,6 @@ from precopy.memory.guest import Pages
 from precopy.memory.host import available_memory
 from precopy.process.memory import Memory
 from precopy.store.chain import Composition, Layer, chain_of
-from precopy.store.copied import has_swap
 from precopy.store.directory import Directory
 from precopy.store.format import GROUP_PAGES, HEADER_BYTES, Form
 from precopy.store.series import continues

@@ -76,7 +76,9 @@ def snapshot(
 
     Raises `UsageError` for a directory that cannot be one, where somebody else writes, or where the memory is not the
     successor; `SnapshotError` where the system refuses (a full disk): the directory is then as before, and what changed
-    is kept for the next call; `Unsupported` where the kernel cannot track the memory and ``full`` was not asked for.
+    is kept for the next call; `Unsupported` where the kernel cannot track the memory and ``full`` was not asked for;
+    `MappingChanged` where something else is mapped in a part of the memory: then ``full=True`` begins anew, unless
+    nothing is mapped there that could be read.
     """
     if not isinstance(memory, Memory):
         raise UsageError(f"snapshot saves a precopy.Memory, not a {type(memory).__name__}")
@@ -127,7 +129,7 @@ def _track(memory: Memory, series: Series, full: bool) -> bool:
 def _find(memory: Memory, series: Series | None, parent: Parent | None) -> Content:
     """What to save: everything, or what was written since ``parent``."""
     if series is not None:
-        series.find()
+        series.find(anew=parent is None)
     contents = memory.contents()
     runs = Runs.of((0, memory.pages)) if parent is None or series is None else series.pending.runs()
     content, zero = contents.split_zero(runs) if len(runs) else (NO_RUNS, NO_RUNS)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from precopy.bitmap import Bitmap
 from precopy.dirty import DirtyLog
-from precopy.errors import KernelCallError, Unsupported
+from precopy.errors import KernelCallError, MappingChanged, Unsupported
 from precopy.process.memory import Memory
 from precopy.store.chain import Chain
 from precopy.store.copied import start_after_restore
@@ -46,9 +46,20 @@ class Series:
             start_after_restore(self.log, memory.address, self.pending)
         self.started = True
 
-    def find(self) -> None:
-        """Takes over what was written, and arms it again: before any of it is read (law 1)."""
-        self.log.harvest(self.pending)
+    def find(self, *, anew: bool) -> None:
+        """Takes over what was written, and arms it again: before any of it is read (law 1). Where the memory is not the
+        mapping any more that was tracked, tracking begins ``anew`` (for a full snapshot), or `MappingChanged` is
+        raised."""
+        try:
+            self.log.harvest(self.pending)
+        except MappingChanged:
+            if not anew:
+                raise
+            self.pending.set_range(0, self.pending.size)
+            self.log.stop()
+            self.started = False
+            self.log.start()
+            self.started = True
         self.log.clear(0, self.pending.size)
 
     def committed(self, label: Label, *, tracked: bool) -> None:

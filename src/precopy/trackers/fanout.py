@@ -23,6 +23,7 @@ import numpy as np
 
 from precopy.bitmap import BITS_PER_WORD, Bitmap, Runs
 from precopy.dirty.log import DirtyLog, LogCounters
+from precopy.errors import MappingChanged
 from precopy.memory.layout import RamBlock
 from precopy.trackers.unseen import UnseenWrites
 
@@ -102,13 +103,28 @@ class FanOut:
     def _start(self, consumer: Consumer) -> None:
         with self._lock:
             if self._started:
-                self._distribute(None)  # what was written before is no business of who starts now
+                self._join()
             else:
-                self.log.start()
-                self._unseen.started()
+                self._begin()
             if consumer not in self._started:
                 self._started.append(consumer)
             consumer._forget()
+
+    def _begin(self) -> None:
+        self.log.start()
+        self._unseen.started()
+
+    def _join(self) -> None:
+        """What was written before is no business of who starts now."""
+        try:
+            self._distribute(None)
+        except MappingChanged:  # tracking begins anew, and nobody knows what is there now
+            self.log.stop()
+            self._begin()
+            everything = Bitmap(self.pages)
+            everything.set_range(0, self.pages)
+            for consumer in self._started:
+                consumer._tell(everything)
 
     def _stop(self, consumer: Consumer) -> None:
         with self._lock:

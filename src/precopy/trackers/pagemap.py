@@ -13,23 +13,25 @@ PAGEMAP_SCAN finds the pages without protection.
 
 What it means for memory:
 
-- Private and shared mappings, memfds and unpopulated memory are tracked alike. Pages given back (MADV_DONTNEED) count
-  as written: they read as zeros then. Of shared memory, only writes through *this* mapping are seen: not those of
-  another process, nor ``write(2)`` to the memfd. What a device writes later into pages pinned for it before (RDMA,
-  io_uring's registered buffers) is not seen either.
+- Private and shared mappings, memfds and unpopulated memory are tracked alike. Pages given back count as written, as
+  far as holes.py can find them. Of shared memory, only stores through *this* mapping are seen, not those of another
+  process. What a device writes later into pages pinned for it before (O_DIRECT, RDMA, io_uring's registered buffers) is
+  not seen: unseen.py says what is done about it. docs/memory.md has all of it as a table.
 - Huge pages: a transparent huge page stays huge while nobody writes it, and costs a scan next to nothing. Its first
   write splits it into small pages, of which just the one written is found; they stay small until khugepaged or
   MADV_COLLAPSE joins them after `stop`. Memory that was never touched has small pages when it is first written while
   it is tracked. `huge_pages` says how much is huge now. Huge pages of hugetlbfs are reported and protected whole.
 - fork: a child's memory is not tracked, and a child must not use its copy of the log, whose descriptors speak of the
   parent. Tracking of the parent goes on.
-- ``stop`` first and unmap second: the kernel forgets mappings that go, but not what is mapped in their place.
+- ``stop`` first and unmap second: the kernel forgets mappings that go, but not what is mapped in their place. Every
+  harvest looks whether the memory is still what it was (mapped.py).
 
 Source: Documentation/admin-guide/mm/userfaultfd.rst and pagemap.rst.
 """
 
 from __future__ import annotations
 
+import errno
 import mmap
 import time
 from collections.abc import Sequence
@@ -37,11 +39,13 @@ from itertools import pairwise
 
 import numpy as np
 
-from precopy.bitmap import BITS_PER_WORD, Bitmap
+from precopy.bitmap import BITS_PER_WORD, NO_RUNS, Bitmap
 from precopy.bitmap.words import words_for
 from precopy.dirty.log import LogCounters
-from precopy.errors import KernelCallError, LayoutError, Unsupported
+from precopy.errors import KernelCallError, LayoutError, MappingChanged, Unsupported
 from precopy.memory.layout import RamBlock, RamLayout
+from precopy.trackers.holes import Holes, replaced
+from precopy.trackers.mapped import check_mapped
 from precopy.trackers.write_protection import Mapping, WriteProtection, huge_bytes
 from precopy.units import HostAddress
 
@@ -67,6 +71,7 @@ class PagemapLog:
         self.layout, self.one_step = layout, one_step
         self._mappings = _mappings(layout, addresses)
         self._kernel: WriteProtection | None = None
+        self._holes: dict[Mapping, Holes] = {}
         self._held = Bitmap(layout.end_page)  # reported, and protected again already
         self._open = Bitmap(layout.end_page)  # reported, and not protected
         self._unreported = Bitmap(layout.end_page)  # found while protecting others, and protected
@@ -89,12 +94,13 @@ class PagemapLog:
 
     def start(self) -> None:
         """Registers and protects all memory. Raises `Unsupported` where the kernel or a permission is missing, or where
-        somebody else tracks the memory already; `KernelCallError` where a block is not mapped."""
+        somebody else tracks the memory already; `MappingChanged` where a block is not mapped, `KernelCallError`."""
         self._forget()
         if self._kernel is None:
             self._kernel = WriteProtection()
         try:
             for mapping in self._mappings:
+                self._look_at(mapping)
                 self._kernel.register(mapping)
                 self._kernel.protect(mapping, 0, mapping.block.pages)
         except BaseException:
@@ -105,7 +111,17 @@ class PagemapLog:
         if self._kernel is not None:
             self._kernel.close()
             self._kernel = None
+        while self._holes:
+            self._holes.popitem()[1].close()
         self._forget()
+
+    def _look_at(self, mapping: Mapping) -> None:
+        """What it is before it is protected."""
+        check_mapped(mapping.address, mapping.block.pages, mapping.target)
+        if mapping in self._holes:
+            self._holes.pop(mapping).close()
+        self._holes[mapping] = Holes(mapping)
+        self._holes[mapping].check()
 
     def _forget(self) -> None:
         for bitmap in (self._held, self._open, self._unreported):
@@ -121,12 +137,14 @@ class PagemapLog:
             first, pages = mapping.block.first_page, mapping.block.pages
             held, into = self._held.view(first, pages), dirty.view(first, pages)
             began = time.perf_counter()
+            check_mapped(mapping.address, pages, mapping.target)
+            self._holes[mapping].check()
             if self.one_step:
-                _scan(self._kernel, mapping, 0, held, protect=True)
+                self._find(self._kernel, mapping, held, held)
                 self._get_s += time.perf_counter() - began
             else:
                 still_open, late = self._open.view(first, pages), self._unreported.view(first, pages)
-                _scan(self._kernel, mapping, 0, still_open, protect=False)
+                self._find(self._kernel, mapping, still_open, held)
                 self._get_s += time.perf_counter() - began
                 held.add(late)
                 late.clear_all()
@@ -134,6 +152,22 @@ class PagemapLog:
             into.add(held)
         self._gets += self._kernel.ioctls - before
         self._ioctls += self._kernel.ioctls - before
+
+    def _find(self, kernel: WriteProtection, mapping: Mapping, written: Bitmap, lost: Bitmap) -> None:
+        """Adds the pages that were written, and those that lost their content otherwise, which are protected."""
+        try:
+            _scan(kernel, mapping, 0, written, protect=self.one_step)
+        except KernelCallError as error:
+            gone = replaced(kernel.page_map, mapping) if error.errno == errno.EPERM else NO_RUNS
+            if not len(gone):
+                raise
+            what = "is not the mapping any more that tracking began with"
+            raise MappingChanged(mapping.target, what, int(gone.starts[0]), gone.pages) from error
+        try:
+            self._holes[mapping].look(kernel.page_map, lost)
+        except BaseException:
+            lost.set_range(0, mapping.block.pages)  # what it has found may be forgotten (law 1)
+            raise
 
     def clear(self, start: int, count: int) -> None:
         if self._kernel is None:

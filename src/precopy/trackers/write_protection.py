@@ -56,8 +56,8 @@ class Mapping:
 class WriteProtection:
     """What the kernel holds for one log: a userfaultfd with its registered memory, and this process's page map.
 
-    Ranges are in pages, counted from a mapping's first one. ``ioctls`` counts scans and protections. Raises
-    `Unsupported` where the kernel cannot do it, or this process may not.
+    Ranges are in pages, counted from a mapping's first one. ``ioctls`` counts scans and protections; ``page_map`` is a
+    descriptor. Raises `Unsupported` where the kernel cannot do it, or this process may not.
     """
 
     def __init__(self) -> None:
@@ -66,7 +66,7 @@ class WriteProtection:
         self._registered: list[Mapping] = []
         self._regions = np.zeros(REGIONS, pagemap.PAGE_REGION)
         self._scan = pagemap.scan_argument(self._regions, pagemap.PAGE_IS_WRITTEN)
-        self._uffd, self._pagemap = _open(self._scan)
+        self._uffd, self.page_map = _open(self._scan)
 
     def register(self, mapping: Mapping) -> None:
         """Has the kernel look after writes to it; it is not protected yet. Registered memory stays so. Raises
@@ -95,10 +95,10 @@ class WriteProtection:
             mapping = self._registered.pop()
             with contextlib.suppress(KernelCallError):  # unmapped meanwhile
                 call(self._uffd, userfaultfd.UFFDIO_UNREGISTER, mapping.range, target=mapping.target)
-        for descriptor in (self._uffd, self._pagemap):
+        for descriptor in (self._uffd, self.page_map):
             if descriptor >= 0:
                 os.close(descriptor)
-        self._uffd = self._pagemap = -1
+        self._uffd = self.page_map = -1
 
     def protect(self, mapping: Mapping, start: int, count: int) -> None:
         """Protects a range, whether it was written or not, in one call. Raises `KernelCallError`."""
@@ -130,10 +130,10 @@ class WriteProtection:
         # Where it finds more than 512 runs, the kernel may return all of them and still name an earlier ``walk_end``;
         # what the next call then finds again does no harm, and only ``walk_end`` is documented to say how far it came.
         while scan.start < scan.end:
-            found = call(self._pagemap, pagemap.PAGEMAP_SCAN, scan, target=mapping.target)
+            found = call(self.page_map, pagemap.PAGEMAP_SCAN, scan, target=mapping.target)
             self.ioctls += 1
             if found:
-                yield _runs(self._regions[:found], base)
+                yield runs_of(self._regions[:found], base)
             elif scan.walk_end <= scan.start:
                 raise Unsupported(
                     f"{mapping.target} has huge pages that cannot be protected in part", "track it in one step"
@@ -179,7 +179,7 @@ def _open(scan: pagemap.PmScanArg) -> tuple[int, int]:
     return uffd, page_map
 
 
-def _runs(regions: pagemap.PageRegions, base: int) -> Runs:
+def runs_of(regions: pagemap.PageRegions, base: int) -> Runs:
     """Regions as runs of pages, counted from address ``base``."""
     starts = (regions["start"].astype(np.int64) - base) // mmap.PAGESIZE
     return Runs(starts, (regions["end"].astype(np.int64) - base) // mmap.PAGESIZE - starts)

@@ -1,0 +1,63 @@
+"""Whether memory is still what it was when its tracking began: mapped, readable, and not longer than its files.
+
+Reading what is not there would end the process (SIGSEGV, SIGBUS). So this is looked at before memory is read: at every
+harvest, and whenever its content is asked for. What is unmapped or cut between the look and the reading is not found.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from precopy.abi.maps import Vma, all_mapped, vmas
+from precopy.errors import MappingChanged
+from precopy.units import PAGE_SIZE
+
+MANY = 64
+"""Mappings of one memory that are looked at one by one at each harvest, which takes about a microsecond each. Restored
+memory has thousands: of the others only whether they are there is looked at."""
+_FILES = 16
+"""Files whose descriptors are looked for."""
+_DESCRIPTORS = "/proc/self/fd"
+
+
+def check_mapped(address: int, pages: int, target: str) -> list[Vma]:
+    """The mappings (at most `MANY`) of the memory from ``address`` on, which errors call ``target``. Raises
+    `MappingChanged` where a part of it is not mapped, or cannot be read."""
+    end = address + pages * PAGE_SIZE
+    found = vmas(address, end, MANY)
+    at = address
+    for vma in found:
+        if vma.start > at:
+            break
+        if not vma.readable:
+            first, last = max(vma.start, address), min(vma.end, end)
+            raise MappingChanged(
+                target, "may not be read any more", (first - address) // PAGE_SIZE, (last - first) // PAGE_SIZE
+            )
+        at = vma.end
+    if at < end and len(found) == MANY:
+        if all_mapped(at, end - at):
+            return found
+        for vma in vmas(at, end):
+            if vma.start > at:
+                break
+            at = vma.end
+    if at < end:
+        found = vmas(at, end)
+        gap = min((vma.start for vma in found if vma.start > at), default=end) - at
+        raise MappingChanged(target, "is not mapped any more", (at - address) // PAGE_SIZE, gap // PAGE_SIZE)
+    return found
+
+
+def descriptors(wanted: set[tuple[int, int]]) -> dict[tuple[int, int], int]:
+    """Of files (device, inode) that this process has open, a descriptor each, for the caller to close."""
+    found: dict[tuple[int, int], int] = {}
+    if 0 < len(wanted) <= _FILES:
+        for fd in map(int, os.listdir(_DESCRIPTORS)):
+            with contextlib.suppress(OSError):
+                status = os.fstat(fd)
+                key = (status.st_dev, status.st_ino)
+                if key in wanted and key not in found:
+                    found[key] = os.dup(fd)
+    return found
