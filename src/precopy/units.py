@@ -183,6 +183,11 @@ def format_size(size: float) -> str:
     return f"{size:.1f} TiB"
 
 
+def counted(number: int, what: str) -> str:
+    """``counted(1, 'snapshot') == '1 snapshot'``, of what has a plural in s."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def format_rate(rate: float) -> str:
     """A rate for people, in powers of 1000: ``format_rate(2.5e9) == '2.50 GB/s'``."""
     return _in_thousands(rate, "B/s")

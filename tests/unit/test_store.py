@@ -21,6 +21,8 @@ from precopy.memory.layout import RamBlock
 from precopy.store import directory as directory_module
 from precopy.store import export, restoring, snapshots, verify
 from precopy.store.directory import Directory
+from precopy.store.format import Header
+from precopy.store.reading import StoredFile
 from precopy.trackers.scripted import ScriptedLog
 from precopy.units import PAGE_SIZE
 from support.snapshots import Written, content, files
@@ -801,3 +803,110 @@ def test_more_than_there_is_memory_for_is_refused_before_it_is_read(
     monkeypatch.setattr(restoring, "available_memory", lambda: 100 * PAGE_SIZE)
     with pytest.raises(OutOfMemory):
         restore(tmp_path)
+
+
+def chain_with_all_kinds(directory: Path) -> Written:
+    """An image, increments that are mapped and copied, zero pages, and a compressed one where there is zstd."""
+    one = filled()
+    snapshot(one.memory, directory)
+    one.write(range(20, 60), 5)
+    one.write([70, 72, 74], 6)
+    one.write([1], 0)
+    snapshot(one.memory, directory)
+    one.write(range(80, 120), 7)
+    try:
+        snapshot(one.memory, directory, compress="zstd")
+    except Unsupported:
+        snapshot(one.memory, directory)
+    return one
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_damaged_content_is_not_restored(tmp_path: Path, number: int) -> None:
+    """Wherever a byte that shows was changed, by default, too, for a memory of this size."""
+    one = chain_with_all_kinds(tmp_path)
+    path = tmp_path / f"{number:08d}.snapshot"
+    assert np.array_equal(content(restore(tmp_path, verify=True)), one.rows)
+    good = path.read_bytes()
+    end = Header.decode(good[:PAGE_SIZE], "", len(good)).table_offset
+    for at in range(PAGE_SIZE, end, max((end - PAGE_SIZE) // 40, 1)):
+        flip(path, at)
+        for options in ({}, {"verify": True}):
+            for act in (restore, lambda where, **given: open_memory(where, one.memory.size, **given)):
+                with pytest.raises(SnapshotDamaged, match=r"; precopy\.verify\(.*\) says which snapshots are whole"):
+                    act(tmp_path, **options)
+        assert number in verify(tmp_path).damage
+        path.write_bytes(good)
+    assert np.array_equal(content(restore(tmp_path)), one.rows)
+
+
+def test_content_that_is_not_checked_shows_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once means that nothing is read: without being asked to, only up to a size, or where it was forbidden."""
+    one = filled()
+    snapshot(one.memory, tmp_path)
+    flip(tmp_path / "00000001.snapshot", (50 + 1) * PAGE_SIZE)
+    with pytest.raises(SnapshotDamaged):
+        restore(tmp_path)
+    assert content(restore(tmp_path, verify=False))[50, 0] == one.rows[50, 0] ^ np.uint64(1)
+    monkeypatch.setattr(restoring, "CHECKED_BYTES", 150 * PAGE_SIZE)
+    with pytest.raises(SnapshotDamaged):
+        restore(tmp_path)
+    monkeypatch.setattr(restoring, "CHECKED_BYTES", 150 * PAGE_SIZE - 1)
+    assert content(restore(tmp_path))[50, 0] == one.rows[50, 0] ^ np.uint64(1)
+    with pytest.raises(SnapshotDamaged):
+        restore(tmp_path, verify=True)
+
+
+def test_restoring_at_once_reads_no_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = filled()
+    snapshot(one.memory, tmp_path)
+    read: list[int] = []
+    into = StoredFile._read_into
+    monkeypatch.setattr(
+        StoredFile, "_read_into", lambda file, part, at: (read.append(part.nbytes), into(file, part, at))[1]
+    )
+    assert restore(tmp_path, verify=False).size == one.memory.size
+    assert sum(read) < PAGE_SIZE  # the table
+    restore(tmp_path, verify=True)
+    assert sum(read) > 150 * PAGE_SIZE
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.ENOSPC, "make room on its file system"),
+        (errno.EDQUOT, "make room within the quota"),
+        (errno.EFBIG, "raise the limit on the size of files"),
+        (errno.EROFS, "use another directory"),
+        (errno.EIO, "the disk fails"),
+    ],
+)
+def test_advice_can_be_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, advice: str) -> None:
+    """Nobody is told to compact by compact itself, nor to compact a directory in order to export from it."""
+    one = filled()
+    snapshot(one.memory, tmp_path / "s")
+    one.write([3], 9)
+    snapshot(one.memory, tmp_path / "s")
+    before = files(tmp_path / "s")
+
+    def fail(*_: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    said = {}
+    for name, act in {
+        "snapshot": lambda: snapshot(one.memory, tmp_path / "s"),
+        "full": lambda: snapshot(one.memory, tmp_path / "s", full=True),
+        "compact": lambda: compact(tmp_path / "s"),
+        "export": lambda: export(tmp_path / "s", tmp_path / "raw"),
+    }.items():
+        with pytest.raises(SnapshotError, match=advice) as refused:
+            act()
+        said[name] = str(refused.value)
+        assert "compact the directory" not in said[name]
+    assert "the snapshots before are untouched, and the next one saves" in said["snapshot"]
+    assert "nothing has changed: up to 600 KiB are written before anything is removed" in said["compact"]
+    assert "snapshots before" not in said["export"]
+    monkeypatch.undo()
+    assert files(tmp_path / "s") == before
+    assert np.array_equal(content(restore(tmp_path / "s")), one.rows)

@@ -73,12 +73,14 @@ class SnapshotCase:
 
 @dataclass(frozen=True)
 class RestoreCase:
-    """The newest of ``snapshots`` snapshots of ``size`` bytes, until its memory was read and written."""
+    """The newest of ``snapshots`` snapshots of ``size`` bytes, until its memory was read and written: ``seconds`` at
+    once, ``verified`` with all of its content checked before (None: not measured)."""
 
     place: str
     size: int
     snapshots: int
     seconds: Spread
+    verified: Spread | None = None
 
 
 @dataclass(frozen=True)
@@ -229,10 +231,10 @@ def _shared(words: Words) -> _Sample:
         shared.close()
 
 
-def _restore(store: Path, words: Words | None) -> float:
+def _restore(store: Path, words: Words | None, *, verify: bool = False) -> float:
     """Seconds until the newest snapshot's memory was read and written; it is compared with ``words``."""
     began = time.perf_counter()
-    memory = restore(store)
+    memory = restore(store, verify=verify)
     restored = np.frombuffer(memory.view, np.uint64)
     restored[-1] += np.uint64(1)
     seconds = time.perf_counter() - began
@@ -253,8 +255,11 @@ def _restores(size: int, repeats: int, where: Sequence[Place]) -> list[RestoreCa
                 np.frombuffer(memory.view, np.uint64)[::_WORDS] = 1
                 snapshot(memory, directory)
             del memory
-            seconds = [_restore(directory, None) for _ in range(repeats)]
-            cases.append(RestoreCase(place.kind, size, 1, Spread.of(seconds)))
+            at_once, verified = (
+                Spread.of([_restore(directory, None, verify=verify) for _ in range(repeats)])
+                for verify in (False, True)
+            )
+            cases.append(RestoreCase(place.kind, size, 1, at_once, verified))
     return cases
 
 

@@ -73,7 +73,7 @@ def _print_json(measured: SnapshotBench) -> None:
 def _print_table(measured: SnapshotBench) -> None:
     from precopy.report.snapshot_tables import SnapshotBenchRow, snapshot_bench_table
     from precopy.report.tables import show
-    from precopy.units import format_duration, format_size
+    from precopy.units import counted, format_duration, format_size
 
     names = {place.kind: f"{place.kind} ({place.file_system})" for place in measured.places}
     rows = []
@@ -87,7 +87,8 @@ def _print_table(measured: SnapshotBench) -> None:
         )
     show(snapshot_bench_table(rows))
     for case in measured.restores:
+        verified = "" if case.verified is None else f" (verified: {format_duration(case.verified.median)})"
         click.echo(
-            f"restored in {format_duration(case.seconds.median)}: {format_size(case.size)}, {case.snapshots} "
-            f"snapshots, {names[case.place]}"
+            f"restored in {format_duration(case.seconds.median)}{verified}: {format_size(case.size)}, "
+            f"{counted(case.snapshots, 'snapshot')}, {names[case.place]}"
         )

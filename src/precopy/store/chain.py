@@ -30,6 +30,12 @@ class Layer:
     visible: Runs
     at: Indexes
 
+    def groups(self) -> Indexes:
+        """The groups of the file that have any visible page, ascending."""
+        first = self.at // GROUP_PAGES
+        last = (self.at + self.visible.lengths - 1) // GROUP_PAGES
+        return np.unique(Runs(first, last - first + 1).indexes())
+
 
 class Chain:
     """Snapshot ``number`` of ``directory`` with all that it needs, oldest first. Closed with `close`.
@@ -112,6 +118,17 @@ class Composition:
         runs = Runs.concatenate([layer.visible for layer in self.layers])
         order = np.argsort(runs.starts)
         return Runs(runs.starts[order], runs.lengths[order]).merged(0)
+
+    def check(self) -> None:
+        """Reads all content that shows, and that what does not is zero. Raises `SnapshotDamaged`, `SnapshotError`.
+
+        Compressed layers are left out: nobody gets their pages but by `fill`, which checks them.
+        """
+        for layer in self.layers:
+            if not layer.file.header.compressed:
+                layer.file.check_groups(layer.groups())
+                if len(self.layers) > _OPEN_FILES:
+                    layer.file.release()
 
     def fill(self, runs: Runs, out: Pages) -> None:
         """Puts the pages of ``runs``, all of which have content, into ``out``. They match their checksums.

@@ -55,7 +55,7 @@ class Directory:
         except (FileNotFoundError, FileExistsError, NotADirectoryError):
             raise UsageError(f"{self.path} is no directory of snapshots: there is no such directory") from None
         except OSError as error:
-            raise UsageError(f"{self.path} cannot be opened: {error.strerror}") from error
+            raise UsageError(str(failed("open", str(self.path), error))) from error
 
     def __enter__(self) -> Self:
         return self
@@ -115,11 +115,11 @@ class Directory:
             os.close(lock)
 
     @contextlib.contextmanager
-    def writing(self, number: int) -> Iterator[int]:
+    def writing(self, number: int, left: str) -> Iterator[int]:
         """A descriptor to write snapshot ``number`` to, which is committed at the end, or gone after an error: then
         the directory is as it was. One with this number that is there already is replaced. The lock must be held.
 
-        Raises `SnapshotError` for what the system refuses (a full disk).
+        Raises `SnapshotError` for what the system refuses (a full disk), which says what that has ``left``.
         """
         if number > MAX_NUMBER:
             raise UsageError(f"{self.path} has no number left for another snapshot; use another directory")
@@ -143,11 +143,11 @@ class Directory:
             os.fsync(self.fd)
             step("committed")
         except BaseException as error:
-            for left in (temporary,) if replaces or not renamed else (temporary, name):
+            for unfinished in (temporary,) if replaces or not renamed else (temporary, name):
                 with contextlib.suppress(OSError):
-                    os.unlink(left, dir_fd=self.fd)
+                    os.unlink(unfinished, dir_fd=self.fd)
             if isinstance(error, OSError):
-                raise failed("write", self.file(number), error) from error
+                raise failed("write", self.file(number), error, left) from error
             raise
 
     def remove(self, numbers: list[int]) -> None:
@@ -176,12 +176,24 @@ class Directory:
             raise failed("remove", str(self.path / name), error) from error
 
 
-def failed(doing: str, path: str, error: OSError) -> SnapshotError:
-    """One sentence of what the system refused, and what that leaves."""
-    why = error.strerror or str(error)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        why += "; make room, or compact the directory: the snapshots before are untouched"
-    return SnapshotError(f"cannot {doing} {path}: {why}")
+_ADVICE = {
+    errno.ENOSPC: "make room on its file system",
+    errno.EDQUOT: "make room within the quota",
+    errno.EFBIG: "make room: raise the limit on the size of files (ulimit -f), or use another file system",
+    errno.EROFS: "its file system is mounted read-only; use another directory",
+    errno.EACCES: "ask for the right to it, or use another directory",
+    errno.EPERM: "ask for the right to it, or use another directory",
+    errno.EIO: "the disk fails; what it still reads is told by precopy snapshot verify",
+    errno.EMFILE: "raise the limit on open files (ulimit -n)",
+    errno.ENFILE: "close files of other programs",
+}
+
+
+def failed(doing: str, path: str, error: OSError, left: str = "") -> SnapshotError:
+    """One sentence of what the system refused, what to do, and what is ``left`` as it was."""
+    advice = _ADVICE.get(error.errno or 0, "")
+    said = "; ".join(filter(None, (error.strerror or str(error), advice, left)))
+    return SnapshotError(f"cannot {doing} {path}: {said}")
 
 
 def _make(path: Path) -> None:

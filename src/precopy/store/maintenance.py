@@ -14,6 +14,7 @@ from precopy.store.compression import compressor
 from precopy.store.directory import Directory
 from precopy.store.reading import StoredFile
 from precopy.store.writing import Content, Label, write
+from precopy.units import PAGE_SIZE, format_size
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,9 @@ def _fold(store: Directory, chain: Chain) -> None:
     composition = chain.compose()
     content = Content(header.size, composition.content(), NO_RUNS, composition.fill)
     compress = None if not base.compressed else compressor(None)
-    with store.writing(header.number) as fd:
+    need = format_size(content.content.pages * PAGE_SIZE)
+    left = f"nothing has changed: up to {need} are written before anything is removed"
+    with store.writing(header.number, left) as fd:
         write(fd, content, Label(header.number, header.id, None, header.created_s), compress)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Self
 
@@ -127,8 +128,12 @@ class StoredFile:
 
     def check(self) -> None:
         """Reads all of it. Raises `SnapshotDamaged`, `SnapshotError`."""
-        for index in range(self.header.groups):
-            self.group(index)
+        self.check_groups(range(self.header.groups))
+
+    def check_groups(self, groups: Iterable[int]) -> None:
+        """Reads these, and what an image has beside its content. Raises `SnapshotDamaged`, `SnapshotError`."""
+        for index in groups:
+            self.group(int(index))
         if self.header.form is Form.IMAGE:
             self._check_holes()
 

@@ -1,4 +1,4 @@
-"""`restore`: a snapshot as memory of this process, at once.
+"""`restore`: a snapshot as memory of this process, checked or at once.
 
 The full snapshot's image is mapped privately, and so are the changed pages of those after it, over it: nothing is read
 before it is touched, and what is written stays in this process. The kernel bounds how many mappings a process may have
@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from precopy.abi.mapping import map_file, map_zeros, reserve
 from precopy.abi.residency import has_swap
 from precopy.bitmap import NO_RUNS, Runs
 from precopy.bitmap.words import Indexes
-from precopy.errors import OutOfMemory, UsageError
+from precopy.errors import OutOfMemory, SnapshotDamaged, UsageError
 from precopy.memory.guest import Pages
 from precopy.memory.host import available_memory
 from precopy.process.memory import Memory
@@ -34,28 +35,38 @@ from precopy.units import PAGE_SIZE
 
 IMAGE_MAPPINGS, INCREMENT_MAPPINGS = 4096, 8192
 """Runs that are mapped at most: of the image, where a mapping saves nothing but memory for holes, and of increments."""
+CHECKED_BYTES = 256 << 20
+"""Content that `restore` checks unless it is told not to: less than a tenth of a second once the files are cached."""
 _FEW = 4096
 _SHORT = 2
 """Runs of so few pages are copied faster than they are mapped, where that takes no reading from a disk."""
 
 
-def restore(directory: str | os.PathLike[str], at: int | None = None) -> Memory:
-    """The memory of snapshot ``at``, or of the newest, as a `Memory` of this process: usable at once, pages are read
-    when they are touched. What is written to it is private to this process; the snapshot stays what it is.
+def restore(directory: str | os.PathLike[str], at: int | None = None, *, verify: bool | None = None) -> Memory:
+    """The memory of snapshot ``at``, or of the newest, as a `Memory` of this process. What is written to it is private
+    to this process; the snapshot stays what it is.
 
     A `snapshot` of it into the same directory goes on with increments, if this was the newest one there.
 
-    All headers, tables and sizes are checked; the content of pages that are mapped is checked by `verify` and not here.
+    All headers, tables and sizes are checked, and the content with ``verify=True``: every page that the memory shows is
+    read and held against its checksum first. With ``verify=False`` the memory can be used at once, whatever its size:
+    pages are read when they are touched, and damaged content shows as it is. Without either, up to `CHECKED_BYTES` of
+    content are checked.
+
     The files may be removed (by `compact`) while the memory is used, but never be changed: as with all mapped files,
     a file that is cut, or a disk that fails, ends the process that touches the missing page (SIGBUS).
 
     Raises `UsageError` where there is no such snapshot, `SnapshotDamaged`, `SnapshotError`, `OutOfMemory`,
     `Unsupported` for a compressed one without the extra ``snapshot``.
     """
-    with Directory(directory) as store, chain_of(store, at) as chain:
+    with Directory(directory) as store, _named(store), chain_of(store, at) as chain:
         whole = reserve(chain.newest.header.size)
         target = _Target(whole)
         composition = chain.compose()
+        if verify is None:
+            verify = composition.content().pages * PAGE_SIZE <= CHECKED_BYTES
+        if verify:
+            composition.check()
         base, *increments = composition.layers
         target.base(base)
         if increments:
@@ -67,9 +78,23 @@ def restore(directory: str | os.PathLike[str], at: int | None = None) -> Memory:
         return memory
 
 
-def open_memory(directory: str | os.PathLike[str], size: int) -> Memory:
-    """The newest snapshot's memory, as `restore` gives it; where there is none yet, a new one of ``size`` bytes, which
-    `snapshot` then begins the directory with. This is what a program that saves its state begins with.
+@contextlib.contextmanager
+def _named(store: Directory) -> Iterator[None]:
+    """Damage is told with what to do about it."""
+    try:
+        yield
+    except SnapshotDamaged as error:
+        raise SnapshotDamaged(
+            error.path,
+            f"{error.why}; precopy.verify({str(store.path)!r}) says which snapshots are whole, and at= is "
+            f"for restoring one of them",
+        ) from error
+
+
+def open_memory(directory: str | os.PathLike[str], size: int, *, verify: bool | None = None) -> Memory:
+    """The newest snapshot's memory, as `restore` gives it (``verify`` is its); where there is none yet, a new one of
+    ``size`` bytes, which `snapshot` then begins the directory with. This is what a program that saves its state begins
+    with.
 
     Raises `UsageError` where the memory there is of another size, and what `restore` and `Memory` raise: damage never
     makes it begin anew.
@@ -77,7 +102,7 @@ def open_memory(directory: str | os.PathLike[str], size: int) -> Memory:
     with Directory(directory, create=True) as store:
         if not store.numbers():
             return Memory(size)
-        memory = restore(directory)
+        memory = restore(directory, verify=verify)
         if size <= 0 or memory.size != -(-size // PAGE_SIZE) * PAGE_SIZE:
             raise UsageError(
                 f"{store.path} holds a memory of {memory.size} bytes, and {size} were asked for; give that size, or "

@@ -22,6 +22,8 @@ from precopy.store.format import MAX_BYTES, Compression, Parent
 from precopy.store.series import Series, parent_of, series_of
 from precopy.store.writing import Content, Label, pages_of, write
 
+_LEFT = "the snapshots before are untouched, and the next one saves what this one should have"
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -92,7 +94,7 @@ def snapshot(
         tracked = _track(memory, series, full)
         label = Label(max(numbers, default=0) + 1, secrets.token_hex(8), None if full else parent, time.time())
         series.lineage.trying = label
-        with store.writing(label.number) as fd:
+        with store.writing(label.number, _LEFT) as fd:
             with nullcontext() if lock is None else lock:
                 content = _find(memory, series if tracked else None, label.parent)
                 found = time.perf_counter()
