@@ -160,6 +160,14 @@ class TestBeforeTheCommit:
             assert f"for {TIMEOUT:g} s" in str(error)
         broken.guest_is_safe_at_the_source()
 
+    def test_a_byte_now_and_then(self, pair: Pair, sender: str, frame: str) -> None:
+        """A frame has a deadline from when it is waited for, whatever comes of it meanwhile."""
+        broken = Broken(pair, Fault(sender, frame, Harm.DRIP), TIMEOUT)
+        for error in (broken.source, broken.destination):
+            assert isinstance(error, PeerLost | PeerRefused)
+        assert any(isinstance(error, PeerLost) and error.silent for error in (broken.source, broken.destination))
+        broken.guest_is_safe_at_the_source()
+
     @pytest.mark.parametrize(
         "at", [0, 8, HEADER_BYTES - 1, HEADER_BYTES], ids=["type", "number", "checksum", "payload"]
     )
@@ -207,6 +215,17 @@ class TestAroundTheCommit:
         pair.source.resume()
         runs_on(pair.source)
 
+    def test_commit_a_byte_now_and_then(self, pair: Pair) -> None:
+        """The destination gives up before it is whole, and says so, or the source before it hears of that."""
+        broken = Broken(pair, Fault("source", "Commit", Harm.DRIP), TIMEOUT)
+        assert isinstance(broken.destination, PeerLost)
+        assert not pair.destination.ran
+        if isinstance(broken.source, OutcomeUnknown):
+            broken.guest_is_paused_at_the_source()
+        else:
+            assert isinstance(broken.source, PeerRefused)
+            broken.guest_is_safe_at_the_source()
+
     @pytest.mark.parametrize("at", [0, 8, HEADER_BYTES - 1], ids=["type", "number", "checksum"])
     def test_damaged_commit_is_refused_and_the_source_told(self, pair: Pair, at: int) -> None:
         broken = Broken(pair, Fault("source", "Commit", Harm.FLIP, at=at))
@@ -214,9 +233,10 @@ class TestAroundTheCommit:
         assert isinstance(broken.source, PeerRefused)
         broken.guest_is_safe_at_the_source()
 
-    @pytest.mark.parametrize("harm", list(Harm), ids=by_name)
+    @pytest.mark.parametrize("harm", sorted(set(Harm) - {Harm.SLOW}, key=by_name), ids=by_name)
     def test_lost_answer(self, pair: Pair, harm: Harm) -> None:
-        broken = Broken(pair, Fault("destination", "Running", harm), TIMEOUT if harm is Harm.SILENCE else PATIENCE)
+        waits = harm in (Harm.SILENCE, Harm.DRIP)
+        broken = Broken(pair, Fault("destination", "Running", harm), TIMEOUT if waits else PATIENCE)
         broken.guest_is_paused_at_the_source()
         assert broken.destination is None
         assert broken.ended.destination.result.session == broken.source.session  # type: ignore[union-attr]

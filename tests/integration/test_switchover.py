@@ -101,10 +101,10 @@ def test_whatever_fails_between_commit_and_answer_leaves_the_outcome_unknown(
         source = Source(pair.source, near)
         receive_into = near.receive_into
 
-        def fail_after_the_commit(buffers: Any) -> None:
+        def fail_after_the_commit(*arguments: Any) -> None:
             if source.guest_is is GuestIs.UNKNOWN:
                 raise MemoryError
-            receive_into(buffers)
+            receive_into(*arguments)
 
         monkeypatch.setattr(near, "receive_into", fail_after_the_commit)
         thread = receive(Destination(pair.destination, far), endings)

@@ -44,12 +44,19 @@ NAMES = {
 
 class Harm(enum.Enum):
     """What happens to a frame. After `CUT` and `TRUNCATE` both connections are closed; after `SILENCE` both stay
-    open and nothing passes in either direction any more."""
+    open and nothing passes in either direction any more. `DRIP` hands the frame on a byte at a time, one each
+    `DRIP_S`; after `SLOW` everything from that side passes at `SLOW_BYTES_PER_S`."""
 
     CUT = "cut before it"
     TRUNCATE = "cut in its middle"
     SILENCE = "silence from it on"
     FLIP = "one byte of it flipped"
+    DRIP = "a byte of it now and then"
+    SLOW = "slow from it on"
+
+
+DRIP_S = 0.2
+SLOW_BYTES_PER_S = 500_000
 
 
 @dataclass(frozen=True)
@@ -97,6 +104,8 @@ class Proxy:
         self._sockets = {"source": source, "destination": destination}
         self._fault, self._delay = fault, delay
         self._matches = 0
+        self._drips = {"source": False, "destination": False}
+        self._slow = {"source": False, "destination": False}
         self._silent = threading.Event()
         self._closed = threading.Event()
         self.struck = threading.Event()
@@ -183,6 +192,8 @@ class Proxy:
             assert self._fault is not None
             flip = self._fault.at % size
         end = size // 2 if harm is Harm.TRUNCATE else size
+        self._drips[sender] = harm is Harm.DRIP
+        self._slow[sender] = self._slow[sender] or harm is Harm.SLOW
         began = time.perf_counter()
         self._forward(frame, sender, to, end, flip)
         if harm is Harm.TRUNCATE:
@@ -197,10 +208,22 @@ class Proxy:
         while at < end:
             if flip is not None and at <= flip < at + len(part):
                 part[flip - at] ^= 0x10
-            target.sendall(memoryview(part)[: end - at])
+            self._hand_on(memoryview(part)[: end - at], sender, target)
             at += len(part)
             if at < end:
-                part = bytearray(self._exactly(sender, min(_CHUNK, len(frame.head) + frame.content - at)))
+                chunk = _CHUNK // 16 if self._slow[sender] else _CHUNK
+                part = bytearray(self._exactly(sender, min(chunk, len(frame.head) + frame.content - at)))
+
+    def _hand_on(self, part: memoryview, sender: str, target: socket.socket) -> None:
+        if self._drips[sender]:
+            for byte in part:
+                target.sendall(bytes([byte]))
+                if self._closed.wait(DRIP_S):
+                    raise EOFError
+            return
+        if self._slow[sender]:
+            self._closed.wait(len(part) / SLOW_BYTES_PER_S)
+        target.sendall(part)
 
     def _harm(self, frame: Frame) -> Harm | None:
         fault = self._fault

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import random
@@ -291,6 +292,28 @@ class TestPages:
             send_often(hasty[0], everything)
         assert caught.value.silent
 
+    @pytest.mark.parametrize("copy_free", [True, False])
+    def test_who_takes_a_little_now_and_then_does_not_hold_a_sender(
+        self, memory: GuestMemory, copy_free: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("precopy.transport.sockets.SLOWEST_BYTES_PER_S", 1 << 30)
+        ours, theirs = socket.socketpair()
+        near = SocketStream(ours, "peer", 0.5, copy_free=copy_free)
+        stop = threading.Event()
+
+        def sip() -> None:
+            while not stop.wait(0.1):
+                theirs.recv(100_000)
+
+        sipping = Background(sip)
+        with pytest.raises(PeerLost, match=r"did not take \d+ bytes within") as caught:
+            Background(lambda: send_often(near, runs_of_pages(memory, memory.layout.runs))).result(SOON * 2)
+        assert caught.value.silent
+        stop.set()
+        sipping.result()
+        theirs.close()
+        near.close()
+
     def test_to_a_peer_that_is_gone(self, pair: tuple[SocketStream, SocketStream], memory: GuestMemory) -> None:
         everything = runs_of_pages(memory, memory.layout.runs)
         pair[1].abort()
@@ -375,11 +398,11 @@ class TestTransfer:
             at += size + 1
 
     def test_a_send_that_was_interrupted_by_its_time_out_goes_on(self, address: Address) -> None:
-        near, far = pair_at(address, 0.4)
+        near, far = pair_at(address, 2.0)
         buffers = random_buffers(1000, 40 << 10, seed=3)
         whole = b"".join(buffers)
         sending = Background(lambda: near.send(buffers))
-        time.sleep(0.6)  # by now the kernel has given the sender a partial send back
+        time.sleep(0.3)  # by now the kernel has given the sender a partial send back
         received = bytearray(len(whole))
         far.receive_into([received])
         sending.result()
@@ -423,17 +446,59 @@ class TestLoss:
             receive(near, 8)
         assert caught.value.silent
 
-    def test_a_peer_that_is_slow_but_not_silent_is_not_lost(self, hasty: tuple[SocketStream, SocketStream]) -> None:
-        near, far = hasty
+    def test_a_peer_that_is_slow_but_not_silent_is_not_lost(self, pair: tuple[SocketStream, SocketStream]) -> None:
+        near, far = pair
 
         def drip() -> None:
             for letter in b"slowly":
-                time.sleep(0.1)
+                time.sleep(0.05)
                 far.send([bytes([letter])])
 
         dripping = Background(drip)
         assert receive(near, 6) == b"slowly"
         dripping.result()
+
+    def test_a_byte_now_and_then_does_not_hold_a_receiver(self, address: Address) -> None:
+        near, far = pair_at(address, 0.5)
+        stop = threading.Event()
+
+        def drip() -> None:
+            with contextlib.suppress(PeerLost):
+                while not stop.wait(0.1):
+                    far.send([b"x"])
+
+        dripping = Background(drip)
+        with pytest.raises(PeerLost, match="did not send 1000 bytes within") as caught:
+            Background(lambda: receive(near, 1000)).result()
+        assert caught.value.silent
+        stop.set()
+        dripping.result()
+        close_all(near, far)
+
+    @pytest.mark.parametrize("way", ["send", "receive"])
+    def test_a_limit_holds_over_several_calls(self, way: str, pair: tuple[SocketStream, SocketStream]) -> None:
+        near, far = pair
+        calls = 0
+        near.limit(0.4)
+
+        def go_on() -> None:
+            nonlocal calls
+            while True:
+                if way == "receive":
+                    far.send([b"x" * 10])
+                    receive(near, 10)
+                    calls += 1
+                else:
+                    near.send([bytes(64 << 10)])  # until the buffers are full
+                time.sleep(0.02)
+
+        with pytest.raises(PeerLost, match=r"did not|takes nothing") as caught:
+            Background(go_on).result()
+        assert caught.value.silent
+        assert way == "send" or calls > 1
+        if way == "receive":
+            near.limit(None)
+            assert receive(near, 10) == b"x" * 10
 
     def test_a_peer_that_takes_nothing_is_lost_after_the_time_out(
         self, hasty: tuple[SocketStream, SocketStream]

@@ -11,6 +11,7 @@ import ctypes
 import errno
 import fcntl
 import os
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -33,6 +34,10 @@ def _vmsplice() -> ctypes._NamedFuncPointer:
     return function
 
 
+def _give_up(error: OSError) -> None:
+    raise error
+
+
 class PagePipe:
     """A pipe through which pages of this process go to a socket. Raises `OSError` where the system gives none.
 
@@ -52,9 +57,16 @@ class PagePipe:
             with contextlib.suppress(OSError):
                 os.close(descriptor)
 
-    def send(self, sock: int, buffers: IoVec) -> None:
+    def send(
+        self,
+        sock: int,
+        buffers: IoVec,
+        moved: Callable[[], None] = lambda: None,
+        again: Callable[[OSError], None] = _give_up,
+    ) -> None:
         """Sends all of ``buffers`` to the socket ``sock``, which goes on reading them until its peer has received
-        them. Raises `OSError`; where ``moved`` is still 0 then, nothing was sent."""
+        them. ``moved`` is called after each part, ``again`` where the socket takes nothing for now; either may raise
+        to stop. Raises `OSError`; where `moved` is still 0 then, nothing was sent."""
         rest = np.ascontiguousarray(buffers)
         left = int(rest[:, 1].sum())
         while left:
@@ -62,7 +74,12 @@ class PagePipe:
             left -= there
             until = self.moved + there
             while self.moved < until:
-                self.moved += os.splice(self._out, sock, until - self.moved)
+                try:
+                    self.moved += os.splice(self._out, sock, until - self.moved)
+                except BlockingIOError as error:
+                    again(error)
+                else:
+                    moved()
             if left:
                 rest = after(rest, there)
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from precopy.bitmap import NO_RUNS, Runs
 from precopy.errors import PeerError, PeerLost, PeerProtocolError, PeerRefused
-from precopy.ports import ByteStream, IoVec, MemoryReader
+from precopy.ports import ByteStream, Clock, IoVec, MemoryReader, SystemClock
+from precopy.ports.stream import SLOWEST_BYTES_PER_S
 from precopy.wire import Abort, Codec, Compare, Frame, PageBatch, Pages, Role, State
 
 F = TypeVar("F")
@@ -40,8 +41,9 @@ NO_CONTENT = Content(NO_RUNS, [], np.empty((0, 2), np.uint64))
 class Channel:
     """One end of the protocol over ``stream``; ``sent_bytes`` counts all that was given to the stream."""
 
-    def __init__(self, stream: ByteStream, role: Role) -> None:
+    def __init__(self, stream: ByteStream, role: Role, clock: Clock | None = None) -> None:
         self.stream = stream
+        self._clock = clock or SystemClock()
         self.codec = Codec(role)
         self.sent_bytes = 0
         self._preamble = self.codec.preamble()
@@ -74,11 +76,15 @@ class Channel:
         return batch
 
     def receive(self) -> Frame:
-        """The next frame. An `Abort` is raised as `PeerRefused`."""
+        """The next frame, whole: it may take the stream's time-out from when it is waited for, and what its bytes take
+        at the slowest. An `Abort` is raised as `PeerRefused`."""
+        began, size = self._clock.now(), 0
         frame = None
         while frame is None:
             data = bytearray(min(self.codec.wanted, _AT_ONCE))  # what a peer claims allocates nothing
-            self.stream.receive_into([data])
+            size += len(data)
+            due = began + self.stream.timeout + size / SLOWEST_BYTES_PER_S
+            self.stream.receive_into([data], due - self._clock.now())
             frame = self.codec.receive(data)
         if isinstance(frame, Abort):
             raise PeerRefused(printable(frame.reason))
@@ -99,6 +105,7 @@ class Channel:
         """Tells the peer why this side stops, as far as that still works."""
         if self.state in (State.DONE, State.CLOSED):
             return
+        self.stream.limit(None)
         with contextlib.suppress(PeerError):
             self.stream.send([self._preamble + self.codec.send(Abort(reason))])
 

@@ -6,7 +6,8 @@ it did not and will not run; so once it was told to run, no `Abort` is sent, and
 is no error here: the guest runs, and the source knows that it does not know.
 
 Law 5: **The peer is not trusted.** Runs are held against the layout before a byte is written, and content goes only
-where a valid run says. What the source claims allocates nothing: the memory is this side's own.
+where a valid run says. What the source claims allocates nothing: the memory is this side's own. A source that is alive
+and brings nothing of the guest is given up after `Destination._patience`. A state that cannot be loaded is its fault.
 """
 
 from __future__ import annotations
@@ -50,6 +51,8 @@ from precopy.wire import (
 from precopy.wire.frames import MAX_DIFFERENT, MAX_TORN
 
 _FEW_RUNS = 16
+_SYNC_S_PER_PAGE = 1e-3
+"""A source has nothing to send while it syncs. The slowest way, a call for each page, takes 20 to 50 us a page."""
 _SESSION = re.compile("[0-9a-f]{32}")
 
 
@@ -95,7 +98,7 @@ class Destination:
         self.session: str | None = None
         self._emit = emit
         self._clock = clock or SystemClock()
-        self._channel = Channel(stream, Role.DESTINATION)
+        self._channel = Channel(stream, Role.DESTINATION, self._clock)
         # Which pages have content: a zero page that never had any needs no write, and so no memory.
         self._written = np.zeros(vm.memory.layout.end_page, np.bool_)
         self._torn: list[int] = []
@@ -106,6 +109,7 @@ class Destination:
         self._different_pages: list[int] = []
         self._load_s = 0.0
         self._final = False
+        self._came_at = self._clock.now()
         self._lock = threading.Lock()
         self._forbidden = False
 
@@ -137,8 +141,11 @@ class Destination:
         _check_hello(hello, self.vm.machine, self.memory.layout)
         self.session = hello.session
         self._channel.send(Welcome(hello.session))
+        self._came_at = self._clock.now()
         while not isinstance(frame := self._channel.receive(), Commit):
             self._take(frame)
+            if self._clock.now() - self._came_at > self._patience:
+                raise PeerProtocolError(f"the source has sent nothing of its guest for {self._patience:.3g} s")
         committed = self._clock.now()
         with self._lock:
             if self._forbidden:
@@ -159,6 +166,11 @@ class Destination:
             answered=answered,
         )
 
+    @property
+    def _patience(self) -> float:
+        """Seconds in which something of the guest has to come: the stream's time-out, and what a sync may take."""
+        return self._channel.stream.timeout + _SYNC_S_PER_PAGE * self.memory.layout.pages
+
     def _answer(self, running: Running) -> bool:
         try:
             self._channel.send(running)
@@ -168,6 +180,8 @@ class Destination:
 
     def _take(self, frame: object) -> None:
         """One frame before the commit; the codec has already held it against the state."""
+        if isinstance(frame, Pages | Compare | DeviceState):
+            self._came_at = self._clock.now()
         match frame:
             case Pages(batch):
                 self._take_pages(batch)
@@ -280,7 +294,10 @@ class Destination:
         if prepare.compared != self._compared:
             raise PeerProtocolError(f"{prepare.compared} pages are called compared, {self._compared} came")
         began = self._clock.now()
-        self.vm.load_state(self._state)
+        try:
+            self.vm.load_state(self._state)
+        except PrecopyError as error:
+            raise PeerProtocolError(f"the source's guest cannot be put into this machine: {error}") from error
         self._load_s = self._clock.now() - began
         broken: tuple[str, ...] = ()
         if prepare.compared:

@@ -9,12 +9,12 @@ from precopy.dirty.clear import DEFAULT_CHUNK_SHIFT
 from precopy.errors import UsageError
 from precopy.planning import Limits, TimeoutPolicy
 from precopy.planning.policies import POLICIES
+from precopy.ports.stream import SLOWEST_BYTES_PER_S
 from precopy.ports.vm import MAX_THROTTLE
 from precopy.units import check_bandwidth, check_seconds
 
-MIN_BANDWIDTH = 64_000
-"""Below this a page takes so long that the other side may think that nobody is there."""
-
+MIN_BANDWIDTH = SLOWEST_BYTES_PER_S
+"""Below this the other side gives this one up."""
 
 THROTTLES = ("off", "auto-converge", "dirty-limit")
 

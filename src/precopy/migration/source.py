@@ -3,6 +3,10 @@
 Law 4: **At most one side runs.** The source resumes its guest after any failure before `Commit` was handed to the
 stream. From there on only the destination's answer tells: `Running` (it runs there), or `Abort` (it does not and
 will not). Without an answer the outcome is unknown, the guest stays paused here, and `OutcomeUnknown` says so.
+
+Law 5: **The peer is not trusted**, with the guest's time either. While the guest is paused all that the destination
+does has to be done within `Source._patience`; then the guest runs on here. The answer to `Commit` has to come within
+the stream's time-out.
 """
 
 from __future__ import annotations
@@ -38,11 +42,15 @@ from precopy.migration.steering import Steering
 from precopy.planning import Action
 from precopy.planning.trace import RecordedOutcome
 from precopy.ports import ByteStream, Clock, SystemClock, TrackerChoice, VmControl
+from precopy.ports.stream import SLOWEST_BYTES_PER_S
 from precopy.wire import Commit, DeviceState, Hello, Prepare, Ready, Role, Running, Welcome
 
 _PROGRESS_S = 0.1
 _MAP_PARTS = 128
 _CANCEL_GRACE_S = 1.0
+_SLACK = 4.0
+"""A switchover that takes longer than the stream's time-out and this many times what was to be expected is given up:
+a link that got slower by half, and a machine that is busy, are no reason; a peer that plays for time is."""
 _WAS_CANCELLED = "the migration was cancelled; the guest runs on at the source"
 
 
@@ -73,7 +81,7 @@ class Source:
         self.session = uuid.uuid4().hex
         self._emit = emit
         self._clock = clock or SystemClock()
-        self._channel = Channel(stream, Role.SOURCE)
+        self._channel = Channel(stream, Role.SOURCE, self._clock)
         self._cancelled = threading.Event()
         self._commit_lock = threading.Lock()
         self.guest_is = GuestIs.HERE
@@ -182,7 +190,7 @@ class Source:
         setup_s = clock.now() - start
         steering.begin(choice.tracker)
         sync = self._converge(rounds, steering)
-        downtime, verify_s, compared = self._switch_over(rounds, sync)
+        downtime, verify_s, compared = self._switch_over(rounds, sync, self._patience(steering))
         return Migrated(
             session=self.session,
             guest=self.vm.kind,
@@ -228,12 +236,23 @@ class Source:
                     smallest_limit=verdict.smallest_downtime_limit_s.high,
                 )
 
-    def _switch_over(self, rounds: Rounds, sync: SyncStats) -> tuple[Downtime, float, int]:
+    def _patience(self, steering: Steering) -> float:
+        """Seconds that the guest may stand still before it is certain whether it is given away."""
+        verdict = steering.verdicts[-1]
+        expected_s = max(self.options.downtime_limit, verdict.downtime_s.value or 0.0, verdict.downtime_s.high or 0.0)
+        if self.options.verify:
+            bandwidth = verdict.bandwidth_bytes_per_s.low or SLOWEST_BYTES_PER_S
+            expected_s += self.vm.memory.layout.bytes / max(bandwidth, SLOWEST_BYTES_PER_S)
+        return self.stream.timeout + _SLACK * expected_s
+
+    def _switch_over(self, rounds: Rounds, sync: SyncStats, patience_s: float) -> tuple[Downtime, float, int]:
+        """Raises `PeerLost` where it takes longer than ``patience_s``, and what else can go wrong."""
         clock = self._clock
         self._phase = "switchover"
         self._tick(force=True)
         began = clock.now()
         self.vm.pause()
+        self.stream.limit(patience_s)
         paused = clock.now()
         final = rounds.sync()
         synced = clock.now()
@@ -273,6 +292,7 @@ class Source:
                 raise Cancelled(_WAS_CANCELLED)
             self.guest_is = GuestIs.UNKNOWN
         self._phase = "commit"
+        self.stream.limit(None)  # what an answer may take bounds the rest
         try:
             self._channel.send(Commit())
             self._channel.expect(Running)

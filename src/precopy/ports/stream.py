@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -14,8 +15,22 @@ IoVec = npt.NDArray[np.uint64]
 Buffer = bytes | bytearray | memoryview
 
 
+SLOWEST_BYTES_PER_S = 64_000
+"""A peer that takes or sends less, besides its time-out, is given up: a page takes a sixteenth of a second then."""
+
+
 class ByteStream(Protocol):
-    """Blocking, ordered, reliable or broken. Every call raises `PeerLost` where the peer is gone or silent too long."""
+    """Blocking, ordered, reliable or broken.
+
+    Every call raises `PeerLost` where the peer is gone, where nothing passes for `timeout` seconds, and where the
+    whole call takes longer than that and what its bytes take at `SLOWEST_BYTES_PER_S`: a peer cannot hold it up with
+    a byte now and then.
+    """
+
+    @property
+    def timeout(self) -> float:
+        """Seconds that the peer may be silent, or take nothing."""
+        ...
 
     @property
     def peer(self) -> str:
@@ -32,8 +47,12 @@ class ByteStream(Protocol):
         meanwhile may or may not be sent."""
         ...
 
-    def receive_into(self, buffers: Sequence[Buffer]) -> None:
-        """Fills all ``buffers`` in order. At most IOV_MAX buffers."""
+    def receive_into(self, buffers: Sequence[Buffer], within: float = math.inf) -> None:
+        """Fills all ``buffers`` in order, within so many seconds at most. At most IOV_MAX buffers."""
+        ...
+
+    def limit(self, seconds: float | None) -> None:
+        """All calls from now on have to be done within so many seconds together; None ends that."""
         ...
 
     def abort(self) -> None:

@@ -54,7 +54,7 @@ class Primary:
     ) -> None:
         contents = memory.contents()
         self.session = uuid.uuid4().hex
-        self.channel = Channel(stream, Role.SOURCE)
+        self.channel = Channel(stream, Role.SOURCE, clock)
         self._memory = memory  # lives as long as this
         self._page_size = contents.layout.page_size
         self._clock = clock

@@ -2,12 +2,17 @@
 
 Time-outs are the kernel's (SO_RCVTIMEO, SO_SNDTIMEO) and not Python's, because Python's would make the socket
 non-blocking, and MSG_WAITALL, with which one recvmsg fills hundreds of buffers, works on blocking sockets only.
+
+The kernel's time-outs only bring a call back; `_Patience` decides whether it goes on. A recvmsg takes no longer than
+its time-out in all. A sendmsg or splice to a Unix socket waits that long for room for each of its parts, of which a
+batch has up to 64, so its time-out is a 64th of what may pass.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import socket
 import stat
@@ -19,14 +24,20 @@ from typing import cast
 
 from precopy.abi.splice import PagePipe
 from precopy.errors import PeerError, PeerLost, UsageError
-from precopy.ports.stream import Buffer, IoVec
+from precopy.ports.stream import SLOWEST_BYTES_PER_S, Buffer, IoVec
 from precopy.transport.address import Address
 
 _BUFFER_BYTES = 4 << 20
 _LINGER_S = 2.0
+_TAKES_NOTHING, _IS_SILENT = "takes nothing", "is silent"
+_SEND_PARTS = 64
+"""Of its time-out, what a wait for room may take: see above."""
+_LEAST_WAIT_S = 0.001
+"""The kernel counts in ticks of up to 10 ms, so shorter waits would only come back more often."""
 _MODE = 0o600
 _BACKLOG = 128
 """Connections that may wait to be accepted: whoever comes while these do is told to try again."""
+_NOT_NOW = (errno.EAGAIN, errno.EWOULDBLOCK)
 _NO_SPLICE = (errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP, errno.EBADF)
 
 
@@ -37,9 +48,11 @@ class SocketStream:
 
     def __init__(self, sock: socket.socket, peer: str, timeout: float, *, copy_free: bool = True) -> None:
         self._socket, self.peer, self.timeout = sock, peer, timeout
+        self._limit = math.inf
         sock.setblocking(True)
+        self._receive_s = math.nan
         self._receive_timeout(timeout)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(timeout))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(max(timeout / _SEND_PARTS, _LEAST_WAIT_S)))
         self._pipe: PagePipe | None = None
         self._copy_free = copy_free and sock.family == socket.AF_UNIX
         if sock.family != socket.AF_UNIX:
@@ -48,7 +61,9 @@ class SocketStream:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
 
     def _receive_timeout(self, seconds: float) -> None:
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(seconds))
+        if seconds != self._receive_s:
+            self._receive_s = seconds
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(seconds))
 
     def _page_pipe(self) -> PagePipe | None:
         """The pipe for copy-free sending, made when it is first needed; None where pages are to be copied."""
@@ -68,16 +83,22 @@ class SocketStream:
     def fileno(self) -> int:
         return self._socket.fileno()
 
+    def limit(self, seconds: float | None) -> None:
+        self._limit = math.inf if seconds is None else time.monotonic() + seconds
+
     def send(self, buffers: Sequence[Buffer]) -> None:
         rest = buffers
         total = sum(map(len, buffers))
+        patience = _Patience(self, total, _TAKES_NOTHING)
         while total:
             try:
                 done = self._socket.sendmsg(rest)
             except OSError as error:
-                raise self._lost(error, "takes nothing") from error
+                patience.again(error)
+                continue
             total -= done
             if total:
+                patience.moved()
                 rest = _after(rest, done)
 
     def send_pages(self, head: Buffer, views: Sequence[memoryview], addresses: IoVec) -> None:
@@ -88,37 +109,43 @@ class SocketStream:
             return
         self.send([head])
         try:
-            pipe.send(self._socket.fileno(), addresses)
+            patience = _Patience(self, int(addresses[:, 1].sum()), _TAKES_NOTHING)
+            pipe.send(self._socket.fileno(), addresses, patience.moved, patience.again)
         except OSError as error:
             if pipe.moved or error.errno not in _NO_SPLICE:
-                raise self._lost(error, "takes nothing") from error
+                raise self._lost(error, _TAKES_NOTHING) from error
             self._drop_pipe()
             self.send(views)
 
-    def receive_into(self, buffers: Sequence[Buffer]) -> None:
+    def receive_into(self, buffers: Sequence[Buffer], within: float = math.inf) -> None:
         rest = buffers
         total = sum(map(len, buffers))
+        patience = _Patience(self, total, _IS_SILENT, within)
         while total:
+            self._receive_timeout(patience.wait_s)
             try:
                 done = self._socket.recvmsg_into(cast("list[bytearray]", rest), 0, socket.MSG_WAITALL)[0]
             except OSError as error:
-                raise self._lost(error, "is silent") from error
+                patience.again(error)
+                continue
             if done == 0:
                 raise PeerLost(f"{self.peer} closed the connection")
             total -= done
             if total:
+                patience.moved()
                 rest = _after(rest, done)
 
     def receive_some(self, most: int) -> bytes:
         """At least one byte and at most ``most``, or none where the peer has closed. Raises `PeerLost`."""
+        self._receive_timeout(self.timeout)
         try:
             return self._socket.recv(most)
         except OSError as error:
-            raise self._lost(error, "is silent") from error
+            raise self._lost(error, _IS_SILENT) from error
 
     def wait_forever(self) -> None:
         """Lets the peer be silent for as long as it likes: for answers that take their time."""
-        self._receive_timeout(0)
+        self.timeout = math.inf
 
     def abort(self) -> None:
         with contextlib.suppress(OSError):
@@ -140,14 +167,52 @@ class SocketStream:
         self._socket.close()
 
     def _lost(self, error: OSError, silence: str) -> PeerLost:
-        if error.errno in (errno.EAGAIN, errno.EWOULDBLOCK):
+        if error.errno in _NOT_NOW:
             return PeerLost(f"{self.peer} {silence} for {self.timeout:g} s", silent=True)
         return PeerLost(f"the connection to {self.peer} broke: {error.strerror}")
 
 
+class _Patience:
+    """How long one call with ``size`` bytes to move may go on; `moved` and `again` raise `PeerLost` at its end."""
+
+    def __init__(self, stream: SocketStream, size: int, silence: str, within: float = math.inf) -> None:
+        self._stream, self._size, self._silence = stream, size, silence
+        self._began = self._moved_at = time.monotonic()
+        self._until = min(self._began + min(stream.timeout + size / SLOWEST_BYTES_PER_S, within), stream._limit)
+        if self._began >= stream._limit:
+            raise self._too_long(self._began)
+
+    @property
+    def wait_s(self) -> float:
+        """What one wait in the kernel may take; infinite where nothing bounds it."""
+        return max(min(self._stream.timeout, self._until - time.monotonic()), _LEAST_WAIT_S)
+
+    def moved(self) -> None:
+        """A part of it has been moved, and the rest has not."""
+        self._moved_at = time.monotonic()
+        if self._moved_at >= self._until:
+            raise self._too_long(self._moved_at)
+
+    def again(self, error: OSError) -> None:
+        """Nothing was moved, for this ``error``."""
+        if error.errno not in _NOT_NOW:
+            raise self._stream._lost(error, self._silence) from error
+        now = time.monotonic()
+        if now - self._moved_at >= self._stream.timeout - _LEAST_WAIT_S:
+            raise self._stream._lost(error, self._silence) from error
+        if now >= self._until:
+            raise self._too_long(now) from error
+
+    def _too_long(self, now: float) -> PeerLost:
+        did = "take" if self._silence == _TAKES_NOTHING else "send"
+        return PeerLost(
+            f"{self._stream.peer} did not {did} {self._size} bytes within {now - self._began:.2g} s", silent=True
+        )
+
+
 def _timeval(seconds: float) -> bytes:
-    """``struct timeval``; 0 waits for ever, and nothing else does."""
-    whole, micro = divmod(max(round(seconds * 1e6), 1) if seconds else 0, 1_000_000)
+    """``struct timeval``; an infinity waits for ever, as 0 does to the kernel, and nothing else does."""
+    whole, micro = divmod(0 if math.isinf(seconds) else max(round(seconds * 1e6), 1), 1_000_000)
     return struct.pack("ll", whole, micro)
 
 
@@ -168,7 +233,8 @@ def connect(address: Address, timeout: float) -> SocketStream:
         if address.path is not None:
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:
-                sock.settimeout(timeout)
+                # Blocking, so that where many come at once each waits for its turn instead of being sent away.
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(timeout))
                 sock.connect(address.path)
             except OSError:
                 sock.close()
