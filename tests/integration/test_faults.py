@@ -58,7 +58,7 @@ from support.live_guests import (
     stands_still,
     stream_pair,
 )
-from support.wire_proxy import HEADER_BYTES, PREAMBLE, Fault, Harm, Proxy
+from support.wire_proxy import HEADER_BYTES, LOST, PREAMBLE, Fault, Harm, Proxy
 
 pytestmark = [pytest.mark.needs("kvm"), pytest.mark.timeout(60), pytest.mark.usefixtures("nothing_left")]
 
@@ -233,7 +233,7 @@ class TestAroundTheCommit:
         assert isinstance(broken.source, PeerRefused)
         broken.guest_is_safe_at_the_source()
 
-    @pytest.mark.parametrize("harm", sorted(set(Harm) - {Harm.SLOW}, key=by_name), ids=by_name)
+    @pytest.mark.parametrize("harm", LOST, ids=by_name)
     def test_lost_answer(self, pair: Pair, harm: Harm) -> None:
         waits = harm in (Harm.SILENCE, Harm.DRIP)
         broken = Broken(pair, Fault("destination", "Running", harm), TIMEOUT if waits else PATIENCE)

@@ -37,3 +37,24 @@ def test_a_control_socket_is_private_from_the_start() -> None:
     done = run("hostile-1")
     assert done.returncode == 0, (done.stdout, done.stderr)
     assert done.stdout.startswith("0 of 100 ")
+
+
+@pytest.mark.parametrize("frame", ["RoundAck", "Ready", "Running"])
+def test_an_answer_a_byte_at_a_time_does_not_hold_the_guest(frame: str) -> None:
+    done = run("hostile-2", frame)
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    assert f"state after 15 s: {'unknown' if frame == 'Running' else 'running'};" in done.stdout
+
+
+def test_a_source_that_dies_after_the_commit_ends_its_client_with_an_unknown_outcome() -> None:
+    done = run("hostile-4")
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    assert "migrate: exit code 6: precopy: outcome unknown: the commit of session " in done.stdout
+    assert "ask the destination" in done.stdout
+    assert "destination: running" in done.stdout
+
+
+def test_a_client_that_does_not_read_stops_no_migration() -> None:
+    done = run("hostile-5", **{"receive.wait(400)": "receive.wait(30)"})
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    assert done.stdout.startswith("it went on")

@@ -59,7 +59,7 @@ from precopy.wire import (
 from precopy.wire.frames import BlockClaim
 from support.live_guests import until
 from support.replicas import MIB, WORDS, Steps, Writers, replicated, same, stepping, words
-from support.wire_proxy import HEADER_BYTES, Fault, Harm, ListeningProxy
+from support.wire_proxy import HEADER_BYTES, LOST, Fault, Harm, ListeningProxy
 
 pytestmark = [pytest.mark.needs("pagemap"), pytest.mark.timeout(60), pytest.mark.usefixtures("nothing_left")]
 
@@ -219,7 +219,7 @@ class TestAroundTheCommit:
         assert isinstance(story.error, PeerLost)
         assert story.standby.point == 4  # whoever promotes it has the exact memory
 
-    @pytest.mark.parametrize("harm", list(Harm))
+    @pytest.mark.parametrize("harm", LOST)
     def test_lost_answer(self, tmp_path: Path, harm: Harm) -> None:
         story = Story(tmp_path, Fault("destination", "Running", harm), TIMEOUT)
         self.outcome_is_unknown(story)

@@ -55,6 +55,8 @@ class Harm(enum.Enum):
     SLOW = "slow from it on"
 
 
+LOST = tuple(harm for harm in Harm if harm is not Harm.SLOW)
+"""Harm after which the frame does not arrive whole in time."""
 DRIP_S = 0.2
 SLOW_BYTES_PER_S = 500_000
 

@@ -25,11 +25,32 @@ def _show_status(status: dict[str, Any], as_json: bool) -> None:
         return
     click.echo(f"{status['state']}: {status['machine']} ({status['why']})")
     click.echo(f"memory: {format_size(status['ram_bytes'])} in {status['blocks']} RAM blocks")
+    _show_migration(status)
     click.echo(f"process {status['pid']}, up {format_duration(status['uptime_s'])}")
     if status["session"]:
         click.echo(f"session: {status['session']}")
     if status["last_error"]:
         click.echo(f"last error: {status['last_error']}")
+
+
+def _show_migration(status: dict[str, Any]) -> None:
+    """How far the migration under way is, if there is one."""
+    import msgspec
+
+    from precopy.migration import Progress
+    from precopy.report.live import line
+    from precopy.units import format_duration, format_size
+
+    migration, arriving = status["migration"], status["arriving"]
+    if migration:
+        click.echo(f"migrating to {migration['to']} for {format_duration(migration['elapsed_s'])}")
+        if migration["progress"]:
+            progress = msgspec.convert(migration["progress"], Progress)
+            click.echo(f"{line(progress)} | {migration['remaining_pages']} pages left")
+            if progress.expected_downtime_s is not None:
+                click.echo(f"expected downtime: {format_duration(progress.expected_downtime_s)}")
+    if arriving:
+        click.echo(f"receiving round {arriving['round']}, {format_size(arriving['received_bytes'])} so far")
 
 
 @click.command()
@@ -81,7 +102,7 @@ def resume(control: Any, as_json: bool) -> None:
 @click.argument("control", type=CONTROL)
 @json_option
 def cancel(control: Any, as_json: bool) -> None:
-    """Stop the migration under way; the guest stays where it is."""
+    """Stop the migration under way, and say what became of it: the guest stays, unless it has been given away."""
     _show_status(_ask(control, "cancel"), as_json)
 
 

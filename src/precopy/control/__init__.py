@@ -3,7 +3,8 @@
 from precopy.control.client import migrate_guest
 from precopy.control.pair import ProcessFailed, ProcessPair
 from precopy.control.process import GuestProcess
-from precopy.control.socket import ControlServer, RemoteFailure, Request, ask, default_address
+from precopy.control.server import ControlServer
+from precopy.control.socket import RemoteFailure, Request, ask, default_address
 
 __all__ = [
     "ControlServer",

@@ -11,9 +11,14 @@ from typing import Any
 import msgspec
 
 from precopy.control.socket import Request, ask
-from precopy.errors import PeerProtocolError, PrecopyError
-from precopy.migration import EVENTS, Event, Migrated, MigrationOptions
+from precopy.errors import OutcomeUnknown, PeerError, PrecopyError
+from precopy.migration import EVENTS, Committing, Event, Migrated, MigrationOptions
 from precopy.transport import Address
+
+_FIND_OUT = (
+    "ask the destination with `precopy status` whether the guest of that session runs there; do not start it again "
+    "before it is certain that it does not"
+)
 
 
 def migrate_guest(
@@ -27,21 +32,31 @@ def migrate_guest(
 ) -> Migrated:
     """Migrates the guest behind ``control``; Ctrl-C cancels that. ``on_event`` is told of progress, of each round and
     of each verdict; ``record`` is the absolute path of a file that is to be made, for a replay. Raises what the
-    migration failed with, or that it was cancelled, as `precopy.control.RemoteFailure`."""
+    migration failed with, or that it was cancelled, as `precopy.control.RemoteFailure`; `OutcomeUnknown` where the
+    guest's process is lost when it may have given the guest away, otherwise `PeerError`."""
+
+    committing: list[str] = []
 
     def heard(kind: str, value: Any) -> None:
-        if kind in EVENTS:
-            # JSON has no infinity: an end that is never reached comes as null, like one that is not known yet.
-            on_event(msgspec.convert(value, EVENTS[kind]))
+        if kind not in EVENTS:
+            return
+        # JSON has no infinity: an end that is never reached comes as null, like one that is not known yet.
+        event = msgspec.convert(value, EVENTS[kind])
+        if isinstance(event, Committing):
+            committing.append(event.session)
+        on_event(event)
 
-    with _cancelling(control):
-        answer = ask(control, Request("migrate", str(to), timeout, options, record), heard)
+    try:
+        with _cancelling(control):
+            answer = ask(control, Request("migrate", str(to.absolute()), timeout, options, record), heard)
+    except PeerError as error:
+        if committing:
+            raise OutcomeUnknown(committing[-1], str(error), _FIND_OUT) from error
+        raise
     try:
         return msgspec.convert(answer, Migrated)
     except msgspec.ValidationError as error:
-        raise PeerProtocolError(
-            f"the guest was moved, but {control} says so in no way that is known: {error}"
-        ) from error
+        raise PrecopyError(f"the guest was moved, but {control} says so in no way that is known: {error}") from error
 
 
 @contextlib.contextmanager

@@ -23,10 +23,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from precopy.control.socket import ControlServer, Emit, Request
-from precopy.errors import PeerError, PrecopyError, UsageError
+from precopy.control.server import ControlServer, Emit
+from precopy.control.socket import Request
+from precopy.errors import OutcomeUnknown, PeerError, PrecopyError, UsageError
 from precopy.memory.host import peak_resident
-from precopy.migration import Destination, Event, GuestIs, Migrated, Note, Received, Source, event_name
+from precopy.migration import (
+    Arriving,
+    Committing,
+    Destination,
+    Event,
+    GuestIs,
+    Migrated,
+    Note,
+    Progress,
+    Received,
+    Source,
+    event_name,
+)
 from precopy.store.recording import RecordingWriter
 from precopy.transport import Address, SocketStream, connect, parse_address
 
@@ -35,13 +48,26 @@ if TYPE_CHECKING:
     from precopy.kvm import KvmGuest
 
 _CANCEL_S = 15.0
+_CANCEL_ANSWER_S = 8.0
+"""How long who cancels waits for what becomes of it; its own time-out is 10 s."""
 _MAX_TIMEOUT_S = 86400.0
 _ARRIVAL_S = 5.0
 
 
 @dataclass(frozen=True)
+class Migrating:
+    """A migration under way: ``to`` where, and how far it is. ``progress`` is None before there is any."""
+
+    to: str
+    elapsed_s: float
+    remaining_pages: int | None = None
+    progress: Progress | None = None
+
+
+@dataclass(frozen=True)
 class Status:
-    """What `precopy status` tells. ``session`` is the migration that brought the guest here or took it away."""
+    """What `precopy status` tells. ``session`` is the migration that brought the guest here or took it away, or the one
+    under way, of which ``migration`` (at the source) or ``arriving`` (at the destination) say more."""
 
     state: str
     guest: str
@@ -54,6 +80,8 @@ class Status:
     session: str | None = None
     last_error: str | None = None
     received: Received | None = None
+    migration: Migrating | None = None
+    arriving: Arriving | None = None
 
 
 @dataclass(frozen=True)
@@ -84,8 +112,15 @@ class GuestProcess:
         self._arrived = threading.Event()
         self._wake: Callable[[], None] = lambda: None
         self._source: Source | None = None
+        self._to = ""
+        self._began = 0.0
+        self._progress: Progress | None = None
+        self._arriving: Arriving | None = None
         self._destination: Destination | None = None
         self._cancelled = False
+        self._settled = threading.Event()
+        """No migration is under way, or it is clear what has become of it."""
+        self._settled.set()
         self._idle = threading.Event()
         self._idle.set()
         self.server: ControlServer
@@ -144,7 +179,7 @@ class GuestProcess:
         with self._lock:
             if self._done.is_set():
                 return None
-            self._destination = Destination(self.guest, stream)
+            self._destination = Destination(self.guest, stream, emit=self._note_arriving)
         try:
             received = self._destination.run()
         except PrecopyError:
@@ -153,6 +188,9 @@ class GuestProcess:
             raise
         self._arrive(received)
         return received
+
+    def _note_arriving(self, arriving: Arriving) -> None:
+        self._arriving = arriving
 
     def _arrive(self, received: Received) -> None:
         self.received, self.session, self.state = received, received.session, "running"
@@ -172,7 +210,18 @@ class GuestProcess:
             session=self.session,
             last_error=self.last_error,
             received=self.received,
+            migration=self._migration(),
+            arriving=self._arriving if self.state == "receiving" else None,
         )
+
+    def _migration(self) -> Migrating | None:
+        if self.state != "migrating":
+            return None
+        progress, elapsed_s = self._progress, time.monotonic() - self._began
+        if progress is None:
+            return Migrating(self._to, elapsed_s)
+        remaining_pages = progress.remaining_bytes // self.guest.memory.layout.page_size
+        return Migrating(self._to, elapsed_s, remaining_pages, progress)
 
     def epilogue(self, outcome: str) -> dict[str, Any]:
         """What the process's closing JSON document says, whichever way the guest came and went."""
@@ -239,8 +288,22 @@ class GuestProcess:
         return self.status()
 
     def _cancel(self) -> Status:
+        """Stops the migration under way, and waits for what becomes of it. Raises `UsageError` where it is too late,
+        and `OutcomeUnknown`."""
         self._need("migrating")
+        session = self.session
         self._stop_source()
+        self._settled.wait(_CANCEL_ANSWER_S)
+        match self.state:
+            case "migrating":
+                raise UsageError(
+                    f"it is too late to cancel session {session}: the guest is being given away; ask with "
+                    f"`precopy status` what has become of it"
+                )
+            case "migrated" | "ended":
+                raise UsageError(f"it is too late to cancel: the guest runs at the destination (session {session})")
+            case "unknown":
+                raise OutcomeUnknown(session or "?", "it was cancelled too late")
         return self.status()
 
     def _stop_source(self) -> None:
@@ -256,19 +319,23 @@ class GuestProcess:
         with self._lock:
             self._need("running")
             self.state = "migrating"
+            self._to, self._began, self._progress = str(address), time.monotonic(), None
             self._cancelled = False
+            self._settled.clear()
             self._idle.clear()
-        source: Source | None = None
 
         def tell(event: Event) -> None:
-            emit(event_name(event), event)
+            if isinstance(event, Progress):
+                self._progress = event
+            emit(event_name(event), event, surely=isinstance(event, Committing | Note))
 
         try:
             with contextlib.ExitStack() as stack:
                 recorder = None
                 if request.record:
                     recorder = stack.enter_context(RecordingWriter(request.record, lambda why: tell(Note(why))))
-                stream = stack.enter_context(contextlib.closing(connect(address, request.timeout)))
+                stream = connect(address, request.timeout)
+                stack.callback(_close_later, stream)
                 source = Source(self.guest, stream, request.options, emit=tell, recorder=recorder)
                 self._source, self.session = source, source.session
                 if self._cancelled:
@@ -280,17 +347,26 @@ class GuestProcess:
         else:
             return self.migrated
         finally:
-            where = GuestIs.HERE if source is None else source.guest_is
-            self.state = {GuestIs.HERE: "running", GuestIs.UNKNOWN: "unknown", GuestIs.THERE: "migrated"}[where]
-            if where is GuestIs.THERE:
-                self._end("migrated")
-            self._source = None
-            self._idle.set()
+            self._settle()
+
+    def _settle(self) -> None:
+        where = GuestIs.HERE if self._source is None else self._source.guest_is
+        self.state = {GuestIs.HERE: "running", GuestIs.UNKNOWN: "unknown", GuestIs.THERE: "migrated"}[where]
+        self._source = None
+        self._settled.set()
+        if where is GuestIs.THERE:
+            self._end("migrated")
+        self._idle.set()
 
     def _end(self, outcome: str) -> None:
         self.outcome = outcome
         self._done.set()
         self._wake()
+
+
+def _close_later(stream: SocketStream) -> None:
+    """Closes it in a thread of its own: who asked for the migration need not wait until the peer has read the last."""
+    threading.Thread(target=stream.close, name="close", daemon=True).start()
 
 
 def _interrupt(*_: object) -> None:

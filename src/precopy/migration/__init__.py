@@ -1,10 +1,11 @@
 """Moving a running guest: both sides of a migration, its rounds, its switchover, and what is told of it."""
 
-from precopy.migration.destination import Destination, Received
+from precopy.migration.destination import Arriving, Destination, Received
 from precopy.migration.options import MigrationOptions
 from precopy.migration.recorder import Recorder
 from precopy.migration.results import (
     EVENTS,
+    Committing,
     Downtime,
     Event,
     Migrated,
@@ -19,6 +20,8 @@ from precopy.migration.source import GuestIs, Source
 
 __all__ = [
     "EVENTS",
+    "Arriving",
+    "Committing",
     "Destination",
     "Downtime",
     "Event",

@@ -206,10 +206,18 @@ class Note:
     text: str
 
 
-Event = Progress | Round | Verdict | Note
+@dataclass(frozen=True)
+class Committing:
+    """The guest is being given away: from here on only the destination knows whether it runs there. It may be told
+    before a commit that then does not happen, never after one. ``session`` is the migration's."""
+
+    session: str
+
+
+Event = Progress | Round | Verdict | Note | Committing
 """What is told of a migration while it runs."""
 
-EVENTS: dict[str, type[Event]] = {one.__name__.lower(): one for one in (Progress, Round, Verdict, Note)}
+EVENTS: dict[str, type[Event]] = {one.__name__.lower(): one for one in (Progress, Round, Verdict, Note, Committing)}
 """The same by the name that each has on the control socket and in documents: see `event_name`."""
 
 

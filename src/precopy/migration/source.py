@@ -36,7 +36,7 @@ from precopy.migration.comparison import check_compared, send_for_comparison
 from precopy.migration.options import MigrationOptions
 from precopy.migration.pace import Pace
 from precopy.migration.recorder import Recorder
-from precopy.migration.results import Downtime, Event, Migrated, Progress, Round
+from precopy.migration.results import Committing, Downtime, Event, Migrated, Progress, Round
 from precopy.migration.rounds import Rounds
 from precopy.migration.steering import Steering
 from precopy.planning import Action
@@ -287,6 +287,7 @@ class Source:
         return send_for_comparison(self._channel, self.vm.memory, self._tick)
 
     def _commit(self) -> None:
+        self._emit(Committing(self.session))  # first: whoever loses sight of this process must not take it for unsent
         with self._commit_lock:
             if self._cancelled.is_set():
                 raise Cancelled(_WAS_CANCELLED)

@@ -143,6 +143,29 @@ class SocketStream:
         except OSError as error:
             raise self._lost(error, _IS_SILENT) from error
 
+    def receive_now(self, most: int) -> bytes | None:
+        """What is there, at most ``most`` bytes; None where nothing is yet, no bytes where the peer has closed. Raises
+        `PeerLost`."""
+        try:
+            return self._socket.recv(most, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise self._lost(error, _IS_SILENT) from error
+
+    def send_now(self, data: bytes) -> int:
+        """Sends what the socket takes without waiting; returns how many bytes. Raises `PeerLost`."""
+        try:
+            return self._socket.send(data, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise self._lost(error, _TAKES_NOTHING) from error
+
+    def keep_unsent(self, size: int) -> None:
+        """About how many bytes the kernel keeps that the peer has not taken; it may keep less."""
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
+
     def wait_forever(self) -> None:
         """Lets the peer be silent for as long as it likes: for answers that take their time."""
         self.timeout = math.inf
@@ -164,6 +187,11 @@ class SocketStream:
                 self._receive_timeout(left)
                 if not self._socket.recv(1 << 20):
                     break
+        self._socket.close()
+
+    def drop(self) -> None:
+        """Closes without waiting for the peer to read what was sent last."""
+        self._drop_pipe()
         self._socket.close()
 
     def _lost(self, error: OSError, silence: str) -> PeerLost:
