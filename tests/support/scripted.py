@@ -8,6 +8,7 @@ one.
 from __future__ import annotations
 
 import enum
+import math
 import struct
 import threading
 from collections.abc import Callable, Sequence
@@ -308,7 +309,12 @@ class ScriptedStream:
                 return fault.frame(number) + data
         return data
 
-    def receive_into(self, buffers: Sequence[Buffer]) -> None:
+    timeout = _PATIENCE_S
+
+    def limit(self, seconds: float | None) -> None:
+        """Nothing here takes long."""
+
+    def receive_into(self, buffers: Sequence[Buffer], within: float = math.inf) -> None:  # noqa: ARG002
         for buffer in buffers:
             view = memoryview(buffer).cast("B")
             view[:] = self._take(len(view))
