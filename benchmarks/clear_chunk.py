@@ -6,7 +6,10 @@ Run: .venv/bin/python benchmarks/clear_chunk.py
 from __future__ import annotations
 
 import statistics
+import sys
+from functools import partial
 
+from precopy.bench.failed import Failed, attempt
 from precopy.control import ProcessPair, migrate_guest
 from precopy.migration import Migrated, MigrationOptions
 
@@ -14,15 +17,25 @@ SHIFTS, REPEATS = (9, 12, 15, 18), 5
 GUEST = ["--ram", "1G", "--fill", "1", "--workload", "random", "--write-rate", "200K"]
 
 
+def migration(shift: int) -> Migrated:
+    with ProcessPair(GUEST, ["--ram", "1G", "--prealloc"]) as pair:
+        options = MigrationOptions(clear_chunk_shift=shift, downtime_limit=0.05)
+        return migrate_guest(pair.source, pair.address, options)
+
+
 def main() -> None:
     done: dict[int, list[Migrated]] = {shift: [] for shift in SHIFTS}
     for _ in range(REPEATS):
         for shift in SHIFTS:
-            with ProcessPair(GUEST, ["--ram", "1G", "--prealloc"]) as pair:
-                options = MigrationOptions(clear_chunk_shift=shift, downtime_limit=0.05)
-                done[shift].append(migrate_guest(pair.source, pair.address, options))
-    print("chunk    clear calls   pages sent   total ms   downtime ms   (medians of", REPEATS, "migrations)")
+            one = attempt(f"2^{shift}", partial(migration, shift))
+            if isinstance(one, Failed):
+                print(f"{one.name}: {one.message}", file=sys.stderr)
+            else:
+                done[shift].append(one)
+    print("chunk    clear calls   pages sent   total ms   downtime ms   (medians of at most", REPEATS, "migrations)")
     for shift, runs in done.items():
+        if not runs:
+            continue
         calls = statistics.median(sum(one.clear_log_ioctls for one in run.rounds) for run in runs)
         pages = statistics.median(sum(one.sent_pages for one in run.rounds) for run in runs)
         total = statistics.median(run.total_s for run in runs)

@@ -96,5 +96,16 @@ def test_nothing_is_timed_that_finds_other_pages(monkeypatch: pytest.MonkeyPatch
         return original(subject, index)
 
     monkeypatch.setattr(bench._Subject, step, after_a_stray)
-    with pytest.raises(VerificationFailed, match=f"{way} found 5 pages where 4 were written"):
-        measure([16 << 20], 1, 1, lambda _: None, (0.001,))
+    done = measure([16 << 20], 1, 1, lambda _: None, (0.001,))
+    assert (done.cases, done.writers) == ([], [])
+    (failed,) = done.failed
+    assert (failed.kind, failed.exit_code) == (VerificationFailed.__name__, VerificationFailed.exit_code)
+    assert f"{way} found 5 pages where 4 were written" in failed.message
+
+
+@pytest.mark.needs("pagemap")
+def test_a_size_that_fails_is_noted_and_the_others_are_measured() -> None:
+    done = measure([1 << 43, 16 << 20], 1, 1, lambda _: None, (0.001,))
+    assert [(one.kind, one.name) for one in done.failed] == [("OutOfMemory", "8.0 TiB")]
+    assert {one.size_bytes for one in done.cases} == {16 << 20}
+    assert len(done.writers) == 1

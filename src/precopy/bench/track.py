@@ -15,11 +15,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from precopy.bench.failed import Failed, attempt
 from precopy.bench.spread import Spread
 from precopy.bench.track_writer import WriterFigures, measure_writer
 from precopy.dirty import CLEAR_POLICIES, DirtyMemory, MigrationBitmap, clear_policy
@@ -72,34 +74,40 @@ class TrackCase:
 
 @dataclass(frozen=True)
 class TrackBench:
-    """All cases; a writer for each size."""
+    """All cases; a writer for each size; the sizes of which something ``failed`` have what was measured before it."""
 
     cases: list[TrackCase]
     writers: list[WriterFigures]
+    failed: list[Failed]
 
 
 def measure(
     sizes: Sequence[int], repeat: int, writer_slices: int, tell: Callable[[str], None], shares: Sequence[float] = SHARES
 ) -> TrackBench:
     """Every share, scattered and clustered (all pages: once), for memories of so many bytes; the writer for
-    ``writer_slices`` seconds each way. ``tell`` is told what is measured next.
+    ``writer_slices`` seconds each way. ``tell`` is told what is measured next. Where something fails, the other sizes
+    are measured all the same.
 
-    Raises `UsageError` for a size that is too small, `Unsupported`, `OutOfMemory`, and `VerificationFailed` where a way
-    finds other pages than were written.
+    Raises `UsageError` for a size that is too small.
     """
     for size in sizes:
         if size < MIN_SIZE or size % PAGE_SIZE:
             raise UsageError(f"a memory of {size} bytes cannot be measured; it has pages and {format_size(MIN_SIZE)}")
-    cases, writers = [], []
-    for size in sizes:
+    done = TrackBench([], [], [])
+
+    def measure_size(size: int) -> None:
         with _Subject(size) as subject:
             for share in shares:
                 for pattern in ("scattered", "clustered") if share < 1 else ("clustered",):
                     tell(f"{format_size(size)}, {100 * share:g} % {pattern}")
-                    cases.append(_case(subject, share, pattern, repeat))
+                    done.cases.append(_case(subject, share, pattern, repeat))
         tell(f"{format_size(size)}, a writer")
-        writers.append(measure_writer(size, writer_slices))
-    return TrackBench(cases, writers)
+        done.writers.append(measure_writer(size, writer_slices))
+
+    for size in sizes:
+        if isinstance(failed := attempt(format_size(size), partial(measure_size, size)), Failed):
+            done.failed.append(failed)
+    return done
 
 
 def dirty_indexes(pages: int, share: float, pattern: str, random: np.random.Generator) -> Indexes:

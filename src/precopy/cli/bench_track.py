@@ -27,16 +27,18 @@ from precopy.cli.options import SIZE, Whole, json_option
     help="Seconds that the writer streams each way, one at a time.",
 )
 @json_option
-def track(sizes: tuple[int, ...], repeat: int, writer_slices: int, as_json: bool) -> None:
+def track(sizes: tuple[int, ...], repeat: int, writer_slices: int, as_json: bool) -> int:
     """Find the pages that a program wrote into its own memory, and what that costs the program.
 
     A sync by the kernel's write protection (in one step, and in two with each clear policy) beside comparing with a
     copy, hashing every page and writing everything, over the same warm memory, in turn. Every result is verified.
+    Where a size fails, the others are measured.
     """
     import msgspec
 
     from precopy.bench.track import measure
     from precopy.cli.facts import machine_facts
+    from precopy.cli.failures import ended
     from precopy.report.documents import document, to_json
     from precopy.report.tables import show
     from precopy.report.track_table import track_table
@@ -44,8 +46,11 @@ def track(sizes: tuple[int, ...], repeat: int, writer_slices: int, as_json: bool
     measured = measure(
         sizes, repeat, writer_slices, lambda what: None if as_json else click.echo(f"measuring {what}", err=True)
     )
+    if not measured.cases:
+        raise measured.failed[0].error()
     body = msgspec.to_builtins(measured)
     if as_json:
         click.echo(to_json(document("bench-track", 1, {"machine": machine_facts(), "repeats": repeat, **body})))
     else:
         show(*track_table(body))
+    return ended(measured.failed, len(measured.cases))
