@@ -9,6 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from precopy.planning import Action, CurveWorld, DirtyClass, DirtyCurve, Limits, Metrics, decide, simulate
+from precopy.planning.advice import advise
 from precopy.planning.decision import Decision
 from precopy.planning.exactly import exactly
 from precopy.planning.plan import (
@@ -18,6 +19,7 @@ from precopy.planning.plan import (
     fits,
     forecast_plan,
     largest_dirty_rate,
+    plan,
     smallest_limit,
 )
 from precopy.planning.qemu_model import (
@@ -29,6 +31,7 @@ from precopy.planning.qemu_model import (
 from precopy.planning.qemu_model import (
     largest_dirty_rate as qemu_largest_dirty_rate,
 )
+from precopy.report.plan_tables import lever_sentence, verdict
 
 GB, MIB = 1e9, 1 << 20
 
@@ -221,3 +224,29 @@ def test_ranges_hold_their_values_and_the_worse_end_is_safe(asked: PlanInput) ->
     assert carry_out(replace(worst, downtime_limit_s=found.smallest_downtime_limit_s.high * (1 + 1e-6))).completed
     if found.sure:
         assert carry_out(worst).completed == found.converges
+
+
+# The largest and the smallest numbers that the command reads: one plan that raises would lose a whole sweep.
+
+EXTREMES = {
+    "ram_bytes": [4096, 2**62],
+    "bandwidth_bytes_per_s": [1.0, 1e9, 2.0**62],
+    "dirty_rate_bytes_per_s": [0.0, 1.0, 2.0**62],
+    "working_set_bytes": [1.0, 4096.0, 2.0**62],
+    "sync_s": [0.0, 1e-6, 2e6],
+    "downtime_limit_s": [1e-6, 2e6],
+    "max_rounds": [1, 500],
+    "handover_s": [0.0, 2e6],
+    "uncertainty": [0.0, 0.1, 0.99],
+}
+
+
+@given(st.fixed_dictionaries({name: st.sampled_from(values) for name, values in EXTREMES.items()}))
+def test_no_plan_raises(numbers: dict[str, float]) -> None:
+    made = PlanInput(**{**numbers, "working_set_bytes": min(numbers["working_set_bytes"], numbers["ram_bytes"])})  # type: ignore[arg-type]
+    planned, advice = plan(made), advise(made)
+    assert verdict(planned).startswith(("converges in", "will not converge"))
+    assert all(lever_sentence(one, advice.converges) for one in advice.levers)
+    for estimate in (planned.forecast.downtime_s, planned.forecast.total_s, planned.forecast.smallest_downtime_limit_s):
+        assert 0 <= estimate.low <= estimate.value <= estimate.high
+    assert not any(math.isnan(value) for value in (planned.forecast.total_s.high, smallest_limit(made)))

@@ -265,6 +265,8 @@ def test_what_is_no_range_is_refused(text: str) -> None:
 def test_ranges_have_an_end() -> None:
     with pytest.raises(UsageError, match="at most 100000"):
         parse_values("1K..2K:99999999999", parse_rate)
+    with pytest.raises(UsageError, match="at most 100000"):
+        parse_values("1K..2K:" + "9" * 5000, parse_rate)
     with pytest.raises(UsageError, match=f"at most {MOST_PLANS}"):
         grid(sync_s=tuple(float(n) for n in range(2000)), dirty_rate_bytes_per_s=tuple(range(2000)))
 

@@ -17,6 +17,7 @@ from precopy.planning.plan import HANDOVER_S, PlanInput, carry_out, largest_dirt
 
 MOST_PLANS = 1_000_000
 MOST_VALUES = 100_000
+_MOST_DIGITS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,11 +205,12 @@ def parse_values(text: str, parse: Callable[[str], float], *, whole: bool = Fals
         ends, _, steps = text.partition(":")
         begin, _, end = ends.partition("..")
         number, _, kind = steps.partition(":")
-        if kind not in ("", "log") or not number.isascii() or not number.isdigit() or int(number) < 2:
+        if kind not in ("", "log") or not number.isascii() or not number.isdigit() or int(number[:_MOST_DIGITS]) < 2:
             raise UsageError(
                 f"{text!r} is not a range; write it like FROM..TO:COUNT or FROM..TO:COUNT:log, COUNT from 2"
             )
-        values = _between(parse(begin), parse(end), _counted(int(number), text), kind == "log", text)
+        count = int(number[:_MOST_DIGITS])  # of more than 4300 digits Python makes an error of its own
+        values = _between(parse(begin), parse(end), _counted(count, text), kind == "log", text)
     _counted(len(values), text)
     return tuple(round(value) for value in values) if whole else values
 
