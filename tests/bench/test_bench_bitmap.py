@@ -17,6 +17,7 @@ from precopy.bench.sync_loop import SOURCE, compile_loop
 from precopy.bitmap import Bitmap
 from precopy.cli.bench_bitmap import bitmap as command
 from precopy.errors import Unsupported, UsageError, VerificationFailed
+from support.patience import IN_TIME_S
 
 pytestmark = pytest.mark.needs("cc")
 
@@ -107,7 +108,7 @@ def test_a_wrong_result_of_ours_is_noticed(monkeypatch: pytest.MonkeyPatch) -> N
 def test_without_a_compiler(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "CC"} | {"PATH": str(tmp_path)}
     command = [sys.executable, "-m", "precopy", "bench", "bitmap", "--guest", "64M"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=IN_TIME_S)
     assert (done.returncode, done.stdout) == (3, "")
     (line,) = done.stderr.splitlines()
     assert line.startswith("precopy: no C compiler is installed")

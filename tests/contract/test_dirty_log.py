@@ -45,6 +45,7 @@ from support.pagemap import (
     TwoStepPagemapHarness,
     two_step_guest,
 )
+from support.patience import IN_TIME_S
 from support.vhost import RunningVhostGuest, VhostHarness
 
 LAYOUT = several_slots()
@@ -507,7 +508,7 @@ def test_no_write_of_a_running_guest_is_lost(make: Callable[[RamLayout], Busy], 
                 guest.resume()
                 found, began = [bitmap.sync().dirty_pages], time.monotonic()
                 # On a busy machine the guest may not get to run for a while.
-                while (spent := time.monotonic() - began) < 0.06 or (sum(found[1:]) <= 10 and spent < 5):
+                while (spent := time.monotonic() - began) < 0.06 or (sum(found[1:]) <= 10 and spent < IN_TIME_S):
                     send_pending()
                     found.append(bitmap.sync().dirty_pages)
                 guest.pause()

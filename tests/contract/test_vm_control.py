@@ -16,6 +16,7 @@ from precopy.kvm import KvmGuest
 from precopy.memory import GuestMemory
 from precopy.memory.machines import flat
 from precopy.ports import DirtyLog, Throttled
+from support.patience import IN_TIME_S
 
 Guest = KvmGuest | EmulatedGuest
 RAM = 8 << 20
@@ -47,7 +48,8 @@ def guest(make: Callable[[], Guest]) -> Guest:
 
 def steps_after(guest: Guest, more_than: int) -> int:
     """Runs the guest until it has made more steps than that; returns how many, with the guest paused."""
-    for _ in range(200):
+    end = time.monotonic() + IN_TIME_S
+    while time.monotonic() < end:
         guest.resume()
         time.sleep(0.01)
         guest.pause()
@@ -133,7 +135,7 @@ MODES = [0.0, 0.2, 0.99, 0.5, 0.8]
 
 def until_taken(guest: Guest, more_than_s: float) -> Throttled:
     """Waits until more than so many seconds were taken from each vCPU; returns all that was taken."""
-    end = time.monotonic() + 10
+    end = time.monotonic() + IN_TIME_S
     while min((throttled := guest.throttled()).stolen_s) <= more_than_s:
         assert time.monotonic() < end, "nothing is taken"
         time.sleep(0.005)

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from support.commands import Bench
-
-_SETTLE_S = 5.0
+from support.patience import SETTLED_S
 
 
 def children() -> set[int]:
@@ -33,7 +32,7 @@ def nothing_left() -> Iterator[None]:
     """Fails if a process, a descriptor or a thread of the test outlives it."""
     before = held()
     yield
-    end = time.monotonic() + _SETTLE_S
+    end = time.monotonic() + SETTLED_S
     while any(left := [now - then for now, then in zip(held(), before, strict=True)]) and time.monotonic() < end:
         time.sleep(0.01)
     assert not any(left), f"left behind: {left}"

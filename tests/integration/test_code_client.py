@@ -16,8 +16,9 @@ from precopy.memory.log_mask import DirtyClient
 from precopy.memory.machines import flat
 from precopy.units import PAGE_SIZE
 from support.code_guests import DATA, OTHER, CodeGuest, assembled, immediate
+from support.patience import IN_TIME_S
 
-pytestmark = [pytest.mark.needs("unicorn"), pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.needs("unicorn")]
 
 LAYOUT = flat(4 << 20)
 SPIN = "spin: jmp spin"
@@ -277,7 +278,7 @@ def test_devices_and_a_migration_at_once_stop_one_cpu() -> None:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(30)
+            thread.join(IN_TIME_S)
             assert not thread.is_alive()
         assert not failed
         guest.device_writes(IN_OTHER, 7)

@@ -48,6 +48,7 @@ from precopy.wire import (
 from precopy.wire.frames import BlockClaim
 from precopy.wire.states import TRANSITIONS
 from support.live_guests import (
+    ARRIVES,
     MIB,
     Ending,
     Endings,
@@ -58,16 +59,17 @@ from support.live_guests import (
     stands_still,
     stream_pair,
 )
+from support.patience import IN_TIME_S
 from support.wire_proxy import HEADER_BYTES, LOST, PREAMBLE, Fault, Harm, Proxy
 
-pytestmark = [pytest.mark.needs("kvm"), pytest.mark.timeout(60), pytest.mark.usefixtures("nothing_left")]
+pytestmark = [pytest.mark.needs("kvm"), pytest.mark.usefixtures("nothing_left")]
 
 TIMEOUT = 0.5
 """Seconds that a peer may be silent in tests of silence."""
-PATIENCE = 10.0
+PATIENCE = IN_TIME_S
 """The same where the other side is told, or notices by itself, and so nobody has to wait for it."""
-IN_TIME = 5.0
-"""A bound for the end of both sides: a time-out or two, and room for a machine that is busy with other things."""
+IN_TIME = PATIENCE / 2
+"""A bound for the end of both sides: who keeps it has not waited for PATIENCE, and not for ever."""
 
 REPLICATION = {State.POINT_ENDED, State.POINT, State.INCREMENT}
 """States that only a program's memory comes to; test_replication_faults.py breaks the wire in them."""
@@ -79,7 +81,6 @@ STEPS = [
 ]
 """Every step of a guest's migration: the state, and the frame that one side may send in it."""
 BEFORE_COMMIT = [step for step in STEPS if step[2] not in ("Commit", "Running")]
-OPTIONS = MigrationOptions(verify=True)
 
 
 def by_name(value: object) -> str:
@@ -100,11 +101,11 @@ class Broken:
 
     def __init__(self, pair: Pair, fault: Fault, timeout: float = PATIENCE) -> None:
         self.pair = pair
-        options = OPTIONS
+        options = ARRIVES
         with pytest.MonkeyPatch.context() as patch, proxied_pair(fault, timeout) as (near, far, proxy):
             if fault.frame == "Alive":  # which goes out in a long sync, as this then counts as one
                 patch.setattr("precopy.migration.rounds._ALIVE_S", -1.0)
-                options = replace(OPTIONS, clear="per-page")
+                options = replace(ARRIVES, clear="per-page")
             self.ended: Endings = migrate(pair.source, pair.destination, (near, far), options)
         self.proxy: Proxy = proxy
         assert proxy.struck.is_set()
@@ -196,11 +197,15 @@ def test_paused_guest_does_not_wait_until_a_silent_peer_is_told() -> None:
     fault = Fault("source", "Pages", Harm.SILENCE, rounds=1, only=lambda frame: frame.has_content)
     with Pair(Workload("random", None), ram=32 * MIB, fill=1.0) as pair:
         with proxied_pair(fault, timeout) as (near, far, proxy):
-            options = MigrationOptions(max_bandwidth=400_000_000)
+            options = MigrationOptions(
+                max_bandwidth=400_000_000, downtime_limit=PATIENCE
+            )  # the second round is the last
             ended = migrate(pair.source, pair.destination, (near, far), options)
         assert isinstance(ended.source.error, PeerLost)
         assert "takes nothing" in str(ended.source.error)
-        assert timeout < pair.source.watch().resumed_at[-1] - proxy.struck_at < 2.8 * timeout
+        resumed_at = pair.source.watch().resumed_at[-1]
+        assert timeout < resumed_at - proxy.struck_at < IN_TIME
+        assert ended.source.ended_at - resumed_at > 0.9 * timeout  # in which the peer could not be told
         runs_on(pair.source)
 
 
@@ -252,7 +257,7 @@ class TestAroundTheCommit:
                 proxy.cut()
 
             pair.destination.resume = resume_and_cut
-            ended = migrate(pair.source, pair.destination, (near, far), OPTIONS)
+            ended = migrate(pair.source, pair.destination, (near, far), ARRIVES)
         assert isinstance(ended.source.error, OutcomeUnknown)
         received = ended.destination.result
         assert received.session == ended.source.error.session
@@ -266,7 +271,7 @@ class TestAroundTheCommit:
 
         pair.destination.resume = fail
         with stream_pair(timeout=PATIENCE) as streams:
-            ended = migrate(pair.source, pair.destination, streams, OPTIONS)
+            ended = migrate(pair.source, pair.destination, streams, ARRIVES)
         assert str(ended.destination.error) == "no CPU is left"
         assert isinstance(ended.source.error, PeerRefused)
         assert "no CPU is left" in str(ended.source.error)
@@ -283,7 +288,7 @@ class TestAroundTheCommit:
 
         pair.destination.resume = resume_and_interrupt
         with stream_pair(timeout=PATIENCE) as streams:
-            ended = migrate(pair.source, pair.destination, streams, OPTIONS)
+            ended = migrate(pair.source, pair.destination, streams, ARRIVES)
         assert isinstance(ended.destination.error, KeyboardInterrupt)
         assert isinstance(ended.source.error, OutcomeUnknown)
         assert not pair.source.running
@@ -296,14 +301,14 @@ class TestAfterwards:
         Broken(pair, Fault("source", frame, Harm.CUT)).guest_is_safe_at_the_source()
         pair.replace_destination(pair.another())
         with stream_pair() as streams:
-            migrate(pair.source, pair.destination, streams, OPTIONS).migrated()
+            migrate(pair.source, pair.destination, streams, ARRIVES).migrated()
         assert pair.destination.watch().unequal == []
         stands_still(pair.source)
         runs_on(pair.destination)
 
     def test_cancelled_while_the_peer_takes_nothing(self, pair: Pair) -> None:
-        with proxied_pair(Fault("source", "Pages", Harm.SILENCE), 30) as (near, far, proxy):
-            source, destination = Source(pair.source, near, OPTIONS), Destination(pair.destination, far)
+        with proxied_pair(Fault("source", "Pages", Harm.SILENCE), PATIENCE) as (near, far, proxy):
+            source, destination = Source(pair.source, near, ARRIVES), Destination(pair.destination, far)
             ending: list[Ending] = []
             threads = [
                 threading.Thread(target=lambda: ending.append(Ending.of(source.run))),
@@ -311,14 +316,14 @@ class TestAfterwards:
             ]
             for thread in threads:
                 thread.start()
-            assert proxy.struck.wait(10)
+            assert proxy.struck.wait(IN_TIME_S)
             source.cancel()
-            threads[0].join(10)
+            threads[0].join(IN_TIME_S)
             assert isinstance(ending[0].error, Cancelled)
             assert ending[0].error.exit_code == 130
             runs_on(pair.source)
             proxy.close()
-            threads[1].join(10)
+            threads[1].join(IN_TIME_S)
         assert not pair.destination.ran
 
 
@@ -435,7 +440,7 @@ def source() -> Iterator[tuple[Any, Peer]]:
         ours, theirs = socket.socketpair()
         ours.settimeout(IN_TIME)
         stream = SocketStream(theirs, "the destination", PATIENCE)
-        peer = Peer(Source(pair.source, stream, OPTIONS).run, ours, stream)
+        peer = Peer(Source(pair.source, stream, ARRIVES).run, ours, stream)
         try:
             yield pair.source, peer
         finally:
@@ -495,7 +500,7 @@ class TestPeerThatSpeaksAnotherProtocol:
 
     def test_newer_minor_version_is_understood(self, pair: Pair) -> None:
         with proxied_pair(Fault("source", PREAMBLE, Harm.FLIP, at=10), PATIENCE) as (near, far, _):
-            migrate(pair.source, pair.destination, (near, far), OPTIONS).migrated()
+            migrate(pair.source, pair.destination, (near, far), ARRIVES).migrated()
         runs_on(pair.destination)
 
 

@@ -21,8 +21,9 @@ from precopy.trackers.kvm_slot import MemorySlot
 from precopy.units import PAGE_SIZE, GuestPhysicalAddress
 from support import dirty_logs
 from support.dirty_logs import KvmHarness, RingHarness, gpa_in
+from support.patience import IN_TIME_S
 
-pytestmark = [pytest.mark.needs("kvm"), pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.needs("kvm")]
 
 MIGRATION, VGA = DirtyClient.MIGRATION, DirtyClient.VGA
 MIB = 1 << 20
@@ -229,7 +230,7 @@ def start_to_write(vm: Vm, gpa: int) -> None:
     harness._params[dirty_logs._COUNT // 8] = 1
     harness._params[dirty_logs._GENERATION // 8] = harness.stamp
     vm.guest.resume()
-    end = time.monotonic() + 10
+    end = time.monotonic() + IN_TIME_S
     while harness._params[dirty_logs._DONE // 8] != harness.stamp and time.monotonic() < end:
         time.sleep(0.001)
         vm.guest.raise_failure()

@@ -13,13 +13,14 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from support.commands import Bench, Command, wait_for
+from support.patience import IN_TIME_S
 
-pytestmark = [pytest.mark.needs("kvm"), pytest.mark.timeout(90), pytest.mark.usefixtures("nothing_left")]
+pytestmark = [pytest.mark.needs("kvm"), pytest.mark.usefixtures("nothing_left")]
 
-CALM = ("--ram", "16M", "--write-rate", "200")
-BUSY = ("--ram", "16M", "--write-rate", "20K")
-"""80 MB a second, all over its memory."""
-NARROW = ("--max-bandwidth", "20M")
+CALM = ("--ram", "8M", "--write-rate", "100")
+BUSY = ("--ram", "8M", "--write-rate", "20K")
+"""80 MB a second, all over its memory: ten times what NARROW takes, and several times on a busy machine."""
+NARROW = ("--max-bandwidth", "8M")
 
 
 class Pair:
@@ -63,7 +64,7 @@ def of_kind(events: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
 class TestJsonLines:
     def test_of_a_migration_that_converges(self, bench: Bench) -> None:
         pair = Pair(bench, CALM)
-        migration = pair.migrate("--json-lines", *NARROW, "--downtime-limit", "50ms")
+        migration = pair.migrate("--json-lines", *NARROW, "--downtime-limit", "250ms")
         first = migration.line()
         assert bench.status("from")["state"] == "migrating"
         done = migration.finish()
@@ -83,8 +84,8 @@ class TestJsonLines:
         pair.guest_has_moved()
 
     def test_of_one_that_does_not(self, bench: Bench) -> None:
-        pair = Pair(bench, ("--ram", "64M", "--write-rate", "20K"))
-        done = pair.migrate("--json-lines", "--max-bandwidth", "40M").finish()
+        pair = Pair(bench, BUSY)
+        done = pair.migrate("--json-lines", *NARROW).finish()
         events, document = events_and_document(done.out)
         assert document["schema"] == "precopy.error/1"
         assert (document["error"]["kind"], document["error"]["exit_code"]) == ("NotConverged", 4)
@@ -112,7 +113,7 @@ class TestJsonLines:
 class TestText:
     def test_expected_beside_measured(self, bench: Bench) -> None:
         pair = Pair(bench, CALM)
-        done = pair.migrate(*NARROW, "--downtime-limit", "50ms").finish()
+        done = pair.migrate(*NARROW, "--downtime-limit", "250ms").finish()
         assert (done.code, done.err) == (0, "")
         (line,) = (line for line in done.out.splitlines() if line.startswith("after round "))
         assert ": expected downtime " in line
@@ -146,7 +147,7 @@ class TestText:
 
     @pytest.mark.parametrize("way", [("auto-converge",), ("dirty-limit", "--tracker", "dirty-ring")])
     def test_what_throttling_cost(self, bench: Bench, way: tuple[str, ...]) -> None:
-        pair = Pair(bench, BUSY)
+        pair = Pair(bench, ("--ram", "8M", "--write-rate", "2K"))  # about what the link takes
         slow_down = ("--max-total", "1s", "--on-timeout", "throttle", "--throttle", *way)
         done = pair.migrate(*NARROW, *slow_down).finish()
         assert (done.code, done.err) == (0, "")
@@ -157,7 +158,7 @@ class TestText:
 
 class TestMetrics:
     def scrape(self, url: str) -> dict[str, float]:
-        with urllib.request.urlopen(url, timeout=5) as answer:
+        with urllib.request.urlopen(url, timeout=IN_TIME_S) as answer:
             families = text_string_to_metric_families(answer.read().decode())
             return {sample.name: sample.value for family in families for sample in family.samples}
 
@@ -171,7 +172,7 @@ class TestMetrics:
         wait_for(lambda: "precopy_migration_converges" in self.scrape(url))
         told = self.scrape(url)
         assert told["precopy_migration_rounds_total"] >= 1
-        assert told["precopy_migration_sent_bytes_total"] > 4 << 20
+        assert told["precopy_migration_sent_bytes_total"] > 2 << 20
         assert 0 < told["precopy_migration_remaining_bytes"] <= 32 << 20
         assert told["precopy_migration_dirty_rate_bytes_per_second"] > 0
         assert told["precopy_migration_downtime_limit_seconds"] == 0.3

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import struct
+import threading
+import time
+from dataclasses import replace
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -20,6 +23,7 @@ from precopy.kvm.state import VcpuState
 from precopy.migration import Event, Migrated, MigrationOptions, Progress, Round
 from precopy.units import PAGE_SIZE, GuestPhysicalAddress
 from support.live_guests import (
+    ARRIVES,
     MIB,
     Pair,
     migrate,
@@ -30,7 +34,10 @@ from support.live_guests import (
     until,
 )
 
-pytestmark = [pytest.mark.needs("kvm"), pytest.mark.timeout(60), pytest.mark.usefixtures("nothing_left")]
+pytestmark = [pytest.mark.needs("kvm"), pytest.mark.usefixtures("nothing_left")]
+
+_BETWEEN_CLOCKS_S = 1.0
+"""Between two readings of a clock: microseconds, or as long as a busy machine lets a thread wait."""
 
 
 class Machine(NamedTuple):
@@ -48,7 +55,8 @@ MACHINES = (Machine("q35", 32 * MIB, 1, "unix"), Machine("flat", 64 * MIB, 2, "t
 def test_everything_arrives_and_the_guest_goes_on(workload: str, clear: str, machine: Machine) -> None:
     layout, ram, vcpus, transport = machine
     with Pair(Workload(workload), layout=layout, ram=ram, vcpus=vcpus) as pair, stream_pair(transport) as streams:
-        done = migrate(pair.source, pair.destination, streams, MigrationOptions(clear=clear, verify=True)).migrated()
+        until(lambda: workload == "idle" or steps(pair.source) > 0)
+        done = migrate(pair.source, pair.destination, streams, replace(ARRIVES, clear=clear)).migrated()
 
         assert done.compared_pages == pair.source.memory.layout.pages
         watch = pair.destination.watch()
@@ -100,7 +108,7 @@ class TestInvariant:
             assert not pair.source.check().ok
             pair.source.resume()
 
-            ended = migrate(pair.source, pair.destination, streams, MigrationOptions(verify=True))
+            ended = migrate(pair.source, pair.destination, streams)
 
             for error in (ended.source.error, ended.destination.error):
                 assert isinstance(error, VerificationFailed)
@@ -200,24 +208,57 @@ class TestState:
         assert call(vcpu.fd, kvm.SET_MSRS, table, target=vcpu.target) == 1
 
 
+class Sleeper:
+    """A thread that does nothing but sleep for as long as a batch takes under a bandwidth limit."""
+
+    BATCH_S = 0.05
+
+    def __init__(self) -> None:
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._sleep)
+        self._took: list[float] = []
+
+    def __enter__(self) -> Sleeper:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    @property
+    def punctuality(self) -> float:
+        """What it asked for as a share of what it took."""
+        return self.BATCH_S * len(self._took) / sum(self._took)
+
+    def _sleep(self) -> None:
+        while not self._stop.is_set():
+            began = time.perf_counter()
+            time.sleep(self.BATCH_S)
+            self._took.append(time.perf_counter() - began)
+
+
 class TestLimits:
     @pytest.mark.parametrize("limit", [20_000_000, 80_000_000])
     def test_bandwidth_limit_is_kept(self, limit: int) -> None:
-        rates: list[float] = []
-        # A machine that is busy with other things may be slower, but never faster.
-        while len(rates) < 4 and not any(rate > 0.9 * limit for rate in rates):
+        """A machine that is busy with other things wakes a thread late, and what was not sent by then is not made up
+        for: there it is that much less, but never more."""
+        reached: list[float] = []
+        while len(reached) < 4 and not any(share > 0.9 for share in reached):
             with Pair(Workload("idle"), ram=limit // 2 // MIB * MIB, fill=1.0) as pair, stream_pair() as streams:
                 options = MigrationOptions(max_bandwidth=limit)
-                done = migrate(pair.source, pair.destination, streams, options).migrated()
-                rates.append(done.sent_bytes / (done.total_s - done.setup_s))
-                assert rates[-1] < 1.05 * limit
+                with Sleeper() as sleeper:
+                    done = migrate(pair.source, pair.destination, streams, options).migrated()
+                rate = done.sent_bytes / (done.total_s - done.setup_s)
+                reached.append(rate / (limit * sleeper.punctuality))
+                assert rate < 1.05 * limit
                 assert done.rounds[0].bandwidth_bytes_per_s < 1.05 * limit
-        assert rates[-1] == pytest.approx(limit, rel=0.1)
+        assert max(reached) > 0.9
 
     def test_giving_up_leaves_the_guest_at_the_source(self) -> None:
-        with Pair(Workload("random", None), ram=8 * MIB) as pair, stream_pair() as streams:
+        with Pair(Workload("random", None)) as pair, stream_pair() as streams:
             rounds: list[Event] = []
-            options = MigrationOptions(downtime_limit=0, max_rounds=3, max_bandwidth=100_000_000)
+            options = MigrationOptions(downtime_limit=0, max_rounds=3, max_bandwidth=10_000_000)
             ended = migrate(pair.source, pair.destination, streams, options, rounds.append)
 
             error = ended.source.error
@@ -239,12 +280,13 @@ class TestLimits:
             runs_on(pair.destination)
 
     def test_downtime_limit_is_what_it_waits_for(self) -> None:
-        # 40 MB/s; 12 ms of it are 480 kB. The guest writes some 8 MB/s, so several rounds are needed.
-        with Pair(Workload("random", 2000), ram=8 * MIB) as pair, stream_pair() as streams:
-            options = MigrationOptions(max_bandwidth=40_000_000, downtime_limit=0.012)
+        # 4 MB/s; 120 ms of it are 480 kB. The guest writes some 0.8 MB/s, so several rounds are needed. So slow a link
+        # leaves time for all else that a downtime has, on a busy machine too.
+        with Pair(Workload("random", 200), ram=8 * MIB) as pair, stream_pair() as streams:
+            options = MigrationOptions(max_bandwidth=4_000_000, downtime_limit=0.12)
             done = migrate(pair.source, pair.destination, streams, options).migrated()
             assert len(done.rounds) > 2
-            assert done.rounds[-1].sent_bytes < 40_000_000 * 0.02
+            assert done.rounds[-1].sent_bytes < 4_000_000 * 0.2
             sizes = [one.sent_bytes for one in done.rounds]
             assert sizes == sorted(sizes, reverse=True) or sizes[-1] < sizes[0] / 10
 
@@ -254,7 +296,7 @@ class TestFigures:
     def test_counters_add_up(self, clear: str) -> None:
         events: list[Event] = []
         with Pair(Workload("hotset"), layout="q35", ram=32 * MIB) as pair, stream_pair() as streams:
-            options = MigrationOptions(clear=clear, verify=True, max_bandwidth=200_000_000, downtime_limit=0.02)
+            options = replace(ARRIVES, clear=clear, max_bandwidth=200_000_000, downtime_limit=0.02)
             ended = migrate(pair.source, pair.destination, streams, options, events.append)
             done, received, log = ended.migrated(), ended.received(), pair.source.dirty
             slots, pages = len(pair.source.vm_memory.slots), pair.source.memory.layout.pages
@@ -293,7 +335,7 @@ class TestFigures:
         in_rounds = sum(one.transfer_s for one in done.rounds) + sum(one.sync_s for one in done.rounds)
         assert in_rounds + done.verify_s + done.setup_s <= done.total_s
         assert 0 < done.downtime.total_s < done.total_s
-        assert done.downtime.final_send_s == pytest.approx(done.rounds[-1].transfer_s, abs=0.005)
+        assert done.rounds[-1].transfer_s <= done.downtime.final_send_s < done.rounds[-1].transfer_s + _BETWEEN_CLOCKS_S
         assert sum(one.sent_bytes for one in done.rounds) < done.sent_bytes
 
     def assert_progress(self, progress: list[Progress]) -> None:

@@ -22,6 +22,7 @@ from precopy.trackers import pagemap as tracker
 from precopy.trackers import write_protection
 from precopy.trackers.pagemap import PagemapLog
 from precopy.units import PAGE_SIZE, HostAddress
+from support.patience import IN_TIME_S
 
 pytestmark = pytest.mark.needs("pagemap")
 
@@ -407,7 +408,7 @@ os.waitpid(child, 0)
 
 def test_fork() -> None:
     """A child's writes are its own; tracking of the parent goes on, and can be stopped and started while it lives."""
-    subprocess.run([sys.executable, "-c", FORK], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", FORK], check=True, timeout=IN_TIME_S)
 
 
 NO_PRIVILEGE = """
@@ -433,4 +434,4 @@ assert list(dirty.indexes()) == [5], dirty.indexes()
 
 def test_no_privilege_is_needed() -> None:
     """Without a single capability, whatever vm.unprivileged_userfaultfd is."""
-    subprocess.run([sys.executable, "-c", NO_PRIVILEGE], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", NO_PRIVILEGE], check=True, timeout=IN_TIME_S)

@@ -11,7 +11,7 @@ from precopy.errors import GuestError
 from precopy.guests import Workload
 from support.live_guests import Pair, runs_on, steps, until
 
-pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("nothing_left")]
+pytestmark = [pytest.mark.usefixtures("nothing_left")]
 
 KINDS = [
     pytest.param("kvm", marks=pytest.mark.needs("kvm")),

@@ -16,6 +16,7 @@ import pytest
 from precopy.guests import CODE_GPA, assemble
 from precopy.guests.image import RESERVED_END
 from support.commands import (
+    ARRIVES,
     CORRUPTED,
     Bench,
     Command,
@@ -26,13 +27,14 @@ from support.commands import (
     wait_for,
     write_memory,
 )
+from support.patience import IN_TIME_S
 from support.wire_proxy import Fault, Harm, ListeningProxy
 
-pytestmark = [pytest.mark.needs("kvm"), pytest.mark.timeout(90), pytest.mark.usefixtures("nothing_left")]
+pytestmark = [pytest.mark.needs("kvm"), pytest.mark.usefixtures("nothing_left")]
 
 RAM = ("--ram", "16M")
-SLOW = ("--max-bandwidth", "8M")
-"""With half of 16M filled, a first round of more than a second: time enough to do something to it."""
+SLOW = ("--max-bandwidth", "2M")
+"""With half of 16M filled, a first round of more than four seconds: time enough to do something to it."""
 
 
 class Two:
@@ -91,13 +93,13 @@ class TestHappyPath:
         assert checked["schema"] == "precopy.check/1"
         assert (checked["ok"], checked["broken"]) == (True, [])
         assert checked["pages"] > 4096
-        assert 0 < checked["pause_s"] < 5
+        assert 0 < checked["pause_s"] < IN_TIME_S
         assert bench.json("pause", control)["state"] == "paused"
         paused = [bench.json("check", control) for _ in range(2)]
         assert paused[0]["steps"] == paused[1]["steps"] >= checked["steps"]
         assert bench.json("resume", control)["state"] == "running"
 
-        done = bench.json("migrate", control, bench.path("wire"), "--verify", "--clear", "merged")
+        done = bench.json("migrate", control, bench.path("wire"), "--verify", "--clear", "merged", *ARRIVES)
         self.assert_migration(done)
         ran = two.source.finish()
         assert (ran.code, ran.complaints()) == (0, [])
@@ -146,7 +148,7 @@ class TestHappyPath:
         assert status.code == 0
         assert status.out.splitlines()[0] == "running: kvm x86_64, 2 vCPUs (/dev/kvm works here)"
         assert "must have left there" in bench.run("check", here).out
-        done = bench.run("migrate", here, waiting.split()[2], "--verify")
+        done = bench.run("migrate", here, waiting.split()[2], "--verify", *ARRIVES)
         assert (done.code, done.err) == (0, "")
         assert done.out.startswith("kvm guest migrated to tcp:127.0.0.1:")
         for word in ("round", "x: sync", "t: transfer", "downtime", "compared byte for byte"):
@@ -162,8 +164,8 @@ class TestHappyPath:
         bench = two.bench
         onward = bench.start("receive", bench.path("next"), *RAM, "--control", bench.path("third"))
         bench.until_state("third", "waiting")
-        first = bench.json("migrate", bench.path("from"), bench.path("wire"))
-        second = bench.json("migrate", bench.path("to"), bench.path("next"), "--verify")
+        first = bench.json("migrate", bench.path("from"), bench.path("wire"), *ARRIVES)
+        second = bench.json("migrate", bench.path("to"), bench.path("next"), "--verify", *ARRIVES)
         assert first["session"] != second["session"]
         assert two.source.finish().code == two.destination.finish().code == 0
         assert bench.json("status", bench.path("third"))["session"] == second["session"]
@@ -209,7 +211,7 @@ class TestRefusals:
 
     def test_guest_that_does_not_converge(self, bench: Bench) -> None:
         two = Two(bench, run=["--write-rate", "max"])
-        options = ["--downtime-limit", "0", "--max-rounds", "3", "--max-bandwidth", "200M", "--json"]
+        options = ["--downtime-limit", "0", "--max-rounds", "3", "--max-bandwidth", "20M", "--json"]
         error = two.migrate(*options).finish().error_document(4)
         assert error["kind"] == "NotConverged"
         assert "did not converge in 3 rounds" in error["message"]
@@ -404,7 +406,7 @@ class TestSuddenDeath:
 
     def test_of_the_client(self, bench: Bench) -> None:
         """Who asked for the migration is not who makes it: it goes on."""
-        two = Two(bench, run=["--write-rate", "100"])
+        two = Two(bench, run=["--write-rate", "20"])
         migration = two.migrate(*SLOW)
         migration.kill()
         assert migration.finish().code == -signal.SIGKILL
@@ -470,8 +472,8 @@ class TestUnknownOutcome:
         """Migrates over a link with the fault, and does ``meanwhile`` when it has struck; returns the session."""
         bench = two.bench
         with ListeningProxy(str(bench.directory / "proxy"), str(bench.directory / "wire"), fault) as link:
-            migration = two.migrate("--timeout", "1s", "--json", to="proxy")
-            assert link.proxy.struck.wait(10)
+            migration = two.migrate("--timeout", "3s", "--json", *ARRIVES, to="proxy")
+            assert link.proxy.struck.wait(IN_TIME_S)
             meanwhile()
             error = migration.finish().error_document(6)
         assert error["kind"] == "OutcomeUnknown"
@@ -511,7 +513,7 @@ class TestUnknownOutcome:
         # The guest has lost nothing, and can be moved to where the other died: its sockets are in nobody's way.
         two.destination = bench.start("receive", bench.path("wire"), *RAM, "--control", bench.path("to"))
         bench.until_state("to", "waiting")
-        assert bench.json("migrate", bench.path("from"), bench.path("wire"), "--verify")["verified"]
+        assert bench.json("migrate", bench.path("from"), bench.path("wire"), "--verify", *ARRIVES)["verified"]
         assert two.source.finish().code == 0
         two.guest_is_at_the_destination()
 

@@ -9,6 +9,7 @@ import pytest
 from precopy.errors import PeerLost, PeerRefused, Unsupported
 from precopy.qemu import machine
 from precopy.qemu.trace import QemuSyncs, trace_syncs
+from support.patience import IN_TIME_S
 
 SEABIOS = "qemu-system-x86_64 -accel kvm -machine pc -m 512 -vga std"
 CODE, VARIABLES = "/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"
@@ -62,7 +63,7 @@ class TestRealMachines:
     pytestmark = needs
 
     def test_aligned_blocks_are_cleared_while_sending(self) -> None:
-        traced = trace_syncs(SEABIOS, syncs=3, timeout=60)
+        traced = trace_syncs(SEABIOS, syncs=3, timeout=IN_TIME_S)
         assert_plausible(traced, 3)
         assert traced.status == "running"
         # As long as SeaBIOS has not mapped RAM over them, pc.rom's 32 pages are cleared one by one.
@@ -71,7 +72,7 @@ class TestRealMachines:
     @pytest.mark.skipif(not Path(VARIABLES).exists(), reason="OVMF is not installed (Debian's package ovmf)")
     def test_unaligned_flash_costs_one_ioctl_for_each_page_in_each_sync(self) -> None:
         variables = Path(VARIABLES).read_bytes()
-        traced = trace_syncs(OVMF, syncs=3, timeout=60)
+        traced = trace_syncs(OVMF, syncs=3, timeout=IN_TIME_S)
         assert_plausible(traced, 3)
         if traced.status == "internal-error":  # KVM gave up on the firmware before it could map anything anew
             for sync in traced.counted:
@@ -83,7 +84,7 @@ class TestRealMachines:
         assert Path(VARIABLES).read_bytes() == variables
 
     def test_emulated_cpu_has_no_kernel_to_clear(self) -> None:
-        traced = trace_syncs(SEABIOS.replace("-accel kvm", "-accel tcg"), ram=128 << 20, syncs=2, timeout=60)
+        traced = trace_syncs(SEABIOS.replace("-accel kvm", "-accel tcg"), ram=128 << 20, syncs=2, timeout=IN_TIME_S)
         assert (traced.accel, traced.ram, traced.command[-3]) == ("tcg", 128 << 20, "128M")
         assert (traced.clear_ioctls, traced.deferred_clear_ioctls) == (0, 0)
 

@@ -21,9 +21,10 @@ from precopy.errors import HelloMismatch, PeerError, PeerLost, PeerRefused, Usag
 from precopy.process.progress import CutOver, Phase, ReplicationProgress, StandbyProgress
 from support import replicas
 from support.live_guests import Ending, until
+from support.patience import IN_TIME_S
 from support.replicas import MIB, WORDS, Steps, Writers, filled, replicated, same, stepping, words
 
-pytestmark = [pytest.mark.needs("pagemap"), pytest.mark.timeout(60), pytest.mark.usefixtures("nothing_left")]
+pytestmark = [pytest.mark.needs("pagemap"), pytest.mark.usefixtures("nothing_left")]
 
 
 @pytest.fixture(params=["tcp", "unix"])
@@ -42,7 +43,7 @@ class TestCutover:
     def test_the_copy_is_exact(self, address: str, size: int, threads: int) -> None:
         memory = filled(size)
         with replicated(memory, address) as (standby, handle), Writers(memory, threads) as writers:
-            assert handle.wait(20)
+            assert handle.wait(IN_TIME_S)
             time.sleep(0.05)
             writers.stop()
             with handle.cutover() as done:
@@ -86,7 +87,7 @@ class TestCutover:
         with precopy.replicate(memory, address) as handle:
             with handle.cutover():
                 pass
-            thread.join(10)
+            thread.join(IN_TIME_S)
             assert same(memory, received[0])
         words(received[0])[:] = 1  # it is this side's own
         assert not same(memory, received[0])
@@ -95,7 +96,7 @@ class TestCutover:
         memory = filled(8 * MIB)
         with replicated(memory) as (standby, handle):
             with Writers(memory, 2, pause=0) as writers:
-                handle.wait(20)
+                handle.wait(IN_TIME_S)
                 with pytest.raises(UsageError, match="is written while it is cut over"), handle.cutover():
                     pass
                 assert handle.error is None
@@ -241,7 +242,7 @@ class TestProgress:
         memory, lock, watching = filled(8 * MIB), threading.Lock(), Watching()
         with replicated(memory, interval=0.02, lock=lock, on_progress=watching) as (_, handle):
             with Writers(memory, 1, lock=lock):
-                handle.wait(20)
+                handle.wait(IN_TIME_S)
                 until(lambda: handle.progress.points >= 10)
             progress = handle.progress
         assert progress.phase is Phase.POINTS
@@ -252,8 +253,8 @@ class TestProgress:
         assert progress.bandwidth_bytes_per_s > 0
         assert progress.last_point_age_s is not None
         assert progress.lock_held_s is not None
-        assert 0 <= progress.last_point_age_s < 5
-        assert 0 < progress.lock_held_s < 1
+        assert 0 <= progress.last_point_age_s < progress.elapsed_s
+        assert 0 < progress.lock_held_s < progress.elapsed_s
         assert watching.told[-1].phase is Phase.CLOSED  # type: ignore[union-attr]
         assert len(watching.told) < 10 * progress.elapsed_s + 5
 
@@ -318,7 +319,7 @@ class TestPointsUnderALock:
     def test_whatever_is_promoted_is_consistent(self, address: str, seed: int) -> None:
         memory, lock = Memory((2 + seed * 37) * 4096 + 4096), threading.Lock()
         with replicated(memory, address, interval=0.01, lock=lock) as (standby, handle), stepping(memory, lock):
-            assert handle.wait(20)
+            assert handle.wait(IN_TIME_S)
             time.sleep(random.Random(seed).random() * 0.3)
             copy = standby.promote()
             point = standby.point
@@ -334,7 +335,7 @@ class TestPointsUnderALock:
         memory, lock = filled(16 * MIB), threading.RLock()
         with replicated(memory, interval=0.02, lock=lock) as (standby, handle):
             with Writers(memory, 3, lock=lock) as writers:
-                handle.wait(20)
+                handle.wait(IN_TIME_S)
                 until(lambda: handle.progress.points >= 10)
                 with lock:
                     handle.checkpoint(wait=True)
@@ -345,27 +346,27 @@ class TestPointsUnderALock:
             assert same(memory, standby.promote())
 
     def test_the_lock_is_free_while_a_point_is_sent(self) -> None:
-        """At 200 kB/s a point of 32 pages takes more than half a second."""
+        """At 200 kB/s a point of 32 pages takes more than half a second; the lock is held for far less."""
         memory, lock = Memory(MIB), threading.Lock()
         with replicated(memory, interval=0.01, lock=lock, max_bandwidth=200_000) as (standby, handle):
-            handle.wait(20)
+            handle.wait(IN_TIME_S)
             with lock:
                 words(memory)[: 32 * WORDS] = 1
             until(lambda: handle.progress.staged_bytes > 0)
-            longest = 0.0
-            for _ in range(20):
+            longest, sending = 0.0, time.perf_counter()
+            while not words(standby.memory)[0]:  # type: ignore[arg-type]
                 began = time.perf_counter()
                 with lock:
                     longest = max(longest, time.perf_counter() - began)
+                assert began - sending < IN_TIME_S
                 time.sleep(0.01)
-            assert longest < 0.2
-            until(lambda: bool(words(standby.memory)[0]))  # type: ignore[arg-type]
+            assert longest < (time.perf_counter() - sending) / 2
 
     def test_a_lock_that_is_held_for_long_loses_nobody(self) -> None:
         memory, lock = filled(MIB), threading.Lock()
         with Standby("tcp:127.0.0.1:0", timeout=0.6) as standby:
             with precopy.replicate(memory, standby.address, interval=0.02, lock=lock, timeout=0.6) as handle:
-                handle.wait(10)
+                handle.wait(IN_TIME_S)
                 with lock:
                     time.sleep(1.5)
                     before = handle.progress.points
@@ -377,7 +378,7 @@ class TestPointsUnderALock:
     def test_every_call_may_be_made_with_the_lock_held(self, call: str) -> None:
         memory, lock = filled(MIB), threading.Lock()
         with replicated(memory, interval=0.005, lock=lock) as (standby, handle):
-            handle.wait(10)
+            handle.wait(IN_TIME_S)
             with lock:
                 time.sleep(0.05)  # by now it waits for the lock
                 words(memory)[3] = 99
@@ -414,7 +415,7 @@ class TestPointsWithoutALock:
                 thread = threading.Thread(target=count)
                 thread.start()
                 try:
-                    assert handle.wait(20)
+                    assert handle.wait(IN_TIME_S)
                     until(lambda: standby.point >= 2)
                     copy = standby.promote()
                 finally:
@@ -441,7 +442,7 @@ class TestPointsWithoutALock:
         memory = filled(4 * MIB)
         with replicated(memory, address, interval=0.02) as (standby, handle):
             with Writers(memory, 1, pause=0.04):
-                handle.wait(20)
+                handle.wait(IN_TIME_S)
                 until(lambda: standby.point >= 5)
             point = standby.point
             until(lambda: standby.point > point + 1)
@@ -504,8 +505,8 @@ class TestSeveralAtOnce:
             replicated(memory, f"unix:{tmp_path}/s") as (other, second),
             Writers(memory, 2, lock=lock) as writers,
         ):
-            first.wait(20)
-            second.wait(20)
+            first.wait(IN_TIME_S)
+            second.wait(IN_TIME_S)
             until(lambda: one.point >= 3)
             writers.stop()
             with second.cutover():
@@ -535,11 +536,11 @@ class TestClosing:
         memory, lock = filled(4 * MIB), threading.Lock()
         with Standby(address) as standby, stepping(memory, lock):
             interval = chance.choice([None, 0.005, 0.005])
-            handle = precopy.replicate(memory, standby.address, interval=interval, lock=lock)
+            handle = precopy.replicate(memory, standby.address, interval=interval, lock=lock, timeout=IN_TIME_S)
             time.sleep(chance.random() * 0.15)
             began = time.perf_counter()
             handle.close()
-            assert time.perf_counter() - began < 2
+            assert time.perf_counter() - began < IN_TIME_S / 4
             handle.close()
             assert handle.error is None
             with pytest.raises(UsageError, match="the replication is closed"):
@@ -556,12 +557,12 @@ class TestClosing:
             began = time.perf_counter()
             with pytest.raises(PeerLost, match="silent"):
                 precopy.replicate(filled(4096), f"tcp:127.0.0.1:{server.getsockname()[1]}", timeout=0.3)
-            assert time.perf_counter() - began < 4
+            assert time.perf_counter() - began < IN_TIME_S
 
     def test_a_standby_that_closes_is_noticed(self) -> None:
         memory = filled(MIB)
         with replicated(memory, interval=0.02) as (standby, handle):
-            handle.wait(10)
+            handle.wait(IN_TIME_S)
             standby.close()
             until(lambda: handle.error is not None)
             assert isinstance(handle.error, PeerError)
@@ -581,7 +582,7 @@ class TestClosing:
     def test_memory_that_is_closed_is_not_taken_for_one_that_nobody_writes(self) -> None:
         memory = filled(MIB)
         with replicated(memory, interval=0.02) as (standby, handle):
-            handle.wait(10)
+            handle.wait(IN_TIME_S)
             memory.close()
             words(memory)[0] = 123456789
             until(lambda: handle.error is not None)
@@ -652,7 +653,7 @@ class TestPrimaryThatIsKilled:
                 time.sleep(random.Random(seed).random() * 0.6)
                 process.kill()
                 with pytest.raises(PeerLost):
-                    standby.wait(10)
+                    standby.wait(IN_TIME_S)
             steps = Steps(standby.promote())
             assert standby.point >= 1
             assert steps.made >= 1 or standby.point == 1
@@ -671,7 +672,7 @@ class TestPrimaryThatIsKilled:
         with primary_process(address, MIB, 0.02) as process:
             time.sleep(0.2)
             process.kill()
-        thread.join(10)
+        thread.join(IN_TIME_S)
         if on_loss == "raise":
             assert isinstance(endings[0].error, PeerLost)
         else:

@@ -58,14 +58,15 @@ from precopy.wire import (
 )
 from precopy.wire.frames import BlockClaim
 from support.live_guests import until
+from support.patience import IN_TIME_S
 from support.replicas import MIB, WORDS, Steps, Writers, replicated, same, stepping, words
 from support.wire_proxy import HEADER_BYTES, LOST, Fault, Harm, ListeningProxy
 
-pytestmark = [pytest.mark.needs("pagemap"), pytest.mark.timeout(60), pytest.mark.usefixtures("nothing_left")]
+pytestmark = [pytest.mark.needs("pagemap"), pytest.mark.usefixtures("nothing_left")]
 
 TIMEOUT = 0.5
-PATIENCE = 10.0
-IN_TIME = 5.0
+PATIENCE = IN_TIME_S
+IN_TIME = PATIENCE / 2
 PAGES = 200
 
 
@@ -87,11 +88,11 @@ class Story:
             self.standby = standby
             with contextlib.suppress(PrecopyError):
                 self._tell(f"unix:{folder}/proxy", timeout, lambda: _part(standby, listening))
-            assert fault is None or listening.proxy.struck.wait(5)
+            assert fault is None or listening.proxy.struck.wait(IN_TIME)
             with contextlib.suppress(PeerError):
                 standby.wait(IN_TIME)
             self.error = standby.error
-        assert time.perf_counter() - began < IN_TIME + 2
+        assert time.perf_counter() - began < IN_TIME
         if standby.point:
             copy = standby.promote()
             assert np.array_equal(words(copy), self.states[standby.point])
@@ -260,8 +261,8 @@ class TestBusyProgramsOverABadWire:
             stepping(memory, lock),
             precopy.replicate(memory, f"unix:{tmp_path}/proxy", interval=0.005, lock=lock, timeout=2) as handle,
         ):
-            until(lambda: standby.error is not None, 20)
-            until(lambda: handle.error is not None, 20)
+            until(lambda: standby.error is not None)
+            until(lambda: handle.error is not None)
             assert isinstance(standby.error, PeerError)
             assert isinstance(handle.error, PeerError)
             assert handle.progress.phase is Phase.FAILED
@@ -280,7 +281,7 @@ class TestBusyProgramsOverABadWire:
             precopy.replicate(memory, f"unix:{tmp_path}/proxy") as handle,
         ):
             with Writers(memory, 2) as writers:
-                handle.wait(20)
+                handle.wait(IN_TIME)
                 time.sleep(0.1)
                 writers.stop()
             with handle.cutover():
@@ -719,16 +720,16 @@ class TestHostileStandby:
             assert "Running came from the destination in state 'round ended'" in str(handle.error)
 
     def test_never_answers(self) -> None:
-        with forged_standby() as (go, end), go(timeout=0.4) as handle:
+        with forged_standby() as (go, end), go(timeout=1.0) as handle:
             until_frame(end, RoundEnd)
             fails(handle, end, PeerLost)
 
     def test_takes_nothing_while_it_is_closed(self) -> None:
-        with forged_standby() as (go, end), go(timeout=30) as handle:
+        with forged_standby() as (go, end), go(timeout=PATIENCE) as handle:
             until_frame(end, RoundEnd)
             began = time.perf_counter()
             handle.close()
-            assert time.perf_counter() - began < 5
+            assert time.perf_counter() - began < IN_TIME
             assert handle.error is None
 
 

@@ -17,9 +17,14 @@ from support.live_guests import MIB, Pair, migrate, runs_on, stands_still, strea
 
 pytestmark = pytest.mark.needs("kvm")
 
-SLOW = 40_000_000
-BUSY = Workload("random", 2 * SLOW // 4096)
-"""Dirties twice what a link of SLOW bytes a second takes."""
+SLOW = 5_000_000
+"""A link that is slower than the machine, however busy that is."""
+BUSY = Workload("random", 8 * SLOW // 4096)
+"""Dirties eight times what that link takes, and still more than it on a machine that leaves the guest a quarter of its
+time."""
+HALF_AS_BUSY = Workload("random", 4 * SLOW // 4096)
+LIMIT_S = 0.25
+"""A third of what all of 4 MiB takes over that link: room for the rest of a downtime on such a machine."""
 
 
 def verdicts(events: list[Event]) -> list[Verdict]:
@@ -29,9 +34,9 @@ def verdicts(events: list[Event]) -> list[Verdict]:
 class TestHopeless:
     def test_is_named_within_five_rounds_with_a_limit_that_works(self) -> None:
         events: list[Event] = []
-        with Pair(BUSY, ram=24 * MIB, fill=1.0) as pair:
+        with Pair(BUSY, ram=4 * MIB, fill=1.0) as pair:
             with stream_pair() as streams:
-                options = MigrationOptions(max_bandwidth=SLOW, downtime_limit=0.05)
+                options = MigrationOptions(max_bandwidth=SLOW, downtime_limit=LIMIT_S)
                 error = migrate(pair.source, pair.destination, streams, options, events.append).source.error
             assert isinstance(error, NotConverged)
             assert error.rounds <= 5
@@ -47,47 +52,51 @@ class TestHopeless:
             with stream_pair() as again:
                 options = MigrationOptions(max_bandwidth=SLOW, downtime_limit=error.smallest_limit, verify=True)
                 done = migrate(pair.source, pair.destination, again, options).migrated()
-            assert done.downtime.total_s > 0.05
+            assert done.downtime.total_s > LIMIT_S
             runs_on(pair.destination)
 
     def test_switches_over_all_the_same_where_that_is_wanted(self) -> None:
-        with Pair(BUSY, ram=24 * MIB, fill=1.0) as pair, stream_pair() as streams:
-            options = MigrationOptions(max_bandwidth=SLOW, downtime_limit=0.05, on_timeout="switch", verify=True)
+        with Pair(BUSY, ram=4 * MIB, fill=1.0) as pair, stream_pair() as streams:
+            options = MigrationOptions(max_bandwidth=SLOW, downtime_limit=LIMIT_S, on_timeout="switch", verify=True)
             done = migrate(pair.source, pair.destination, streams, options).migrated()
-            assert done.downtime.total_s > 0.05
+            assert done.downtime.total_s > LIMIT_S
             assert done.verdicts[-1].action == "switch over"
             assert pair.destination.watch().unequal == []
             runs_on(pair.destination)
 
     def test_time_that_is_up_cuts_a_round_short(self) -> None:
-        with Pair(BUSY, ram=64 * MIB, fill=1.0) as pair, stream_pair() as streams:
+        with Pair(BUSY, ram=8 * MIB, fill=1.0) as pair, stream_pair() as streams:
             events: list[Event] = []
             # The first round takes more than 1.6 s, the second one would take as long.
-            options = MigrationOptions(max_bandwidth=SLOW, downtime_limit=0.05, max_total=2.0)
+            options = MigrationOptions(max_bandwidth=SLOW, downtime_limit=LIMIT_S, max_total=2.5)
             error = migrate(pair.source, pair.destination, streams, options, events.append).source.error
             assert isinstance(error, NotConverged)
             assert "out of time" in error.reason
-            first, last = (event for event in events if isinstance(event, Round))
-            assert last.ended_s >= 2.0
-            assert last.sent_pages < 0.9 * first.sent_pages
+            # On a very busy machine the first round may be the one that is cut short.
+            *before, last = (event for event in events if isinstance(event, Round))
+            assert all(one.ended_s < 2.5 for one in before)
+            assert last.ended_s >= 2.5
+            assert last.sent_pages < 0.9 * pair.layout.pages
             runs_on(pair.source)
 
     def test_the_first_round_is_cut_short_too(self) -> None:
-        with Pair(BUSY, ram=64 * MIB, fill=1.0) as pair, stream_pair() as streams:
+        with Pair(BUSY, ram=32 * MIB, fill=1.0) as pair, stream_pair() as streams:
             events: list[Event] = []
-            options = MigrationOptions(max_bandwidth=SLOW, downtime_limit=0.05, max_total=0.5)
+            options = MigrationOptions(max_bandwidth=SLOW, downtime_limit=LIMIT_S, max_total=0.5)
             error = migrate(pair.source, pair.destination, streams, options, events.append).source.error
             assert isinstance(error, NotConverged)
             (only,) = (event for event in events if isinstance(event, Round))
-            assert 0.5 <= only.ended_s < 1.5
+            assert 0.5 <= only.ended_s < pair.layout.bytes / SLOW / 2
             assert only.sent_pages < 0.9 * pair.layout.pages
             runs_on(pair.source)
 
 
 class TestThrottling:
     def test_auto_converge_slows_the_guest_down_until_it_converges(self) -> None:
-        with Pair(BUSY, ram=24 * MIB, fill=1.0, vcpus=2) as pair, stream_pair() as streams:
-            options = MigrationOptions(max_bandwidth=SLOW, downtime_limit=0.05, throttle="auto-converge", verify=True)
+        with Pair(HALF_AS_BUSY, ram=4 * MIB, fill=1.0, vcpus=2) as pair, stream_pair() as streams:
+            options = MigrationOptions(
+                max_bandwidth=SLOW, downtime_limit=LIMIT_S, throttle="auto-converge", verify=True
+            )
             done = migrate(pair.source, pair.destination, streams, options).migrated()
             assert any(one.action == "throttle" for one in done.verdicts)
             assert done.rounds[-2].throttle > 0.3
@@ -100,9 +109,9 @@ class TestThrottling:
             assert pair.destination.throttled().active_s == 0
 
     def test_a_dirty_limit_does_too(self) -> None:
-        with Pair(BUSY, ram=24 * MIB, fill=1.0) as pair, stream_pair() as streams:
+        with Pair(BUSY, ram=4 * MIB, fill=1.0) as pair, stream_pair() as streams:
             options = MigrationOptions(
-                tracker="dirty-ring", max_bandwidth=SLOW, downtime_limit=0.05, throttle="dirty-limit", verify=True
+                tracker="dirty-ring", max_bandwidth=SLOW, downtime_limit=LIMIT_S, throttle="dirty-limit", verify=True
             )
             done = migrate(pair.source, pair.destination, streams, options).migrated()
             assert any(one.action == "throttle" for one in done.verdicts)
@@ -111,17 +120,20 @@ class TestThrottling:
             runs_on(pair.destination)
 
     def test_a_dirty_limit_takes_no_more_than_is_allowed(self) -> None:
-        with Pair(BUSY, ram=24 * MIB, fill=1.0) as pair, stream_pair() as streams:
+        with Pair(BUSY, ram=4 * MIB, fill=1.0) as pair, stream_pair() as streams:
             options = MigrationOptions(
                 tracker="dirty-ring",
                 max_bandwidth=SLOW,
-                downtime_limit=0.05,
+                downtime_limit=LIMIT_S,
                 max_rounds=8,
                 throttle="dirty-limit",
                 max_throttle=0.3,
             )
-            migrate(pair.source, pair.destination, streams, options)
-            assert 0 < pair.source.throttled().share < 0.4
+            events: list[Event] = []
+            migrate(pair.source, pair.destination, streams, options, events.append)
+            assert 0 < max(one.throttle for one in verdicts(events)) <= 0.3
+            # What is allowed is a share of what the guest was seen to dirty; where it then dirties more, more is taken.
+            assert 0 < pair.source.throttled().share < 0.65
 
     def test_a_dirty_limit_without_a_ring_is_refused_before_anything_is_sent(self) -> None:
         with Pair(BUSY, ram=8 * MIB) as pair, stream_pair() as streams:
@@ -133,7 +145,7 @@ class TestThrottling:
             runs_on(pair.source)
 
     def test_a_guest_that_stays_is_let_go(self) -> None:
-        with Pair(BUSY, ram=24 * MIB, fill=1.0) as pair, stream_pair() as streams:
+        with Pair(BUSY, ram=4 * MIB, fill=1.0) as pair, stream_pair() as streams:
             options = MigrationOptions(
                 max_bandwidth=SLOW, downtime_limit=0, max_rounds=6, throttle="auto-converge", max_throttle=0.5
             )
@@ -146,7 +158,7 @@ class TestThrottling:
 
 @pytest.mark.parametrize("policy", FIELD_POLICIES)
 def test_the_fields_policies_move_a_guest(policy: str) -> None:
-    with Pair(Workload("random", 1000), ram=8 * MIB, fill=1.0) as pair, stream_pair() as streams:
+    with Pair(Workload("random", 50), ram=4 * MIB, fill=1.0) as pair, stream_pair() as streams:
         throttle = "auto-converge" if policy == "qemu-auto-converge" else "off"
         options = MigrationOptions(policy=policy, max_bandwidth=SLOW, verify=True, throttle=throttle)
         done = migrate(pair.source, pair.destination, streams, options).migrated()
@@ -157,8 +169,8 @@ def test_the_fields_policies_move_a_guest(policy: str) -> None:
 
 class TestRecording:
     def test_has_the_rounds_and_what_they_found(self, tmp_path: Path) -> None:
-        with Pair(Workload("random", 3000), ram=24 * MIB, fill=1.0) as pair, stream_pair() as streams:
-            options = MigrationOptions(max_bandwidth=SLOW, downtime_limit=0.02, verify=True)
+        with Pair(Workload("random", 375), ram=6 * MIB, fill=1.0) as pair, stream_pair() as streams:
+            options = MigrationOptions(max_bandwidth=SLOW, downtime_limit=0.15, verify=True)
             with RecordingWriter(tmp_path / "recording") as recorder:
                 done = migrate(pair.source, pair.destination, streams, options, recorder=recorder).migrated()
             layout = pair.layout
@@ -181,8 +193,8 @@ class TestRecording:
         assert any(one.looks for one in trace.rounds)
 
     def test_says_why_a_migration_failed(self, tmp_path: Path) -> None:
-        with Pair(BUSY, ram=24 * MIB, fill=1.0) as pair, stream_pair() as streams:
-            options = MigrationOptions(max_bandwidth=SLOW, downtime_limit=0.05)
+        with Pair(BUSY, ram=4 * MIB, fill=1.0) as pair, stream_pair() as streams:
+            options = MigrationOptions(max_bandwidth=SLOW, downtime_limit=LIMIT_S)
             with RecordingWriter(tmp_path / "recording") as recorder:
                 error = migrate(pair.source, pair.destination, streams, options, recorder=recorder).source.error
             assert isinstance(error, NotConverged)

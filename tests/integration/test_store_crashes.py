@@ -20,6 +20,7 @@ from precopy import Memory, compact, restore, snapshot
 from precopy.errors import SnapshotError
 from precopy.store import snapshots, verify
 from support.commands import precopy
+from support.patience import IN_TIME_S
 from support.snapshots import Content, content, files
 
 PAGES = 512
@@ -71,7 +72,7 @@ def start(directory: Path, keep: int, die_at: int = 0) -> subprocess.Popen[str]:
 
 def told(process: subprocess.Popen[str]) -> list[tuple[int, int, int]]:
     """What it has said until it was killed: step, snapshot, whether full."""
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=IN_TIME_S)
     assert process.returncode == -signal.SIGKILL, err
     assert not err
     lines = [line for line in out.splitlines(keepends=True) if line.endswith("\n")]
@@ -167,7 +168,7 @@ LIMITED = textwrap.dedent(
 @pytest.mark.needs("pagemap")
 def test_a_file_that_may_not_grow(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", LIMITED, str(tmp_path)], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", LIMITED, str(tmp_path)], capture_output=True, text=True, check=True, timeout=IN_TIME_S
     )
     first, second, last = done.stdout.splitlines()
     assert first == second

@@ -19,6 +19,7 @@ from precopy.memory import RamBlock
 from precopy.migration import Destination, GuestIs, Migrated, MigrationOptions, Round, Source
 from precopy.units import PAGE_SIZE
 from support.live_guests import Ending, Pair, migrate, runs_on, stands_still, stream_pair
+from support.patience import IN_TIME_S
 
 pytestmark = pytest.mark.needs("kvm")
 
@@ -30,10 +31,10 @@ def pair() -> Iterator[Pair]:
 
 
 class Slow:
-    """A tracker whose clears take a millisecond each; all else is the guest's own."""
+    """A tracker whose clears take so many seconds each; all else is the guest's own."""
 
-    def __init__(self, log: DirtyLog) -> None:
-        self._log = log
+    def __init__(self, log: DirtyLog, clear_s: float) -> None:
+        self._log, self._clear_s = log, clear_s
         self.name = log.name
 
     @property
@@ -47,7 +48,7 @@ class Slow:
         self._log.harvest(dirty, block)
 
     def clear(self, start: int, count: int) -> None:
-        time.sleep(0.001)
+        time.sleep(self._clear_s)
         self._log.clear(start, count)
 
     def stop(self) -> None:
@@ -70,7 +71,7 @@ def test_a_listener_that_fails_after_the_commit_changes_nothing(pair: Pair) -> N
         thread = receive(Destination(pair.destination, far), endings)
         source = Source(pair.source, near, emit=emit)
         assert isinstance(source.run(), Migrated)
-        thread.join(10)
+        thread.join(IN_TIME_S)
     assert source.guest_is is GuestIs.THERE
     stands_still(pair.source)
     runs_on(pair.destination)
@@ -87,7 +88,7 @@ def test_a_listener_that_fails_before_the_commit_leaves_the_guest_here(pair: Pai
         source = Source(pair.source, near, emit=emit)
         with pytest.raises(RuntimeError, match="listener failed"):
             source.run()
-        thread.join(10)
+        thread.join(IN_TIME_S)
     assert source.guest_is is GuestIs.HERE
     assert not pair.destination.ran
     runs_on(pair.source)
@@ -111,7 +112,7 @@ def test_whatever_fails_between_commit_and_answer_leaves_the_outcome_unknown(
         with pytest.raises(OutcomeUnknown, match=source.session):
             source.run()
         near.close()
-        thread.join(10)
+        thread.join(IN_TIME_S)
     assert source.guest_is is GuestIs.UNKNOWN
     stands_still(pair.source)
 
@@ -123,7 +124,7 @@ def test_a_destination_that_was_told_not_to_never_runs_the_guest(pair: Pair) -> 
         assert destination.forbid()
         thread = receive(destination, endings)
         ending = Ending.of(Source(pair.source, near).run)
-        thread.join(10)
+        thread.join(IN_TIME_S)
     assert "told not to run" in str(ending.error)
     assert isinstance(endings[0].error, Cancelled)
     assert not pair.destination.ran
@@ -136,24 +137,24 @@ def test_a_guest_that_runs_cannot_be_forbidden(pair: Pair) -> None:
         destination = Destination(pair.destination, far)
         thread = receive(destination, endings)
         Source(pair.source, near).run()
-        thread.join(10)
+        thread.join(IN_TIME_S)
     assert not destination.forbid()
     runs_on(pair.destination)
 
 
 def test_a_long_sync_keeps_the_link_alive(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """2048 clears of a millisecond, and a destination that takes one second of silence for the end."""
-    monkeypatch.setattr(pair.source.dirty, "logs", (Slow(pair.source.dirty.logs[0]),))
+    monkeypatch.setattr(pair.source.dirty, "logs", (Slow(pair.source.dirty.logs[0], 0.001),))
     with stream_pair(timeout=1.0) as streams:
-        done = migrate(
-            pair.source, pair.destination, streams, MigrationOptions(clear="per-page", downtime_limit=10)
-        ).migrated()
+        options = MigrationOptions(clear="per-page", downtime_limit=10, on_timeout="switch")
+        done = migrate(pair.source, pair.destination, streams, options).migrated()
     assert done.rounds[0].sync_s > 2.0
     runs_on(pair.destination)
 
 
 def test_a_long_sync_can_be_cancelled(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pair.source.dirty, "logs", (Slow(pair.source.dirty.logs[0]),))
+    """It would take 40 s."""
+    monkeypatch.setattr(pair.source.dirty, "logs", (Slow(pair.source.dirty.logs[0], 0.02),))
     with stream_pair() as (near, far):
         endings: list[Ending] = []
         thread = receive(Destination(pair.destination, far), endings)
@@ -162,8 +163,8 @@ def test_a_long_sync_can_be_cancelled(pair: Pair, monkeypatch: pytest.MonkeyPatc
         start = time.monotonic()
         with pytest.raises(Cancelled):
             source.run()
-        assert time.monotonic() - start < 1.5
-        thread.join(10)
+        assert time.monotonic() - start < 20
+        thread.join(IN_TIME_S)
     runs_on(pair.source)
 
 
@@ -171,6 +172,6 @@ def test_an_interval_from_a_hostile_peer_neither_ends_the_vcpu_nor_holds_it_up(p
     page = words_at(pair.source.memory, params_gpa(0), PAGE_SIZE)
     page[params.INTERVAL_NS // 8] = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
     time.sleep(0.1)
-    assert pair.source.pause() < 5
+    assert pair.source.pause() < IN_TIME_S
     assert pair.source.check().ok
     pair.source.resume()

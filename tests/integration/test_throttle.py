@@ -18,7 +18,7 @@ from precopy.ports import Throttled
 from precopy.units import PAGE_SIZE
 from support.live_guests import MIB, Pair, migrate, runs_on, stands_still, steps, stream_pair, until
 
-pytestmark = [pytest.mark.needs("kvm"), pytest.mark.timeout(60), pytest.mark.usefixtures("nothing_left")]
+pytestmark = [pytest.mark.needs("kvm"), pytest.mark.usefixtures("nothing_left")]
 
 MEASURED_S = 0.3
 PACED = Workload("sequential", rate=20_000)

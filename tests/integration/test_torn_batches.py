@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from precopy.dirty import CLEAR_POLICIES
@@ -9,6 +11,7 @@ from precopy.errors import PeerError, PeerProtocolError, PeerRefused
 from precopy.guests import Workload
 from precopy.migration import MigrationOptions
 from support.live_guests import (
+    ARRIVES,
     MIB,
     Pair,
     migrate,
@@ -19,7 +22,7 @@ from support.live_guests import (
 )
 from support.wire_proxy import HEADER_BYTES, Fault, Frame, Harm
 
-pytestmark = [pytest.mark.needs("kvm"), pytest.mark.timeout(60), pytest.mark.usefixtures("nothing_left")]
+pytestmark = [pytest.mark.needs("kvm"), pytest.mark.usefixtures("nothing_left")]
 
 
 def with_content(frame: Frame) -> bool:
@@ -67,7 +70,7 @@ class TestLinkThatDamagesData:
         fault = Fault("source", "Pages", Harm.FLIP, only=with_content, rounds=1)
         # The first round takes 0.2 s, in which the guest writes some 400 pages for the last one.
         with Pair(Workload("random", 2000), ram=16 * MIB, fill=1.0) as pair, proxied_pair(fault) as (near, far, proxy):
-            options = MigrationOptions(max_bandwidth=80_000_000)
+            options = MigrationOptions(max_bandwidth=80_000_000, downtime_limit=5)
             ended = migrate(pair.source, pair.destination, (near, far), options)
             assert proxy.struck.is_set()
             assert proxy.counts()["RoundEnd"] == 2
@@ -82,7 +85,7 @@ class TestLinkThatDamagesData:
 
     def test_is_found_out_in_the_comparison(self) -> None:
         with Pair(Workload("random"), ram=16 * MIB) as pair, proxied_pair(damaged("Compare", 3)) as (near, far, _):
-            ended = migrate(pair.source, pair.destination, (near, far), MigrationOptions(verify=True))
+            ended = migrate(pair.source, pair.destination, (near, far), ARRIVES)
             assert isinstance(ended.destination.error, PeerProtocolError)
             assert "a batch sent for comparison does not match its checksum" in str(ended.destination.error)
             assert isinstance(ended.source.error, PeerError)
@@ -97,8 +100,7 @@ class TestGuestThatWritesMeanwhile:
         torn: list[int] = []
         while len(torn) < 10 and not any(torn):  # on a busy machine the guest may not get to run at the right moments
             with Pair(Workload("random", None), ram=32 * MIB, fill=1.0) as pair, stream_pair(transport) as streams:
-                # Per-page syncs take long on a busy machine, and count as downtime.
-                options = MigrationOptions(clear=clear, verify=True, max_bandwidth=400_000_000, downtime_limit=2)
+                options = replace(ARRIVES, clear=clear, max_bandwidth=400_000_000)
                 done = migrate(pair.source, pair.destination, streams, options).migrated()
 
                 torn.append(sum(one.torn_batches for one in done.rounds))
@@ -113,7 +115,7 @@ class TestGuestThatWritesMeanwhile:
         """A batch that both the guest and the link changed is sent again like any torn one, and then is whole."""
         with Pair(Workload("random", None), ram=16 * MIB, fill=1.0) as pair, proxied_pair(damaged("Pages", 2)) as ends:
             near, far, proxy = ends
-            options = MigrationOptions(verify=True, max_bandwidth=200_000_000)
+            options = replace(ARRIVES, max_bandwidth=200_000_000)
             ended = migrate(pair.source, pair.destination, (near, far), options)
             assert proxy.struck.is_set()
             done = ended.migrated()

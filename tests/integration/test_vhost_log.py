@@ -20,6 +20,7 @@ from precopy.trackers.shared_log import SharedLog
 from precopy.trackers.vhost_log import VhostLog
 from precopy.units import PAGE_SIZE
 from support.dirty_logs import several_slots
+from support.live_guests import until
 from support.vhost import RunningVhostGuest
 
 SMALL = flat(2 << 20)
@@ -95,7 +96,7 @@ def test_no_write_of_running_devices_is_lost(layout: RamLayout, shared: bool) ->
         for chunk in (64, 256, 4096):
             guest.resume()
             found, syncs, end = 0, 0, time.monotonic() + 0.4
-            while time.monotonic() < end or syncs < 3:
+            while time.monotonic() < end or syncs < 3 or found <= 100:
                 send(chunk)
                 found += sync()
                 syncs += 1
@@ -165,9 +166,10 @@ class TestDevice:
     def test_it_logs_as_many_pages_as_it_says(self, memory: GuestMemory, log: SharedLog) -> None:
         with VhostDevice("net0", log, memory) as device:
             device.run(rate=5000, seed=1)
-            time.sleep(0.2)
+            began = time.perf_counter()
+            until(lambda: int(np.bitwise_count(log.words).sum()) > 100)
             written = device.pause()
-        assert 100 < written < 5000
+        assert 100 < written < 5000 * (time.perf_counter() - began) + 10
         found = harvest(VhostLog(SMALL, log), SMALL.end_page)
         (host,) = memory.hosts
         assert found == np.flatnonzero(host.words.reshape(-1, 512).any(axis=1)).tolist()

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .patience import IN_TIME_S
+
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 _QUIET = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"),
@@ -44,7 +46,7 @@ def browse(page: Path, *arguments: str) -> Shown:
             env={**os.environ, "HOME": home, "TMPDIR": home},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=IN_TIME_S,
             check=True,
         )
     return Shown(done.stdout, _CONSOLE.findall(done.stderr))

@@ -14,6 +14,8 @@ from precopy.guests.image import words_at
 from precopy.memory import GuestMemory, RamLayout
 from precopy.units import PAGE_SIZE, GuestPhysicalAddress
 
+from .patience import IN_TIME_S
+
 OTHER = 0x200000
 """A page of code that is not the one that programs start in."""
 DATA = 0x210000
@@ -76,7 +78,7 @@ class CodeGuest:
         self.bytes(gpa, 4)[:] = np.frombuffer(value.to_bytes(4, "little"), np.uint8)
         self.guest.dirty.set_range(self.page(gpa), 1)
 
-    def until(self, done: Callable[[], bool], within: float = 10.0) -> bool:
+    def until(self, done: Callable[[], bool], within: float = IN_TIME_S) -> bool:
         """Waits until it is, while the guest runs; returns whether it was in time."""
         end = time.monotonic() + within
         while not done():
@@ -85,7 +87,7 @@ class CodeGuest:
             time.sleep(2e-4)
         return True
 
-    def runs_until(self, done: Callable[[], bool], within: float = 10.0) -> bool:
+    def runs_until(self, done: Callable[[], bool], within: float = IN_TIME_S) -> bool:
         """Lets the guest run until it is, and pauses it."""
         self.guest.resume()
         try:

@@ -20,10 +20,11 @@ from precopy.errors import PeerLost
 from precopy.guests import CODE_GPA
 from precopy.transport import parse_address
 
+from .patience import IN_TIME_S, SETTLED_S
+
 PRECOPY = (sys.executable, "-m", "precopy")
-TIMEOUT = 20.0
-_STRAYS_S = 3.0
-"""A child that was only just started finds out that it is alone when its interpreter is up."""
+ARRIVES = ("--on-timeout", "switch")
+"""For a migration that has to arrive on a machine, too, that is so busy that its guest does not converge."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class Command:
     def kill(self) -> None:
         self.process.kill()
 
-    def finish(self, timeout: float = TIMEOUT) -> Finished:
+    def finish(self, timeout: float = IN_TIME_S) -> Finished:
         """Waits until it has ended by itself."""
         out, err = self.process.communicate(timeout=timeout)
         assert "Traceback" not in err, err
@@ -104,7 +105,7 @@ class Command:
         return Finished(self.process.returncode, out, err)
 
 
-def precopy(*arguments: str, timeout: float = 100.0) -> Finished:
+def precopy(*arguments: str, timeout: float = IN_TIME_S) -> Finished:
     """A command that needs no directory of its own, until it has ended."""
     with tempfile.TemporaryDirectory() as directory:
         return Command(arguments, Path(directory)).finish(timeout)
@@ -130,7 +131,7 @@ class Bench:
         self._commands.append(command)
         return command
 
-    def run(self, *arguments: str, prefix: Sequence[str] = (), timeout: float = TIMEOUT) -> Finished:
+    def run(self, *arguments: str, prefix: Sequence[str] = (), timeout: float = IN_TIME_S) -> Finished:
         return self.start(*arguments, prefix=prefix).finish(timeout)
 
     def json(self, *arguments: str) -> dict[str, Any]:
@@ -144,7 +145,7 @@ class Bench:
         answer: dict[str, Any] = ask(parse_address(self.path(name)), Request("status"))
         return answer
 
-    def until_state(self, name: str, *states: str, timeout: float = TIMEOUT) -> dict[str, Any]:
+    def until_state(self, name: str, *states: str, timeout: float = IN_TIME_S) -> dict[str, Any]:
         """Waits until the process behind ``name`` says that it is in one of ``states``."""
         end = time.monotonic() + timeout
         while True:
@@ -168,7 +169,8 @@ class Bench:
             command.kill()
         for command in self._commands:
             command.process.communicate()
-        end = time.monotonic() + _STRAYS_S
+        # A child that was only just started finds out that it is alone when its interpreter is up.
+        end = time.monotonic() + SETTLED_S
         while processes_of(self.directory) and time.monotonic() < end:
             time.sleep(0.01)
         strays = processes_of(self.directory)
@@ -197,7 +199,7 @@ def processes_of(directory: Path) -> dict[int, str]:
     return found
 
 
-def wait_for(condition: Callable[[], bool], timeout: float = TIMEOUT) -> None:
+def wait_for(condition: Callable[[], bool], timeout: float = IN_TIME_S) -> None:
     """Waits for what only looking can tell."""
     end = time.monotonic() + timeout
     while not condition():

@@ -22,6 +22,8 @@ from precopy.trackers.scripted import ScriptedLog
 from precopy.trackers.write_log import WriteLog
 from precopy.units import PAGE_SIZE, GuestPhysicalAddress
 
+from .patience import IN_TIME_S
+
 LENGTHS = (1, 2, 7, 63, 64, 65, 127, 129, 1000, 4095)
 """Lengths of the blocks that are one slot each, in pages."""
 SPLIT_AT, SPLIT_PAGES = 37, 100
@@ -193,7 +195,7 @@ class RealGuest:
         self._params[_COUNT // 8] = len(addresses)
         self._params[_GENERATION // 8] = self.stamp
         self.guest.resume()
-        end = time.monotonic() + 10
+        end = time.monotonic() + IN_TIME_S
         while self._params[_DONE // 8] != self.stamp:
             assert time.monotonic() < end, "the guest does not write"
             time.sleep(2e-5)

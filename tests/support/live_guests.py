@@ -24,9 +24,13 @@ from precopy.ports import VmControl
 from precopy.transport import Address, Listener, SocketStream, connect
 from precopy.units import PAGE_SIZE
 
+from .patience import IN_TIME_S
 from .wire_proxy import Fault, Proxy
 
 MIB = 1 << 20
+ARRIVES = MigrationOptions(verify=True, on_timeout="switch")
+"""For tests of what arrives, and how: where a machine is so slow, or so busy, that its guest does not converge, the
+migration switches over all the same."""
 
 
 @dataclass
@@ -185,11 +189,12 @@ def proxied_pair(fault: Fault | None, timeout: float = 5.0) -> Iterator[tuple[So
 
 @dataclass
 class Ending:
-    """How one side's `run` ended: with a result or an error, and after how many seconds."""
+    """How one side's `run` ended: with a result or an error, after how many seconds, and when (`time.perf_counter`)."""
 
     result: Any = None
     error: BaseException | None = None
     seconds: float = 0.0
+    ended_at: float = 0.0
 
     @classmethod
     def of(cls, run: Callable[[], Any]) -> Ending:
@@ -198,7 +203,8 @@ class Ending:
             result, error = run(), None
         except BaseException as caught:
             result, error = None, caught
-        return cls(result, error, time.perf_counter() - began)
+        now = time.perf_counter()
+        return cls(result, error, now - began, now)
 
 
 @dataclass
@@ -225,7 +231,7 @@ def migrate(
     source: VmControl,
     destination: VmControl,
     streams: tuple[SocketStream, SocketStream],
-    options: MigrationOptions | None = None,
+    options: MigrationOptions = ARRIVES,
     emit: Callable[[Event], None] = lambda _: None,
     *,
     recorder: Recorder | None = None,
@@ -242,9 +248,9 @@ def migrate(
         far.close()
 
     threading.Thread(target=receive, name="destination", daemon=True).start()
-    sent = Ending.of(Source(source, near, options or MigrationOptions(verify=True), emit=emit, recorder=recorder).run)
+    sent = Ending.of(Source(source, near, options, emit=emit, recorder=recorder).run)
     threading.Thread(target=near.close, name="source's close", daemon=True).start()
-    assert ended.wait(30), "the destination does not end"
+    assert ended.wait(IN_TIME_S), "the destination does not end"
     return Endings(sent, endings[0])
 
 
@@ -254,7 +260,7 @@ def steps(guest: Any) -> int:
     return sum(int(words_at(guest.memory, params_gpa(vcpu), PAGE_SIZE)[params.STEP // 8]) for vcpu in range(vcpus))
 
 
-def until(condition: Callable[[], bool], timeout: float = 10.0) -> None:
+def until(condition: Callable[[], bool], timeout: float = IN_TIME_S) -> None:
     """Waits for what only looking can tell, such as a guest's progress."""
     end = time.monotonic() + timeout
     while not condition():

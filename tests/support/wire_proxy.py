@@ -17,6 +17,8 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from .patience import IN_TIME_S
+
 PREAMBLE_BYTES = 16
 _HEADER = struct.Struct("<BxxxIQQ")
 HEADER_BYTES = _HEADER.size
@@ -150,7 +152,7 @@ class Proxy:
         self._silent.set()
         self.cut()
         for thread in self._threads:
-            thread.join(10)
+            thread.join(IN_TIME_S)
             assert not thread.is_alive()
         for sock in self._sockets.values():
             sock.close()
@@ -270,7 +272,7 @@ class ListeningProxy:
     def __exit__(self, *_: object) -> None:
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
-        self._thread.join(10)
+        self._thread.join(IN_TIME_S)
         self._listener.close()
         os.unlink(self.path)
         if self._proxy is not None:
@@ -279,7 +281,7 @@ class ListeningProxy:
     @property
     def proxy(self) -> Proxy:
         """The proxy, once the source has come."""
-        assert self._ready.wait(10)
+        assert self._ready.wait(IN_TIME_S)
         assert self._proxy is not None
         return self._proxy
 

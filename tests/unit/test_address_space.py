@@ -22,6 +22,7 @@ from precopy.memory import (
 )
 from precopy.memory.machines import q35
 from precopy.units import RamPage
+from support.patience import IN_TIME_S
 
 MIB = 1 << 20
 
@@ -293,12 +294,12 @@ class TestTransactions:
         def hold() -> None:
             with transaction():
                 entered.set()
-                leave.wait(10)
+                leave.wait(IN_TIME_S)
 
         thread = threading.Thread(target=hold)
         thread.start()
         try:
-            assert entered.wait(10)
+            assert entered.wait(IN_TIME_S)
             root.add_subregion(MemoryRegion.io("a", 1), 0)
             assert len(space.view) == 1
         finally:

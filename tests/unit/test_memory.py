@@ -15,6 +15,7 @@ import precopy
 from precopy.bitmap import Runs
 from precopy.errors import OutOfMemory, UsageError
 from precopy.units import PAGE_SIZE
+from support.patience import IN_TIME_S
 
 MIB = 1 << 20
 
@@ -201,7 +202,8 @@ def test_the_public_names_are_there_and_cost_nothing_until_used() -> None:
         "import sys, precopy; assert 'numpy' not in sys.modules; "
         "missing = [name for name in precopy.__all__ if not hasattr(precopy, name)]; print(missing)"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=IN_TIME_S)
     assert done.stdout.strip() == "[]"
     with pytest.raises(AttributeError, match="'nothing'"):
         _ = precopy.nothing

@@ -21,6 +21,7 @@ from precopy.control.metrics import PHASES, MetricsServer, MigrationMetrics
 from precopy.errors import UsageError
 from precopy.migration import Progress, Range, Round, Verdict
 from precopy.transport import Address
+from support.patience import IN_TIME_S
 
 LOCAL = Address(host="127.0.0.1", port=0)
 PROGRESS = Progress("rounds", 2, 3 << 20, 5 << 20, 4e7, 1e8, 1.6, 0.048, 2.0)
@@ -59,7 +60,7 @@ def server(figures: MigrationMetrics) -> Iterator[MetricsServer]:
 
 def scrape(server: MetricsServer) -> dict[str, float]:
     """Each sample by its name and labels, such as ``rounds_total`` or ``expected_downtime_seconds low``."""
-    with urllib.request.urlopen(server.url, timeout=5) as answer:
+    with urllib.request.urlopen(server.url, timeout=IN_TIME_S) as answer:
         assert answer.status == 200
         assert answer.headers["Content-Type"].startswith("text/plain; version=")
         text = answer.read().decode()
@@ -131,22 +132,22 @@ class TestServer:
             port = server.address.port
             assert server.url == f"http://127.0.0.1:{port}/metrics"
             # A client that says nothing is in nobody's way.
-            with socket.create_connection(("127.0.0.1", port), timeout=5):
+            with socket.create_connection(("127.0.0.1", port), timeout=IN_TIME_S):
                 assert scrape(server)["rounds_total"] == 0
         with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.1", port), timeout=5)
+            socket.create_connection(("127.0.0.1", port), timeout=IN_TIME_S)
 
     def test_only_at_the_host_that_was_given(self, figures: MigrationMetrics) -> None:
         with MetricsServer(Address(host="127.0.0.2", port=0), figures) as server:
             assert scrape(server)["rounds_total"] == 0
             with pytest.raises(ConnectionRefusedError):
-                socket.create_connection(("127.0.0.1", server.address.port), timeout=5)
+                socket.create_connection(("127.0.0.1", server.address.port), timeout=IN_TIME_S)
 
     def test_clients_that_leave_are_not_complained_of(
         self, server: MetricsServer, capfd: pytest.CaptureFixture[str]
     ) -> None:
         for _ in range(3):
-            with socket.create_connection(("127.0.0.1", server.address.port), timeout=5) as client:
+            with socket.create_connection(("127.0.0.1", server.address.port), timeout=IN_TIME_S) as client:
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, bytes([1, 0, 0, 0, 0, 0, 0, 0]))
                 client.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
         assert scrape(server)["rounds_total"] == 0
@@ -168,7 +169,7 @@ class TestCommand:
     def migrate(self, *arguments: str, before: str = "pass") -> subprocess.CompletedProcess[str]:
         code = f"import sys; {before}; from precopy.cli.main import main; main(sys.argv[1:])"
         command = [sys.executable, "-c", code, "migrate", "unix:/nowhere/a", "unix:/nowhere/b", "--json", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run(command, capture_output=True, text=True, timeout=IN_TIME_S, check=False)
 
     @pytest.mark.parametrize("text", ["9100", "localhost", ":9100", "a b:1", "127.0.0.1:70000"])
     def test_what_is_no_address(self, text: str) -> None:

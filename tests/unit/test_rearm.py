@@ -27,6 +27,7 @@ from precopy.memory.machines import machine_layout
 from precopy.trackers.write_log import WriteLog
 from precopy.units import PAGE_SIZE
 from support.dirty_logs import EmulatedHarness, several_slots, writable
+from support.patience import IN_TIME_S
 
 LAYOUT = RamLayout.of_blocks([("a", 70 * PAGE_SIZE), ("b", 200 * PAGE_SIZE)])
 MIGRATION, VGA, CODE = DirtyClient.MIGRATION, DirtyClient.VGA, DirtyClient.CODE
@@ -341,7 +342,7 @@ class TestExclusive:
                 assert not cpu.at_work
                 time.sleep(1e-4)
                 assert cpu.ran == ran
-            end = time.monotonic() + 5
+            end = time.monotonic() + IN_TIME_S
             while cpu.ran == ran and time.monotonic() < end:
                 time.sleep(1e-5)
             assert cpu.ran > ran
@@ -366,7 +367,7 @@ class TestExclusive:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(10)
+            thread.join(IN_TIME_S)
             assert not thread.is_alive()
         assert most == 1
 
