@@ -298,6 +298,25 @@ def bench_predict(migrations: int = 50) -> dict[str, Any]:
         "machine": MACHINE,
         "migrations": made,
         "hopeless": [hopeless],
+        "held": [
+            {
+                "after": after,
+                "migrations": migrations,
+                "downtime": 0.95,
+                "total": 0.9,
+                "both": 0.88,
+                "downtime_width": 12.5 / after,
+                "total_width": None,
+            }
+            for after in (1, 2, 3)
+        ],
+        "missed": [
+            {
+                "name": "random, 20000 pages a second",
+                "failed": {"message": "did not converge in 30 rounds", "converged": False},
+                "named_after": None,
+            }
+        ],
         "share_within": {"10": 0.6, "20": 0.86, "50": 0.98},
     }
 

@@ -180,7 +180,16 @@ def test_policies_of_which_none_completed() -> None:
         ("compare", ["policies", "trace-1", "trace-2", "glossary"]),
         (
             "bench-predict",
-            ["predicted-downtime", "predicted-total", "migrations", "hopeless", "glossary", "machine"],
+            [
+                "predicted-downtime",
+                "predicted-total",
+                "held",
+                "migrations",
+                "missed",
+                "hopeless",
+                "glossary",
+                "machine",
+            ],
         ),
         ("bench-bitmap", ["fields", "list-1", "machine"]),
         ("error", ["error"]),

@@ -22,7 +22,9 @@ def bench_predict_report(bench: BenchPredict, prefix: str) -> Report:
         _figure(bench, f"{prefix}predicted-{short}", what, short)
         for what, short in (("downtime", "downtime"), ("total time", "total"))
     ]
+    figures += [_held(bench, prefix)] if bench.held else []
     figures += [_table(bench, prefix)] if bench.migrations else []
+    figures += [_missed(bench, prefix)] if bench.missed else []
     figures += [_hopeless(bench, prefix)] if bench.hopeless else []
     intro = "Each migration's end was predicted while it ran, and then measured."
     parts = (Part(f"{prefix}predicted", "Predicted and measured", intro, tuple(figures)),)
@@ -37,7 +39,8 @@ def _verdict(bench: BenchPredict) -> Verdict:
     )
     within = bench.share_within.get("20")
     said = "" if within is None else f": {100 * within:.0f} % of the predictions were within 20 % of what was measured"
-    headline = f"The ends of {several(len(bench.migrations), 'migration')} were predicted and measured{said}."
+    missed = f" {len(bench.missed)} more did not complete." if bench.missed else ""
+    headline = f"The ends of {several(len(bench.migrations), 'migration')} were predicted and measured{said}.{missed}"
     return Verdict("plain", "measured", headline, (), tiles)
 
 
@@ -95,6 +98,37 @@ def _table(bench: BenchPredict, prefix: str) -> Figure:
     title = "Every migration of the benchmark."
     columns = (Column("number"), Column("migration", False), *map(Column, names))
     return Figure(f"{prefix}migrations", "In numbers", title, table=Table(title, columns, rows))
+
+
+def _held(bench: BenchPredict, prefix: str) -> Figure:
+    first = bench.held[0]
+    title = (
+        f"How often the ranges that were stated after the first rounds held what came: after round {first.after}, "
+        f"{100 * first.downtime:.0f} % of the downtimes and {100 * first.total:.0f} % of the total times."
+    )
+    names = ("migrations", "downtime held", "total held", "both", "width of downtime", "width of total")
+    rows = tuple(
+        (
+            f"{one.after}",
+            f"{one.migrations}",
+            *(f"{100 * share:.0f} %" for share in (one.downtime, one.total, one.both)),
+            *(NONE if width is None else f"{width:.3g}" for width in (one.downtime_width, one.total_width)),
+        )
+        for one in bench.held
+    )
+    table = Table(title, (Column("after round"), *map(Column, names)), rows)
+    reading = ("The width of a range is its upper end over its lower one; the median is shown.",)
+    return Figure(f"{prefix}held", "Ranges", title, reading=reading, table=table)
+
+
+def _missed(bench: BenchPredict, prefix: str) -> Figure:
+    title = "Migrations that should have converged, and did not complete."
+    rows = tuple(
+        (one.name, NONE if one.named_after is None else f"{one.named_after}", one.failed.message)
+        for one in bench.missed
+    )
+    columns = (Column("migration", False), Column("named after round"), Column("why", False))
+    return Figure(f"{prefix}missed", "Those that did not complete", title, table=Table(title, columns, rows))
 
 
 def _cells(one: Forecast) -> tuple[str, ...]:

@@ -247,10 +247,37 @@ class Hopeless(Struct, frozen=True):
     detail: str = ""
 
 
+class Held(Struct, frozen=True):
+    """How often the ranges stated after a round held what came, as shares, and how wide they were (None: no end)."""
+
+    after: Count
+    migrations: Count
+    downtime: Number
+    total: Number
+    both: Number
+    downtime_width: Number | None
+    total_width: Number | None
+
+
+class FailedFields(Struct, frozen=True):
+    message: str
+    converged: bool | None = None
+
+
+class Missed(Struct, frozen=True):
+    """A migration that did not complete though it should have, and after which round it was named so."""
+
+    name: str
+    failed: FailedFields
+    named_after: Count | None
+
+
 class BenchPredict(Struct, frozen=True):
     migrations: Annotated[tuple[Forecast, ...], Meta(max_length=5000)]
     share_within: dict[str, Number]
     hopeless: Annotated[tuple[Hopeless, ...], Meta(max_length=5000)] = ()
+    held: Annotated[tuple[Held, ...], Meta(max_length=100)] = ()
+    missed: Annotated[tuple[Missed, ...], Meta(max_length=5000)] = ()
     machine: Machine | None = None
 
 
