@@ -31,6 +31,7 @@ class BlockLookup:
         for one in (one for view in views for one in view.ranges or () if one.kind != "i/o"):
             by_place = self._needed.setdefault(one.name, {})
             by_place[_place(one)] = max(by_place.get(_place(one), 0), one.offset + one.size)
+        self._named: dict[str, tuple[RamBlock, ...]] = {}
         self._found: dict[str, dict[int, RamBlock]] = {}
         self.choices: dict[str, tuple[RamBlock, ...]] = {}
         """The blocks that could have been behind the regions of a name, where there were several."""
@@ -58,9 +59,11 @@ class BlockLookup:
 
     def _candidates(self, region: str) -> tuple[RamBlock, ...]:
         """The block of this name, or else those whose names end in it after a slash."""
-        alike = self._by_last.get(region.rpartition("/")[2], [])
-        exact = [block for block in alike if block.name == region]
-        return tuple(exact or (block for block in alike if block.name.endswith(f"/{region}")))
+        if region not in self._named:
+            alike = self._by_last.get(region.rpartition("/")[2], [])
+            exact = [block for block in alike if block.name == region]
+            self._named[region] = tuple(exact or (block for block in alike if block.name.endswith(f"/{region}")))
+        return self._named[region]
 
 
 def _assign(needed: dict[int, int], candidates: Sequence[RamBlock], region: str) -> dict[int, RamBlock]:

@@ -138,7 +138,7 @@ class Rebuilder:
     def _refuse_cut(self, view: MtreeView, last: MtreeRange) -> None:
         """Raises `LayoutError` where the text's last line, which lacks its line feed, may lack more than that.
 
-        What could be missing without being seen is the end of a name, an offset, or the accelerator.
+        What could be missing without being seen is the end of a name, an offset, the owner or the accelerator.
         """
         block = None if last.kind == "i/o" else self.lookup.find(last)
         if block is None:
@@ -146,12 +146,13 @@ class Rebuilder:
         others = [one for one in (view.ranges or ())[:-1] if one.kind != "i/o"]
         longer = any(other.name.startswith(block.name) and other != block for other in self._blocks)
         no_accel = last.accel is None and any(one.accel for one in others)
+        no_owner = not last.owner and any(one.owner for one in others)
         no_offset = (
             not last.offset
             and last.size < block.pages * PAGE_SIZE
             and any(one.name == last.name and one.offset < last.size for one in others)
         )
-        if longer or no_accel or no_offset:
+        if longer or no_accel or no_owner or no_offset:
             raise LayoutError(
                 f"the text of info mtree -f ends in the middle of a line, that of {last.name!r} at {last.start:#x}"
             )

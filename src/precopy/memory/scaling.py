@@ -74,6 +74,8 @@ def _seen(layout: RamLayout, main: Sequence[RamBlock]) -> tuple[int, list[_Piece
     names = ", ".join(repr(block.name) for block in main)
     if not own:
         raise LayoutError(f"the layout cannot have another --ram: {names} is not mapped")
+    if all(one.readonly for one in own):
+        raise LayoutError(f"the layout cannot have another --ram: {names} is no RAM, and none is mapped")
     starts = [(one.gpa // PAGE_SIZE, first[one.block] + one.offset, one) for one in own]
     base = starts[0][0] - starts[0][1]
     if base < 0 or base * PAGE_SIZE % MIN_RAM:

@@ -141,11 +141,16 @@ def _outputs(lines: list[str]) -> list[tuple[int, int]]:
 
 
 def _trimmed(lines: list[str], start: int, end: int) -> tuple[int, int]:
-    while start < end and not lines[start].strip(" \t\r"):
+    while start < end and _empty(lines, start):
         start += 1
-    while end > start and not lines[end - 1].strip(" \t\r"):
+    while end > start and _empty(lines, end - 1):
         end -= 1
     return start, end
+
+
+def _empty(lines: list[str], number: int) -> bool:
+    """Whether nothing stands in a line; spaces that end a text are the beginning of a line that was cut."""
+    return not (lines[number] if number == len(lines) - 1 else lines[number].strip(" \t\r"))
 
 
 def _common(one: str, other: str) -> int:
