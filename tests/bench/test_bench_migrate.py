@@ -8,6 +8,9 @@ import sys
 
 import pytest
 
+from precopy.bench.migrate import Setup, measure
+from precopy.errors import PrecopyError
+from support.commands import precopy
 from support.patience import IN_TIME_S
 
 
@@ -41,3 +44,47 @@ def test_precopy_beside_qemu() -> None:
     ours, theirs = repeat["precopy"]["throughput_bytes_per_s"], repeat["qemu"]["throughput_bytes_per_s"]
     assert document["ratio_to_qemu"] == pytest.approx(ours / theirs)
     assert repeat["qemu"]["transferred_bytes"] >= 60 << 20
+
+
+SMALL = ("--ram", "64M", "--rewritten", "8M", "--repeat", "1")
+
+
+def without_qmp(*options: str) -> subprocess.CompletedProcess[str]:
+    """The command where the package that speaks QMP cannot be imported."""
+    code = "import sys; sys.modules['qemu.qmp'] = None; from precopy.cli.main import main; main(sys.argv[1:])"
+    command = [sys.executable, "-c", code, "bench", "migrate", "--json", *SMALL, *options]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=4 * IN_TIME_S)
+
+
+@pytest.mark.needs("kvm", "qemu")
+def test_without_the_qmp_client_it_goes_on_without_qemu_and_says_so() -> None:
+    done = without_qmp()
+    document = json.loads(done.stdout)
+    assert done.returncode == 0, done.stderr
+    assert document["ratio_to_qemu"] is None
+    assert [(one["name"], one["exit_code"]) for one in document["failed"]] == [("QEMU, repeat 1", 3)]
+    assert "QEMU was not measured: " in done.stderr
+    asked = without_qmp("--against-qemu")
+    assert asked.returncode == 3
+    assert json.loads(asked.stdout)["throughput_bytes_per_s"] > 0
+
+
+@pytest.mark.needs("kvm")
+def test_where_nothing_could_be_measured_the_first_failure_is_the_answer() -> None:
+    done = precopy("bench", "migrate", "--no-qemu", *SMALL, "--downtime-limit", "100us", "--json")
+    assert done.code == 4
+    assert done.document()["error"]["kind"] == "NotConverged"
+
+
+@pytest.mark.needs("kvm")
+def test_a_repeat_that_fails_is_noted_and_the_others_are_made() -> None:
+    """A guest of a mebibyte cannot be made, each time, but the raw socket carries as much."""
+    setup = Setup(ram=1 << 20, rewritten=0, write_rate=None, downtime_limit=0.3, verify=False)
+    told: list[str] = []
+    repeats, failed = measure(setup, 2, False, told.append)
+    assert repeats == []
+    assert [one.name for one in failed] == ["precopy, repeat 1", "precopy, repeat 2"]
+    assert told == ["1/2: raw socket", "1/2: precopy", "2/2: raw socket", "2/2: precopy"]
+    with pytest.raises(PrecopyError, match="at least 2M") as caught:
+        raise failed[0].error()
+    assert caught.value.exit_code == failed[0].exit_code

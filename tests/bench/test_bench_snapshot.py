@@ -12,6 +12,7 @@ import pytest
 
 from precopy import Memory
 from precopy.bench import snapshot as bench
+from precopy.bench.snapshot import Place
 from precopy.cli.bench_snapshot import snapshot as command
 from precopy.errors import UsageError, VerificationFailed
 
@@ -43,6 +44,16 @@ def test_the_document(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Non
     sizes = [(one["place"], one["size"], one["snapshots"]) for one in document["restores"]]
     assert sizes == [*((kind, 4 << 20, 1 + len(ours)) for kind in kinds), *((kind, 8 << 20, 1) for kind in kinds)]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.needs("pagemap")
+def test_a_place_that_fails_is_said_and_the_others_are_measured(tmp_path: Path) -> None:
+    good, bad = Place("disk", str(tmp_path), "here"), Place("memory", "/proc", "proc")
+    done = bench.measure(1 << 20, [0.5], 1, where=[bad, good], restore_size=1 << 20, tell=lambda _: None)
+    assert [one.name for one in done.failed] == ["memory (proc)", "restoring, memory (proc)"]
+    assert all("/proc" in one.message for one in done.failed)
+    assert {one.place for one in done.cases} == {"disk"}
+    assert [one.place for one in done.restores] == ["disk", "disk"]
 
 
 @pytest.mark.needs("pagemap")

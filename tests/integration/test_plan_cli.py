@@ -184,6 +184,12 @@ def test_the_help_says_what_units_mean(command: tuple[str, ...]) -> None:
     assert "MiB" in said or "GiB" in said
 
 
+def test_a_full_disk_does_not_lose_what_was_planned() -> None:
+    done = precopy("plan", "sweep", *SEED, "--sync-time", "1ms..400ms:3", "--csv", "/dev/full")
+    assert "of 3 plans converge" in done.out
+    assert "cannot write /dev/full" in done.sentence(2)
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

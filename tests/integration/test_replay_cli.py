@@ -101,6 +101,24 @@ class TestCompare:
             }  # fmt: skip
             assert any(result["on_front"] for result in one["results"])
 
+    def test_one_that_cannot_be_read_is_said_and_the_others_are_compared(
+        self, recordings: tuple[str, str], tmp_path: Path
+    ) -> None:
+        damaged = bytearray(Path(recordings[0]).read_bytes())
+        damaged[100] ^= 1
+        broken = tmp_path / "damaged"
+        broken.write_bytes(damaged)
+        done = precopy("compare", str(broken), *recordings, "--policies", "precopy", "--json")
+        assert done.code == 7
+        assert "is damaged: the block at byte 20" in done.err
+        body = done.document()
+        assert [one["name"] for one in body["traces"]] == list(recordings)
+        assert [(one["name"], one["exit_code"]) for one in body["failed"]] == [(str(broken), 7)]
+        missing = precopy("compare", recordings[0], "/nowhere", "--policies", "precopy")
+        assert recordings[0] in missing.out.splitlines()
+        assert "there is no file /nowhere" in missing.sentence(2)
+        assert "is damaged" in precopy("compare", str(broken)).sentence(7)
+
     def test_some_within_other_limits(self, recordings: tuple[str, str]) -> None:
         body = document("compare", recordings[0], "--policies", "qemu,precopy", "--downtime-limit", "20ms")
         (one,) = body["traces"]

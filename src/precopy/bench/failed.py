@@ -22,11 +22,21 @@ class Failed:
     exit_code: int
     converged: bool | None = None
 
+    def error(self) -> PrecopyError:
+        """The same as an error that can be raised where nothing at all was measured."""
+        return _Again(self)
+
     @classmethod
     def of(cls, name: str, error: PrecopyError) -> Failed:
         kind = getattr(error, "kind", type(error).__name__)  # an error from another process has the name it had there
         converged = False if error.exit_code == NotConverged.exit_code else None
         return cls(name, kind, str(error), error.exit_code, converged)
+
+
+class _Again(PrecopyError):
+    def __init__(self, failed: Failed) -> None:
+        super().__init__(failed.message)
+        self.kind, self.exit_code = failed.kind, failed.exit_code
 
 
 def attempt(name: str, measure: Callable[[], T]) -> T | Failed:

@@ -2,7 +2,8 @@
 
 Each repeat measures, one after the other: the raw socket, precopy between two processes, and QEMU between two
 processes, all over Unix sockets with memory that was touched before, random content, and one vCPU that rewrites the
-same number of pages. So a machine whose speed drifts moves all three, and the ratios stay.
+same number of pages. So a machine whose speed drifts moves all three, and the ratios stay. What fails in one repeat is
+noted, and the others are made.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from precopy.bench.ceiling import socket_ceiling
+from precopy.bench.failed import Failed, T, attempt
 from precopy.control import ProcessPair, migrate_guest
 from precopy.dirty import MigrationBitmap, clear_policy
-from precopy.errors import PrecopyError
+from precopy.errors import PrecopyError, Unsupported
 from precopy.guests import Workload
 from precopy.kvm import KvmGuest
 from precopy.memory import GuestMemory
@@ -71,26 +73,44 @@ class IdleSync:
     max_s: float
 
 
-def measure(setup: Setup, repeats: int, against_qemu: bool, tell: Callable[[str], None]) -> list[Repeat]:
-    """``repeats`` times all three, in turn. ``tell`` is told what is measured next. Raises `PrecopyError`."""
-    done = []
+def measure(
+    setup: Setup, repeats: int, against_qemu: bool, tell: Callable[[str], None]
+) -> tuple[list[Repeat], list[Failed]]:
+    """``repeats`` times all three, in turn. ``tell`` is told what is measured next. Returns the repeats in which
+    precopy was measured, and what failed; where QEMU cannot be measured here at all, it is tried once."""
+    done: list[Repeat] = []
+    failed: list[Failed] = []
+
+    def tried(number: int, what: str, work: Callable[[], T]) -> T | None:
+        tell(f"{number}/{repeats}: {what}")
+        made = attempt(f"{what}, repeat {number}", work)
+        if not isinstance(made, Failed):
+            return made
+        failed.append(made)
+        return None
+
     for number in range(1, repeats + 1):
-        tell(f"{number}/{repeats}: raw socket")
-        ceiling = socket_ceiling(setup.ram, BATCH_PAGES * PAGE_SIZE)
-        tell(f"{number}/{repeats}: precopy")
-        migrated, overhead = _migrate(setup)
-        qemu = None
-        if against_qemu:
-            tell(f"{number}/{repeats}: QEMU")
-            qemu = measure_migration(
-                ram=setup.ram,
-                rewritten=setup.rewritten,
-                write_rate=setup.write_rate,
-                downtime_limit=setup.downtime_limit,
-                settle=_SETTLE_S,
-            )
-        done.append(Repeat(ceiling, migrated, overhead, qemu))
-    return done
+        ceiling = tried(number, "raw socket", lambda: socket_ceiling(setup.ram, BATCH_PAGES * PAGE_SIZE))
+        ours = None if ceiling is None else tried(number, "precopy", lambda: _migrate(setup))
+        if ceiling is None or ours is None:
+            continue
+        qemu = tried(number, QEMU, lambda: _migrate_qemu(setup)) if against_qemu else None
+        against_qemu = against_qemu and not (failed and failed[-1].kind == Unsupported.__name__)
+        done.append(Repeat(ceiling, *ours, qemu))
+    return done, failed
+
+
+QEMU = "QEMU"
+
+
+def _migrate_qemu(setup: Setup) -> QemuMigration:
+    return measure_migration(
+        ram=setup.ram,
+        rewritten=setup.rewritten,
+        write_rate=setup.write_rate,
+        downtime_limit=setup.downtime_limit,
+        settle=_SETTLE_S,
+    )
 
 
 def qemu_installed() -> bool:

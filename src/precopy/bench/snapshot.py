@@ -32,6 +32,7 @@ import numpy as np
 import numpy.typing as npt
 
 from precopy.abi.filesystem import TMPFS, file_system
+from precopy.bench.failed import Failed, attempt
 from precopy.bench.spread import Spread
 from precopy.errors import SnapshotError, UsageError, VerificationFailed
 from precopy.process.memory import Memory
@@ -85,13 +86,14 @@ class RestoreCase:
 
 @dataclass(frozen=True)
 class SnapshotBench:
-    """All of it, for a memory of ``size`` bytes."""
+    """All of it, for a memory of ``size`` bytes; ``failed``: places in which it could not be measured."""
 
     size: int
     repeats: int
     places: list[Place]
     cases: list[SnapshotCase]
     restores: list[RestoreCase]
+    failed: list[Failed]
 
 
 _Way = tuple[str, float | None]
@@ -126,32 +128,53 @@ def measure(
     tell: Callable[[str], None],
 ) -> SnapshotBench:
     """Saves a memory of ``size`` bytes in each place, ``repeats`` times, with increments of each of ``shares`` of its
-    pages. ``tell`` is told what is measured next.
+    pages. ``tell`` is told what is measured next. A place in which something fails is noted, and the others are
+    measured.
 
-    Raises `UsageError` for a memory too small, `OutOfMemory`, `Unsupported` where memory cannot be tracked,
-    `SnapshotError`, and `VerificationFailed` where what was restored differs.
+    Raises `UsageError` for a memory too small, and `OutOfMemory`.
     """
     if size < MIN_SIZE or any(not 0 < share <= 1 for share in shares):
         raise UsageError(f"at least {format_size(MIN_SIZE)} are measured, and shares above 0 up to 1")
     cases: list[SnapshotCase] = []
     restores: list[RestoreCase] = []
+    failed: list[Failed] = []
     with Memory(size) as memory:
         words = np.frombuffer(memory.view, np.uint64)
         _fill(words)
         for place in where:
-            samples: dict[_Way, list[_Sample]] = {}
-            restored: list[float] = []
-            with _directory(place) as directory:
-                for number in range(repeats):
-                    tell(f"{place.kind} ({place.file_system}), repeat {number + 1} of {repeats}")
-                    restored.append(_repeat(memory, words, directory, shares, samples))
-            cases += _cases(place, samples)
-            restores.append(RestoreCase(place.kind, memory.size, 1 + len(_increments(shares)), Spread.of(restored)))
+            saved = attempt(_named(place), partial(_saved, memory, words, place, shares, repeats, tell=tell))
+            if isinstance(saved, Failed):
+                failed.append(saved)
+            else:
+                cases += saved[0]
+                restores.append(saved[1])
         del words
-    if restore_size is not None:
-        tell(f"restoring {format_size(restore_size)}")
-        restores += _restores(restore_size, repeats, where)
-    return SnapshotBench(size, repeats, list(where), cases, restores)
+    for place in where if restore_size is not None else ():
+        tell(f"restoring {format_size(restore_size or 0)}, {_named(place)}")
+        restored = attempt(f"restoring, {_named(place)}", partial(_restored, restore_size or 0, repeats, place))
+        if isinstance(restored, Failed):
+            failed.append(restored)
+        else:
+            restores.append(restored)
+    return SnapshotBench(size, repeats, list(where), cases, restores, failed)
+
+
+def _named(place: Place) -> str:
+    return f"{place.kind} ({place.file_system})"
+
+
+def _saved(
+    memory: Memory, words: Words, place: Place, shares: Sequence[float], repeats: int, *, tell: Callable[[str], None]
+) -> tuple[list[SnapshotCase], RestoreCase]:
+    """All ways in one place."""
+    samples: dict[_Way, list[_Sample]] = {}
+    restored: list[float] = []
+    with _directory(place) as directory:
+        for number in range(repeats):
+            tell(f"{_named(place)}, repeat {number + 1} of {repeats}")
+            restored.append(_repeat(memory, words, directory, shares, samples))
+    restore_case = RestoreCase(place.kind, memory.size, 1 + len(_increments(shares)), Spread.of(restored))
+    return _cases(place, samples), restore_case
 
 
 def _fill(words: Words) -> None:
@@ -246,27 +269,26 @@ def _restore(store: Path, words: Words | None, *, verify: bool = False) -> float
     return seconds
 
 
-def _restores(size: int, repeats: int, where: Sequence[Place]) -> list[RestoreCase]:
+def _restored(size: int, repeats: int, place: Place) -> RestoreCase:
     """One full snapshot of ``size`` bytes, all of it content."""
-    cases = []
-    for place in where:
-        with _directory(place) as directory:
-            with Memory(size) as memory:
-                np.frombuffer(memory.view, np.uint64)[::_WORDS] = 1
-                snapshot(memory, directory)
-            del memory
-            at_once, verified = (
-                Spread.of([_restore(directory, None, verify=verify) for _ in range(repeats)])
-                for verify in (False, True)
-            )
-            cases.append(RestoreCase(place.kind, size, 1, at_once, verified))
-    return cases
+    with _directory(place) as directory:
+        with Memory(size) as memory:
+            np.frombuffer(memory.view, np.uint64)[::_WORDS] = 1
+            snapshot(memory, directory)
+        del memory
+        at_once, verified = (
+            Spread.of([_restore(directory, None, verify=verify) for _ in range(repeats)]) for verify in (False, True)
+        )
+        return RestoreCase(place.kind, size, 1, at_once, verified)
 
 
 @contextlib.contextmanager
 def _directory(place: Place) -> Iterator[Path]:
-    """A directory of our own in a place, which is gone afterwards."""
-    path = Path(tempfile.mkdtemp(prefix="precopy-bench-", dir=place.path))
+    """A directory of our own in a place, which is gone afterwards. Raises `SnapshotError`."""
+    try:
+        path = Path(tempfile.mkdtemp(prefix="precopy-bench-", dir=place.path))
+    except OSError as error:
+        raise SnapshotError(f"cannot make a directory in {place.path}: {error.strerror}") from error
     try:
         yield path
     finally:

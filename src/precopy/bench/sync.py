@@ -17,6 +17,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from precopy.bench.failed import Failed, attempt
 from precopy.bench.spread import Spread
 from precopy.bench.vhost import VhostFigures, measure_vhost
 from precopy.bitmap import Bitmap
@@ -101,7 +102,8 @@ class IdleFigures:
 
 @dataclass(frozen=True)
 class SyncBench:
-    """All of it. ``listeners`` say how the kernel keeps each one's slots."""
+    """All of it. ``listeners`` say how the kernel keeps each one's slots; ``repeats`` were made, fewer than wanted
+    where one ``failed``."""
 
     listeners: tuple[str, ...]
     slots: int
@@ -109,6 +111,8 @@ class SyncBench:
     variants: tuple[VariantFigures, ...]
     idle: IdleFigures
     vhost: VhostFigures
+    repeats: int
+    failed: tuple[Failed, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -149,24 +153,31 @@ def measure(
     if unknown:
         raise UsageError(f"no variant is called {unknown[0]!r}; there are {', '.join(VARIANTS)}")
     sections = written_sections(layout, ram_share)
+    tell("the vhost log")  # first, so that nothing is lost where it fails
+    vhost = measure_vhost(layout, vhost_devices, repeat)
     with KvmGuest(GuestMemory(layout), smram_listener=listeners > 1) as guest:
         guest.boot(Workload("sequential", rate=None), sections=sections)
         guest.resume()
+        failed: Failed | None = None
         run = _Run(guest, sum(section.pages for section in sections), paused)
         guest.dirty.start()
         try:
             samples: dict[str, list[_Sample]] = {name: [] for name in variants}
             bitmaps = {name: MigrationBitmap(guest.dirty, clear_policy(VARIANTS[name], layout)) for name in variants}
-            for number in range(_WARM_UP + repeat):
-                tell(
-                    f"warm-up {number + 1}/{_WARM_UP}"
-                    if number < _WARM_UP
-                    else f"repeat {number + 1 - _WARM_UP}/{repeat}"
-                )
+            for number in range(_WARM_UP):
+                tell(f"warm-up {number + 1}/{_WARM_UP}")
                 for name in variants:
-                    sample = run.sample(bitmaps[name])
-                    if number >= _WARM_UP:
-                        samples[name].append(sample)
+                    run.sample(bitmaps[name])
+            for number in range(1, repeat + 1):
+                tell(f"repeat {number}/{repeat}")
+                made = attempt(f"repeat {number}", lambda: {name: run.sample(bitmaps[name]) for name in variants})
+                if isinstance(made, Failed):
+                    failed = made
+                    break
+                for name, sample in made.items():
+                    samples[name].append(sample)
+            if failed is not None and not all(samples.values()):
+                raise failed.error()
             guest.pause()
             idle = run.idle()
         finally:
@@ -174,8 +185,9 @@ def measure(
         how = tuple(listener.how for listener in guest.vm_memory.listeners)
         figures = tuple(_variant(name, samples[name], guest) for name in variants)
         slots = len(guest.vm_memory.slots)
-    tell("the vhost log")
-    return SyncBench(how, slots, run.pages, figures, idle, measure_vhost(layout, vhost_devices, repeat))
+    return SyncBench(
+        how, slots, run.pages, figures, idle, vhost, len(samples[variants[0]]), (failed,) if failed is not None else ()
+    )
 
 
 def ratio(measured: SyncBench, variant: str, peer: str) -> float | None:

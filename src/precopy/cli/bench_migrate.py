@@ -10,6 +10,7 @@ import click
 from precopy.cli.options import DURATION, SIZE, WRITE_RATE, Whole, json_option
 
 if TYPE_CHECKING:
+    from precopy.bench.failed import Failed
     from precopy.bench.migrate import IdleSync, Repeat
     from precopy.report.tables import BenchRow
 
@@ -27,33 +28,50 @@ if TYPE_CHECKING:
     "--against-qemu/--no-qemu", default=None, help="Measure QEMU's migration too.  [default: where it is installed]"
 )
 @json_option
-def migrate(against_qemu: bool | None, repeat: int, as_json: bool, **options: Any) -> None:
+def migrate(against_qemu: bool | None, repeat: int, as_json: bool, **options: Any) -> int:
     """Throughput and downtime of a migration over a Unix socket, beside the raw socket and beside QEMU's own.
 
     The guest is a KVM guest full of random content that rewrites part of it; memory is touched beforehand on both
     sides. Each repeat measures the raw socket, precopy and QEMU one after the other; ratios are medians of the
-    repeats' own.
+    repeats' own. What fails in one repeat is said at the end, and the others are made.
     """
     from precopy.bench.migrate import Setup, idle_sync, measure, qemu_installed
+    from precopy.cli.failures import ended
     from precopy.errors import Unsupported
 
     if against_qemu and not qemu_installed():
         raise Unsupported("qemu-system-x86_64 is not installed", "run scripts/install-debian-packages")
     setup = Setup(**options)
-    repeats = measure(
+    idle = idle_sync(min(setup.ram, 512 << 20))
+    repeats, failed = measure(
         setup,
         repeat,
         qemu_installed() if against_qemu is None else against_qemu,
         lambda what: None if as_json else click.echo(f"measuring {what}", err=True),
     )
-    idle = idle_sync(min(setup.ram, 512 << 20))
+    if not repeats:
+        raise failed[0].error()
     if as_json:
-        _print_json(setup, repeats, idle)
+        _print_json(setup, repeats, idle, failed)
     else:
         _print_table(repeats, idle)
+    if against_qemu is None:  # nobody asked for it
+        for one in failed:
+            if not _matters(one):
+                click.echo(f"QEMU was not measured: {one.message}", err=True)
+        failed = [one for one in failed if _matters(one)]
+    return ended(failed, len(repeats))
 
 
-def _print_json(setup: Any, repeats: list[Repeat], idle: IdleSync) -> None:
+def _matters(failed: Failed) -> bool:
+    """Not where QEMU cannot be measured on this machine."""
+    from precopy.bench.migrate import QEMU
+    from precopy.errors import Unsupported
+
+    return not (failed.name.startswith(QEMU) and failed.exit_code == Unsupported.exit_code)
+
+
+def _print_json(setup: Any, repeats: list[Repeat], idle: IdleSync, failed: list[Failed]) -> None:
     import msgspec
 
     from precopy.bench.migrate import ratio_to_ceiling, ratio_to_qemu
@@ -82,6 +100,7 @@ def _print_json(setup: Any, repeats: list[Repeat], idle: IdleSync) -> None:
             }
             for one in repeats
         ],
+        "failed": msgspec.to_builtins(failed),
     }
     click.echo(to_json(document("bench-migrate", 1, body)))
 

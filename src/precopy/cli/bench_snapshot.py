@@ -37,14 +37,16 @@ if TYPE_CHECKING:
 @json_option
 def snapshot(
     *, size: int, shares: tuple[float, ...], repeat: int, disk: Path | None, restore_size: int | None, as_json: bool
-) -> None:
+) -> int:
     """Seconds and bytes of an increment, beside those of a full snapshot, of numpy.save, of a pickle and of a copy into
     shared memory; and how long it takes until a restored memory can be used.
 
     Everything is done in a memory-backed directory (/dev/shm), where there is one, and in a disk-backed one. All files
-    are flushed to disk within their time; ratios are medians of the repeats' own. What is restored is compared.
+    are flushed to disk within their time; ratios are medians of the repeats' own. What is restored is compared. A
+    directory in which something fails is said at the end, and the other is measured.
     """
     from precopy.bench.snapshot import measure, places
+    from precopy.cli.failures import ended
 
     measured = measure(
         size,
@@ -54,10 +56,13 @@ def snapshot(
         restore_size=restore_size,
         tell=lambda what: None if as_json else click.echo(f"measuring {what}", err=True),
     )
+    if not measured.cases:
+        raise measured.failed[0].error()
     if as_json:
         _print_json(measured)
     else:
         _print_table(measured)
+    return ended(measured.failed, len(measured.cases))
 
 
 def _print_json(measured: SnapshotBench) -> None:

@@ -48,14 +48,16 @@ _VARIANTS = ("before-patch", "rfc-v1", "upstream", "clear-bmap", "ours-merged", 
 @click.option("--vhost-devices", type=Whole(1, 64), default=4, show_default=True, help="Sharing one log.")
 @click.option("--against-qemu", is_flag=True, help="Run the same layout in real QEMU too, with its trace events.")
 @json_option
-def sync(layout: str, against_qemu: bool, as_json: bool, ram: int | None, **options: Any) -> None:
+def sync(layout: str, against_qemu: bool, as_json: bool, ram: int | None, **options: Any) -> int:
     """What a sync costs with every variant of the seed's thread, on one real KVM guest that keeps writing.
 
     Variants: before-patch (a clear for every page of an unaligned block and listener), rfc-v1 and upstream (one clear
     a block, in the sync), clear-bmap (the reviewer's: deferred for unaligned blocks too), ours-merged and ours (whole
     arrays, with merged and with deferred clears).
     """
+    from precopy.bench.failed import Failed, attempt
     from precopy.bench.sync import VARIANTS, measure
+    from precopy.cli.failures import ended
     from precopy.errors import Unsupported, UsageError
     from precopy.kvm import unavailable
     from precopy.memory import Capture
@@ -84,8 +86,9 @@ def sync(layout: str, against_qemu: bool, as_json: bool, ram: int | None, **opti
         vhost_devices=options["vhost_devices"],
         tell=tell,
     )
-    qemu = _trace_qemu(capture, ram, options["repeat"], tell) if against_qemu else None
-    body = _body(capture, described, options, measured, qemu)
+    qemu = attempt("QEMU", lambda: _trace_qemu(capture, ram, options["repeat"], tell)) if against_qemu else None
+    failed = [one for one in (*measured.failed, qemu) if isinstance(one, Failed)]
+    body = _body(capture, described, options, measured, None if isinstance(qemu, Failed) else qemu)
     if as_json:
         from precopy.report.documents import document, to_json
 
@@ -94,6 +97,7 @@ def sync(layout: str, against_qemu: bool, as_json: bool, ram: int | None, **opti
         from precopy.report.sync_tables import show_sync
 
         show_sync(body)
+    return ended(failed, 1)
 
 
 def _trace_qemu(capture: Capture, ram: int | None, syncs: int, tell: Any) -> QemuSyncs:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from precopy.cli.options import json_option
 from precopy.cli.recordings import changed, limit_options, policy_names
+
+if TYPE_CHECKING:
+    from precopy.bench.failed import Failed
+    from precopy.planning.compare import Scores
 
 
 @click.command()
@@ -22,23 +26,28 @@ from precopy.cli.recordings import changed, limit_options, policy_names
 )
 @limit_options
 @json_option
-def compare(files: tuple[Path, ...], policies: tuple[str, ...], as_json: bool, **limits: Any) -> None:
+def compare(files: tuple[Path, ...], policies: tuple[str, ...], as_json: bool, **limits: Any) -> int:
     """Score convergence policies on the migrations recorded in FILEs: each replays each.
 
     Limits that are not given are those of each recording. A policy is on the front of a migration where no other
-    completed it with less downtime and no more time in all, or in less time with no more downtime.
+    completed it with less downtime and no more time in all, or in less time with no more downtime. A FILE that cannot
+    be read or replayed is said at the end, and the others are compared.
     """
-    from precopy.planning.compare import compare as compare_policies
-    from precopy.planning.policies import POLICIES
+    import msgspec
+
+    from precopy.cli.failures import ended
+    from precopy.planning.compare import Comparison
     from precopy.report.documents import document, to_json
     from precopy.report.replay_documents import compare_body
-    from precopy.store.recording import read_recording
 
-    traces = {str(file): read_recording(file) for file in files}
-    done = compare_policies(traces, [POLICIES[name] for name in policies], lambda recorded: changed(recorded, limits))
+    scored, failed = _scored(files, policies, limits)
+    if not scored:
+        raise failed[0].error()
+    done = Comparison(tuple(scored))
     if as_json:
-        click.echo(to_json(document("compare", 1, compare_body(done))))
-        return
+        body = {**compare_body(done), "failed": msgspec.to_builtins(failed)}
+        click.echo(to_json(document("compare", 1, body)))
+        return ended(failed, len(scored))
     from precopy.report.compare_tables import scores_table, summary_table
     from precopy.report.tables import show
 
@@ -46,3 +55,28 @@ def compare(files: tuple[Path, ...], policies: tuple[str, ...], as_json: bool, *
         show(one.name, scores_table(one))
     if len(done.traces) > 1:
         show(f"all {len(done.traces)} recordings", summary_table(done))
+    return ended(failed, len(scored))
+
+
+def _scored(
+    files: tuple[Path, ...], policies: tuple[str, ...], limits: dict[str, Any]
+) -> tuple[list[Scores], list[Failed]]:
+    from precopy.bench.failed import Failed, attempt
+    from precopy.planning.compare import compare as compare_policies
+    from precopy.planning.policies import POLICIES
+    from precopy.store.recording import read_recording
+
+    chosen = [POLICIES[name] for name in policies]
+    scored: list[Scores] = []
+    failed: list[Failed] = []
+    for name in dict.fromkeys(map(str, files)):
+
+        def score(name: str = name) -> tuple[Scores, ...]:
+            return compare_policies({name: read_recording(name)}, chosen, lambda known: changed(known, limits)).traces
+
+        one = attempt(name, score)
+        if isinstance(one, Failed):
+            failed.append(one)
+        else:
+            scored += one
+    return scored, failed

@@ -14,6 +14,7 @@ import click
 from precopy.cli.options import COUNTS, DURATIONS, RATES, SIZES, json_option
 
 if TYPE_CHECKING:
+    from precopy.errors import UsageError
     from precopy.planning.sweep import Columns, Grid
 
 _FIELDS = {
@@ -54,7 +55,7 @@ _ADDRESS = r"(tcp|tls)://.+:[0-9]+"
 )
 @click.option("--scheduler", metavar="ADDRESS", default=None, help="Run on the Dask cluster at tcp://HOST:PORT.")
 @json_option
-def sweep(csv_file: Path | None, scheduler: str | None, as_json: bool, **values: tuple[float, ...]) -> None:
+def sweep(csv_file: Path | None, scheduler: str | None, as_json: bool, **values: tuple[float, ...]) -> int:
     """Plan every combination of the values of these numbers, and show where plans stop to converge.
 
     Each takes one value, several (100M,200M,400M), COUNT at equal distances with both ends (100M..2G:20), or at equal
@@ -71,12 +72,13 @@ def sweep(csv_file: Path | None, scheduler: str | None, as_json: bool, **values:
 
     grid = Grid(tuple(Axis(field, values[option]) for option, field in _FIELDS.items()))
     _check(grid)
+    if csv_file is not None:
+        _check_writable(csv_file)
     begun = time.monotonic()
     with _executor(scheduler, grid) as (executor, chunk, where), _progress(grid.plans) as tell:
         columns = _run(lambda: run(grid, executor, chunk, tell), scheduler)
     seconds = time.monotonic() - begun
-    if csv_file is not None:
-        _write_csv(csv_file, grid, columns)
+    unwritten = None if csv_file is None else _write_csv(csv_file, grid, columns)
     if as_json:
         from precopy.report.documents import document, to_json
 
@@ -85,6 +87,10 @@ def sweep(csv_file: Path | None, scheduler: str | None, as_json: bool, **values:
         from precopy.report.sweep_tables import show_sweep
 
         show_sweep(grid, columns["converges"], where, seconds)
+    if unwritten is None:
+        return 0
+    click.echo(f"precopy: {unwritten}", err=True)  # what was planned is not lost with it
+    return unwritten.exit_code
 
 
 def _check(grid: Grid) -> None:
@@ -235,8 +241,21 @@ def _body(grid: Grid, columns: Columns, where: str, seconds: float) -> dict[str,
     }
 
 
-def _write_csv(path: Path, grid: Grid, columns: Columns) -> None:
-    """A line of names, then a line a plan; what is fixed is not in it, and what is infinite is ``inf``."""
+def _check_writable(path: Path) -> None:
+    """Before anything is planned; the file is not touched. Raises `UsageError`."""
+    import os
+
+    from precopy.errors import UsageError
+
+    there = path.exists()
+    if not os.access(path if there else path.parent, os.W_OK):
+        why = "its directory is not there" if not path.parent.is_dir() else "it may not be written"
+        raise UsageError(f"cannot write {path}: {why}")
+
+
+def _write_csv(path: Path, grid: Grid, columns: Columns) -> UsageError | None:
+    """A line of names, then a line a plan; what is fixed is not in it, and what is infinite is ``inf``. Returns why it
+    could not be written."""
     import csv
 
     from precopy.errors import UsageError
@@ -248,4 +267,5 @@ def _write_csv(path: Path, grid: Grid, columns: Columns) -> None:
             writer.writerow(table)
             writer.writerows(zip(*table.values(), strict=True))
     except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}") from None
+        return UsageError(f"cannot write {path}: {error.strerror}")
+    return None
