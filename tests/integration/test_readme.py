@@ -21,6 +21,19 @@ def examples() -> list[str]:
 
 
 @pytest.mark.needs("pagemap")
+def test_the_example_goes_on_where_it_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever runs it twice has the state of the first time, but for what only the standby has by then."""
+    (example,) = examples()
+    monkeypatch.chdir(tmp_path)
+    for times in (1, 2, 3):
+        names: dict[str, Any] = {}
+        exec(example[: example.index("with precopy.replicate")], names)
+        again = np.frombuffer(names["again"], np.float64)
+        assert (again[0], again[999], again[1000], again[5000]) == (times, times, 0, 3)
+    assert [one.full for one in precopy.snapshots("state")] == [True, *[False] * 5]
+
+
+@pytest.mark.needs("pagemap")
 def test_the_example_runs_and_does_what_its_comments_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (example,) = examples()
     monkeypatch.chdir(tmp_path)
