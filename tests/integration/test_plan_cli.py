@@ -6,6 +6,7 @@ import contextlib
 import csv
 import importlib.util
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -126,7 +127,29 @@ def test_what_cannot_be_meant_is_one_sentence(arguments: tuple[str, ...], says: 
     assert says in precopy("plan", *arguments).sentence(2)
 
 
-# tests/cases/plan-gigabits and plan-qemu-milliseconds say what came of these two.
+CASES = Path(__file__).parents[1] / "cases"
+
+
+def command_of(case: str) -> list[str]:
+    """The first command that a case's README has."""
+    text = (CASES / case / "README.md").read_text(encoding="utf-8")
+    return shlex.split(text.partition("`precopy ")[2].partition("`")[0])
+
+
+def test_the_case_of_a_gigabit() -> None:
+    command = command_of("plan-gigabits")
+    assert command[-1] == "--json"
+    assert precopy(*command).document()["input"]["bandwidth_bytes_per_s"] == 125_000_000
+
+
+def test_the_case_of_a_limit_without_a_unit() -> None:
+    command = command_of("plan-qemu-milliseconds")
+    assert command[-2:] == ["--downtime-limit", "300"]
+    done = precopy(*command)
+    assert (done.code, done.out) == (2, "")
+    assert "write 300ms for milliseconds or 300s for seconds" in " ".join(done.err.split())
+
+
 GIGABIT = ("--ram", "8G", "--bandwidth", "1Gb/s", "--dirty-rate", "10M", "--sync-time", "1ms")
 MILLISECONDS = ("--ram", "8G", "--bandwidth", "1G", "--dirty-rate", "900M", "--sync-time", "10ms")
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from precopy.cli.options import SIZE, Whole, json_option
+from precopy.cli.options import json_option
+from precopy.cli.values import SIZE, Whole
 
 if TYPE_CHECKING:
     from precopy.bench.bitmap import BitmapBench, BitmapCase

@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from precopy.cli.options import DURATION, SIZE, WRITE_RATE, Share, Whole, json_option
+from precopy.cli.options import json_option
+from precopy.cli.values import DURATION, SIZE, WRITE_RATE, Share, Whole
 
 
 @click.command()

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from precopy.cli.options import DURATION, SIZE, WRITE_RATE, Whole, json_option
+from precopy.cli.options import json_option
+from precopy.cli.values import DURATION, SIZE, WRITE_RATE, Whole
 
 if TYPE_CHECKING:
     from precopy.bench.failed import Failed

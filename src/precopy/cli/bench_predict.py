@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from precopy.cli.options import Whole, json_option
+from precopy.cli.options import json_option
+from precopy.cli.values import Whole
 
 
 @click.command()

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from precopy.cli.options import SIZE, Share, Whole, json_option
+from precopy.cli.options import json_option
+from precopy.cli.values import SIZE, Share, Whole
 
 if TYPE_CHECKING:
     from precopy.bench.snapshot import SnapshotBench

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from precopy.cli.options import SIZE, Share, Whole, json_option
+from precopy.cli.options import json_option
+from precopy.cli.values import SIZE, Share, Whole
 
 if TYPE_CHECKING:
     from precopy.bench.sync import SyncBench

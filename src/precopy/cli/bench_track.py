@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from precopy.cli.options import SIZE, Whole, json_option
+from precopy.cli.options import json_option
+from precopy.cli.values import SIZE, Whole
 
 
 @click.command()

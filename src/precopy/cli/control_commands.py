@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from precopy.cli.options import CONTROL, json_option
+from precopy.cli.options import json_option
+from precopy.cli.values import CONTROL
 
 
 def _ask(control: Any, command: str) -> dict[str, Any]:

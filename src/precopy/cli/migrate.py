@@ -10,9 +10,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from precopy.cli.options import (
-    ADDRESS,
-    CONTROL,
-    HOST_PORT,
     clear_option,
     json_option,
     policy_options,
@@ -20,6 +17,7 @@ from precopy.cli.options import (
     timeout_option,
     tracker_option,
 )
+from precopy.cli.values import ADDRESS, CONTROL, HOST_PORT
 from precopy.errors import NotConverged, PrecopyError, UsageError
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from precopy.cli.lazy import LazyGroup
-from precopy.cli.options import CLEAR_NAMES, DURATION, RATE, SIZE, Share, Whole, json_option
+from precopy.cli.options import CLEAR_NAMES, json_option
+from precopy.cli.values import DURATION, RATE, SIZE, Share, Whole
 
 if TYPE_CHECKING:
     from precopy.planning.advice import Advice

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from precopy.cli.options import COUNTS, DURATIONS, RATES, SIZES, json_option
+from precopy.cli.options import json_option
+from precopy.cli.values import COUNTS, DURATIONS, RATES, SIZES
 
 if TYPE_CHECKING:
     from precopy.errors import UsageError

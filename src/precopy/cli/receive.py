@@ -6,14 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from precopy.cli.options import (
-    ADDRESS,
-    control_option,
-    die_with_parent_option,
-    json_option,
-    machine_options,
-    timeout_option,
-)
+from precopy.cli.options import control_option, die_with_parent_option, json_option, machine_options, timeout_option
+from precopy.cli.values import ADDRESS
 
 if TYPE_CHECKING:
     from precopy.control import GuestProcess

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from precopy.cli.options import DURATION, ON_TIMEOUT, POLICY_NAMES, Share, Whole, all_of
+from precopy.cli.options import ON_TIMEOUT, POLICY_NAMES, all_of
+from precopy.cli.values import DURATION, Share, Whole
 
 if TYPE_CHECKING:
     from precopy.planning import Limits

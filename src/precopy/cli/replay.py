@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
-from precopy.cli.options import CLEAR_NAMES, POLICY_NAMES, RATE, json_option
+from precopy.cli.options import CLEAR_NAMES, POLICY_NAMES, json_option
 from precopy.cli.recordings import changed, limit_options
+from precopy.cli.values import RATE
 
 
 @click.command()

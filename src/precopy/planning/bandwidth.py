@@ -34,6 +34,9 @@ def estimate_bandwidth(rounds: Sequence[RoundSample]) -> Estimate:
     move the median, and the range reaches as far while that round is the newest; a link that has changed is believed
     after two.
 
+    The range is of what rounds like these do; what a busy machine does to those to come is added where it is stated
+    (doubt.py).
+
     Source: the sliding percentile of ExoPlayer's bandwidth meter, which takes the median of transfer rates weighted by
     size, because sliding means and exponential averages suffer from outliers and follow steps slowly. A windowed
     maximum, as BBR has it (draft-ietf-ccwg-bbr), would believe the burst; all bytes over all time, the stall. QEMU
