@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         VerificationFailed,
     )
     from precopy.process import Changed, Changes, Memory
+    from precopy.process.attach import Attachment, attach
     from precopy.process.replication import Replication, replicate
     from precopy.process.standby import Standby, receive_memory
     from precopy.store import Snapshot, Stored, Verified, compact, open_memory, restore, snapshot, snapshots, verify
@@ -74,6 +75,7 @@ _ERRORS = (
 
 _WHERE = {
     **dict.fromkeys(_ERRORS, "precopy.errors"),
+    "Attachment": "precopy.process.attach",
     "Changed": "precopy.process",
     "Changes": "precopy.process",
     "Memory": "precopy.process",
@@ -82,6 +84,7 @@ _WHERE = {
     "Standby": "precopy.process.standby",
     "Stored": "precopy.store",
     "Verified": "precopy.store",
+    "attach": "precopy.process.attach",
     "compact": "precopy.store",
     "open_memory": "precopy.store",
     "receive_memory": "precopy.process.standby",
@@ -93,6 +96,7 @@ _WHERE = {
 }
 
 __all__ = [
+    "Attachment",
     "BitmapRangeError",
     "Cancelled",
     "Changed",
@@ -124,6 +128,7 @@ __all__ = [
     "UsageError",
     "VerificationFailed",
     "Verified",
+    "attach",
     "compact",
     "open_memory",
     "receive_memory",

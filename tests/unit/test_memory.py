@@ -83,7 +83,7 @@ class TestBuffer:
 class TestAdopt:
     def test_an_mmap(self) -> None:
         mapping = mmap.mmap(-1, 2 * PAGE_SIZE)
-        memory = precopy.Memory.adopt(mapping)
+        memory = precopy.Memory.adopt(mapping, writers="this process")
         mapping[5] = 77
         assert memory.view[5] == 77
         with pytest.raises(BufferError):
@@ -96,7 +96,7 @@ class TestAdopt:
         shared = shared_memory.SharedMemory(create=True, size=2 * PAGE_SIZE)
         try:
             for buffer in (shared, shared.buf):
-                memory = precopy.Memory.adopt(buffer)
+                memory = precopy.Memory.adopt(buffer, writers="this process")
                 shared.buf[9] = 3
                 assert memory.view[9] == 3
                 del memory
@@ -107,7 +107,7 @@ class TestAdopt:
 
     def test_an_array_that_owns_whole_pages(self) -> None:
         array = aligned_array(3)
-        memory = precopy.Memory.adopt(array.view(np.uint64))
+        memory = precopy.Memory.adopt(array.view(np.uint64), writers="this process")
         array[0] = 5
         assert memory.view[0] == 5
         assert memory.pages == 3
@@ -184,7 +184,7 @@ class TestTrack:
     def test_adopted_memory_is_tracked(self) -> None:
         shared = shared_memory.SharedMemory(create=True, size=4 * MIB)
         try:
-            memory = precopy.Memory.adopt(shared)
+            memory = precopy.Memory.adopt(shared, writers="this process")
             with memory.track() as changes:
                 changes.sync()
                 shared.buf[MIB] = 1

@@ -649,7 +649,7 @@ def test_a_restored_memory_of_a_process_in_swap_saves_everything(
 @pytest.mark.needs("pagemap")
 def test_adopted_memory_and_a_child(tmp_path: Path) -> None:
     with mmap.mmap(-1, 64 * PAGE_SIZE) as mapping:
-        memory = Memory.adopt(mapping)
+        memory = Memory.adopt(mapping, writers="this process")
         mapping[5] = 1
         assert snapshot(memory, tmp_path).pages == 1
         mapping[9 * PAGE_SIZE] = 1

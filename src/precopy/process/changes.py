@@ -52,8 +52,15 @@ class Changed:
 class Changes:
     """Made by `Memory.track`. From entering on, each `sync` finds what was written since the one before."""
 
-    def __init__(self, log: DirtyLog, layout: RamLayout, need_open: Callable[[], None]) -> None:
+    content: memoryview | None
+    """Where writes are found by comparing contents, the memory as the last sync saw it, to be read only: a page is to
+    be read here, because in the memory it may have changed and changed back by the next sync. None otherwise."""
+
+    def __init__(
+        self, log: DirtyLog, layout: RamLayout, need_open: Callable[[], None], content: memoryview | None = None
+    ) -> None:
         self._log, self._layout = log, layout
+        self.content = None if content is None else content.toreadonly()
         self._need_open = need_open  # the memory's own, which so is kept alive while it is tracked
         self._tracking = False
 

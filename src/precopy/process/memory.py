@@ -7,25 +7,34 @@ import ctypes
 import mmap
 import threading
 import warnings
+import weakref
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from functools import partial
 from types import TracebackType
-from typing import Any, NoReturn, Self, SupportsIndex, overload
+from typing import Any, Literal, NoReturn, Self, SupportsIndex, get_args, overload
 
 from precopy.abi import direct_io
 from precopy.bitmap import NO_RUNS, Runs
+from precopy.dirty import DirtyLog
 from precopy.errors import OutOfMemory, UsageError
 from precopy.memory import GuestMemory, RamBlock, RamLayout
 from precopy.memory.host import BorrowedMemory, available_memory
+from precopy.process.attaching import Door, own_writer, shared_pages
 from precopy.process.changes import Changes
 from precopy.process.presence import ProcessMemory
+from precopy.trackers.content import ContentLog
 from precopy.trackers.fanout import Consumer, FanOut
 from precopy.trackers.mapped import check_mapped
 from precopy.trackers.pagemap import PagemapLog
+from precopy.trackers.shared_views import SharedMemoryLog, SharedPages
 from precopy.units import PAGE_SIZE, HostAddress
 
 _HUGE = 2 << 20
 _NAME = "memory"
+
+Writers = Literal["this process", "attached", "any"]
+"""Who writes a shared memory; see `Memory.adopt`."""
 
 
 class _Byte(ctypes.Union):
@@ -75,12 +84,19 @@ class Memory:
         """Nothing is left to do; the array type below would take the size for an element."""
 
     @classmethod
-    def adopt(cls, buffer: Any) -> Self:
+    def adopt(cls, buffer: Any, *, writers: Writers | None = None) -> Self:
         """The memory that ``buffer`` has: an mmap, a ``multiprocessing.shared_memory.SharedMemory``, a numpy array.
 
         It has to be writable, contiguous, and to consist of whole pages, because pages are what the kernel tracks.
-        Raises `UsageError` that says which of these it is not. The buffer is kept alive.
+
+        ``writers`` says who writes *shared* memory, because the kernel tells this process of its own writes only:
+        ``"this process"``; ``"attached"``: also processes that call `precopy.attach` before they write; ``"any"``:
+        whoever it may be, found by comparing all of it with a copy at each sync. Private memory needs no word.
+
+        Raises `UsageError` that says what is missing or wrong. The buffer is kept alive.
         """
+        if writers is not None and writers not in get_args(Writers):
+            raise UsageError(f"writers is one of {', '.join(map(repr, get_args(Writers)))}, not {writers!r}")
         source = getattr(buffer, "buf", buffer)  # SharedMemory
         try:
             view = memoryview(source)
@@ -100,7 +116,13 @@ class Memory:
                 f"the buffer begins {memory.address % PAGE_SIZE} bytes into a page, so it shares pages with others; "
                 f"use precopy.Memory(size), an mmap or a SharedMemory, and an array over it (np.frombuffer)"
             )
+        memory._shared_with(writers)
         return memory
+
+    @classmethod
+    def over(cls, mapping: mmap.mmap) -> Self:
+        """The memory of a mapping that is known to be private, writable and nobody else's."""
+        return cls._over(mapping, len(mapping))
 
     @classmethod
     def _over(cls, buffer: Any, size: int) -> Self:
@@ -113,12 +135,32 @@ class Memory:
         memory._lock = threading.Lock()
         memory._closed = False
         memory._fan = None
+        memory._writers = "this process"
+        memory._file = None
+        memory._door = None
         memory.snapshots = {}
         return memory
 
     _lock: threading.Lock
     _closed: bool
     _fan: FanOut | None
+    _writers: Writers
+    _file: SharedPages | None
+    _door: Door | None
+
+    def _shared_with(self, writers: Writers | None) -> None:
+        self._file = shared_pages(self.address, self.size)
+        if self._file is not None and writers is None:
+            raise UsageError(
+                'this memory is shared, so say who writes it: Memory.adopt(buffer, writers="this process"), '
+                'writers="attached" where each process that writes calls precopy.attach(buffer), or writers="any", '
+                "which finds every write by comparing contents"
+            )
+        if self._file is None and writers == "attached":
+            raise UsageError("this memory is private to this process, so no other can attach to it and write it")
+        self._writers = writers or "this process"
+        if self._file is not None and writers == "attached":
+            self._door = Door(self._file)
 
     @property
     def pages(self) -> int:
@@ -140,20 +182,38 @@ class Memory:
         where a part of it is not mapped any more, or cannot be read."""
         self._need_open()
         check_mapped(self.address, self.pages, f"block {_NAME!r}")
-        return ProcessMemory.of(self.layout, [BorrowedMemory(_NAME, self.view)])
+        log = self._shared().log if self.by_content else None
+        view = log.copy if isinstance(log, ContentLog) else self.view
+        return ProcessMemory.of(self.layout, [BorrowedMemory(_NAME, view)])
 
-    def track(self) -> Changes:
+    @property
+    def by_content(self) -> bool:
+        """Whether writes are found by comparing contents: it was adopted with ``writers="any"``."""
+        return self._writers == "any"
+
+    def track(self, by: Literal["content"] | None = None) -> Changes:
         """A context in which changes are found: ``with memory.track() as changes: ... changes.sync()``.
 
-        Raises `Unsupported` on entering where the kernel cannot track this process's memory.
+        ``by="content"`` compares all of the memory with a copy of it at each sync, which finds writes that the kernel
+        does not tell of, such as those of devices and of other processes; `Changes.content` is that copy.
+
+        Raises `UsageError` for another ``by``, `OutOfMemory` where there is no room for the copy, and `Unsupported` on
+        entering where the kernel cannot track this process's memory.
         """
-        return Changes(self.consumer("track"), self.layout, self._need_open)
+        if by not in (None, "content"):
+            raise UsageError(f'by is "content", or is left out; it is not {by!r}')
+        if by is None:
+            content = self.contents().hosts[0].view if self.by_content else None
+            return Changes(self.consumer("track"), self.layout, self._need_open, content)
+        self._need_open()
+        log = ContentLog(self.layout, self.view)
+        return Changes(log, self.layout, self._need_open, log.copy)
 
     def consumer(self, name: str) -> Consumer:
         """A dirty log of one's own over the one tracker that all users of this memory share; ``name`` is for people.
         Raises `UsageError` where the memory is closed."""
         fan = self._shared()
-        pinned = 0 if fan.buffers else direct_io.pinned_bytes()
+        pinned = 0 if fan.buffers or self.by_content else direct_io.pinned_bytes()
         if pinned:
             warnings.warn(
                 f"this process has {pinned >> 10} KiB of pinned memory, which devices write unnoticed by the kernel; "
@@ -198,9 +258,26 @@ class Memory:
         self._need_open()
         with self._lock:
             if self._fan is None:
-                log = PagemapLog(self.layout, [self.address])
-                self._fan = FanOut(log, self.layout.end_page, unseen=direct_io.may_be_under_way)
+                log = self._new_log()
+                # Contents show what devices write, too.
+                unseen = _never if self.by_content else direct_io.may_be_under_way
+                self._fan = FanOut(log, self.layout.end_page, unseen=unseen)
             return self._fan
+
+    def _new_log(self) -> DirtyLog:
+        if self.by_content:
+            return ContentLog(self.layout, self.view)
+        own = PagemapLog(self.layout, [self.address])
+        if self._file is None:
+            return own
+        log = SharedMemoryLog(
+            self._file,
+            own,
+            partial(own_writer, self._file, (self.address, self.address + self.size)),
+            list if self._door is None else self._door.arrivals,
+        )
+        weakref.finalize(self, log.close).atexit = False
+        return log
 
     def close(self) -> None:
         """Tracks no more. The bytes stay until the last array over them is gone, and so do their contents. May be
@@ -209,6 +286,10 @@ class Memory:
             self._closed = True
             if self._fan is not None:
                 self._fan.close()
+                if isinstance(self._fan.log, SharedMemoryLog):
+                    self._fan.log.close()
+            if self._door is not None:
+                self._door.close()
 
     def __enter__(self) -> Self:
         return self
@@ -247,3 +328,7 @@ class Memory:
     def _need_open(self) -> None:
         if self._closed:
             raise UsageError("the memory is closed")
+
+
+def _never() -> bool:
+    return False

@@ -40,7 +40,10 @@ _SHRINKS = 0.75
 _ENOUGH_ROUNDS = 10
 _STAGE_AT_MOST = 16384
 """Pages (64 MiB) that a cutover copies before it sends them; more than these go in a round of their own first."""
-_LAST_POINTS = 4
+_LAST_POINTS = 6
+_SETTLE_S = 0.1
+"""After two points that found something, so long before each of the next: what the log of shared memory is not certain
+of settles within that, while a program that writes goes on."""
 _FIND_OUT = (
     "the standby has the exact memory and may use it as its own already: find out there before this program writes on"
 )
@@ -128,7 +131,9 @@ class Primary:
             self.points.send()
         if self.in_rounds and self._bitmap.pending.count() > _STAGE_AT_MOST:
             self.round()
-        for _ in range(_LAST_POINTS):
+        for before in range(_LAST_POINTS):
+            if before >= 2:
+                self._clock.sleep(_SETTLE_S)
             self.points.copy()
             if self.channel.state is State.POINT and not self.points.staging.pages:
                 return  # nothing was written since the last point was taken

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from types import TracebackType
@@ -49,6 +50,11 @@ def replicate(
     if not isinstance(memory, Memory):
         raise UsageError(f"precopy.Memory can be replicated, a {type(memory).__name__} cannot; see Memory.adopt")
     memory.contents()  # refused here where it is closed, before anybody is asked
+    if memory.by_content and lock is None and interval not in (None, math.inf):
+        raise UsageError(
+            "of a memory that any process may write, quiet moments cannot be found by comparing contents; use lock= "
+            "with a lock that all of them hold while they write, or interval=math.inf and checkpoint()"
+        )
     options = ReplicationOptions(interval, lock, quiet, max_bandwidth, timeout, on_progress, on_error)
     stream = connect(parse_address(address), timeout)
     try:

@@ -71,7 +71,7 @@ def restore(directory: str | os.PathLike[str], at: int | None = None, *, verify:
         target.base(base)
         if increments:
             target.overlay(composition.zeroed, increments)
-        memory = Memory.adopt(whole)
+        memory = Memory.over(whole)
         # Pages that were copied here count as written as long as nothing tracks them: few may.
         newest = chain.newest.header.number == max(store.numbers(), default=0)
         continues(memory, store, chain, newest=newest, at_once=target.copied > _FEW or has_swap())

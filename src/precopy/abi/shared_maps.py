@@ -1,0 +1,87 @@
+"""What a process has mapped (/proc/PID/maps): which mappings are shared, and of which file.
+
+Shared memory is a file to the kernel, named or not: two mappings show the same memory where device and inode are the
+same. Source: Documentation/filesystems/proc.rst.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from precopy.errors import Unsupported
+
+MAPS = "/proc/self/maps"
+_PIECE = 1 << 20
+
+
+@dataclass(frozen=True)
+class SharedFile:
+    """What shared mappings are of: ``device`` as the kernel writes it (``00:01``), and ``inode``."""
+
+    device: str
+    inode: int
+
+
+@dataclass(frozen=True)
+class SharedMapping:
+    """A shared mapping of ``file`` from its byte ``offset`` on, at addresses ``[start, end)``."""
+
+    start: int
+    end: int
+    offset: int
+    file: SharedFile
+    writable: bool
+
+
+def open_maps() -> int:
+    """This process's mappings, to be read now or later, by this process or another that it is sent to. Raises
+    `Unsupported`."""
+    try:
+        return os.open(MAPS, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise Unsupported(f"{MAPS} cannot be opened ({error.strerror})", "mount /proc") from error
+
+
+def read_maps(fd: int) -> bytes:
+    """All of it; empty where the process's memory is gone, because it has ended or executes another program."""
+    parts, at = [], 0
+    try:
+        while part := os.pread(fd, _PIECE, at):
+            parts.append(part)
+            at += len(part)
+    except ProcessLookupError:
+        return b""
+    return b"".join(parts)
+
+
+def shared_mappings(maps: bytes, file: SharedFile | None = None) -> Iterator[SharedMapping]:
+    """Those of ``file``, or all; ascending."""
+    only = b"" if file is None else b" %s %d" % (file.device.encode(), file.inode)
+    for line in maps.splitlines():
+        if only not in line:
+            continue
+        addresses, permissions, offset, device, inode = line.split(maxsplit=5)[:5]
+        if permissions[3:4] != b"s":
+            continue
+        start, end = (int(address, 16) for address in addresses.split(b"-"))
+        found = SharedFile(device.decode(), int(inode))
+        if file in (None, found):
+            yield SharedMapping(start, end, int(offset, 16), found, permissions[1:2] == b"w")
+
+
+def shared_at(start: int, end: int) -> list[SharedMapping]:
+    """This process's shared mappings in ``[start, end)``, cut to it. Raises `Unsupported`."""
+    fd = open_maps()
+    try:
+        maps = read_maps(fd)
+    finally:
+        os.close(fd)
+    return [
+        SharedMapping(
+            max(one.start, start), min(one.end, end), one.offset + max(start - one.start, 0), one.file, one.writable
+        )
+        for one in shared_mappings(maps)
+        if one.start < end and start < one.end
+    ]

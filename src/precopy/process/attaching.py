@@ -1,0 +1,283 @@
+"""How processes that write the same shared memory find the one that tracks it, and hand it what it needs for that.
+
+`Handing` is for those that write: it protects the process's own mappings, and sends the descriptors that speak of them
+to the `Door`, at an address that follows from the memory alone. Nobody waits for an answer, so a writer that came is
+known before it writes, whenever the one that tracks looks. When it goes, it says what it has written since; one that is
+killed cannot, and then all pages count as written (`precopy.trackers.shared_views`).
+
+Law 5: **The peer is not trusted.** Only processes of the same user are heard. What they send is bounded and checked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import socket
+import struct
+import time
+import weakref
+from dataclasses import dataclass
+
+import numpy as np
+
+from precopy.abi.mapping_watch import MappingWatch, counted
+from precopy.abi.shared_maps import SharedFile, open_maps, shared_at
+from precopy.bitmap import Runs
+from precopy.errors import KernelCallError, Unsupported, UsageError
+from precopy.memory.layout import MAX_PAGES
+from precopy.trackers.shared_views import ProcessView, SharedPages, Writer
+from precopy.trackers.write_protection import WriteProtection
+from precopy.units import PAGE_SIZE
+
+_HELLO = b"precopy writer 1"
+_BYE = b"precopy bye 1"
+_BACKLOG = 4096
+"""Writers that may come between two syncs; the system may allow fewer (net.core.somaxconn)."""
+_TIMEOUT_S = 10.0
+_FORK_S = 1.0
+"""For so long a child that was just forked may still have its copy of a socket that was closed here."""
+_CREDENTIALS = struct.Struct("3i")
+_RUN_BYTES = 16
+
+
+def shared_pages(address: int, size: int) -> SharedPages | None:
+    """What shared memory ``size`` bytes of this process at ``address`` are, or None where they are private. Raises
+    `UsageError` where they are of several files, `Unsupported`."""
+    mappings = shared_at(address, address + size)
+    if not mappings:
+        return None
+    first = mappings[0]
+    at = address
+    for one in mappings:
+        if one.start != at or one.file != first.file or one.offset - first.offset != one.start - first.start:
+            break
+        at = one.end
+    if at != address + size:
+        raise UsageError("the buffer is made up of several mappings, of which one is shared; adopt each on its own")
+    return SharedPages(first.file, first.offset, size // PAGE_SIZE)
+
+
+def own_writer(pages: SharedPages, skip: tuple[int, int]) -> Writer:
+    """This process as a writer of ``pages`` through other mappings than at the addresses from and to ``skip``. Raises
+    `Unsupported`, `KernelCallError`."""
+    watch = MappingWatch(pages.file.inode)
+    view = ProcessView(pages, WriteProtection(), open_maps(), skip=skip)
+    return Writer(view, lambda: counted(watch.fd), lambda: None, watch.close)
+
+
+def address_of(file: SharedFile) -> str:
+    """Where the process that tracks a shared file listens: a name without a file, of this user's."""
+    return f"\0precopy/{os.geteuid()}/{file.device}/{file.inode}"
+
+
+class Door:
+    """Where writers of ``pages`` come to. Raises `UsageError` where another process, or another memory of this one,
+    tracks the same file."""
+
+    def __init__(self, pages: SharedPages) -> None:
+        self._pages = pages
+        self._waiting: list[socket.socket] = []  # have come, and not said yet who they are
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+        try:
+            _bind(self._socket, address_of(pages.file))
+            self._socket.listen(_BACKLOG)
+        except OSError as error:
+            self._socket.close()
+            raise UsageError(
+                f"this shared memory was adopted with its writers already, here or in another process "
+                f"({error.strerror}); close that Memory, or attach to it (precopy.attach)"
+            ) from error
+        _doors.add(self)
+
+    def arrivals(self) -> list[Writer]:
+        """Those who have come since the last call."""
+        with contextlib.suppress(OSError):  # nobody more
+            while True:
+                sock, _ = self._socket.accept()
+                sock.setblocking(False)
+                self._waiting.append(sock)
+        found: list[Writer] = []
+        waiting, self._waiting = self._waiting, []
+        for sock in waiting:
+            said, descriptors = (b"", []) if _peer(sock).uid != os.geteuid() else _receive(sock, 4)
+            if said is None:
+                self._waiting.append(sock)  # it has not begun to write yet either
+            elif said == _HELLO and len(descriptors) == 4:
+                found.append(_writer(sock, descriptors, self._pages))
+            else:
+                _close_all(descriptors)
+                sock.close()
+        return found
+
+    def close(self) -> None:
+        """Nobody can come any more. May be called twice."""
+        for sock in (self._socket, *self._waiting):
+            sock.close()
+
+
+def _bind(sock: socket.socket, address: str) -> None:
+    until = time.monotonic() + _FORK_S
+    while True:
+        try:
+            return sock.bind(address)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or time.monotonic() > until:
+                raise
+            time.sleep(0.01)
+
+
+_doors: weakref.WeakSet[Door] = weakref.WeakSet()
+
+
+def _close_in_child() -> None:
+    """A child process has copies of its parent's sockets, which would keep their addresses in use."""
+    for door in _doors:
+        door.close()
+
+
+os.register_at_fork(after_in_child=_close_in_child)
+
+
+@dataclass(frozen=True)
+class _Peer:
+    pid: int
+    uid: int
+
+
+def _peer(sock: socket.socket) -> _Peer:
+    pid, uid, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    return _Peer(pid, uid)
+
+
+def _writer(sock: socket.socket, descriptors: list[int], pages: SharedPages) -> Writer:
+    protection = WriteProtection((descriptors[0], descriptors[1]))
+    view = ProcessView(pages, protection, descriptors[2], begun=True)
+
+    def mapped() -> bytes:
+        try:
+            return counted(descriptors[3])
+        except OSError:  # nothing that can be read
+            return os.urandom(8)
+
+    def close() -> None:
+        sock.close()
+        os.close(descriptors[3])
+
+    return Writer(view, mapped, lambda: _last_words(sock, pages), close)
+
+
+def _receive(sock: socket.socket, most: int) -> tuple[bytes | None, list[int]]:
+    """One message, and the descriptors that came with it; empty where the other side is gone, None where there is none
+    yet."""
+    try:
+        said, descriptors, _, _ = socket.recv_fds(sock, 64, most, socket.MSG_CMSG_CLOEXEC)
+    except BlockingIOError:
+        return None, []
+    except OSError:
+        return b"", []
+    return said, list(descriptors)
+
+
+def _close_all(descriptors: list[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+def _last_words(sock: socket.socket, pages: SharedPages) -> Runs | None:
+    """What a writer says that it wrote, when it goes; None where it has said nothing."""
+    said, descriptors = _receive(sock, 1)
+    try:
+        if said != _BYE or len(descriptors) != 1:
+            return None
+        table = np.frombuffer(_all(descriptors[0], pages.pages), "<u8").reshape(-1, 2)
+        if table.size and table.max() > MAX_PAGES:
+            raise ValueError
+    except (OSError, ValueError):
+        return Runs.of((0, pages.pages))  # it has written something, and what is not known
+    finally:
+        _close_all(descriptors)
+    # In pages of the file; what lies outside the memory is none of ours.
+    first, lengths = table.astype(np.int64).T
+    starts = np.clip(first - pages.offset // PAGE_SIZE, 0, pages.pages)
+    ends = np.clip(first + lengths - pages.offset // PAGE_SIZE, 0, pages.pages)
+    some = ends > starts
+    return Runs(starts[some], (ends - starts)[some])
+
+
+def _all(descriptor: int, pages: int) -> bytes:
+    """What was written to it: no more than runs of so many pages can take. Raises `ValueError`."""
+    size = os.fstat(descriptor).st_size
+    if size % _RUN_BYTES or size > MAX_PAGES or size > _RUN_BYTES * (pages + 2):
+        raise ValueError
+    return os.pread(descriptor, size, 0) if size else b""
+
+
+class Handing:
+    """This process's side: it writes ``file``, and somebody else tracks it. Raises `UsageError` where nobody does,
+    `Unsupported` and `KernelCallError` where this process's memory cannot be tracked."""
+
+    def __init__(self, file: SharedFile, maps: int) -> None:
+        self._file, self._process = file, os.getpid()
+        self._socket = _connected(file)
+        self._watch = MappingWatch(file.inode)
+        self._began = counted(self._watch.fd)
+        try:
+            # All of the file, as long as it may be: the other side knows which part of it matters.
+            protection = WriteProtection()
+            self._view = ProcessView(SharedPages(file, 0, MAX_PAGES), protection, maps)
+            socket.send_fds(self._socket, [_HELLO], [*protection.descriptors, maps, self._watch.fd])
+        except BaseException:
+            self._watch.close()
+            self._socket.close()
+            raise
+
+    @property
+    def heard(self) -> bool:
+        """Whether the one that tracks is still there."""
+        return bool(select.select([self._socket], [], [], 0)[0]) is False  # it never says anything, but by going
+
+    def close(self) -> None:
+        """Says what was written, and is done. After that this process must not write the memory any more."""
+        if self._process == os.getpid():  # and not a child of the one that attached
+            with contextlib.suppress(OSError, KernelCallError, Unsupported):
+                written = self._view.written()
+                self._say(written if counted(self._watch.fd) == self._began else Runs.of((0, MAX_PAGES)))
+        self._watch.close()
+        self._view.close()
+        self._socket.close()
+
+    def _say(self, written: Runs) -> None:
+        descriptor = os.memfd_create("precopy-written", os.MFD_CLOEXEC)
+        try:
+            table = np.column_stack((written.starts, written.lengths)).astype("<u8")
+            with memoryview(table.tobytes()) as rest:
+                at = 0
+                while at < len(rest):
+                    at += os.pwrite(descriptor, rest[at:], at)
+            socket.send_fds(self._socket, [_BYE], [descriptor])
+        finally:
+            os.close(descriptor)
+
+
+def _connected(file: SharedFile) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    sock.settimeout(_TIMEOUT_S)
+    try:
+        sock.connect(address_of(file))
+    except OSError as error:
+        sock.close()
+        raise UsageError(
+            f"no process of this user tracks this shared memory ({error.strerror or error}); call "
+            f'precopy.Memory.adopt(memory, writers="attached") in one first'
+        ) from error
+    peer = _peer(sock)
+    if peer.uid != os.geteuid() or peer.pid == os.getpid():
+        sock.close()
+        raise UsageError(
+            "this process has adopted the memory itself, and its writes are known; attach in the others that write"
+            if peer.pid == os.getpid()
+            else "another user's process listens for the writers of this memory"
+        )
+    return sock
