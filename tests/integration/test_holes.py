@@ -63,7 +63,7 @@ class Backed:
 def _memfd() -> Backed:
     fd = os.memfd_create("holes")
     os.ftruncate(fd, PAGES * PAGE_SIZE)
-    return Backed(Memory.adopt(mmap.mmap(fd, PAGES * PAGE_SIZE)), fd, lambda: os.close(fd))
+    return Backed(Memory.adopt(mmap.mmap(fd, PAGES * PAGE_SIZE), writers="this process"), fd, lambda: os.close(fd))
 
 
 def _anonymous() -> Backed:
@@ -75,7 +75,9 @@ def _file(where: str | None = None, flags: int = mmap.MAP_SHARED) -> Backed:
         file.write(b"\x05" * PAGES * PAGE_SIZE)
         file.flush()
         fd = os.dup(file.fileno())
-    return Backed(Memory.adopt(mmap.mmap(fd, PAGES * PAGE_SIZE, flags=flags)), fd, lambda: os.close(fd))
+    return Backed(
+        Memory.adopt(mmap.mmap(fd, PAGES * PAGE_SIZE, flags=flags), writers="this process"), fd, lambda: os.close(fd)
+    )
 
 
 def _shared_memory() -> Backed:

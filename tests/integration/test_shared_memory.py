@@ -65,6 +65,19 @@ def shared() -> Iterator[shared_memory.SharedMemory]:
         shared._mmap = None  # type: ignore[attr-defined]
 
 
+def mapped(name: str) -> mmap.mmap:
+    with open(f"/dev/shm/{name}", "r+b") as file:
+        return mmap.mmap(file.fileno(), 0)
+
+
+def memfd() -> mmap.mmap:
+    fd = os.memfd_create("test")
+    os.ftruncate(fd, SIZE)
+    mapping = mmap.mmap(fd, SIZE)
+    os.close(fd)
+    return mapping
+
+
 def pages_of(memory: Memory) -> np.ndarray[Any, np.dtype[np.uint64]]:
     return words(memory).reshape(-1, PAGE_SIZE // 8)
 
@@ -91,12 +104,44 @@ class Replica:
 
 class TestWhoWrites:
     def test_shared_memory_asks_for_its_writers(self, shared: shared_memory.SharedMemory) -> None:
-        for buffer in (shared, shared.buf, np.frombuffer(shared.buf, np.uint8), mmap.mmap(-1, SIZE)):
+        for buffer in (shared, shared.buf, np.frombuffer(shared.buf, np.uint8), mapped(shared.name), memfd()):
             with pytest.raises(UsageError, match="this memory is shared") as said:
                 Memory.adopt(buffer)
             for way in ('writers="this process"', 'writers="attached"', "precopy.attach", 'writers="any"'):
                 assert way in str(said.value)
             assert "\n" not in str(said.value)
+
+    @pytest.mark.parametrize("lives", [True, False])
+    def test_anonymous_memory_needs_a_word_once_a_child_has_it(self, lives: bool) -> None:
+        mapping = mmap.mmap(-1, SIZE)
+        memory = Memory.adopt(mapping)
+        with memory.track() as changes:
+            replica = Replica(memory, changes)
+            memory[0] = 1
+            assert replica.sync() == 1
+            child = os.fork()
+            if not child:
+                mapping[5 * PAGE_SIZE] = 5
+                if not lives:
+                    os._exit(0)
+                time.sleep(60)
+            try:
+                if lives:
+                    until(lambda: bool(mapping[5 * PAGE_SIZE] == 5))
+                    for _ in range(2):
+                        with pytest.raises(UsageError, match=f"process {child} has it, too"):
+                            changes.sync()
+                    with pytest.raises(UsageError, match=f"process {child} has it, too"):
+                        Memory.adopt(mapping)
+                else:
+                    os.waitpid(child, 0)
+                    replica.sync()
+                    assert replica.exact
+                    until(lambda: replica.sync() == 0)
+            finally:
+                if lives:
+                    os.kill(child, signal.SIGKILL)
+                    os.waitpid(child, 0)
 
     def test_private_memory_needs_no_word(self) -> None:
         mapping = mmap.mmap(-1, SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

@@ -54,7 +54,7 @@ def shared() -> Iterator[SharedMemory]:
 def test_private_memory(huge: bool) -> None:
     mapping = mmap.mmap(-1, PAGES * PAGE_SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     mapping.madvise(mmap.MADV_HUGEPAGE if huge else mmap.MADV_NOHUGEPAGE)
-    memory = Memory.adopt(mapping)
+    memory = Memory.adopt(mapping, writers="this process")
     rows = rows_of(memory)
     rows[700:900] = 1
     rows[5, 3] = 2
@@ -86,7 +86,7 @@ def test_memory_that_another_process_has_filled(shared: SharedMemory) -> None:
         "        file.write(b'x')"
     )
     subprocess.run([sys.executable, "-c", code, f"/dev/shm/{shared.name}"], check=True, timeout=60)
-    memory = Memory.adopt(shared)
+    memory = Memory.adopt(shared, writers="this process")
     assert check(memory, [3, 600, 1999]).pages == PAGES - 3
 
 
@@ -96,7 +96,9 @@ def test_a_memfd_that_was_written_as_a_file() -> None:
     os.pwrite(fd, b"x", 1234 * PAGE_SIZE)
     for flags in (mmap.MAP_SHARED, mmap.MAP_PRIVATE):
         mapping = mmap.mmap(fd, PAGES * PAGE_SIZE, flags=flags)
-        assert check(Memory.adopt(mapping), [1234]).pages == (PAGES - 1 if flags == mmap.MAP_SHARED else 0)
+        assert check(Memory.adopt(mapping, writers="this process"), [1234]).pages == (
+            PAGES - 1 if flags == mmap.MAP_SHARED else 0
+        )
     os.close(fd)
 
 
@@ -109,7 +111,7 @@ def test_a_file_whose_pages_are_not_in_memory(tmp_path: Path, flags: int) -> Non
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         mapping = mmap.mmap(file.fileno(), PAGES * PAGE_SIZE, flags=flags)
-    memory = Memory.adopt(mapping)
+    memory = Memory.adopt(mapping, writers="this process")
     assert never_written(memory.address, ALL) == NO_RUNS
     assert check(memory, range(PAGES)) == NO_RUNS
 

@@ -6,9 +6,10 @@ same. Source: Documentation/filesystems/proc.rst.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from precopy.errors import Unsupported
 
@@ -26,13 +27,15 @@ class SharedFile:
 
 @dataclass(frozen=True)
 class SharedMapping:
-    """A shared mapping of ``file`` from its byte ``offset`` on, at addresses ``[start, end)``."""
+    """A shared mapping of ``file`` from its byte ``offset`` on, at addresses ``[start, end)``. ``anonymous``: it has no
+    name and never had a descriptor, so only children of the process that made it can have it."""
 
     start: int
     end: int
     offset: int
     file: SharedFile
     writable: bool
+    anonymous: bool
 
 
 def open_maps() -> int:
@@ -62,13 +65,14 @@ def shared_mappings(maps: bytes, file: SharedFile | None = None) -> Iterator[Sha
     for line in maps.splitlines():
         if only not in line:
             continue
-        addresses, permissions, offset, device, inode = line.split(maxsplit=5)[:5]
+        addresses, permissions, offset, device, inode, *name = line.split(maxsplit=5)
         if permissions[3:4] != b"s":
             continue
         start, end = (int(address, 16) for address in addresses.split(b"-"))
         found = SharedFile(device.decode(), int(inode))
         if file in (None, found):
-            yield SharedMapping(start, end, int(offset, 16), found, permissions[1:2] == b"w")
+            anonymous = name == [b"/dev/zero (deleted)"]
+            yield SharedMapping(start, end, int(offset, 16), found, permissions[1:2] == b"w", anonymous)
 
 
 def shared_at(start: int, end: int) -> list[SharedMapping]:
@@ -79,9 +83,19 @@ def shared_at(start: int, end: int) -> list[SharedMapping]:
     finally:
         os.close(fd)
     return [
-        SharedMapping(
-            max(one.start, start), min(one.end, end), one.offset + max(start - one.start, 0), one.file, one.writable
-        )
+        replace(one, start=max(one.start, start), end=min(one.end, end), offset=one.offset + max(start - one.start, 0))
         for one in shared_mappings(maps)
         if one.start < end and start < one.end
     ]
+
+
+def who_maps(file: SharedFile) -> list[int]:
+    """Other processes that have it mapped, as far as this one may look."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        if int(pid) == os.getpid():
+            continue
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/maps", "rb") as maps:
+            if any(shared_mappings(maps.read(), file)):
+                found.append(int(pid))
+    return found

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from precopy.abi.mapping_watch import MappingWatch, counted
-from precopy.abi.shared_maps import SharedFile, open_maps, shared_at
+from precopy.abi.shared_maps import SharedFile, open_maps, shared_at, who_maps
 from precopy.bitmap import Runs
 from precopy.errors import KernelCallError, Unsupported, UsageError
 from precopy.memory.layout import MAX_PAGES
@@ -56,15 +56,52 @@ def shared_pages(address: int, size: int) -> SharedPages | None:
         at = one.end
     if at != address + size:
         raise UsageError("the buffer is made up of several mappings, of which one is shared; adopt each on its own")
-    return SharedPages(first.file, first.offset, size // PAGE_SIZE)
+    return SharedPages(first.file, first.offset, size // PAGE_SIZE, first.anonymous)
 
 
-def own_writer(pages: SharedPages, skip: tuple[int, int]) -> Writer:
+def own_writer(pages: SharedPages, skip: tuple[int, int], alone: Alone | None) -> Writer:
     """This process as a writer of ``pages`` through other mappings than at the addresses from and to ``skip``. Raises
     `Unsupported`, `KernelCallError`."""
     watch = MappingWatch(pages.file.inode)
     view = ProcessView(pages, WriteProtection(), open_maps(), skip=skip)
-    return Writer(view, lambda: counted(watch.fd), lambda: None, watch.close)
+    return Writer(view, lambda: (alone.forked() if alone else b"") + counted(watch.fd), lambda: None, watch.close)
+
+
+_forks = [0]
+
+
+def _count_fork() -> None:
+    _forks[0] += 1
+
+
+os.register_at_fork(after_in_parent=_count_fork)
+
+
+class Alone:
+    """Anonymous shared memory that no other process has, as far as can be seen: only a child can come to have it."""
+
+    def __init__(self, pages: SharedPages) -> None:
+        self._file, self._first = pages.file, _forks[0]
+        self._seen, self._others = self._first, who_maps(pages.file)
+
+    def forked(self) -> bytes:
+        """Another value after each fork: what a child wrote that is gone again is not known. Raises `UsageError` where
+        another process has the memory."""
+        if self._seen != _forks[0]:
+            self._seen = _forks[0]
+            self._others = self._others or who_maps(self._file)
+        if self._others:
+            raise who_writes(f"process {self._others[0]} has it, too")
+        return b"" if self._seen == self._first else self._seen.to_bytes(8, "little")
+
+
+def who_writes(why: str) -> UsageError:
+    """What is said where it is not known."""
+    return UsageError(
+        f'this memory is shared ({why}), so say who writes it: Memory.adopt(buffer, writers="this process"), '
+        f'writers="attached" where each process that writes calls precopy.attach(buffer), or writers="any", which '
+        f"finds every write by comparing contents"
+    )
 
 
 def address_of(file: SharedFile) -> str:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 
 from precopy.errors import Cancelled, PrecopyError, UsageError
 from precopy.ports import SystemClock
@@ -38,7 +39,11 @@ class Engine:
         self._callers = self._misses = 0
         self._stopped = False
         self._lock_held: float | None = None
-        self.primary = Primary(memory, stream, max_bandwidth=options.max_bandwidth, clock=self.clock, tick=self._tick)
+        # Without a cycle, so that the memory goes with the last reference: SharedMemory cannot be closed before.
+        tick = weakref.WeakMethod(self._tick)
+        self.primary = Primary(
+            memory, stream, max_bandwidth=options.max_bandwidth, clock=self.clock, tick=lambda: _call(tick)
+        )
         try:
             self.primary.greet()
         except BaseException as error:
@@ -165,6 +170,12 @@ class Engine:
         """Between batches: stops where the program asked to."""
         if self.over:
             raise Cancelled("the replication was closed")
+
+
+def _call(tick: weakref.WeakMethod[Callable[[], None]]) -> None:
+    method = tick()
+    if method is not None:
+        method()
 
 
 def _reason(error: BaseException) -> str:

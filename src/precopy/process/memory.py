@@ -20,7 +20,7 @@ from precopy.dirty import DirtyLog
 from precopy.errors import OutOfMemory, UsageError
 from precopy.memory import GuestMemory, RamBlock, RamLayout
 from precopy.memory.host import BorrowedMemory, available_memory
-from precopy.process.attaching import Door, own_writer, shared_pages
+from precopy.process.attaching import Alone, Door, own_writer, shared_pages, who_writes
 from precopy.process.changes import Changes
 from precopy.process.presence import ProcessMemory
 from precopy.trackers.content import ContentLog
@@ -91,7 +91,8 @@ class Memory:
 
         ``writers`` says who writes *shared* memory, because the kernel tells this process of its own writes only:
         ``"this process"``; ``"attached"``: also processes that call `precopy.attach` before they write; ``"any"``:
-        whoever it may be, found by comparing all of it with a copy at each sync. Private memory needs no word.
+        whoever it may be, found by comparing all of it with a copy at each sync. Private memory needs no word, nor does
+        anonymous memory (``mmap.mmap(-1, size)``) as long as no child process has it.
 
         Raises `UsageError` that says what is missing or wrong. The buffer is kept alive.
         """
@@ -138,6 +139,7 @@ class Memory:
         memory._writers = "this process"
         memory._file = None
         memory._door = None
+        memory._alone = None
         memory.snapshots = {}
         return memory
 
@@ -147,15 +149,15 @@ class Memory:
     _writers: Writers
     _file: SharedPages | None
     _door: Door | None
+    _alone: Alone | None
 
     def _shared_with(self, writers: Writers | None) -> None:
         self._file = shared_pages(self.address, self.size)
         if self._file is not None and writers is None:
-            raise UsageError(
-                'this memory is shared, so say who writes it: Memory.adopt(buffer, writers="this process"), '
-                'writers="attached" where each process that writes calls precopy.attach(buffer), or writers="any", '
-                "which finds every write by comparing contents"
-            )
+            if not self._file.anonymous:
+                raise who_writes("other processes can map it")
+            self._alone = Alone(self._file)
+            self._alone.forked()
         if self._file is None and writers == "attached":
             raise UsageError("this memory is private to this process, so no other can attach to it and write it")
         self._writers = writers or "this process"
@@ -273,7 +275,7 @@ class Memory:
         log = SharedMemoryLog(
             self._file,
             own,
-            partial(own_writer, self._file, (self.address, self.address + self.size)),
+            partial(own_writer, self._file, (self.address, self.address + self.size), self._alone),
             list if self._door is None else self._door.arrivals,
         )
         weakref.finalize(self, log.close).atexit = False

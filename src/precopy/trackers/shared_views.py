@@ -34,11 +34,12 @@ system calls later, on a machine that may be busy."""
 
 @dataclass(frozen=True)
 class SharedPages:
-    """``pages`` pages of ``file``, from its byte ``offset`` on."""
+    """``pages`` pages of ``file``, from its byte ``offset`` on; ``anonymous`` as in `SharedMapping`."""
 
     file: SharedFile
     offset: int
     pages: int
+    anonymous: bool = False
 
     def part(self, start: int, end: int, offset: int) -> Mapping | None:
         """What addresses ``[start, end)``, where the file is mapped from byte ``offset`` on, show of these pages."""
@@ -218,6 +219,7 @@ class SharedMemoryLog:
     ) -> None:
         self.name = own.name
         self._own, self._others, self._arrivals = own, others, arrivals
+        self._mine: Writer | None = None
         self._writers: list[Writer] = []
         self._held = Bitmap(pages.pages)  # found with others, and protected again; not cleared
         self._running = False
@@ -233,8 +235,8 @@ class SharedMemoryLog:
         self._own.start()
         self._running = True
         try:
-            if not self._writers:
-                self._writers.append(self._others())
+            if self._mine is None:
+                self._mine = self._others()
             self._find(Bitmap(self._held.size))
         except BaseException:
             self.stop()
@@ -242,13 +244,16 @@ class SharedMemoryLog:
         self._held.clear_all()
 
     def stop(self) -> None:
-        """Others stay ready to be tracked; a page that is written then costs them one fault, once."""
+        """Other processes stay ready to be tracked; a page that is written then costs them one fault, once."""
         self._running = False
         self._own.stop()
+        if self._mine is not None:
+            self._mine.close()
+            self._mine = None
         self._held.clear_all()
 
     def close(self) -> None:
-        """Is done with all writers."""
+        """Is done with all writers. May be called twice."""
         self.stop()
         while self._writers:
             self._writers.pop().close()
@@ -274,10 +279,11 @@ class SharedMemoryLog:
 
     def _find(self, into: Bitmap) -> None:
         self._writers += self._arrivals()
-        for writer in tuple(self._writers):
+        mine = [] if self._mine is None else [self._mine]
+        for writer in (*mine, *self._writers):
             before = writer.view.ioctls
             alive = writer.harvest(into)
             self._gets += writer.view.ioctls - before
-            if not alive:
+            if not alive and writer is not self._mine:
                 self._writers.remove(writer)
                 writer.close()

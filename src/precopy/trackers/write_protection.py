@@ -56,16 +56,11 @@ class Mapping:
 class WriteProtection:
     """What the kernel holds for one log: a userfaultfd with its registered memory, and this process's page map.
 
-<<<<<<< HEAD
     Ranges are in pages, counted from a mapping's first one. ``ioctls`` counts scans and protections; ``page_map`` is a
     descriptor. Raises `Unsupported` where the kernel cannot do it, or this process may not.
-=======
-    Ranges are in pages, counted from a mapping's first one. ``ioctls`` counts scans and protections. Raises
-    `Unsupported` where the kernel cannot do it, or this process may not.
 
     ``descriptors`` are a userfaultfd and a page map of another process, which that has made in the same way and sent
     here: then all of this is about its memory, for as long as that is there (errno ESRCH says that it is gone).
->>>>>>> baa84ee (memory: shared memory that several processes write: each attaches, or contents are compared; adopting it asks who writes)
     """
 
     def __init__(self, descriptors: tuple[int, int] | None = None) -> None:
@@ -74,11 +69,7 @@ class WriteProtection:
         self._registered: list[Mapping] = []
         self._regions = np.zeros(REGIONS, pagemap.PAGE_REGION)
         self._scan = pagemap.scan_argument(self._regions, pagemap.PAGE_IS_WRITTEN)
-<<<<<<< HEAD
-        self._uffd, self.page_map = _open(self._scan)
-=======
-        self._uffd, self._pagemap = descriptors or _open(self._scan)
->>>>>>> baa84ee (memory: shared memory that several processes write: each attaches, or contents are compared; adopting it asks who writes)
+        self._uffd, self.page_map = descriptors or _open(self._scan)
 
     def register(self, mapping: Mapping) -> None:
         """Has the kernel look after writes to it; it is not protected yet. Registered memory stays so. Raises
@@ -101,7 +92,7 @@ class WriteProtection:
     @property
     def descriptors(self) -> tuple[int, int]:
         """The userfaultfd and the page map."""
-        return self._uffd, self._pagemap
+        return self._uffd, self.page_map
 
     def adopt(self, mapping: Mapping) -> None:
         """It is registered already, by the process whose it is."""
@@ -119,7 +110,7 @@ class WriteProtection:
         scan = pagemap.scan_argument(regions, pagemap.PAGE_IS_PRESENT)
         scan.start, scan.end = mapping.address, mapping.end_address
         while scan.start < scan.end:
-            found = call(self._pagemap, pagemap.PAGEMAP_SCAN, scan, target=mapping.target)
+            found = call(self.page_map, pagemap.PAGEMAP_SCAN, scan, target=mapping.target)
             yield runs_of(regions[:found], mapping.address)
             scan.start = scan.walk_end
 

@@ -1,0 +1,25 @@
+"""The program in docs/memory.md whose workers write shared memory: as it stands there."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "memory.md"
+
+pytestmark = [pytest.mark.needs("pagemap"), pytest.mark.timeout(120)]
+
+
+def test_workers_that_write_shared_memory(tmp_path: Path) -> None:
+    programs = re.findall(r"```python\n(# shared memory that a pool.*?)```", DOCUMENT.read_text("utf-8"), re.DOTALL)
+    assert len(programs) == 1
+    script = tmp_path / "program.py"
+    script.write_text(programs[0])
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False, timeout=100)
+    assert done.stdout == "the copy is exact: True\n" * 2, done.stderr
+    assert not done.stderr
+    assert done.returncode == 0
