@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import re
-from numbers import Real
+from numbers import Integral, Real
 from typing import NamedTuple, NewType
 
 from precopy.errors import UsageError
@@ -165,6 +165,12 @@ def check_bandwidth(bytes_per_s: float, least: int) -> None:
     what = "the largest bandwidth"
     if not least <= _real(what, "bytes a second, such as 125_000_000", bytes_per_s) < math.inf:
         raise UsageError(f"{what} has to be at least {least} bytes a second and finite: it is {bytes_per_s}")
+
+
+def check_bytes(what: str, size: object) -> None:
+    """Raises `UsageError`, which names ``what``, unless ``size`` is a whole number."""
+    if not isinstance(size, Integral):
+        raise UsageError(f"{what} is a whole number of bytes, such as 64 << 20, not {size!r}")
 
 
 def _real(what: str, of: str, value: object) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import precopy
 from precopy.errors import UsageError
 from precopy.units import (
     check_bandwidth,
@@ -317,6 +319,18 @@ def test_a_program_gives_numbers(value: Any) -> None:
         check_seconds("the wait", value, zero=True, endless=True)
     with pytest.raises(UsageError, match="the largest bandwidth"):
         check_bandwidth(value, 64_000)
+
+
+@pytest.mark.parametrize("size", ["64M", 1.5, math.nan, None], ids=repr)
+def test_a_program_gives_whole_bytes(size: Any, tmp_path: Path) -> None:
+    for call in (
+        lambda: precopy.Memory(size),
+        lambda: precopy.open_memory(tmp_path / "none", size),
+        lambda: precopy.Standby("tcp:127.0.0.1:0", max_size=size if size is not None else "none"),
+    ):
+        with pytest.raises(UsageError, match="whole number of bytes"):
+            call()
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("kind", [int, float, np.int64, np.float32, Fraction])

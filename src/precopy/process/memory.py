@@ -28,7 +28,7 @@ from precopy.trackers.fanout import Consumer, FanOut
 from precopy.trackers.mapped import check_mapped
 from precopy.trackers.pagemap import PagemapLog
 from precopy.trackers.shared_views import SharedMemoryLog, SharedPages
-from precopy.units import PAGE_SIZE, HostAddress
+from precopy.units import PAGE_SIZE, HostAddress, check_bytes
 
 _HUGE = 2 << 20
 _NAME = "memory"
@@ -65,6 +65,7 @@ class Memory:
     """What `precopy.snapshot` remembers of it, by directory; nobody else's business."""
 
     def __new__(cls, size: int) -> Self:
+        check_bytes("the size of a memory", size)
         if size <= 0:
             raise UsageError(f"a memory has more than 0 bytes, not {size}")
         size = -(-size // PAGE_SIZE) * PAGE_SIZE

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from precopy.errors import HelloMismatch, UsageError
 from precopy.memory.host import available_memory, total_memory
+from precopy.units import check_bytes
 
 _STAGING_PART = 4
 """With ``max_size`` and without ``max_staging``, a point may take a quarter of ``max_size`` at least."""
@@ -25,6 +26,8 @@ class Room:
 
     def __init__(self, max_size: int | None, max_staging: int | None) -> None:
         for name, value, least in (("max_size", max_size, 1), ("max_staging", max_staging, 0)):
+            if value is not None:
+                check_bytes(name, value)
             if value is not None and value < least:
                 raise UsageError(f"{name} is at least {least} bytes, not {value}")
         self._max_size, self._max_staging = max_size, max_staging

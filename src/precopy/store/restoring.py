@@ -31,7 +31,7 @@ from precopy.store.chain import Composition, Layer, chain_of
 from precopy.store.directory import Directory
 from precopy.store.format import GROUP_PAGES, HEADER_BYTES, Form
 from precopy.store.series import continues
-from precopy.units import PAGE_SIZE
+from precopy.units import PAGE_SIZE, check_bytes
 
 IMAGE_MAPPINGS, INCREMENT_MAPPINGS = 4096, 8192
 """Runs that are mapped at most: of the image, where a mapping saves nothing but memory for holes, and of increments."""
@@ -99,6 +99,7 @@ def open_memory(directory: str | os.PathLike[str], size: int, *, verify: bool | 
     Raises `UsageError` where the memory there is of another size, and what `restore` and `Memory` raise: damage never
     makes it begin anew.
     """
+    check_bytes("the size of a memory", size)
     with Directory(directory, create=True) as store:
         if not store.numbers():
             return Memory(size)
