@@ -41,6 +41,7 @@ from precopy.wire import (
     Point,
     Prepare,
     Role,
+    RoundAck,
     RoundEnd,
     State,
     Welcome,
@@ -638,6 +639,31 @@ class TestMaliciousSource:
         forger.send(Pages(batch(zero=((5, 1),))))
         forger.send(RoundEnd(number, batches, pages, False))
         assert "claims" in forger.refusal()
+
+    @pytest.mark.parametrize("again", [None, 8, "zero", "whole"])
+    def test_torn_batch_that_does_not_come_again(self, destination: tuple[Any, Peer], again: int | str | None) -> None:
+        """It is named in the answer to its round; the source goes on as if it had not been told."""
+        guest, peer = destination
+        forger = Forger(peer, guest)
+        forger.hello()
+        content = b"\1" * 4096
+        forger.send(Pages(batch((7, 1))), content)  # whose checksum is of no content
+        forger.send(RoundEnd(1, 1, 1, False))
+        ack = forger.receive()
+        assert isinstance(ack, RoundAck)
+        assert ack.torn == (0,)
+        if isinstance(again, int):
+            forger.send(Pages(PageBatch.of(Runs.of((again, 1)), Runs.of(), [memoryview(content)])), content)
+        elif again == "zero":
+            forger.send(Pages(batch(zero=((7, 1),))))
+        elif again == "whole":
+            forger.send(Pages(PageBatch.of(Runs.of((7, 1)), Runs.of(), [memoryview(content)])), content)
+        forger.send(RoundEnd(2, int(again is not None), int(again is not None), True))
+        forger.receive()
+        forger.send(DeviceState(b""))
+        forger.send(Prepare(0))
+        torn = "1 pages of the guest came in batches that did not match, and have not come again"
+        assert (torn in forger.refusal()) == (again not in ("zero", "whole"))
 
     @pytest.mark.parametrize("page", [None, 5])
     def test_point_has_no_place_in_a_guests_migration(self, destination: tuple[Any, Peer], page: int | None) -> None:

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from precopy.bitmap import Runs
 from precopy.errors import (
@@ -102,6 +103,8 @@ class Destination:
         # Which pages have content: a zero page that never had any needs no write, and so no memory.
         self._written = np.zeros(vm.memory.layout.end_page, np.bool_)
         self._torn: list[int] = []
+        # Pages that came in a torn batch, and not again since; None before the first.
+        self._doubtful: npt.NDArray[np.bool_] | None = None
         self._round = self._round_batches = self._round_pages = 0
         self._bytes = self._pages = self._zero = 0
         self._state: bytes | None = None
@@ -208,10 +211,16 @@ class Destination:
             raise PeerProtocolError("the source sends pages after its last round")
         buffers = self._buffers(batch)
         self._channel.stream.receive_into(buffers)
-        if not batch.matches(buffers):
+        torn = not batch.matches(buffers)
+        if torn:
             if len(self._torn) >= MAX_TORN:
                 raise PeerProtocolError(f"more than {MAX_TORN} batches of round {self._round + 1} do not match")
             self._torn.append(self._round_batches)
+            if self._doubtful is None:
+                self._doubtful = np.zeros(self.memory.layout.end_page, np.bool_)
+        if self._doubtful is not None:
+            self._doubtful[batch.content.indexes()] = torn
+            self._doubtful[batch.zero.indexes()] = torn
         if len(batch.zero):
             self._zero_out(batch.zero)
         self._mark_written(batch.content)
@@ -293,6 +302,11 @@ class Destination:
             raise PeerProtocolError("the source asks to get ready and has sent no state")
         if prepare.compared != self._compared:
             raise PeerProtocolError(f"{prepare.compared} pages are called compared, {self._compared} came")
+        doubtful = 0 if self._doubtful is None else int(np.count_nonzero(self._doubtful))
+        if doubtful:  # whatever the source makes of having been told
+            raise PeerProtocolError(
+                f"{doubtful} pages of the guest came in batches that did not match, and have not come again"
+            )
         began = self._clock.now()
         try:
             self.vm.load_state(self._state)
