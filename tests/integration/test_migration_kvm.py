@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import struct
-import threading
-import time
 from dataclasses import replace
 from itertools import product
 from typing import Any, NamedTuple
@@ -33,6 +31,7 @@ from support.live_guests import (
     stream_pair,
     until,
 )
+from support.sleeper import Sleeper
 
 pytestmark = [pytest.mark.needs("kvm"), pytest.mark.usefixtures("nothing_left")]
 
@@ -208,36 +207,6 @@ class TestState:
         assert call(vcpu.fd, kvm.SET_MSRS, table, target=vcpu.target) == 1
 
 
-class Sleeper:
-    """A thread that does nothing but sleep for as long as a batch takes under a bandwidth limit."""
-
-    BATCH_S = 0.05
-
-    def __init__(self) -> None:
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._sleep)
-        self._took: list[float] = []
-
-    def __enter__(self) -> Sleeper:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    @property
-    def punctuality(self) -> float:
-        """What it asked for as a share of what it took."""
-        return self.BATCH_S * len(self._took) / sum(self._took)
-
-    def _sleep(self) -> None:
-        while not self._stop.is_set():
-            began = time.perf_counter()
-            time.sleep(self.BATCH_S)
-            self._took.append(time.perf_counter() - began)
-
-
 class TestLimits:
     @pytest.mark.parametrize("limit", [20_000_000, 80_000_000])
     def test_bandwidth_limit_is_kept(self, limit: int) -> None:
@@ -247,7 +216,7 @@ class TestLimits:
         while len(reached) < 4 and not any(share > 0.9 for share in reached):
             with Pair(Workload("idle"), ram=limit // 2 // MIB * MIB, fill=1.0) as pair, stream_pair() as streams:
                 options = MigrationOptions(max_bandwidth=limit)
-                with Sleeper() as sleeper:
+                with Sleeper(0.05) as sleeper:  # as long as a batch takes
                     done = migrate(pair.source, pair.destination, streams, options).migrated()
                 rate = done.sent_bytes / (done.total_s - done.setup_s)
                 reached.append(rate / (limit * sleeper.punctuality))

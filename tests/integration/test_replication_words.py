@@ -20,6 +20,7 @@ import precopy
 from precopy import Memory, Standby
 from precopy.errors import PeerError, PeerLost, UsageError
 from support.live_guests import until
+from support.patience import IN_TIME_S
 from support.replicas import MIB, filled, replicated
 
 pytestmark = [pytest.mark.needs("pagemap"), pytest.mark.timeout(60), pytest.mark.usefixtures("nothing_left")]
@@ -48,9 +49,9 @@ class TestAStandbyThatIsGone:
             assert standby.stdout is not None
             address = standby.stdout.readline().strip()
             with precopy.replicate(filled(MIB), address, interval=interval, on_error=on_error) as handle:
-                assert handle.wait(20)
+                assert handle.wait(IN_TIME_S)
                 standby.kill()
-                assert there.wait(20)
+                assert there.wait(IN_TIME_S)
                 assert isinstance(handle.error, PeerLost)
                 assert told == [handle.error]
                 with pytest.raises(PeerLost):
@@ -67,7 +68,7 @@ class TestAStandbyThatIsGone:
             raise ZeroDivisionError
 
         with replicated(filled(MIB), interval=0.02, on_error=on_error) as (standby, handle):
-            handle.wait(20)
+            handle.wait(IN_TIME_S)
             standby.close()
             until(lambda: any("on_error raised" in record.getMessage() for record in caplog.records))
             assert isinstance(handle.error, PeerError)
@@ -75,7 +76,7 @@ class TestAStandbyThatIsGone:
     def test_closing_is_no_error(self, caplog: pytest.LogCaptureFixture) -> None:
         told: list[BaseException] = []
         with replicated(filled(MIB), interval=0.02, on_error=told.append) as (_, handle):
-            handle.wait(20)
+            handle.wait(IN_TIME_S)
         assert not told
         assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
@@ -96,7 +97,7 @@ class TestLock:
     )
     def test_what_a_thread_can_hold(self, lock: threading.Lock) -> None:
         with replicated(filled(MIB), interval=0.01, lock=lock) as (standby, handle):
-            assert handle.wait(20)
+            assert handle.wait(IN_TIME_S)
             until(lambda: standby.point >= 2)
 
 
@@ -106,7 +107,7 @@ class TestRepr:
         with Standby("tcp:127.0.0.1:0") as standby:
             assert repr(standby) == f"<Standby at {standby.address}, point 0, waiting for a primary>"
             with precopy.replicate(memory, standby.address, interval=0.01) as handle:
-                handle.wait(20)
+                handle.wait(IN_TIME_S)
                 assert repr(handle).startswith(f"<Replication to {standby.address}, points; ")
                 assert "receiving" in repr(standby)
                 assert "replicate" in repr(memory)
@@ -118,7 +119,7 @@ class TestRepr:
 
     def test_of_one_that_failed(self) -> None:
         with replicated(filled(MIB), interval=0.01) as (standby, handle):
-            handle.wait(20)
+            handle.wait(IN_TIME_S)
             handle.close()
             until(lambda: standby.error is not None)
             assert "ended: the other side refused: the primary stopped" in repr(standby)

@@ -15,6 +15,7 @@ from precopy.errors import HelloMismatch, PeerRefused, UsageError
 from precopy.memory.host import available_memory
 from precopy.process.room import Room
 from support.live_guests import until
+from support.patience import IN_TIME_S
 from support.replicas import MIB, WORDS, filled, same, words
 
 pytestmark = [pytest.mark.needs("pagemap"), pytest.mark.timeout(120), pytest.mark.usefixtures("nothing_left")]
@@ -27,7 +28,7 @@ def test_a_standby_takes_no_more_than_it_was_told_to(pages: str) -> None:
     text = CASE.read_text()
     assert "PAGES = MAX // 4096\n" in text
     text = text.replace("PAGES = MAX // 4096\n", f"PAGES = {pages}\n")
-    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=False, timeout=100)
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=False, timeout=IN_TIME_S)
     assert done.returncode == 0, (done.stdout, done.stderr)
     assert done.stdout.startswith("max_size 256 MiB: ")
 
@@ -69,7 +70,7 @@ def test_a_first_copy_is_not_staged() -> None:
         Standby("tcp:127.0.0.1:0", max_size=4 * MIB, max_staging=0) as standby,
         precopy.replicate(memory, standby.address) as handle,
     ):
-        handle.wait(20)
+        handle.wait(IN_TIME_S)
         with handle.cutover():
             pass
         assert same(memory, standby.promote())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,18 +19,53 @@ from precopy.memory.machines import machine_layout
 from precopy.ports import Throttled
 from precopy.units import PAGE_SIZE
 from support.live_guests import MIB, Pair, migrate, runs_on, stands_still, steps, stream_pair, until
+from support.sleeper import Sleeper
 
 pytestmark = [pytest.mark.needs("kvm"), pytest.mark.usefixtures("nothing_left")]
 
-MEASURED_S = 0.3
-PACED = Workload("sequential", rate=20_000)
+MEASURED_S = 0.5
+PACE = 20_000
+PACED = Workload("sequential", rate=PACE)
 """80 MB a second, each page a new one for as long as memory lasts."""
+CATCH_UP_S = 0.06
+"""A guest may make up for so much of what a slow host cost it, a burst included."""
+TRIES = 4
+"""On a busy machine threads come late now and then, but not each time."""
 
 
-def steps_per_s(guest: KvmGuest) -> float:
-    before, began = steps(guest), time.perf_counter()
-    time.sleep(MEASURED_S)
-    return (steps(guest) - before) / (time.perf_counter() - began)
+@dataclass(frozen=True)
+class Work:
+    """What a guest did in a while: ``steps``, the seconds of CPU time ``cpu_s`` of all its vCPUs, what was ``lost``.
+    ``punctuality`` is that of a thread that slept for half a slice of a throttle all the while."""
+
+    steps: int
+    seconds: float
+    cpu_s: float
+    lost: Throttled
+    punctuality: float
+
+    @classmethod
+    def of(cls, guest: KvmGuest) -> Work:
+        before, began, cpu, lost = steps(guest), time.perf_counter(), vcpus_s(guest), guest.throttled()
+        with Sleeper(0.005) as sleeper:
+            time.sleep(MEASURED_S)
+        done, spent, lost = steps(guest) - before, vcpus_s(guest) - cpu, guest.throttled() - lost
+        return cls(done, time.perf_counter() - began, spent, lost, sleeper.punctuality)
+
+    @property
+    def steps_per_s(self) -> float:
+        return self.steps / self.seconds
+
+    @property
+    def left_s(self) -> float:
+        """Seconds that were not taken, of all vCPUs."""
+        return len(self.lost.stolen_s) * self.lost.active_s - sum(self.lost.stolen_s)
+
+
+def vcpus_s(guest: KvmGuest) -> float:
+    """CPU time that the threads of the guest's vCPUs have had."""
+    stats = [Path(f"/proc/self/task/{vcpu._thread.native_id}/schedstat").read_text() for vcpu in guest._vcpus]
+    return sum(int(one.split()[0]) for one in stats) / 1e9
 
 
 class TestDutyCycle:
@@ -36,30 +73,40 @@ class TestDutyCycle:
     def test_a_guest_writes_less_by_the_share_that_is_taken(self, vcpus: int) -> None:
         with Pair(PACED, ram=16 * MIB, vcpus=vcpus) as pair:
             guest = pair.source
-            freely = steps_per_s(guest)
+            freely = Work.of(guest).steps_per_s
             for share in (0.5, 0.8):
-                before = guest.throttled()
                 guest.throttle(share)
-                slowly = steps_per_s(guest)
-                lost = guest.throttled() - before
-                assert 0.5 * (1 - share) < slowly / freely < 1.5 * (1 - share)
-                assert 0.75 * share < lost.share < 1.15 * share
-                assert len(lost.stolen_s) == vcpus
-                for stolen_s in lost.stolen_s:
-                    assert 0.6 * share < stolen_s / lost.active_s < 1.2 * share
+                tries = [Work.of(guest)]
+                while not self.takes(share, tries[-1]) and len(tries) < TRIES:
+                    tries.append(Work.of(guest))
+                assert self.takes(share, tries[-1])
+                for slowly in tries:  # what is left is all that it works in, and there it keeps its pace
+                    assert len(slowly.lost.stolen_s) == vcpus
+                    assert slowly.steps < PACE * (1.2 * slowly.left_s / vcpus + CATCH_UP_S)
+                assert tries[-1].steps_per_s > 0.5 * (1 - share) * freely
             guest.throttle(0)
-            assert steps_per_s(guest) > 0.5 * freely
+            assert any(Work.of(guest).steps_per_s > 0.5 * freely for _ in range(TRIES))
             runs_on(guest)
+
+    @staticmethod
+    def takes(share: float, work: Work) -> bool:
+        """Whether ``share`` was taken of all vCPUs together, and of each; less where threads wake late."""
+        lost, least = work.lost, share * work.punctuality
+        each = [stolen_s / lost.active_s for stolen_s in lost.stolen_s]
+        return 0.75 * least < lost.share < 1.15 * share and 0.6 * least < min(each) <= max(each) < 1.2 * share
 
     @pytest.mark.parametrize("vcpus", [1, 2])
     def test_a_guest_that_writes_as_fast_as_it_can_writes_less(self, vcpus: int) -> None:
-        """How much less depends on what else the host has to do: a vCPU that rests gets more of a busy CPU after."""
+        """How much less depends on what else the host has to do: a vCPU that rests gets more of a busy CPU after. But
+        it has no more CPU time than what is left."""
         with Pair(Workload("random", None), ram=16 * MIB, vcpus=vcpus) as pair:
             guest = pair.source
-            freely = steps_per_s(guest)
             guest.throttle(0.95)
-            assert steps_per_s(guest) < 0.5 * freely
-            assert 0.75 < guest.throttled().share < 1
+            until(lambda: guest.throttled().share > 0.5)
+            slowly = Work.of(guest)
+            assert slowly.steps > 0
+            assert slowly.cpu_s < 1.2 * slowly.left_s + 0.01
+            assert 0.75 * slowly.punctuality < slowly.lost.share < 1
             runs_on(guest)
 
     def test_throttle_stays_with_a_guest_that_gets_another_tracker(self) -> None:
@@ -141,14 +188,16 @@ class TestDirtyLimit:
         assert limit / 2 < slowly < limit * 2
         assert min(lost.stolen_s) > 0.4 * lost.active_s
         guest.limit_dirtying(None)
-        assert copy.bytes_per_s() > 2 * limit
+        lost = guest.throttled()
+        assert copy.bytes_per_s() > 0
+        assert guest.throttled() == lost
         assert copy.is_whole()
 
     def test_a_guest_that_dirties_less_loses_next_to_nothing(self, ring_guest: KvmGuest) -> None:
         copy = Copy(ring_guest)
         freely = copy.bytes_per_s()
         ring_guest.limit_dirtying(2 * freely)
-        assert copy.bytes_per_s() > freely / 2
+        assert any(copy.bytes_per_s() > freely / 2 for _ in range(TRIES))
         lost = ring_guest.throttled()
         assert lost.active_s > 0.5
         assert lost.share < 0.1
