@@ -663,7 +663,8 @@ class TestMaliciousSource:
         forger.send(DeviceState(b""))
         forger.send(Prepare(0))
         torn = "1 pages of the guest came in batches that did not match, and have not come again"
-        assert (torn in forger.refusal()) == (again not in ("zero", "whole"))
+        assert (torn in str(peer.error())) == (again not in ("zero", "whole"))
+        assert forger.receive() == Abort(str(peer.error()))
 
     @pytest.mark.parametrize("page", [None, 5])
     def test_point_has_no_place_in_a_guests_migration(self, destination: tuple[Any, Peer], page: int | None) -> None:
