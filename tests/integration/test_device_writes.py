@@ -301,3 +301,40 @@ class TestDirectReads:
             with open(f"/proc/self/fd/{direct}", "rb") as file:
                 expected = np.frombuffer(file.read(), np.uint64)
             assert np.array_equal(words(standby.promote()), expected)
+
+    @pytest.mark.usefixtures("nothing_recent")
+    def test_a_snapshot_under_the_lock_that_the_reader_holds(self, direct: int, tmp_path: Path) -> None:
+        """While others sync without the lock, in the middle of reads: none takes pages from the snapshots, which look
+        for what changed when they have the lock. No look at descriptors is needed for that."""
+        memory, lock, stop = Memory(SIZE), threading.Lock(), threading.Event()
+        words(memory)[:] = 1
+
+        def read_on() -> None:
+            number = 0
+            while not stop.is_set():
+                number += 1
+                with lock:
+                    words(memory)[:: PAGE_SIZE // 8] = number
+                    os.preadv(direct, [memory.view], 0)
+                    memory.view[0] = number % 256
+                time.sleep(0.001)
+
+        def sync_on() -> None:
+            with memory.track() as changes:
+                while not stop.is_set():
+                    changes.sync()
+
+        threads = [threading.Thread(target=read_on), threading.Thread(target=sync_on)]
+        precopy.snapshot(memory, tmp_path / "state")
+        for thread in threads:
+            thread.start()
+        try:
+            for _ in range(5):
+                with lock:
+                    precopy.snapshot(memory, tmp_path / "state", lock=contextlib.nullcontext())
+                    assert same(precopy.restore(tmp_path / "state"), memory)
+                time.sleep(0.05)
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()

@@ -110,7 +110,7 @@ def mapped(fd: int, flags: int = mmap.MAP_SHARED) -> Iterator[Try]:
 
 
 def shared(mapping: mmap.mmap) -> Memory:
-    return Memory.adopt(mapping)
+    return Memory.adopt(mapping, writers="this process")
 
 
 def memfd() -> contextlib.AbstractContextManager[Try]:

@@ -100,8 +100,16 @@ def _device_of_memfds() -> str:
 
 
 def _device(fd: int) -> str:
-    device = os.fstat(fd).st_dev
+    return _written(os.fstat(fd).st_dev)
+
+
+def _written(device: int) -> str:
     return f"{os.major(device):02x}:{os.minor(device):02x}"
+
+
+def is_nameless(device: int) -> bool:
+    """Whether files of this device (as in st_dev) are memfds and the like, which are in no directory."""
+    return _written(device) == _device_of_memfds()
 
 
 def swap_devices() -> int | None:

@@ -17,8 +17,8 @@ A page that is found so counts as written in every sync until it is touched agai
 
 from __future__ import annotations
 
-import ctypes
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,12 +29,15 @@ from precopy.abi.filesystem import TMPFS, file_system
 from precopy.abi.inotify import Inotify
 from precopy.abi.ioctl import call
 from precopy.abi.maps import Vma, vmas
-from precopy.abi.residency import has_swap, resident
+from precopy.abi.residency import has_swap, is_nameless, resident
 from precopy.bitmap import Bitmap, Runs
 from precopy.errors import KernelCallError, MappingChanged, Unsupported
 from precopy.trackers.mapped import descriptors
 from precopy.trackers.write_protection import REGIONS, Mapping, runs_of
 from precopy.units import PAGE_SIZE
+
+_WINDOW = 4096
+"""Pages (16 MiB) that are looked at in one call, if there is a copy among them."""
 
 
 class Holes:
@@ -60,8 +63,8 @@ class Holes:
                 files.setdefault(key, []).append(part)
                 if not vma.shared:
                     private.set_range(part.first, part.pages)
-                # What lies on a disk may be dropped from memory and read again, but tells of its modifications.
-                elif key not in told or file_system(fds[key]) == TMPFS:
+                # What has a name tells of its modifications; memfds and the like do not since Linux 6.14.
+                elif key not in told or is_nameless(vma.device):
                     self._shared.append(_Resident(mapping, part))
             self._files = [_File(os.dup(fd), files[key], told.get(key)) for key, fd in fds.items()]
         except BaseException:
@@ -100,8 +103,9 @@ class Holes:
                     what = "lies beyond the end of its file now"
                     raise MappingChanged(self._mapping.target, what, part.first + part.pages - lost, lost)
 
-    def look(self, page_map: int, into: Bitmap) -> None:
-        """Sets in ``into``, over the mapping's pages, those that have lost their content since the look before."""
+    def look(self, page_map: int, written: Bitmap, into: Bitmap) -> None:
+        """Sets in ``into``, over the mapping's pages, those that have lost their content since the look before, after
+        all that were ``written`` since then were found."""
         modified = self._told.modified() if self._told is not None else set()
         for file in self._files:
             if modified & {file.watch, -1}:
@@ -110,7 +114,7 @@ class Holes:
         for shared in self._shared:
             shared.look(into)
         if self._copies is not None:
-            self._copies.look(page_map, into)
+            self._copies.look(page_map, written, into)
 
     def close(self) -> None:
         """Closes the descriptors. May be called twice."""
@@ -167,40 +171,42 @@ class _Copies:
 
     def __init__(self, mapping: Mapping, private: Bitmap) -> None:
         self._mapping, self._private = mapping, private
+        self._own = Bitmap(private.size)
         self._regions = np.zeros(REGIONS, pagemap.PAGE_REGION)
         page_map = pagemap.open_pagemap()
         try:
-            self._own = self._scan(page_map, pagemap.PAGE_IS_PRESENT, pagemap.PAGE_IS_FILE)
             # Before it is protected, what is swapped out is a copy; later it may be a marker.
-            self._own.add(self._scan(page_map, pagemap.PAGE_IS_SWAPPED))
+            for regions in self._scan(page_map, pagemap.PAGE_IS_PRESENT | pagemap.PAGE_IS_SWAPPED, 0, private.size):
+                self._own.set_runs(self._runs(regions[regions["categories"] & pagemap.PAGE_IS_FILE == 0]))
         finally:
             os.close(page_map)
+        self._own.words &= private.words
 
-    def look(self, page_map: int, into: Bitmap) -> None:
-        now = self._scan(page_map, pagemap.PAGE_IS_PRESENT, pagemap.PAGE_IS_FILE)
-        lost = self._own.copy()
-        lost.difference(now)
-        if lost.any():
-            into.add(lost)
-            # Those that show the file for certain are copies no more; others may be swapped out.
-            shown = self._scan(page_map, pagemap.PAGE_IS_PRESENT | pagemap.PAGE_IS_FILE)
-            self._own.difference(shown)
-        self._own.add(now)
+    def look(self, page_map: int, written: Bitmap, into: Bitmap) -> None:
+        """A page becomes a copy by being written. Only copies are looked at, each for about 10 ns."""
+        self._own.words |= written.words & self._private.words
+        lost, shown = Bitmap(self._own.size), Bitmap(self._own.size)
+        for start, count in self._own.windows(_WINDOW):
+            for regions in self._scan(page_map, pagemap.PAGE_IS_FILE | pagemap.PAGE_IS_SWAPPED, start, count):
+                lost.set_runs(self._runs(regions))
+                shown.set_runs(self._runs(regions[regions["categories"] & pagemap.PAGE_IS_FILE != 0]))
+        lost.words &= self._own.words
+        into.add(lost)
+        self._own.difference(shown)  # others may be swapped out, and copies yet
 
-    def _scan(self, page_map: int, has: int, lacks: int = 0) -> Bitmap:
-        """The pages of private mappings of files that are all of ``has``, and none of ``lacks``."""
-        argument = pagemap.scan_argument(self._regions, has)
-        argument.category_anyof_mask, argument.category_mask, argument.category_inverted = 0, has | lacks, lacks
-        argument.start, argument.end = self._mapping.address, self._mapping.end_address
-        argument.size = ctypes.sizeof(argument)
-        found = Bitmap(self._private.size)
+    def _scan(self, page_map: int, categories: int, start: int, count: int) -> Iterator[pagemap.PageRegions]:
+        """Those pages of a range that are of any of ``categories``, with these and whether they show a file."""
+        argument = pagemap.scan_argument(self._regions, categories)
+        argument.return_mask = categories | pagemap.PAGE_IS_FILE
+        argument.start = self._mapping.address + start * PAGE_SIZE
+        argument.end = argument.start + count * PAGE_SIZE
         while argument.start < argument.end:
-            count = call(page_map, pagemap.PAGEMAP_SCAN, argument, target=self._mapping.target)
-            if count:
-                found.set_runs(runs_of(self._regions[:count], self._mapping.address))
+            found = call(page_map, pagemap.PAGEMAP_SCAN, argument, target=self._mapping.target)
+            yield self._regions[:found]
             argument.start = argument.walk_end
-        found.words &= self._private.words
-        return found
+
+    def _runs(self, regions: pagemap.PageRegions) -> Runs:
+        return runs_of(regions, self._mapping.address)
 
 
 def replaced(page_map: int, mapping: Mapping) -> Runs:

@@ -164,7 +164,7 @@ class PagemapLog:
             what = "is not the mapping any more that tracking began with"
             raise MappingChanged(mapping.target, what, int(gone.starts[0]), gone.pages) from error
         try:
-            self._holes[mapping].look(kernel.page_map, lost)
+            self._holes[mapping].look(kernel.page_map, written, lost)
         except BaseException:
             lost.set_range(0, mapping.block.pages)  # what it has found may be forgotten (law 1)
             raise
