@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from precopy.abi.filesystem import usable_path
+from precopy.bitmap.words import Indexes
 from precopy.errors import UsageError
 from precopy.memory.guest import Pages
 from precopy.store.chain import Composition, chain_of
@@ -70,11 +72,21 @@ def export(
 def _write(fd: int, composition: Composition, offset: int) -> None:
     stage: Pages = np.empty((GROUP_PAGES, PAGE_SIZE // 8), np.uint64)
     for part in composition.content().batches(GROUP_PAGES):
-        composition.fill(part, stage[: part.pages])
-        data, at = stage.data.cast("B"), 0
-        for start, length in part:
-            write_at(fd, data[at : at + length * PAGE_SIZE], offset + start * PAGE_SIZE)
-            at += length * PAGE_SIZE
+        pages = stage[: part.pages]
+        composition.fill(part, pages)
+        index, data = part.indexes(), stage.data.cast("B")
+        rows = np.flatnonzero(pages.any(axis=1))  # content may be zero by chance: that is a hole, too
+        for first, length in _together(index, rows):
+            page = int(index[first])
+            write_at(fd, data[first * PAGE_SIZE : (first + length) * PAGE_SIZE], offset + page * PAGE_SIZE)
+
+
+def _together(index: Indexes, rows: Indexes) -> Iterator[tuple[int, int]]:
+    """First and number of those ``rows`` that follow each other and whose pages, ``index``, do so, too."""
+    if rows.size:
+        split = np.flatnonzero((np.diff(rows) != 1) | (np.diff(index[rows]) != 1)) + 1
+        for part in np.split(rows, split):
+            yield int(part[0]), part.size
 
 
 def _npy_header(name: str, size: int) -> bytes:

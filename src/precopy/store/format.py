@@ -174,18 +174,19 @@ class Header:
         """What cannot be so, for a file of ``file_bytes``; None where all fits."""
         parent = self.parent
         ids = [self.id] if parent is None else [self.id, parent.id]
-        image = self.form is Form.IMAGE
+        image, full = self.form is Form.IMAGE, parent is None
         data = self.size if image else self.content_pages * PAGE_SIZE
         saved = self.content_pages + self.zero_pages
         wrong = (
             (not all(map(_ID.fullmatch, ids)), "its header has a malformed id"),
             (self.page_size != PAGE_SIZE, f"it has pages of {self.page_size} bytes, not {PAGE_SIZE}"),
             (parent is not None and parent.number >= self.number, "it says that it follows one that is not before it"),
-            (parent is None and self.zero_pages, "it is full and lists zero pages"),
+            (full and self.zero_pages, "it is full and lists zero pages"),
             (saved > self.pages, f"it claims {saved} pages of a memory of {self.pages}"),
             (self.content_runs > self.content_pages or self.zero_runs > self.zero_pages, "it has more runs than pages"),
             (self.table_bytes != table_bytes(self), f"its table has {self.table_bytes} bytes, not {table_bytes(self)}"),
             (image and parent is not None, "it claims to be an image and not full"),
+            (not image and full and not self.compressed, "it is full, and neither an image nor compressed"),
             (image and self.compressed, "it claims to be an image and compressed"),
             (not self.compressed and self.data_bytes != data, f"its data has {self.data_bytes} bytes, not {data}"),
             (file_bytes != self.file_bytes, f"it has {file_bytes} bytes, not {self.file_bytes}"),

@@ -36,8 +36,11 @@ from precopy.units import PAGE_SIZE, check_bytes
 IMAGE_MAPPINGS, INCREMENT_MAPPINGS = 4096, 8192
 """Runs that are mapped at most: of the image, where a mapping saves nothing but memory for holes, and of increments."""
 CHECKED_BYTES = 256 << 20
-"""Content that `restore` checks unless it is told not to: less than a tenth of a second once the files are cached."""
+"""Content that `restore` checks unless it is told not to: about a tenth of a second once the files are cached."""
 _FEW = 4096
+_DENSE = 64
+"""A memory of at most so many times what its files take on disk is tracked at once where it has to be; of a larger one,
+the next snapshot is full, which costs little: what was never touched is not read."""
 _SHORT = 2
 """Runs of so few pages are copied faster than they are mapped, where that takes no reading from a disk."""
 
@@ -72,9 +75,12 @@ def restore(directory: str | os.PathLike[str], at: int | None = None, *, verify:
         if increments:
             target.overlay(composition.zeroed, increments)
         memory = Memory.over(whole)
-        # Pages that were copied here count as written as long as nothing tracks them: few may.
         newest = chain.newest.header.number == max(store.numbers(), default=0)
-        continues(memory, store, chain, newest=newest, at_once=target.copied > _FEW or has_swap())
+        # Tracking takes page tables for all of the memory (2 MiB a GiB): not for one that is all but empty.
+        dense = memory.size <= _DENSE * sum(file.stored_bytes for file in chain.files)
+        # Pages that were copied here count as written as long as nothing tracks them: few may.
+        at_once = newest and dense and (target.copied > _FEW or has_swap())
+        continues(memory, store, chain, exact=newest and (dense or not has_swap()), at_once=at_once)
         return memory
 
 
@@ -148,7 +154,9 @@ class _Target:
             self._whole.madvise(mmap.MADV_RANDOM)
         for start, length in _pick(zeroed, masks[0]):
             self._map_zeros(start, length)
-        for start, length in _pick(zeroed, ~masks[0]):
+        few = _pick(zeroed, ~masks[0])
+        self._need(few.pages)
+        for start, length in few:
             self._pages[start : start + length] = 0
             self.copied += length
         for layer, mask in zip(increments, masks[1:], strict=True):
@@ -178,21 +186,26 @@ class _Target:
         map_zeros(self._address + start * PAGE_SIZE, length * PAGE_SIZE, "the memory of a snapshot")
 
     def _copy(self, layer: Layer, runs: Runs) -> None:
-        """Reads pages of a layer, and checks them. Raises `OutOfMemory` before it reads anything: a file may claim more
-        than it takes, and a compressed one may unpack to more than there is."""
-        size, available = runs.pages * PAGE_SIZE, available_memory()
-        if available is not None and size > available:
-            raise OutOfMemory("the memory of a snapshot", size, available, "restore it on a larger machine")
-        self.copied += runs.pages
+        """Reads pages of a layer, and checks them. Holes of a file that count as content take no memory."""
+        self._need(runs.pages)
         only = Composition([layer], NO_RUNS)
         stage = np.empty((GROUP_PAGES, PAGE_SIZE // 8), np.uint64)
         for part in runs.batches(GROUP_PAGES):
-            if len(part) == 1:
-                start = int(part.starts[0])
-                only.fill(part, self._pages[start : start + part.pages])
-            else:
-                only.fill(part, stage[: part.pages])
-                self._pages[part.indexes()] = stage[: part.pages]
+            pages, index = stage[: part.pages], part.indexes()
+            only.fill(part, pages)
+            some = pages.any(axis=1)
+            self._pages[index[some]] = pages[some]
+            zero = index[~some]
+            zero = zero[self._pages[zero].any(axis=1)]
+            self._pages[zero] = 0
+            self.copied += part.pages - int(np.count_nonzero(~some)) + zero.size
+
+    def _need(self, pages: int) -> None:
+        """Raises `OutOfMemory` before so many pages are copied: a file may claim more than it takes, and a compressed
+        one may unpack to more than there is."""
+        size, available = pages * PAGE_SIZE, available_memory()
+        if available is not None and size > available:
+            raise OutOfMemory("the memory of a snapshot", size, available, "restore it on a larger machine")
 
 
 def _budget(most: int) -> int:

@@ -90,16 +90,16 @@ def parent_of(memory: Memory, store: Directory, series: Series, numbers: Sequenc
     return parent_in(store, newest, lineage, numbers)
 
 
-def continues(memory: Memory, store: Directory, chain: Chain, *, newest: bool, at_once: bool) -> None:
+def continues(memory: Memory, store: Directory, chain: Chain, *, exact: bool, at_once: bool) -> None:
     """Has ``memory``, which was just made of ``chain`` and which nobody has written yet, go on from it: with increments
-    where that is the ``newest``.
+    where what is written from here on will be known (``exact``), or else with a full snapshot.
 
-    Its log is started ``at_once`` then, where the kernel can do that, or else with the first snapshot.
+    Its log is started ``at_once`` where the kernel can do that, or else with the first snapshot.
     """
     series = _new(memory, store)
     series.lineage.restored(chain)
-    series.lineage.exact = newest
-    if newest and at_once:
+    series.lineage.exact = exact
+    if at_once:
         try:
             series.log.start()
             series.started = True
