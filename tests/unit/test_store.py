@@ -910,3 +910,26 @@ def test_advice_can_be_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     monkeypatch.undo()
     assert files(tmp_path / "s") == before
     assert np.array_equal(content(restore(tmp_path / "s")), one.rows)
+
+
+@pytest.mark.needs("pagemap")
+@pytest.mark.parametrize("swap", [True, False])
+def test_a_memory_that_is_all_but_empty_is_not_tracked_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, swap: bool
+) -> None:
+    """Tracking takes page tables for all of it, which its files do not say that it has."""
+    monkeypatch.setattr(restoring, "has_swap", lambda: swap)
+    one = Written(1 << 16)
+    one.write([9], 9)
+    snapshot(one.memory, tmp_path)
+    with restore(tmp_path) as memory:
+        (series,) = memory.snapshots.values()
+        assert not series.started
+        rows = np.frombuffer(memory.view, np.uint64).reshape(-1, 512)
+        rows[12345] = 7
+        saved = snapshot(memory, tmp_path)
+        assert (saved.full, saved.pages) == (swap, 2 if swap else 1)
+        rows[12346] = 8
+        saved = snapshot(memory, tmp_path)
+        assert (saved.full, saved.pages) == (False, 1)
+        assert np.array_equal(content(restore(tmp_path)), rows)

@@ -249,4 +249,8 @@ def test_the_python_api_has_what_the_commands_have(tmp_path: Path) -> None:
     assert isinstance(verified, precopy.Verified)
     assert verified.snapshots == 1
     assert not verified.damage
+    assert verified
+    damage_header(tmp_path, 1)
+    assert not precopy.verify(tmp_path)
+    assert "is damaged" in (precopy.snapshots(tmp_path)[0].damage or "")
     assert {"snapshots", "verify", "open_memory"} <= set(dir(precopy))

@@ -38,13 +38,13 @@ def list_snapshots(directory: Path, as_json: bool) -> None:
         return
     from precopy.report.snapshot_tables import SnapshotRow, snapshots_table
     from precopy.report.tables import show
-    from precopy.units import format_size
+    from precopy.units import counted, format_size
 
     show(snapshots_table([SnapshotRow(**_fields(one)) for one in stored]))
     for one in stored:
         if one.damage is not None:
             click.echo(f"snapshot {one.number}: {one.damage}")
-    click.echo(f"{len(stored)} snapshots, {format_size(sum(one.bytes for one in stored))} on disk")
+    click.echo(f"{counted(len(stored), 'snapshot')}, {format_size(sum(one.bytes for one in stored))} on disk")
 
 
 @snapshot.command()
@@ -68,10 +68,11 @@ def verify(directory: Path, at: int | None, as_json: bool) -> None:
         click.echo(f"snapshot {number}: {why}")
     if damaged:
         raise VerificationFailed(damaged)
-    from precopy.units import format_duration, format_size
+    from precopy.units import counted, format_duration, format_size
 
+    are = "is as it was" if verified.snapshots == 1 else "are as they were"
     click.echo(
-        f"{verified.snapshots} snapshots are as they were written: {format_size(verified.bytes)} read in "
+        f"{counted(verified.snapshots, 'snapshot')} {are} written: {format_size(verified.bytes)} read in "
         f"{format_duration(verified.seconds)}"
     )
 

@@ -43,12 +43,16 @@ class Stored:
 
 @dataclass(frozen=True)
 class Verified:
-    """What `verify` has read: ``damage`` by snapshot, each with one sentence; none where all is well."""
+    """What `verify` has read: ``damage`` by snapshot, each with one sentence; none where all is well, and only then is
+    it true (``if precopy.verify(directory):``)."""
 
     snapshots: int
     bytes: int
     seconds: float
     damage: dict[int, str]
+
+    def __bool__(self) -> bool:
+        return not self.damage
 
 
 @dataclass(frozen=True)
