@@ -300,6 +300,30 @@ class TestMappingChanged:
         precopy.snapshot(backed.memory, tmp_path)
         assert same(precopy.restore(tmp_path), backed.memory)
 
+    @kinds("memfd", "SharedMemory", "file", "private file")
+    def test_a_file_that_is_cut_and_compared(self, backed: Backed) -> None:
+        """Contents are compared without the kernel's help; to read what is not there would end the process."""
+        assert backed.fd is not None
+        with backed.memory.track(by="content") as changes:
+            os.ftruncate(backed.fd, 100 * PAGE_SIZE)
+            with pytest.raises(MappingChanged, match="lies beyond the end of its file") as caught:
+                changes.sync()
+            assert (caught.value.first, caught.value.pages) == (100, PAGES - 100)
+            os.ftruncate(backed.fd, PAGES * PAGE_SIZE)
+            changes.sync()
+
+    def test_compared_and_not_there(self, memory: Memory) -> None:
+        at, length = memory.address + 64 * PAGE_SIZE, 16 * PAGE_SIZE
+        with memory.track(by="content") as changes:
+            protect(at, length, 0)
+            with pytest.raises(MappingChanged, match="may not be read any more"):
+                changes.sync()
+            unmap(at, length)
+            with pytest.raises(MappingChanged, match="is not mapped any more"):
+                changes.sync()
+            map_over(at, length)
+            assert list(changes.sync().indexes) == list(range(64, 80))
+
     @pytest.mark.parametrize("many", [mapped.MANY, 2])
     def test_memory_of_many_mappings(self, memory: Memory, monkeypatch: pytest.MonkeyPatch, many: int) -> None:
         monkeypatch.setattr(mapped, "MANY", many)

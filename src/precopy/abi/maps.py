@@ -18,6 +18,7 @@ from precopy.abi.ioctl import iowr
 MAPS = "/proc/self/maps"
 
 _MS_ASYNC = 1
+_MADV_POPULATE_READ = 22
 _READABLE, _SHARED, _OR_NEXT = 0x01, 0x08, 0x10
 
 
@@ -64,6 +65,14 @@ def all_mapped(address: int, length: int) -> bool:
     libc = ctypes.CDLL(None, use_errno=True)
     # MS_ASYNC does nothing else (msync(2), "Since Linux 2.6.19").
     return not libc.msync(ctypes.c_void_p(address), ctypes.c_size_t(length), _MS_ASYNC)
+
+
+def touchable(address: int, length: int) -> bool:
+    """Whether every page of a range can be read, without a signal where one cannot (MADV_POPULATE_READ, Linux 5.14)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not libc.madvise(ctypes.c_void_p(address), ctypes.c_size_t(length), _MADV_POPULATE_READ):
+        return True
+    return ctypes.get_errno() not in (errno.EFAULT, errno.ENOMEM)
 
 
 def _all_from(address: int) -> Iterator[Vma]:

@@ -21,6 +21,7 @@ from precopy.dirty.log import LogCounters
 from precopy.errors import OutOfMemory
 from precopy.memory.host import available_memory
 from precopy.memory.layout import RamBlock, RamLayout
+from precopy.trackers.mapped import check_touchable
 
 _AT_ONCE = 256
 """Pages that are compared at a time (1 MiB), which with their copy stay in the CPU's cache."""
@@ -38,8 +39,9 @@ class ContentLog:
     name = "content"
 
     def __init__(self, layout: RamLayout, live: memoryview) -> None:
-        self._words = layout.page_size // 8
+        self._words, self._block = layout.page_size // 8, layout.blocks[0]
         self._live = np.frombuffer(live, np.uint64).reshape(-1, self._words)
+        self._address = int(self._live.__array_interface__["data"][0])
         available = available_memory()
         if available is not None and live.nbytes > available:
             raise OutOfMemory("the copy to compare with", live.nbytes, available, "use less memory")
@@ -88,7 +90,9 @@ class ContentLog:
         self._clears += self._held.take_count(start, end - start) > 0
 
     def _compare(self, found: Bitmap) -> None:
-        """Sets the pages that differ, before they are copied: whatever ends this half-way."""
+        """Sets the pages that differ, before they are copied: whatever ends this half-way. Raises `MappingChanged`
+        where there is nothing to read, which would end the process."""
+        check_touchable(self._address, len(self._live), f"block {self._block.name!r}")
         for lo in range(0, len(self._live), _AT_ONCE):
             live, copy = self._live[lo : lo + _AT_ONCE], self._copy[lo : lo + _AT_ONCE]
             changed = np.flatnonzero(np.not_equal(live, copy, out=self._unequal[: len(live)]).any(axis=1))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 
-from precopy.abi.maps import Vma, all_mapped, vmas
+from precopy.abi.maps import Vma, all_mapped, touchable, vmas
 from precopy.errors import MappingChanged
 from precopy.units import PAGE_SIZE
 
@@ -48,6 +48,22 @@ def check_mapped(address: int, pages: int, target: str) -> list[Vma]:
         gap = min((vma.start for vma in found if vma.start > at), default=end) - at
         raise MappingChanged(target, "is not mapped any more", (at - address) // PAGE_SIZE, gap // PAGE_SIZE)
     return found
+
+
+def check_touchable(address: int, pages: int, target: str) -> None:
+    """As `check_mapped`, and that there is something behind each page: for memory that is read whole all the same,
+    since the kernel touches every page for it. Raises `MappingChanged`."""
+    check_mapped(address, pages, target)
+    first, count = 0, pages
+    if touchable(address, pages * PAGE_SIZE):
+        return
+    while count > 1:  # the first page that cannot be touched lies among these
+        half = count // 2
+        if touchable(address + first * PAGE_SIZE, half * PAGE_SIZE):
+            first, count = first + half, count - half
+        else:
+            count = half
+    raise MappingChanged(target, "lies beyond the end of its file now", first, pages - first)
 
 
 def descriptors(wanted: set[tuple[int, int]]) -> dict[tuple[int, int], int]:
