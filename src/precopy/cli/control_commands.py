@@ -50,6 +50,8 @@ def _show_migration(status: dict[str, Any]) -> None:
             click.echo(f"{line(progress)} | {migration['remaining_pages']} pages left")
             if progress.expected_downtime_s is not None:
                 click.echo(f"expected downtime: {format_duration(progress.expected_downtime_s)}")
+    if status["turned_away"]:
+        click.echo(f"turned away: {status['turned_away']} who connected and were no source")
     if arriving:
         click.echo(f"receiving round {arriving['round']}, {format_size(arriving['received_bytes'])} so far")
 
@@ -104,7 +106,10 @@ def resume(control: Any, as_json: bool) -> None:
 @json_option
 def cancel(control: Any, as_json: bool) -> None:
     """Stop the migration under way, and say what became of it: the guest stays, unless it has been given away."""
-    _show_status(_ask(control, "cancel"), as_json)
+    status = _ask(control, "cancel")
+    if not as_json:
+        click.echo("cancelled; the guest stays where it is")
+    _show_status(status, as_json)
 
 
 @click.command(name="quit")

@@ -8,9 +8,13 @@ import click
 
 from precopy.cli.options import control_option, die_with_parent_option, json_option, machine_options, timeout_option
 from precopy.cli.values import ADDRESS
+from precopy.errors import PeerError, VerificationFailed
 
 if TYPE_CHECKING:
     from precopy.control import GuestProcess
+    from precopy.emulated import EmulatedGuest
+    from precopy.kvm import KvmGuest
+    from precopy.migration import Received
     from precopy.transport import Listener
 
 
@@ -19,6 +23,7 @@ if TYPE_CHECKING:
 @machine_options
 @control_option
 @click.option("--prealloc", is_flag=True, help="Touch all memory before waiting, so that no first write pays for it.")
+@click.option("--keep", is_flag=True, help="Go on waiting after a migration that failed or was cancelled.")
 @die_with_parent_option
 @timeout_option
 @json_option
@@ -26,7 +31,7 @@ def receive(address: Any, control: Any, as_json: bool, **options: Any) -> None:
     """Wait at ADDRESS for one guest, then run it in the foreground, with a control socket.
 
     --ram, --layout and --vcpus have to be the source's; where they are not, the guest stays there, and both sides
-    name the difference.
+    name the difference. Who connects and is no source is turned away.
     """
     from precopy.cli import machine
     from precopy.control import GuestProcess, default_address
@@ -34,41 +39,63 @@ def receive(address: Any, control: Any, as_json: bool, **options: Any) -> None:
     from precopy.transport import Listener
 
     choice = machine.choose(options["guest"])
-    guest = machine.make(choice, options["layout"], options["ram"], options["vcpus"], options["backing"])
+
+    def make() -> KvmGuest | EmulatedGuest:
+        guest = machine.make(choice, options["layout"], options["ram"], options["vcpus"], options["backing"])
+        try:
+            if options["prealloc"]:
+                guest.memory.touch()
+        except BaseException:
+            guest.close()
+            raise
+        return guest
+
+    guest = make()
     try:
-        if options["prealloc"]:
-            guest.memory.touch()
         listener = Listener(address)
     except BaseException:
         guest.close()
         raise
     with listener, GuestProcess(guest, choice.why, control or default_address(), "waiting") as process:
-        if not as_json:
-            click.echo(
-                f"waiting at {listener.address} for a {choice.kind} guest ({choice.why})\n"
-                f"control: {process.server.address}"
-            )
-        _receive(process, listener, options["timeout"], as_json)
+        where = str(listener.address)  # which it is no more once nobody is waited for
+        click.echo(
+            f"waiting at {where} for a {choice.kind} guest ({choice.why})\ncontrol: {process.server.address}",
+            err=as_json,
+        )
+        received = None
+        while received is None and process.outcome is None:
+            try:
+                received = _receive(process, listener, options["timeout"])
+            except (PeerError, VerificationFailed) as error:
+                if not options["keep"]:
+                    raise
+                click.echo(f"precopy: {error}; waiting for another", err=True)
+                process.start_over(make)
+        listener.close()
+        if received is not None and not as_json:
+            _tell(received)
         outcome = process.wait()
         if as_json:
-            body = process.epilogue(outcome)
+            body = {**process.epilogue(outcome), "address": where, "turned_away": process.turned_away}
             click.echo(to_json(document("receive", 1, {**body, "received": process.received})))
 
 
-def _receive(process: GuestProcess, listener: Listener, timeout: float, as_json: bool) -> None:
+def _receive(process: GuestProcess, listener: Listener, timeout: float) -> Received | None:
     """Takes one guest in, or none where it was told to quit first. Raises `PeerError` and the like with nothing left
     of it."""
+    source = process.wait_for_source(listener, timeout, lambda said: click.echo(f"precopy: {said}", err=True))
+    if source is None:
+        return None
+    try:
+        return process.receive(source)
+    finally:
+        source.stream.close()
+
+
+def _tell(received: Received) -> None:
     from precopy.units import format_duration, format_size
 
-    stream = process.wait_for_source(lambda: listener.accept(timeout), listener.wake)
-    if stream is None:
-        return
-    try:
-        received = process.receive(stream)
-    finally:
-        stream.close()
-    if received is not None and not as_json:
-        click.echo(
-            f"the guest runs here: {format_size(received.received_bytes)} in {received.rounds} rounds and "
-            f"{format_duration(received.total_s)} (session {received.session})"
-        )
+    click.echo(
+        f"the guest runs here: {format_size(received.received_bytes)} in {received.rounds} rounds and "
+        f"{format_duration(received.total_s)} (session {received.session})"
+    )

@@ -2,7 +2,7 @@
 
 ::
 
-    waiting ──> receiving ──> running <──> paused          `receive` starts at waiting, `run` at running
+    waiting <─> receiving ──> running <──> paused          `receive` starts at waiting, `run` at running
                                  │
                                  └──> migrating ──> migrated     the guest runs elsewhere; the process ends
                                           │  └────> running      it failed or was cancelled
@@ -20,9 +20,9 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from precopy.control.answers import Checked, Migrating, Status
 from precopy.control.server import ControlServer, Emit
 from precopy.control.socket import Request
 from precopy.errors import OutcomeUnknown, PeerError, PrecopyError, UsageError
@@ -32,6 +32,7 @@ from precopy.migration import (
     Committing,
     Destination,
     Event,
+    Greeting,
     GuestIs,
     Migrated,
     Note,
@@ -41,7 +42,7 @@ from precopy.migration import (
     event_name,
 )
 from precopy.store.recording import RecordingWriter
-from precopy.transport import Address, SocketStream, connect, parse_address
+from precopy.transport import Address, Greeted, Listener, SocketStream, connect, parse_address, receive_greeting
 
 if TYPE_CHECKING:
     from precopy.emulated import EmulatedGuest
@@ -51,48 +52,8 @@ _CANCEL_S = 15.0
 _CANCEL_ANSWER_S = 8.0
 """How long who cancels waits for what becomes of it; its own time-out is 10 s."""
 _MAX_TIMEOUT_S = 86400.0
+_NAMED_STRANGERS = 20
 _ARRIVAL_S = 5.0
-
-
-@dataclass(frozen=True)
-class Migrating:
-    """A migration under way: ``to`` where, and how far it is. ``progress`` is None before there is any."""
-
-    to: str
-    elapsed_s: float
-    remaining_pages: int | None = None
-    progress: Progress | None = None
-
-
-@dataclass(frozen=True)
-class Status:
-    """What `precopy status` tells. ``session`` is the migration that brought the guest here or took it away, or the one
-    under way, of which ``migration`` (at the source) or ``arriving`` (at the destination) say more."""
-
-    state: str
-    guest: str
-    machine: str
-    why: str
-    ram_bytes: int
-    blocks: int
-    pid: int
-    uptime_s: float
-    session: str | None = None
-    last_error: str | None = None
-    received: Received | None = None
-    migration: Migrating | None = None
-    arriving: Arriving | None = None
-
-
-@dataclass(frozen=True)
-class Checked:
-    """A check of the guest's invariant: ``pause_s`` is how long it took to stop the vCPUs for it."""
-
-    ok: bool
-    steps: int
-    pages: int
-    broken: tuple[str, ...]
-    pause_s: float
 
 
 class GuestProcess:
@@ -101,6 +62,8 @@ class GuestProcess:
     def __init__(self, guest: KvmGuest | EmulatedGuest, why: str, control: Address, state: str) -> None:
         self.guest, self.why, self._control = guest, why, control
         self.state = state
+        self._has_guest = True
+        self.turned_away = 0
         self.session: str | None = None
         self.received: Received | None = None
         self.migrated: Migrated | None = None
@@ -146,7 +109,8 @@ class GuestProcess:
             self._stop_source()
             self._idle.wait(_CANCEL_S)
         self.server.close()
-        self.guest.close()
+        if self._has_guest:
+            self.guest.close()
 
     def wait(self) -> str:
         """Waits until the guest is gone; returns the outcome. Raises `GuestError` where it failed."""
@@ -154,46 +118,74 @@ class GuestProcess:
             self.guest.raise_failure()
         return self.outcome or "quit"
 
-    def wait_for_source(self, accept: Callable[[], SocketStream], wake: Callable[[], None]) -> SocketStream | None:
-        """The connection that ``accept`` returns, or None where the process was told to quit before there was one;
-        ``wake`` makes ``accept`` raise. Raises `PeerError`."""
-        self._wake = wake
+    def wait_for_source(
+        self, listener: Listener, timeout: float, tell: Callable[[str], None]
+    ) -> Greeted[Greeting] | None:
+        """The source that greets at ``listener``, or None where the process was told to quit before there was one. All
+        others are turned away, of which ``tell`` is told. Raises `PeerError`."""
+
+        def turn_away(stream: SocketStream, greeting: Greeting, why: PeerError) -> None:
+            self.turned_away += 1
+            greeting.refuse(stream, str(why))
+            if self.turned_away <= _NAMED_STRANGERS:
+                tell(f"turned away {stream.peer}: {why}")
+            if self.turned_away == _NAMED_STRANGERS:
+                tell("further ones are counted, and not named; see `precopy status`")
+
+        self._wake = listener.wake
         if self._done.is_set():
             return None
         try:
-            stream = accept()
+            source = receive_greeting(listener, timeout, Greeting, turn_away)
         except PeerError:
             if self._done.is_set():
                 return None
             raise
         with self._lock:
             if self._done.is_set():
-                stream.close()
+                source.stream.close()
                 return None
             self.state = "receiving"
-        return stream
+        return source
 
-    def receive(self, stream: SocketStream) -> Received | None:
+    def receive(self, source: Greeted[Greeting]) -> Received | None:
         """Takes a guest in; None where the process was told to quit before it ran here. Raises what `Destination.run`
         raises."""
         with self._lock:
             if self._done.is_set():
                 return None
-            self._destination = Destination(self.guest, stream, emit=self._note_arriving)
+            self._destination = Destination(
+                self.guest, source.stream, emit=self._note_arriving, greeting=source.opening
+            )
         try:
             received = self._destination.run()
-        except PrecopyError:
+        except PrecopyError as error:
             if self._done.is_set():
                 return None
+            self.last_error = str(error)
             raise
         self._arrive(received)
         return received
+
+    def start_over(self, make: Callable[[], KvmGuest | EmulatedGuest]) -> None:
+        """Puts a blank guest, which ``make`` makes, in the place of one of which only a part has come, so that nothing
+        of it is left. Raises what ``make`` raises."""
+        with self._lock:
+            if self._done.is_set():
+                return
+            self._destination = self._arriving = None
+            self._has_guest = False
+            self.guest.close()  # first: there need not be memory for two
+            self.guest = make()
+            self._has_guest = True
+            self.state = "waiting"
 
     def _note_arriving(self, arriving: Arriving) -> None:
         self._arriving = arriving
 
     def _arrive(self, received: Received) -> None:
         self.received, self.session, self.state = received, received.session, "running"
+        self.last_error = None  # of an earlier one, which did not bring it
         self._arrived.set()
 
     def status(self) -> Status:
@@ -212,6 +204,7 @@ class GuestProcess:
             received=self.received,
             migration=self._migration(),
             arriving=self._arriving if self.state == "receiving" else None,
+            turned_away=self.turned_away,
         )
 
     def _migration(self) -> Migrating | None:
@@ -229,6 +222,7 @@ class GuestProcess:
             "outcome": outcome,
             "guest": self.guest.kind,
             "why": self.why,
+            "control": str(self.server.address),
             "session": self.session,
             "ram_bytes": self.guest.memory.layout.bytes,
             "peak_resident_bytes": peak_resident(),

@@ -39,12 +39,15 @@ NO_CONTENT = Content(NO_RUNS, [], np.empty((0, 2), np.uint64))
 
 
 class Channel:
-    """One end of the protocol over ``stream``; ``sent_bytes`` counts all that was given to the stream."""
+    """One end of the protocol over ``stream``; ``sent_bytes`` counts all that was given to the stream. ``codec``: where
+    it has received something already."""
 
-    def __init__(self, stream: ByteStream, role: Role, clock: Clock | None = None) -> None:
+    def __init__(
+        self, stream: ByteStream, role: Role, clock: Clock | None = None, *, codec: Codec | None = None
+    ) -> None:
         self.stream = stream
         self._clock = clock or SystemClock()
-        self.codec = Codec(role)
+        self.codec = codec or Codec(role)
         self.sent_bytes = 0
         self._preamble = self.codec.preamble()
 

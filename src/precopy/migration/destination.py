@@ -27,14 +27,17 @@ from precopy.errors import (
     LayoutError,
     PeerError,
     PeerProtocolError,
+    PeerRefused,
     PrecopyError,
     VerificationFailed,
 )
 from precopy.memory.layout import RamLayout
-from precopy.migration.channel import Channel
+from precopy.migration.channel import Channel, printable
 from precopy.ports import ByteStream, Clock, SystemClock, VmControl
 from precopy.wire import (
+    Abort,
     Alive,
+    Codec,
     Commit,
     Compare,
     DeviceState,
@@ -84,8 +87,35 @@ class Arriving:
     received_bytes: int
 
 
+class Greeting:
+    """Reads what a source says first, in whatever parts it comes; ``hello`` is None before it is whole."""
+
+    def __init__(self) -> None:
+        self.codec = Codec(Role.DESTINATION)
+        self.hello: Hello | None = None
+
+    @property
+    def wanted(self) -> int:
+        """Bytes to hand to `receive` at most."""
+        return self.codec.wanted
+
+    def receive(self, data: bytes) -> Hello | None:
+        """Raises `PeerProtocolError` and `PeerRefused` where it is no source, or one that does not want to any more."""
+        match self.codec.receive(data):
+            case Hello() as hello:
+                self.hello = hello
+            case Abort(reason):
+                raise PeerRefused(printable(reason))
+        return self.hello
+
+    def refuse(self, stream: ByteStream, reason: str) -> None:
+        """Tells whoever is at the other end why it is turned away, as far as that works."""
+        Channel(stream, Role.DESTINATION, codec=self.codec).give_up(reason)
+
+
 class Destination:
-    """Receives a guest into ``vm``, which is paused and whose memory is all zero."""
+    """Receives a guest into ``vm``, which is paused and whose memory is all zero. ``greeting``: of a source that has
+    been listened to already."""
 
     def __init__(
         self,
@@ -94,12 +124,14 @@ class Destination:
         *,
         emit: Callable[[Arriving], None] = lambda _: None,
         clock: Clock | None = None,
+        greeting: Greeting | None = None,
     ) -> None:
+        self._greeting = greeting or Greeting()
         self.vm, self.memory = vm, vm.memory
         self.session: str | None = None
         self._emit = emit
         self._clock = clock or SystemClock()
-        self._channel = Channel(stream, Role.DESTINATION, self._clock)
+        self._channel = Channel(stream, Role.DESTINATION, self._clock, codec=self._greeting.codec)
         # Which pages have content: a zero page that never had any needs no write, and so no memory.
         self._written = np.zeros(vm.memory.layout.end_page, np.bool_)
         self._torn: list[int] = []
@@ -140,7 +172,7 @@ class Destination:
 
     def _receive(self) -> Received:
         start = self._clock.now()
-        hello = self._channel.expect(Hello)
+        hello = self._greeting.hello or self._channel.expect(Hello)
         _check_hello(hello, self.vm.machine, self.memory.layout)
         self.session = hello.session
         self._channel.send(Welcome(hello.session))

@@ -1,6 +1,7 @@
 """Streams between machines and processes: Unix and TCP sockets."""
 
 from precopy.transport.address import Address, parse_address
+from precopy.transport.reception import Greeted, receive_greeting
 from precopy.transport.sockets import Listener, SocketStream, connect
 
-__all__ = ["Address", "Listener", "SocketStream", "connect", "parse_address"]
+__all__ = ["Address", "Greeted", "Listener", "SocketStream", "connect", "parse_address", "receive_greeting"]

@@ -1,0 +1,132 @@
+"""Waiting for the one who greets as is due, among whoever else connects.
+
+Law 5: **The peer is not trusted**, and who connects need not be a peer at all: a port scanner, a browser, something
+that says nothing for long. None of them keeps the real one out. All are listened to at once, a greeting has to be whole
+within the time-out, and of too many the first is sent away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from precopy.errors import PeerError, PeerLost
+from precopy.transport.sockets import Listener, SocketStream
+
+MAX_GUESTS = 64
+_UNREAD = 1 << 20
+
+
+class Opening(Protocol):
+    """What reads a greeting: ask it how many bytes are ``wanted``, hand over at most so many, until there is one."""
+
+    @property
+    def wanted(self) -> int: ...
+
+    def receive(self, data: bytes) -> object | None:
+        """The greeting, once it is whole. Raises `PeerError` where it is none."""
+        ...
+
+
+G = TypeVar("G", bound=Opening)
+
+
+@dataclass(frozen=True)
+class Greeted(Generic[G]):
+    """Who has greeted: the stream, and what has read its greeting from it."""
+
+    stream: SocketStream
+    opening: G
+
+
+class _Guest(Generic[G]):
+    """Somebody who has connected and not greeted yet."""
+
+    def __init__(self, stream: SocketStream, opening: G) -> None:
+        self.stream, self.opening = stream, opening
+        self.due = time.monotonic() + stream.timeout
+
+    def listen(self) -> bool:
+        """Whether its greeting is whole by now. Raises `PeerError`."""
+        while (data := self.stream.receive_now(self.opening.wanted)) is not None:
+            if not data:
+                raise PeerLost("it left without a greeting")
+            if self.opening.receive(data) is not None:
+                return True
+        if time.monotonic() >= self.due:
+            raise PeerLost(f"it has not greeted within {self.stream.timeout:g} s")
+        return False
+
+
+def receive_greeting(
+    listener: Listener,
+    timeout: float,
+    opening: Callable[[], G],
+    turn_away: Callable[[SocketStream, G, PeerError], None],
+) -> Greeted[G]:
+    """The first who greets whole. ``turn_away`` is told of everybody else, and why; the stream is closed after it.
+    Raises `PeerError` where ``listener`` is woken."""
+    guests = _Guests(turn_away)
+    guests.poll.register(listener, select.POLLIN)
+    try:
+        while True:
+            if guests.wait(listener.fileno()):
+                stream = listener.accept(timeout)
+                guests.add(_Guest(stream, opening()))
+            greeted = guests.greeted()
+            if greeted is not None:
+                return Greeted(greeted.stream, greeted.opening)
+    finally:
+        guests.send_away("it has not greeted, and another has")
+
+
+class _Guests(Generic[G]):
+    """All who have connected and not greeted yet, the first to come first."""
+
+    def __init__(self, turn_away: Callable[[SocketStream, G, PeerError], None]) -> None:
+        self.poll = select.poll()
+        self._turn_away = turn_away
+        self._all: dict[int, _Guest[G]] = {}
+
+    def wait(self, listener: int) -> bool:
+        """Until something happens; whether it is that somebody has come."""
+        due = min((guest.due for guest in self._all.values()), default=None)
+        ready = self.poll.poll(None if due is None else max(1e3 * (due - time.monotonic()), 1.0))
+        return any(descriptor == listener for descriptor, _ in ready)
+
+    def add(self, guest: _Guest[G]) -> None:
+        if len(self._all) >= MAX_GUESTS:
+            self._part(next(iter(self._all)), PeerLost("it has not greeted, and others wait"))
+        self._all[guest.stream.fileno()] = guest
+        self.poll.register(guest.stream, select.POLLIN)
+
+    def greeted(self) -> _Guest[G] | None:
+        """The first who has greeted, who is none of these any more. Who never will is turned away."""
+        for descriptor, guest in list(self._all.items()):
+            try:
+                whole = guest.listen()
+            except PeerError as error:
+                self._part(descriptor, error)
+            else:
+                if whole:
+                    return self._part(descriptor)
+        return None
+
+    def send_away(self, why: str) -> None:
+        """All of them."""
+        for descriptor in list(self._all):
+            self._part(descriptor, PeerLost(why))
+
+    def _part(self, descriptor: int, why: PeerError | None = None) -> _Guest[G]:
+        self.poll.unregister(descriptor)
+        guest = self._all.pop(descriptor)
+        if why is not None:
+            with contextlib.suppress(PeerError):
+                guest.stream.receive_now(_UNREAD)  # left unread, it would reset the connection before it is told why
+            self._turn_away(guest.stream, guest.opening, why)
+            guest.stream.drop()
+        return guest
