@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from precopy.cli.main import COMMANDS
+from precopy.cli.front import COMMANDS
 from precopy.dirty import CLEAR_POLICIES
 from precopy.guests import assemble
 from precopy.migration import Downtime, Round, Verdict

@@ -1,0 +1,90 @@
+"""Finds the subcommand, and turns errors into one sentence and an exit code.
+
+Nothing heavy is imported here: each subcommand's module is loaded when it is called.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any, NoReturn
+
+import click
+
+from precopy import __version__
+from precopy.cli import front
+from precopy.cli.lazy import LazyGroup
+from precopy.errors import PrecopyError, UsageError
+
+
+class _Front(LazyGroup):
+    """Its help is `precopy.cli.front`'s, which does without click."""
+
+    def get_help(self, ctx: click.Context) -> str:  # noqa: ARG002 - click's signature
+        return front.page()
+
+
+@click.command(
+    cls=_Front, table=front.COMMANDS, help=front.TEXT, context_settings={"help_option_names": ["-h", "--help"]}
+)
+@click.version_option(__version__, prog_name="precopy")
+def cli() -> None:
+    pass
+
+
+def run(arguments: list[str]) -> NoReturn:
+    """Runs the command and ends the process with its exit code."""
+    try:
+        _check(arguments)
+        result = cli.main(arguments, prog_name="precopy", standalone_mode=False)
+        code = result if isinstance(result, int) else 0
+        sys.stdout.flush()
+    except click.ClickException as error:
+        from precopy.cli.suggestions import with_suggestion
+
+        told = with_suggestion(error)
+        told.show()
+        code = error.exit_code
+        _document(arguments, type(error).__name__, told.format_message(), code)
+    except PrecopyError as error:
+        # An error that crossed the control socket has the name that it had on the other side.
+        _tell(arguments, getattr(error, "kind", type(error).__name__), str(error), error.exit_code)
+        code = error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        _tell(arguments, "Interrupted", "interrupted", 130)
+        code = 130
+    except BrokenPipeError:
+        # Whoever read our output left; point stdout elsewhere so that Python's own flush does not complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except Exception as error:
+        if os.environ.get("PRECOPY_DEBUG"):
+            raise
+        what = f"internal error: {type(error).__name__}: {error}; set PRECOPY_DEBUG=1 for where it happened"
+        _tell(arguments, type(error).__name__, what, 1)
+        code = 1
+    sys.exit(code)
+
+
+def _check(arguments: list[str]) -> None:
+    """Raises `UsageError` for what no path, address or name can hold; a shell cannot pass it, a program can."""
+    for argument in arguments:
+        if "\0" in argument:
+            raise UsageError(f"{argument[:200]!r} holds a NUL character, which no argument can; leave it out")
+
+
+def _tell(arguments: list[str], kind: str, message: str, code: int) -> None:
+    """One sentence to stderr, and the document that ``--json`` and ``--json-lines`` promise to stdout."""
+    click.echo(f"precopy: {message}", err=True)
+    _document(arguments, kind, message, code)
+
+
+def _document(arguments: list[str], kind: str, message: str, code: int) -> None:
+    if "--json" in arguments or "--json-lines" in arguments:
+        import json
+
+        document: dict[str, Any] = {
+            "schema": "precopy.error/1",
+            "error": {"kind": kind, "message": message, "exit_code": code},
+        }
+        click.echo(json.dumps(document))

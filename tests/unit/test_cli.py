@@ -1,0 +1,112 @@
+"""The command's front: its first page, what it says of a slip of the pen, and how long it takes to start."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+
+import pytest
+
+from precopy.cli import front
+from precopy.cli.command import cli
+from precopy.cli.main import main
+from support.commands import precopy
+
+
+@pytest.mark.parametrize("columns", [20, 52, 60, 80, 200])
+def test_the_page_fits_a_terminal(columns: int) -> None:
+    lines = front.page(columns).split("\n")
+    kept = [part.split("\n") for part in front.TEXT.split("\n\n") if part.startswith("\b")]  # breaks of their own
+    flowing = set(lines) - {f"  {line}" for part in kept for line in part}
+    assert all(len(line) <= max(min(columns, 80) - 2, 50) for line in flowing)
+    for name in front.COMMANDS:
+        assert any(line.startswith(f"  {name} ") for line in lines)
+
+
+@pytest.mark.parametrize("option", ["--help", "-h"])
+def test_the_page_is_the_same_by_way_of_click(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([option])
+    assert ended.value.code == 0
+    at_once = capsys.readouterr().out
+    cli.main([option], prog_name="precopy", standalone_mode=False)
+    assert capsys.readouterr().out == at_once
+    assert at_once.startswith("Usage: precopy [OPTIONS] COMMAND [ARGS]...\n")
+
+
+def test_options_are_those_of_the_command() -> None:
+    described = {name for names in front._OPTIONS for name in names.split(", ")}
+    known = {name for param in cli.get_params(cli.make_context("precopy", ["status"])) for name in param.opts}
+    assert described == known
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        (("mgirate",), "migrate"),
+        (("STATUS",), "status"),
+        (("bench", "snyc"), "sync"),
+        (("plan", "swep"), "sweep"),
+        (("snapshot", "lst"), "list"),
+        (("snapshot", "verfy"), "verify"),
+        (("migrate", "unix:/a", "unix:/b", "--clear", "defered"), "deferred"),
+        (("migrate", "unix:/a", "unix:/b", "--polcy", "qemu"), "--policy"),
+        (("run", "--guest", "KVMM"), "kvm"),
+        (("run", "--workload", "hot-set"), "hotset"),
+        (("migrate", "unix:/a", "unix:/b", "--on-timeout", "cancle"), "cancel"),
+    ],
+)
+def test_what_may_have_been_meant(written: tuple[str, ...], meant: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(list(written))
+    assert ended.value.code == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.count("Did you mean") == 1
+    assert said.endswith((f"Did you mean '{meant}'?", f"Did you mean {meant}?"))
+
+
+@pytest.mark.parametrize("written", ["xyzzy", "", "\n", "[(", "x" * 100_000])
+def test_nothing_is_suggested_for_what_is_like_nothing(written: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([written])
+    assert ended.value.code == 2
+    assert "Did you mean" not in capsys.readouterr().err
+
+
+def test_the_suggestion_is_in_the_document() -> None:
+    done = precopy("mgirate", "--json")
+    assert done.code == 2
+    assert done.document()["error"]["message"] == "No such command 'mgirate'. Did you mean 'migrate'?"
+
+
+AT_MOST = 4.0
+"""How many times as long as a bare Python start the first page of help may take."""
+
+
+def test_help_is_there_at_once() -> None:
+    """In turn, so that what else the machine does slows both down; medians, so that a single delay counts for
+    nothing."""
+    bare, helped = [], []
+    for _ in range(15):
+        bare.append(seconds("-c", "pass"))
+        helped.append(seconds("-m", "precopy", "--help"))
+    assert statistics.median(helped) < AT_MOST * statistics.median(bare), (bare, helped)
+
+
+def test_help_imports_little() -> None:
+    """What the ratio comes from, whatever the machine does."""
+    code = (
+        "import sys; sys.argv = ['precopy', '--help']; import runpy; runpy.run_module('precopy', run_name='__main__')"
+    )
+    shown = "import atexit, sys; atexit.register(lambda: print(sorted(sys.modules), file=sys.stderr));"
+    done = subprocess.run([sys.executable, "-c", shown + code], capture_output=True, text=True, check=True, timeout=60)
+    for module in ("click", "numpy", "msgspec", "rich", "inspect", "shutil", "ctypes", "socket"):
+        assert f"'{module}'" not in done.stderr
+
+
+def seconds(*arguments: str) -> float:
+    began = time.perf_counter()
+    subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL, timeout=60)
+    return time.perf_counter() - began
