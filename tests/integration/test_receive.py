@@ -13,7 +13,8 @@ from support.commands import Bench, Command, wait_for
 pytestmark = [pytest.mark.needs("kvm"), pytest.mark.timeout(180), pytest.mark.usefixtures("nothing_left")]
 
 RAM = ("--ram", "16M")
-SLOW = ("--max-bandwidth", "8M")
+SLOW = ("--max-bandwidth", "200K")
+"""With half of 16M filled, a first round of most of a minute, which ends when it is cancelled."""
 STRANGERS = {
     "web": b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
     "tls": bytes.fromhex("16030100c8010000c40303") + bytes(200),
@@ -172,7 +173,9 @@ def test_status_says_how_far_a_migration_is(bench: Bench) -> None:
     assert 0 < status["migration"]["remaining_pages"] <= status["ram_bytes"] // 4096
     assert status["migration"]["elapsed_s"] > 0
     assert status["migration"]["progress"]["round"] >= 1
-    text = bench.run("status", bench.path("from")).out
+    shown = bench.run("status", bench.path("from"))
+    assert (shown.code, shown.err) == (0, "")
+    text = shown.out
     assert f"migrating to {waiting.address} for " in text
     assert "pages left" in text
     assert bench.run("cancel", bench.path("from")).out.startswith("cancelled; the guest stays where it is\nrunning: ")
