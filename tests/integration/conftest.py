@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -17,8 +18,11 @@ from support.patience import SETTLED_S
 
 def children() -> set[int]:
     """Processes that this one has started and that still exist."""
-    tasks = Path("/proc/self/task").glob("*/children")
-    return {int(pid) for task in tasks for pid in task.read_text().split()}
+    found: set[int] = set()
+    for task in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended
+            found |= {int(pid) for pid in task.read_text().split()}
+    return found
 
 
 def held() -> tuple[set[object], set[object], set[object]]:
