@@ -183,7 +183,7 @@ class _Copies:
         self._own.words &= private.words
 
     def look(self, page_map: int, written: Bitmap, into: Bitmap) -> None:
-        """A page becomes a copy by being written. Only copies are looked at, each for about 10 ns."""
+        """A page becomes a copy by being written. Only where there are copies is looked at."""
         self._own.words |= written.words & self._private.words
         lost, shown = Bitmap(self._own.size), Bitmap(self._own.size)
         for start, count in self._own.windows(_WINDOW):

@@ -14,7 +14,7 @@ from precopy.errors import MappingChanged
 from precopy.units import PAGE_SIZE
 
 MANY = 64
-"""Mappings of one memory that are looked at one by one at each harvest, which takes about a microsecond each. Restored
+"""Mappings of one memory that are looked at one by one at each harvest, which is a system call each. Restored
 memory has thousands: of the others only whether they are there is looked at."""
 _FILES = 16
 """Files whose descriptors are looked for."""
