@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
 import socket
 import subprocess
 import sys
+import threading
+import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import fields, replace
@@ -21,6 +24,7 @@ from precopy.control.metrics import PHASES, MetricsServer, MigrationMetrics
 from precopy.errors import UsageError
 from precopy.migration import Progress, Range, Round, Verdict
 from precopy.transport import Address
+from support.commands import wait_for
 from support.patience import IN_TIME_S
 
 LOCAL = Address(host="127.0.0.1", port=0)
@@ -152,6 +156,32 @@ class TestServer:
                 client.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
         assert scrape(server)["rounds_total"] == 0
         assert capfd.readouterr() == ("", "")
+
+    def test_clients_that_say_too_little_keep_nobody_out(
+        self, figures: MigrationMetrics, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("precopy.control.metrics._CLIENT_S", 60.0)
+        with MetricsServer(LOCAL, figures) as server, contextlib.ExitStack() as closing:
+            for _ in range(60):
+                idle = closing.enter_context(socket.create_connection((server.address.host, server.address.port), 30))
+                idle.sendall(b"GET /met")
+            assert b"precopy_migration_rounds_total" in urllib.request.urlopen(server.url, timeout=30).read()
+            wait_for(lambda: sum("process_request_thread" in one.name for one in threading.enumerate()) <= 17)
+
+    def test_a_client_has_a_time_for_all_of_it(
+        self, figures: MigrationMetrics, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("precopy.control.metrics._CLIENT_S", 0.5)
+        with (
+            MetricsServer(LOCAL, figures) as server,
+            socket.create_connection((server.address.host, server.address.port), 30) as client,
+        ):
+            began = time.monotonic()
+            with contextlib.suppress(OSError):  # a pipe that broke or a connection that was reset
+                while time.monotonic() - began < 20:
+                    client.sendall(b"X")
+                    time.sleep(0.1)
+            assert time.monotonic() - began < 20, "it goes on for ever"
 
     def test_address_in_use(self, server: MetricsServer, figures: MigrationMetrics) -> None:
         port = server.address.port

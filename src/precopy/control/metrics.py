@@ -5,10 +5,12 @@ A metric is there once its figure is known, so that no zero stands for what was 
 
 from __future__ import annotations
 
+import contextlib
 import math
 import socket
 import socketserver
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from http.server import ThreadingHTTPServer
 from typing import Any
@@ -28,7 +30,9 @@ PREFIX = "precopy_migration_"
 PHASES = ("setup", "rounds", "switchover", "verify", "commit", "done")
 _POLL_S = 0.05
 _CLIENT_S = 5.0
-"""How long a client may take to say what it wants."""
+"""How long a client may take for all that it says and reads."""
+_MAX_CLIENTS = 16
+"""Of more, the first is sent away."""
 
 _PROGRESS: dict[str, tuple[str, Callable[[Progress], float]]] = {
     "elapsed_seconds": ("Time since the migration began.", lambda one: one.elapsed_s),
@@ -157,10 +161,37 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, address: Address, handler: type) -> None:
         family, _, _, _, where = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
         self.address_family = family
+        self._lock = threading.Lock()
+        self._until: dict[socket.socket, float] = {}  # the first to come first
         super().__init__(where, handler)  # type: ignore[arg-type]  # as the system names it, which bind takes
 
     def server_bind(self) -> None:
         socketserver.TCPServer.server_bind(self)  # HTTPServer's would look up the host's name, which may take long
 
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self._lock:
+            if len(self._until) >= _MAX_CLIENTS:
+                _send_away(next(iter(self._until)))
+            self._until[request] = time.monotonic() + _CLIENT_S
+        super().process_request(request, client_address)
+
+    def service_actions(self) -> None:
+        """Called every now and then: a client has a time for all of it, whatever it says meanwhile."""
+        with self._lock:
+            for request, until in self._until.items():
+                if until <= time.monotonic():
+                    _send_away(request)
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._lock:
+            self._until.pop(request, None)
+        super().shutdown_request(request)
+
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that left in mid-answer is its own affair."""
+
+
+def _send_away(client: socket.socket) -> None:
+    """Has the thread that serves it find that it is gone."""
+    with contextlib.suppress(OSError):
+        client.shutdown(socket.SHUT_RDWR)
