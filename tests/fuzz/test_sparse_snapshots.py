@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from precopy.bitmap import Runs
 from precopy.store.chain import visible
+from support.patience import IN_TIME_S
 
 MOST_MIB = 64
 
@@ -143,7 +144,7 @@ def test_memory_is_taken_for_what_is_there_only(tmp_path: Path) -> None:
         [sys.executable, "-c", PROGRAM, str(tmp_path / "s"), str(tmp_path / "out")],
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=2 * IN_TIME_S,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -21,11 +21,11 @@ from precopy.errors import PrecopyError, UnreportedWrites, UsageError
 from precopy.trackers import unseen
 from precopy.units import PAGE_SIZE
 from support.io_uring import Ring
+from support.patience import IN_TIME_S
 from support.replicas import same, words
 
 pytestmark = [
     pytest.mark.needs("pagemap"),
-    pytest.mark.timeout(120),
     # The kernel takes its time to let go of a ring's buffers: later tests hear of them, too.
     pytest.mark.filterwarnings("ignore:this process has .* of pinned memory"),
 ]
@@ -104,7 +104,7 @@ def test_cases_as_they_are(case: str, tmp_path: Path) -> None:
             capture_output=True,
             text=True,
             check=False,
-            timeout=110,
+            timeout=2 * IN_TIME_S,
         )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
@@ -260,11 +260,11 @@ def replicated(memory: Memory, tmp_path: Path) -> Iterator[tuple[precopy.Replica
         with precopy.replicate(memory, standby.address) as handle:
 
             def copy() -> Memory:
-                thread.join(60)
+                thread.join(IN_TIME_S)
                 return got[0]
 
             yield handle, copy
-        thread.join(60)
+        thread.join(IN_TIME_S)
 
 
 class TestDirectReads:

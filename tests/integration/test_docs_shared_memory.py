@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from support.patience import IN_TIME_S
+
 DOCUMENT = Path(__file__).parents[2] / "docs" / "memory.md"
 
-pytestmark = [pytest.mark.needs("pagemap"), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.needs("pagemap")]
 
 
 def test_workers_that_write_shared_memory(tmp_path: Path) -> None:
@@ -19,7 +21,9 @@ def test_workers_that_write_shared_memory(tmp_path: Path) -> None:
     assert len(programs) == 1
     script = tmp_path / "program.py"
     script.write_text(programs[0])
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False, timeout=100)
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, check=False, timeout=2 * IN_TIME_S
+    )
     assert done.stdout == "the copy is exact: True\n" * 2, done.stderr
     assert not done.stderr
     assert done.returncode == 0

@@ -25,9 +25,10 @@ from precopy.errors import KernelCallError, MappingChanged, Unsupported
 from precopy.trackers import mapped
 from precopy.units import PAGE_SIZE
 from support.mappings import MADV_DONTNEED, libc, map_over, protect, punch, unmap
+from support.patience import IN_TIME_S
 from support.replicas import same, words
 
-pytestmark = [pytest.mark.needs("pagemap"), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.needs("pagemap")]
 
 PAGES = 256
 CASES = Path(__file__).parents[1] / "cases"
@@ -35,7 +36,12 @@ CASES = Path(__file__).parents[1] / "cases"
 
 def case(name: str, where: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, CASES / name / "case.py"], cwd=where, capture_output=True, text=True, check=False, timeout=100
+        [sys.executable, CASES / name / "case.py"],
+        cwd=where,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=2 * IN_TIME_S,
     )
 
 

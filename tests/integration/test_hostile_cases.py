@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.needs("kvm"), pytest.mark.timeout(180)]
+from support.patience import IN_TIME_S
+
+pytestmark = [pytest.mark.needs("kvm")]
 
 CASES = Path(__file__).parents[1] / "cases"
 
@@ -28,7 +30,7 @@ def run(case: str, *arguments: str, **instead: str) -> subprocess.CompletedProce
         capture_output=True,
         text=True,
         check=False,
-        timeout=170,
+        timeout=2 * IN_TIME_S,
     )
 
 

@@ -19,7 +19,7 @@ from precopy.wire import Abort, Alive, Codec, DeviceState, Frame, Hello, Prepare
 from support.live_guests import MIB, Ending, Pair, migrate, proxied_pair, runs_on
 from support.wire_proxy import Fault, Harm
 
-pytestmark = [pytest.mark.needs("kvm"), pytest.mark.timeout(60), pytest.mark.usefixtures("nothing_left")]
+pytestmark = [pytest.mark.needs("kvm"), pytest.mark.usefixtures("nothing_left")]
 
 IN_TIME = 20.0
 

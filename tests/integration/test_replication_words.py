@@ -23,7 +23,7 @@ from support.live_guests import until
 from support.patience import IN_TIME_S
 from support.replicas import MIB, filled, replicated
 
-pytestmark = [pytest.mark.needs("pagemap"), pytest.mark.timeout(60), pytest.mark.usefixtures("nothing_left")]
+pytestmark = [pytest.mark.needs("pagemap"), pytest.mark.usefixtures("nothing_left")]
 
 STANDBY = "import sys, time, precopy; s = precopy.Standby(sys.argv[1]); print(s.address, flush=True); time.sleep(60)"
 

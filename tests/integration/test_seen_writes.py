@@ -26,11 +26,11 @@ from precopy.trackers import unseen
 from precopy.units import PAGE_SIZE
 from support import io_uring
 from support.mappings import MADV_COLLAPSE, MADV_DONTNEED, MADV_PAGEOUT, libc, map_over, move, protect, punch, unmap
+from support.patience import IN_TIME_S
 from support.replicas import same, words
 
 pytestmark = [
     pytest.mark.needs("pagemap"),
-    pytest.mark.timeout(120),
     pytest.mark.filterwarnings("ignore:this process has .* of pinned memory"),
 ]
 
@@ -189,7 +189,7 @@ def _(one: Try) -> None:
         "sys.exit(0 if done == length else ctypes.get_errno())"
     )
     arguments = [str(os.getpid()), str(one.address), str(LENGTH)]
-    done = subprocess.run([sys.executable, "-c", code, *arguments], check=False, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code, *arguments], check=False, timeout=IN_TIME_S)
     if done.returncode == 1:
         pytest.skip("processes may not write each other's memory here (kernel.yama.ptrace_scope)")
     assert done.returncode == 0

@@ -29,9 +29,10 @@ from precopy.process.attaching import address_of, shared_pages
 from precopy.units import PAGE_SIZE
 from support import sharing
 from support.live_guests import until
+from support.patience import IN_TIME_S
 from support.replicas import MIB, words
 
-pytestmark = [pytest.mark.needs("pagemap"), pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.needs("pagemap")]
 
 METHODS = ["fork", "spawn"]
 SIZE = 4 * MIB
@@ -203,7 +204,7 @@ class TestTracked:
                 before = replica.copy.copy()
                 process = context.Process(target=sharing.work, args=(shared.name, seed, 50, end))
                 process.start()
-                process.join(60)
+                process.join(IN_TIME_S)
                 assert process.exitcode == (-signal.SIGKILL if end == "kill" else 0)
                 found = replica.sync()
                 assert replica.exact
@@ -224,16 +225,16 @@ class TestTracked:
             processes = [context.Process(target=sharing.work, args=one) for one in args]
             for process in processes:
                 process.start()
-            barrier.wait(60)  # both are attached
+            barrier.wait(IN_TIME_S)  # both are attached
             began = time.monotonic()
             while not replica.live[:, :].any() and time.monotonic() - began < 30:
                 replica.sync()
             pages_of(memory)[5, 5] = 1  # and this process writes, too
             for _ in range(50):
                 replica.sync()
-            barrier.wait(60)
+            barrier.wait(IN_TIME_S)
             for process in processes:
-                process.join(60)
+                process.join(IN_TIME_S)
             replica.sync()
             assert replica.exact
             assert replica.sync() == 0
@@ -301,7 +302,7 @@ def test_a_program_of_its_own(shared: shared_memory.SharedMemory) -> None:
     with memory.track() as changes:
         replica = Replica(memory, changes)
         command = [sys.executable, sharing.__file__, shared.name, "3", "200"]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=IN_TIME_S)
         assert not done.stderr
         assert 0 < replica.sync() <= 200
         assert replica.exact
@@ -325,7 +326,7 @@ class TestCopies:
         def end() -> None:
             stop.set()
             for process in processes:
-                process.join(60)
+                process.join(IN_TIME_S)
 
         try:
             yield lock, end
@@ -340,7 +341,7 @@ class TestCopies:
         ):
             until(lambda: bool(words(memory)[0] > 5), 60)
             with precopy.replicate(memory, standby.address, interval=0.05, lock=lock) as handle:
-                assert handle.wait(40)
+                assert handle.wait(IN_TIME_S)
                 for _ in range(5):
                     point = standby.point
                     until(lambda point=point: standby.point >= point + 2, 40)  # type: ignore[misc]
@@ -385,7 +386,7 @@ def test_a_writer_killed_between_two_points(shared: shared_memory.SharedMemory) 
                 target=sharing.work, args=(shared.name, seed, 50, "kill")
             )
             process.start()
-            process.join(60)
+            process.join(IN_TIME_S)
             handle.checkpoint(wait=True)
             assert np.array_equal(words(standby.memory), words(memory))  # type: ignore[arg-type]
         with handle.cutover():
@@ -710,12 +711,12 @@ class Child:
             self._process.kill()
         else:
             self._ours.send("end")
-        self._process.join(30)
+        self._process.join(IN_TIME_S)
 
     def __enter__(self) -> Child:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._process.kill()
-        self._process.join(30)
+        self._process.join(IN_TIME_S)
         self._ours.close()

@@ -18,7 +18,7 @@ from support.live_guests import until
 from support.patience import IN_TIME_S
 from support.replicas import MIB, WORDS, filled, same, words
 
-pytestmark = [pytest.mark.needs("pagemap"), pytest.mark.timeout(120), pytest.mark.usefixtures("nothing_left")]
+pytestmark = [pytest.mark.needs("pagemap"), pytest.mark.usefixtures("nothing_left")]
 
 CASE = Path(__file__).parents[1] / "cases" / "hostile-6" / "standby.py"
 

@@ -16,6 +16,8 @@ import numpy as np
 
 import precopy
 
+from .patience import IN_TIME_S
+
 PAGE = 4096
 
 
@@ -32,7 +34,7 @@ def work(name: str, seed: int, writes: int, end: str = "return", at: Any = None)
     attachment = precopy.attach(shared)
     words = np.frombuffer(shared, np.uint64)
     if at is not None:
-        at.wait(30)
+        at.wait(IN_TIME_S)
     write(words, seed, writes)
     if end == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
@@ -43,7 +45,7 @@ def work(name: str, seed: int, writes: int, end: str = "return", at: Any = None)
     elif end == "close":
         attachment.close()
     if at is not None:
-        at.wait(30)
+        at.wait(IN_TIME_S)
     del words
 
 

@@ -21,6 +21,7 @@ from precopy.control.outlet import QUEUE
 from precopy.control.server import MAX_CLIENTS, MAX_REQUEST, MAX_WORKERS, Emit
 from precopy.control.socket import _lines
 from precopy.transport import Address, SocketStream
+from support.patience import IN_TIME_S
 
 BIG = "x" * 2000
 EVENTS = 2000
@@ -37,7 +38,7 @@ class Handler:
 
     def __call__(self, request: Request, emit: Emit) -> Any:
         if request.command == "wait":
-            assert self.release.wait(30)
+            assert self.release.wait(IN_TIME_S)
         if request.command == "few":
             for number in range(QUEUE):
                 emit("progress", number)
@@ -48,7 +49,7 @@ class Handler:
             emit("committing", {"session": "5e55"}, surely=True)
             self.seconds = time.monotonic() - began
             self.told.set()
-            assert self.release.wait(30)
+            assert self.release.wait(IN_TIME_S)
         return request.command
 
 
@@ -68,7 +69,7 @@ def server(tmp_path: Path, handler: Handler) -> Iterator[ControlServer]:
 def client(server: ControlServer) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX)
     sock.connect(str(server.address.path))  # which waits for its turn where many come at once
-    sock.settimeout(30)
+    sock.settimeout(IN_TIME_S)
     return sock
 
 
@@ -114,7 +115,7 @@ class TestManyClients:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(60)
+            thread.join(IN_TIME_S)
         assert answers == ["status"] * 100
 
     def test_that_wait_for_long_take_few_threads(self, server: ControlServer, handler: Handler) -> None:
@@ -175,7 +176,7 @@ class TestRequests:
             thread = threading.Thread(target=drip)
             thread.start()
             assert silent.recv(1) == b""
-            thread.join(20)
+            thread.join(IN_TIME_S)
             assert not thread.is_alive()
             stop.set()
         server.close()
@@ -209,7 +210,7 @@ class TestEvents:
     def test_a_client_that_does_not_read_holds_up_nobody(self, server: ControlServer, handler: Handler) -> None:
         with client(server) as stopped:
             stopped.sendall(b'{"command": "events"}\n')
-            assert handler.told.wait(60), "events wait for who does not read them"
+            assert handler.told.wait(IN_TIME_S), "events wait for who does not read them"
             handler.release.set()
             time.sleep(0.1)
             lines = read_all(stopped)

@@ -23,6 +23,7 @@ from precopy.bitmap import NO_RUNS, Runs
 from precopy.process import presence
 from precopy.process.presence import never_written
 from precopy.units import PAGE_SIZE
+from support.patience import IN_TIME_S
 from support.snapshots import Written, content
 
 PAGES = 2048
@@ -85,7 +86,7 @@ def test_memory_that_another_process_has_filled(shared: SharedMemory) -> None:
         f"        file.seek(page * {PAGE_SIZE} + 5)\n"
         "        file.write(b'x')"
     )
-    subprocess.run([sys.executable, "-c", code, f"/dev/shm/{shared.name}"], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code, f"/dev/shm/{shared.name}"], check=True, timeout=IN_TIME_S)
     memory = Memory.adopt(shared, writers="this process")
     assert check(memory, [3, 600, 1999]).pages == PAGES - 3
 
@@ -222,7 +223,11 @@ SPARSE = textwrap.dedent(
 def test_what_was_never_touched_is_not_read(tmp_path: Path, what: str) -> None:
     """Reading its two million pages takes as many faults while they are tracked."""
     done = subprocess.run(
-        [sys.executable, "-c", SPARSE, str(tmp_path), what], capture_output=True, text=True, timeout=110, check=False
+        [sys.executable, "-c", SPARSE, str(tmp_path), what],
+        capture_output=True,
+        text=True,
+        timeout=2 * IN_TIME_S,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 200_000

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from support.patience import IN_TIME_S
+
 CASES = Path(__file__).parents[1] / "cases"
 
 
@@ -17,7 +19,7 @@ def run(case: str, script: str, where: Path, *arguments: str) -> subprocess.Comp
         cwd=where,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=2 * IN_TIME_S,
         check=False,
     )
 

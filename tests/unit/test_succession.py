@@ -17,6 +17,7 @@ from precopy.errors import SnapshotDamaged, Unsupported, UsageError
 from precopy.store import directory as directory_module
 from precopy.trackers.scripted import ScriptedLog
 from precopy.units import PAGE_SIZE
+from support.patience import IN_TIME_S
 from support.snapshots import Written, content, files
 
 PAGES = 64
@@ -217,7 +218,7 @@ def test_of_two_programs_that_open_a_directory_one_goes_on(tmp_path: Path, begun
         assert one.stdin is not None
         one.stdin.write("\n")
         one.stdin.flush()
-    said = [one.communicate(timeout=60)[0].strip() for one in racers]
+    said = [one.communicate(timeout=IN_TIME_S)[0].strip() for one in racers]
     assert sorted(said) == [str(1 + begun), "refused"]
     assert content(restore(tmp_path))[0, 0] == 1 + said.index(str(1 + begun))
 
