@@ -12,17 +12,10 @@ from click.testing import CliRunner
 from precopy import memory
 from precopy.cli.layout import layout as layout_command
 from precopy.errors import LayoutError, UsageError
-from precopy.memory import CAPTURES, Capture, RamLayout, ram_regions
+from precopy.memory import CAPTURES, AddressSpace, Capture, RamLayout, ram_regions, system_region
 from precopy.memory.machines import q35
-from precopy.memory.monitor import (
-    MtreeRange,
-    MtreeSpace,
-    MtreeView,
-    RamblockRow,
-    format_mtree,
-    format_ramblock,
-    parse_mtree,
-)
+from precopy.memory.mtree import MtreeRange, MtreeSpace, MtreeView, format_mtree, parse_mtree
+from precopy.memory.ramblock import RamblockRow, format_ramblock
 from precopy.memory.rebuild import mtree_ranges
 
 MIB, GIB, PAGE = 1 << 20, 1 << 30, 4096
@@ -142,6 +135,40 @@ class TestRebuilding:
         )
         view = MtreeView(0, (MtreeSpace("memory", "system"),), "system", (MtreeRange(0, 0xFFF, 0, "ram", "ram"),))
         assert mapped(Capture("x", blocks, (view,)).layout()) == [("ram", 0, 1, 0)]
+
+    def test_a_devices_memory_with_and_without_a_block_that_migrates(self) -> None:
+        """TPM PPI: less than a page of a block of its own; a BAR, and a DAX window, whose blocks have no name."""
+        rows = (
+            RamblockRow("pc.ram", PAGE, 0, MIB, MIB),
+            RamblockRow("tpm-ppi", PAGE, MIB, PAGE, PAGE),
+            RamblockRow("", PAGE, 2 * MIB, MIB, MIB),
+        )
+        ranges = (
+            MtreeRange(0, MIB - 1, 0, "ram", "pc.ram", 0, "KVM"),
+            MtreeRange(MIB, 2 * MIB - 1, 0, "ram", "virtio-fs-cache", 0, "KVM"),
+            MtreeRange(4 * MIB, 4 * MIB + 0x7F, 0, "i/o", "msix-table"),
+            MtreeRange(4 * MIB + 0x80, 5 * MIB - 1, 0, "ramd", "BAR 0 mmaps[0]", 0x80),
+            MtreeRange(0xFED45000, 0xFED453FF, 0, "ramd", "tpm-ppi"),
+        )
+        capture = Capture("tpm", rows, (MtreeView(0, (MtreeSpace("memory", "system"),), "system", ranges),))
+        (space,) = capture.regions()
+        assert mtree_ranges(space.view) == tuple(replace(one, accel=None) for one in ranges)
+        assert [region.name for region in ram_regions(space.root)] == ["pc.ram", "tpm-ppi"]
+        assert mapped(capture.layout()) == [("pc.ram", 0, 256, 0)]
+        assert [block.name for block in capture.layout().blocks] == ["pc.ram", "tpm-ppi"]
+        assert capture.notes == ("memory that QEMU does not migrate is left out: virtio-fs-cache, BAR 0 mmaps[0]",)
+
+    def test_memory_slots_side_by_side_and_with_gaps(self) -> None:
+        rows = (RamblockRow("vm0", PAGE, 0, 8 * MIB, 8 * MIB),)
+        ranges = tuple(
+            MtreeRange(at * MIB, (at + 1) * MIB - 1, 0, "ram", "vm0", at * MIB, "KVM") for at in (0, 1, 3, 4, 5, 7)
+        )
+        capture = Capture("vm", rows, (MtreeView(0, (MtreeSpace("memory", "system"),), "system", ranges),))
+        assert mapped(capture.layout()) == [("vm0", at * MIB, 256, at * MIB) for at in (0, 1, 3, 4, 5, 7)]
+        (space,) = capture.regions()
+        assert mtree_ranges(space.view, "KVM") == ranges
+        system = AddressSpace("memory", system_region(capture.layout()))
+        assert [(one.address, one.size) for one in system.view] == [(one.start, one.size) for one in ranges]
 
     @pytest.mark.parametrize(
         ("ranges", "says"),

@@ -44,8 +44,9 @@ MIB, GIB = 1 << 20, 1 << 30
 def test_every_case_is_shown_and_planned_with(case: str) -> None:
     assert shown(case)["schema"] == "precopy.layout/1"
     assert on(case, "layout", "{}").code == 0
-    done = on(case, "plan", "--layout", "{}", "--bandwidth", "1G", "--dirty-rate", "100M")
+    done = on(case, "plan", "--layout", "{}", "--bandwidth", "1G", "--dirty-rate", "100M", "--json")
     assert done.code == 0, done.err
+    assert done.document()["input"]["notes"] == shown(case)["notes"]
 
 
 def test_arm_virt_has_another_amount_of_ram() -> None:
@@ -89,6 +90,7 @@ def test_a_sync_is_measured(case: str) -> None:
     assert done.code == 0, done.err
     document = done.document()
     assert document["ram_bytes"] == 128 * MIB
+    assert document["notes"] == []
     before = next(one for one in document["variants"] if one["variant"] == "before-patch")
     unaligned = document["unaligned_mapped_pages"]
     assert before["clear_log_ioctls"] == 2 * unaligned

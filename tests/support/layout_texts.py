@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from precopy.memory import Capture
-from precopy.memory.monitor import MtreeView, RamblockRow
+from precopy.memory.mtree import MtreeView
+from precopy.memory.ramblock import RamblockRow
 from precopy.memory.rebuild import mtree_ranges
 
 POSTED = Path(__file__).parents[1] / "golden" / "layouts"

@@ -10,17 +10,9 @@ import pytest
 from precopy import memory
 from precopy.errors import LayoutError, LayoutTextError, UsageError
 from precopy.memory import CAPTURES, Capture
-from precopy.memory import monitor as monitor_module
-from precopy.memory.monitor import (
-    MtreeRange,
-    MtreeSpace,
-    MtreeView,
-    RamblockRow,
-    format_mtree,
-    format_ramblock,
-    parse_mtree,
-    parse_ramblock,
-)
+from precopy.memory import mtree as mtree_module
+from precopy.memory.mtree import MtreeRange, MtreeSpace, MtreeView, format_mtree, parse_mtree
+from precopy.memory.ramblock import RamblockRow, format_ramblock, parse_ramblock
 from precopy.memory.text_lines import MAX_LINE
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -230,9 +222,9 @@ class TestMtree:
         long = changed(MTREE, "vga ioports remapped", "x" * MAX_LINE)
         with pytest.raises(LayoutTextError, match=f"line 6, column {MAX_LINE + 1}: a line of more than"):
             parse_mtree(long)
-        monkeypatch.setattr(monitor_module, "MAX_RANGES", 4)
+        monkeypatch.setattr(mtree_module, "MAX_RANGES", 4)
         assert parse_mtree(MTREE) == VIEWS
-        monkeypatch.setattr(monitor_module, "MAX_RANGES", 3)
+        monkeypatch.setattr(mtree_module, "MAX_RANGES", 3)
         with pytest.raises(LayoutTextError, match="line 8, column 1: a view of more than 3 ranges"):
             parse_mtree(MTREE)
 

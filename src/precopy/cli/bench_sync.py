@@ -70,8 +70,6 @@ def sync(layout: str, against_qemu: bool, as_json: bool, ram: int | None, **opti
     if against_qemu and capture.command is None:
         raise UsageError(f"the layout {capture.name!r} has no command.txt, so QEMU cannot be run with it")
     described = capture.layout(ram)
-    for note in capture.notes:
-        click.echo(f"layout {capture.name}: {note}", err=True)
 
     def tell(what: str) -> None:
         if not as_json:
@@ -98,6 +96,8 @@ def sync(layout: str, against_qemu: bool, as_json: bool, ram: int | None, **opti
         from precopy.report.sync_tables import show_sync
 
         show_sync(body)
+        for note in capture.notes:
+            click.echo(note)
     return ended(failed, 1)
 
 
@@ -124,6 +124,7 @@ def _body(
     return {
         "machine": machine_facts(),
         "layout": capture.name,
+        "notes": list(capture.notes),
         "ram_bytes": sum(block.pages for block in main_memory(layout)) * layout.page_size,
         "ram_share": options["ram_share"],
         "paused": options["paused"],

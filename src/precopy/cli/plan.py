@@ -22,12 +22,14 @@ _SUBCOMMANDS = {"sweep": ("precopy.cli.plan_sweep", "Plan every combination of r
 
 @dataclass(frozen=True)
 class _Asked:
-    """The plan's numbers; where they are from, in words; x under the clear policy asked for and under all of them."""
+    """The plan's numbers; where they are from, in words; x under the clear policy asked for and under all of them; and
+    what the layout's text left open."""
 
     input: PlanInput
     source: str
     sync_cost: SyncCost | None
     clears: dict[str, SyncCost]
+    notes: tuple[str, ...] = ()
 
 
 @click.group(
@@ -113,6 +115,8 @@ def plan(ctx: click.Context, /, as_json: bool, **options: Any) -> None:
         from precopy.report.plan_tables import show_plan
 
         show_plan(made, advice, asked.source)
+        for note in asked.notes:
+            click.echo(note)
 
 
 def _asked(given: dict[str, Any]) -> _Asked:
@@ -168,8 +172,6 @@ def _from_layout(given: dict[str, Any]) -> _Asked:
 
     capture = Capture.find(given["layout"])
     layout = capture.layout(given.get("ram"))
-    for note in capture.notes:
-        click.echo(f"layout {capture.name}: {note}", err=True)
     costs = {
         name: sync_cost(
             layout,
@@ -184,7 +186,7 @@ def _from_layout(given: dict[str, Any]) -> _Asked:
     numbers = {**given, "ram": layout.bytes, "sync_time": cost.sync_s}
     base = _from_numbers(numbers, ("dirty_rate", "bandwidth"))
     asked = replace(base, sync_s_per_byte=cost.sync_s_per_byte)
-    return _Asked(asked, f"layout {capture.name}", cost, costs)
+    return _Asked(asked, f"layout {capture.name}", cost, costs, capture.notes)
 
 
 def _from_recording(given: dict[str, Any]) -> _Asked:
@@ -239,6 +241,7 @@ def _body(asked: _Asked, made: Plan, advice: Advice) -> dict[str, Any]:
         "input": {
             **numbers,
             "source": asked.source or "numbers",
+            "notes": list(asked.notes),
             "sync_cost": cost and {**msgspec.to_builtins(cost), "sync_s": cost.sync_s},
         },
         "verdict": verdict(made),

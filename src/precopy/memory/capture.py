@@ -16,7 +16,8 @@ from precopy.errors import LayoutError, UsageError
 from precopy.memory.address_space import AddressSpace
 from precopy.memory.layout import RamBlock, RamLayout
 from precopy.memory.lookup import BlockLookup
-from precopy.memory.monitor import MtreeView, RamblockRow, format_mtree, format_ramblock, parse_mtree, parse_ramblock
+from precopy.memory.mtree import MtreeView, format_mtree, parse_mtree
+from precopy.memory.ramblock import RamblockRow, format_ramblock, parse_ramblock
 from precopy.memory.rebuild import Rebuilder, ram_blocks
 from precopy.memory.scaling import scaled
 from precopy.memory.text_lines import MAX_TEXT

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from precopy.errors import LayoutError
 from precopy.memory.layout import RamBlock
-from precopy.memory.monitor import MtreeRange, MtreeView
+from precopy.memory.mtree import MtreeRange, MtreeView
 from precopy.units import PAGE_SIZE
 
 

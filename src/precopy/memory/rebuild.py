@@ -15,7 +15,8 @@ from precopy.memory.address_space import AddressSpace
 from precopy.memory.flat_view import FlatView
 from precopy.memory.layout import RamBlock
 from precopy.memory.lookup import BlockLookup
-from precopy.memory.monitor import MtreeRange, MtreeSpace, MtreeView, RamblockRow
+from precopy.memory.mtree import MtreeRange, MtreeSpace, MtreeView
+from precopy.memory.ramblock import RamblockRow
 from precopy.memory.region import MemoryRegion
 from precopy.units import PAGE_SIZE, RamPage
 

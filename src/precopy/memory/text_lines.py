@@ -13,6 +13,20 @@ MAX_LINE = 4096
 MAX_TEXT = 32 << 20
 """Characters in a text, at most."""
 
+FLAT_VIEW_HEAD = "FlatView #"
+"""What ``info mtree -f`` begins with."""
+RAMBLOCK_HEAD = f"{'Block Name':>24}"
+"""What ``info ramblock`` begins with."""
+_OTHERS = (
+    ("{", 'this is JSON; take the text of its "return", or ask with virsh qemu-monitor-command --hmp'),
+    (RAMBLOCK_HEAD, "the output of info ramblock begins here; it goes into ramblock.txt"),
+    (RAMBLOCK_HEAD.lstrip(), "the output of info ramblock begins here; it goes into ramblock.txt"),
+    (FLAT_VIEW_HEAD, "the output of info mtree -f begins here; it goes into mtree-flat.txt"),
+    ("address-space (flat view)", "this is info mtree -f of a QEMU before 2.11; text of 2.11 or later can be used"),
+    ("address-space: ", "this is info mtree without -f; use info mtree -f"),
+    ("memory-region: ", "this is info mtree without -f; use info mtree -f"),
+)
+"""What else is pasted, by what it begins with."""
 _CONTROL = re.compile(r"(?!^\t)[\x00-\x1f\x7f]")
 """The monitor begins lines of a dispatch tree with a tab."""
 _PROMPT = "(qemu)"
@@ -29,6 +43,13 @@ class Line:
     def fail(self, message: str, at: int | None = None) -> NoReturn:
         """Raises `LayoutTextError` for the character at index ``at``, or where reading is."""
         raise LayoutTextError(self.what, self.number, (self.at if at is None else at) + 1, message)
+
+    def refuse_others(self, but: str = "") -> None:
+        """Raises `LayoutTextError` where another command's output begins, or once more the one that ``but`` is the head
+        of."""
+        for begins, message in _OTHERS:
+            if self.text.startswith(begins) and begins != but:
+                self.fail(message, 0)
 
     def take(self, literal: str) -> None:
         """Passes over ``literal``. Raises `LayoutTextError` at the first character that differs from it."""
