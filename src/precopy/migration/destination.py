@@ -55,8 +55,10 @@ from precopy.wire import (
 from precopy.wire.frames import MAX_DIFFERENT, MAX_TORN
 
 _FEW_RUNS = 16
+_TIME_OUTS = 3
 _SYNC_S_PER_PAGE = 1e-3
-"""A source has nothing to send while it syncs. The slowest way, a call for each page, takes 20 to 50 us a page."""
+"""A source has nothing to send while it syncs. The slowest way, a call for each page, takes 20 to 50 us a page on a
+machine that is idle."""
 _SESSION = re.compile("[0-9a-f]{32}")
 
 
@@ -203,8 +205,8 @@ class Destination:
 
     @property
     def _patience(self) -> float:
-        """Seconds in which something of the guest has to come: the stream's time-out, and what a sync may take."""
-        return self._channel.stream.timeout + _SYNC_S_PER_PAGE * self.memory.layout.pages
+        """Seconds in which something of the guest has to come: a few time-outs, and what a sync may take."""
+        return _TIME_OUTS * self._channel.stream.timeout + _SYNC_S_PER_PAGE * self.memory.layout.pages
 
     def _answer(self, running: Running) -> bool:
         try:
