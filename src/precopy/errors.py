@@ -36,9 +36,11 @@ import os
 
 
 class PrecopyError(Exception):
-    """Base of the tree. ``exit_code`` is what a command ends with when this reaches it."""
+    """Base of the tree. ``exit_code`` is what a command ends with when this reaches it; ``attempt``, where a migration
+    ended with it, is what was measured until then (a `precopy.migration.Attempt`)."""
 
     exit_code = 1
+    attempt: object = None
 
 
 class UsageError(PrecopyError):

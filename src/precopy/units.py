@@ -214,9 +214,11 @@ def _in_thousands(rate: float, unit: str) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """A duration for people, with the unit that leaves one to four digits before the point."""
+    """A duration for people, with the unit that leaves one to four digits before the point; less than
+    a microsecond has two digits after it."""
     if seconds < 1e-3:
-        return f"{1e6 * seconds:.0f} us"
+        us = 1e6 * seconds
+        return f"{us:.2f} us" if 0.005 <= us < 0.995 else f"{us:.0f} us"
     if seconds < 1:
         return f"{1e3 * seconds:.1f} ms"
     return f"{seconds:.2f} s"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -54,6 +55,10 @@ class RoundDocument(msgspec.Struct, forbid_unknown_fields=True):
     remaining_bytes: int
     throttle: float
     dirty_map: list[int]
+    pending_pages: int
+    again_pages: int
+    left_pages: int
+    found_twice_pages: int
 
 
 class RangeDocument(msgspec.Struct, forbid_unknown_fields=True):
@@ -119,6 +124,10 @@ class RunDocument(msgspec.Struct, forbid_unknown_fields=True):
     sent_bytes: int
     ram_bytes: int
     compared_pages: int
+    verify_bytes: int
+    setup_bytes: int
+    other_bytes: int
+    moving_s: float
     completed: bool
     verified: bool
     verdict: str
@@ -131,11 +140,15 @@ class RunDocument(msgspec.Struct, forbid_unknown_fields=True):
 
 class MachineDocument(msgspec.Struct, forbid_unknown_fields=True):
     cpu: str
+    vector: str
+    architecture: str
     cores: int
     memory_bytes: int
     kernel: str
     python: str
     precopy: str
+    date: str
+    load_average: list[float]
 
 
 class DemoDocument(msgspec.Struct, forbid_unknown_fields=True):
@@ -156,19 +169,20 @@ def test_the_schema_here_is_that_of_the_records() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_json(bench: Bench, kind: str) -> None:
-    printed = bench.json("demo", "--ram", "32M", "--guest", kind, *ARRIVES)
-    demo = msgspec.convert(printed, DemoDocument)
+    done = bench.run("demo", "--ram", "32M", "--guest", kind, *ARRIVES, "--json", timeout=85)
+    assert (done.code, done.err) == (0, "")
+    demo = msgspec.convert(done.document(), DemoDocument)
 
     assert (demo.schema, demo.guest, demo.why) == ("precopy.demo/1", kind, "asked for")
     assert demo.machine.cores > 0
     assert demo.machine.memory_bytes > 0
-    assert [run.clear for run in demo.runs] == list(CLEAR_POLICIES)
+    assert [run.clear for run in demo.runs] == list(reversed(CLEAR_POLICIES))  # the best one first
     assert len({run.session for run in demo.runs}) == 3
     for run in demo.runs:
         check_run(run, kind)
-    per_page, merged, deferred = (run.clear_log_ioctls for run in demo.runs)
-    assert per_page == sum(one.dirty_pages for one in demo.runs[0].rounds) > 8192
-    for run, calls in zip(demo.runs[1:], (merged, deferred), strict=True):
+    deferred, merged, per_page = (run.clear_log_ioctls for run in demo.runs)
+    assert per_page == sum(one.dirty_pages + one.found_twice_pages for one in demo.runs[2].rounds) > 8192
+    for run, calls in zip(demo.runs[:2], (deferred, merged), strict=True):
         slots = 11 if kind == "kvm" else 1
         assert 0 < calls <= 3 * slots * len(run.rounds)
         assert calls * 20 < per_page
@@ -185,7 +199,10 @@ def check_run(run: RunDocument, kind: str) -> None:
     assert run.downtime_s == pytest.approx(sum(msgspec.structs.astuple(run.downtime)))
     assert 0 < run.downtime_s < run.total_s
     assert run.rounds[0].sent_pages + run.rounds[0].zero_pages == run.compared_pages
-    assert run.throughput_bytes_per_s == pytest.approx(run.sent_bytes / (run.total_s - run.verify_s - run.setup_s))
+    assert run.moving_s == run.total_s - run.verify_s - run.setup_s
+    assert run.throughput_bytes_per_s == pytest.approx(run.sent_bytes / run.moving_s)
+    assert run.sent_bytes == sum(one.sent_bytes for one in run.rounds) + run.other_bytes
+    assert run.verify_bytes > (run.compared_pages - run.zero_pages) * 4096 > 0
 
 
 @pytest.mark.needs("kvm")
@@ -194,11 +211,12 @@ def test_table(bench: Bench) -> None:
     done = bench.run(
         *("demo", "--ram", "16M", "--clear", "merged", "--tcp", "--vcpus", "2", *ARRIVES),
         *("--workload", "sequential", "--write-rate", "max", "--layout", "flat"),
+        timeout=85,
     )
     assert (done.code, done.err) == (0, "")
-    assert done.out.startswith(
-        "guest: kvm (/dev/kvm works here), 16.0 MiB of RAM, layout flat; it writes as many pages"
-    )
+    host, guest, *_ = done.out.splitlines()
+    assert re.fullmatch(r"host: .+; Linux \S+; \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC, load [\d.]+ at the start", host)
+    assert guest.startswith("guest: kvm (/dev/kvm works here), 16.0 MiB of RAM, layout flat; it writes as many pages")
     rows = [line.split() for line in done.out.splitlines() if line.split()[:1] == ["merged"]]
     assert len(rows) == 1
     assert rows[0][-1] == "yes"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -33,22 +33,25 @@ def bitmap(guests: tuple[int, ...], repeat: int, as_json: bool) -> None:
     no multiples of 64 pages, in CPU time; ratios are medians of the repeats' own. Every result is verified.
     """
     from precopy.bench.bitmap import measure
+    from precopy.cli.facts import host_facts, host_line
+    from precopy.cli.say import say
 
+    host = host_facts()
     measured = measure(guests, repeat, lambda what: None if as_json else click.echo(f"measuring {what}", err=True))
     if as_json:
-        _print_json(measured)
+        _print_json(measured, host)
     else:
+        say(host_line(host))
         _print_table(measured)
 
 
-def _print_json(measured: BitmapBench) -> None:
+def _print_json(measured: BitmapBench, host: dict[str, Any]) -> None:
     import msgspec
 
-    from precopy.cli.facts import machine_facts
     from precopy.report.documents import document, to_json
 
     body = {
-        "machine": machine_facts(),
+        "machine": host,
         "compiler": measured.compiler,
         "cases": msgspec.to_builtins(measured.cases),
         "unaligned_to_aligned": measured.unaligned_to_aligned,
@@ -58,7 +61,7 @@ def _print_json(measured: BitmapBench) -> None:
 
 def _print_table(measured: BitmapBench) -> None:
     from precopy.report.bitmap_table import BitmapRow, bitmap_table
-    from precopy.report.tables import show
+    from precopy.report.console import show
     from precopy.units import format_size
 
     show(
@@ -79,6 +82,10 @@ def _print_table(measured: BitmapBench) -> None:
                 for one in measured.cases
             ]
         )
+    )
+    click.echo(
+        "speeds in GB/s of bitmap; speeds and ratios are medians over the repeats, each by itself, so that a ratio "
+        "need not be that of the speeds beside it"
     )
     click.echo(f"C loop: {measured.compiler}")
     click.echo(

@@ -32,7 +32,8 @@ def display(width: int, height: int, duration: float, as_json: bool, **options: 
     import msgspec
 
     from precopy.bench.display import Mode, measure
-    from precopy.cli.facts import machine_facts
+    from precopy.cli.facts import host_facts, host_line
+    from precopy.cli.say import say
     from precopy.errors import Unsupported
     from precopy.kvm import unavailable
     from precopy.report.documents import document, to_json
@@ -41,12 +42,14 @@ def display(width: int, height: int, duration: float, as_json: bool, **options: 
     missing = unavailable()
     if missing:
         raise Unsupported(*missing.split("; ", 1))
+    host = host_facts()
     done = measure(Mode(width, height), seconds=duration, **options)
     if as_json:
-        body = {"machine": machine_facts(), "width": width, "height": height, **msgspec.to_builtins(done)}
+        body = {"machine": host, "width": width, "height": height, **msgspec.to_builtins(done)}
         click.echo(to_json(document("bench-display", 1, {**body, "verified": True})))
         return
     share = done.bytes_copied / done.bytes_shown
+    say(host_line(host))
     click.echo(
         f"{done.frames} frames of {width}x{height}; the guest wrote {done.guest_writes} framebuffer pages\n"
         f"drawn: {done.lines_drawn} of {done.lines_shown} lines ({100 * share:.1f} %), "

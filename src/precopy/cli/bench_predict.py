@@ -31,23 +31,24 @@ def predict(migrations: int, hopeless: int, record: Path | None, as_json: bool) 
     import msgspec
 
     from precopy.bench.predict import measure
-    from precopy.cli.facts import machine_facts
+    from precopy.cli.facts import host_facts, host_line
     from precopy.cli.failures import ended
     from precopy.errors import Unsupported, UsageError
     from precopy.kvm import unavailable
+    from precopy.report.console import show
     from precopy.report.documents import document, to_json
     from precopy.report.predict_table import predict_table
-    from precopy.report.tables import show
 
     missing = unavailable()
     if missing:
         raise Unsupported(*missing.split("; ", 1))
     if not migrations and not hopeless:
         raise UsageError("there is nothing to migrate: --migrations and --hopeless are both 0")
+    host = host_facts()
     measured = measure(migrations, hopeless, lambda what: None if as_json else click.echo(what, err=True), record)
     body = msgspec.to_builtins(measured)
     if as_json:
-        click.echo(to_json(document("bench-predict", 1, {"machine": machine_facts(), **body})))
+        click.echo(to_json(document("bench-predict", 1, {"machine": host, **body})))
     else:
-        show(*predict_table(body))
+        show(host_line(host), *predict_table(body))
     return ended([one.failed for one in measured.missed], len(measured.migrations) + len(measured.hopeless))

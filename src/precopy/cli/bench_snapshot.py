@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -47,8 +47,11 @@ def snapshot(
     directory in which something fails is said at the end, and the other is measured.
     """
     from precopy.bench.snapshot import measure, places
+    from precopy.cli.facts import host_facts, host_line
     from precopy.cli.failures import ended
+    from precopy.cli.say import say
 
+    host = host_facts()
     measured = measure(
         size,
         [share / 100 for share in shares],
@@ -60,25 +63,25 @@ def snapshot(
     if not measured.cases:
         raise measured.failed[0].error()
     if as_json:
-        _print_json(measured)
+        _print_json(measured, host)
     else:
+        say(host_line(host))
         _print_table(measured)
     return ended(measured.failed, len(measured.cases))
 
 
-def _print_json(measured: SnapshotBench) -> None:
+def _print_json(measured: SnapshotBench, host: dict[str, Any]) -> None:
     import msgspec
 
-    from precopy.cli.facts import machine_facts
     from precopy.report.documents import document, to_json
 
-    body = {"machine": machine_facts(), **msgspec.to_builtins(measured)}
+    body = {"machine": host, **msgspec.to_builtins(measured)}
     click.echo(to_json(document("bench-snapshot", 1, body)))
 
 
 def _print_table(measured: SnapshotBench) -> None:
+    from precopy.report.console import show
     from precopy.report.snapshot_tables import SnapshotBenchRow, snapshot_bench_table
-    from precopy.report.tables import show
     from precopy.units import counted, format_duration, format_size
 
     names = {place.kind: f"{place.kind} ({place.file_system})" for place in measured.places}
@@ -91,7 +94,11 @@ def _print_table(measured: SnapshotBench) -> None:
                 names[one.place], what, one.seconds.median, one.bytes, one.full_s_to_it, one.full_bytes_to_it
             )
         )
-    show(snapshot_bench_table(rows))
+    show(
+        snapshot_bench_table(rows),
+        "full / it, bytes / it: our full snapshot's time and bytes by this way's, the median of the repeats' own "
+        "ratios, which need not be that of the medians shown",
+    )
     for case in measured.restores:
         verified = "" if case.verified is None else f" (verified: {format_duration(case.verified.median)})"
         click.echo(

@@ -58,7 +58,9 @@ def sync(layout: str, against_qemu: bool, as_json: bool, ram: int | None, **opti
     """
     from precopy.bench.failed import Failed, attempt
     from precopy.bench.sync import VARIANTS, measure
+    from precopy.cli.facts import host_facts, host_line
     from precopy.cli.failures import ended
+    from precopy.cli.say import say
     from precopy.errors import Unsupported, UsageError
     from precopy.kvm import unavailable
     from precopy.memory import Capture
@@ -70,6 +72,8 @@ def sync(layout: str, against_qemu: bool, as_json: bool, ram: int | None, **opti
     if against_qemu and capture.command is None:
         raise UsageError(f"the layout {capture.name!r} has no command.txt, so QEMU cannot be run with it")
     described = capture.layout(ram)
+
+    host = host_facts()
 
     def tell(what: str) -> None:
         if not as_json:
@@ -87,7 +91,8 @@ def sync(layout: str, against_qemu: bool, as_json: bool, ram: int | None, **opti
     )
     qemu = attempt("QEMU", lambda: _trace_qemu(capture, ram, options["repeat"], tell)) if against_qemu else None
     failed = [one for one in (*measured.failed, qemu) if isinstance(one, Failed)]
-    body = _body(capture, described, options, measured, None if isinstance(qemu, Failed) else qemu)
+    traced = None if isinstance(qemu, Failed) else qemu
+    body = {"machine": host, **_body(capture, described, options, measured, traced)}
     if as_json:
         from precopy.report.documents import document, to_json
 
@@ -95,6 +100,7 @@ def sync(layout: str, against_qemu: bool, as_json: bool, ram: int | None, **opti
     else:
         from precopy.report.sync_tables import show_sync
 
+        say(host_line(host))
         show_sync(body)
         for note in capture.notes:
             click.echo(note)
@@ -116,13 +122,11 @@ def _body(
 
     from precopy.bench.seed import SEED
     from precopy.bench.sync import ratio
-    from precopy.cli.facts import machine_facts
     from precopy.memory.main_memory import main_memory
     from precopy.report.layout_table import unaligned_mapped_pages
 
     ours = next((one for one in measured.variants if one.variant == "ours"), None)
     return {
-        "machine": machine_facts(),
         "layout": capture.name,
         "notes": list(capture.notes),
         "ram_bytes": sum(block.pages for block in main_memory(layout)) * layout.page_size,

@@ -38,20 +38,23 @@ def track(sizes: tuple[int, ...], repeat: int, writer_slices: int, as_json: bool
     import msgspec
 
     from precopy.bench.track import measure
-    from precopy.cli.facts import machine_facts
+    from precopy.cli.facts import host_facts, host_line
     from precopy.cli.failures import ended
+    from precopy.report.console import show
     from precopy.report.documents import document, to_json
-    from precopy.report.tables import show
     from precopy.report.track_table import track_table
 
+    host = host_facts()
     measured = measure(
         sizes, repeat, writer_slices, lambda what: None if as_json else click.echo(f"measuring {what}", err=True)
     )
     if not measured.cases:
         raise measured.failed[0].error()
     body = msgspec.to_builtins(measured)
+    for figures, one in zip(body["writers"], measured.writers, strict=True):
+        figures.update(slowdown=one.slowdown, slowdown_wall=one.slowdown_wall)
     if as_json:
-        click.echo(to_json(document("bench-track", 1, {"machine": machine_facts(), "repeats": repeat, **body})))
+        click.echo(to_json(document("bench-track", 1, {"machine": host, "repeats": repeat, **body})))
     else:
-        show(*track_table(body))
+        show(host_line(host), *track_table(body))
     return ended(measured.failed, len(measured.cases))

@@ -14,6 +14,7 @@ import click
 from precopy import __version__
 from precopy.cli import front
 from precopy.cli.lazy import LazyGroup
+from precopy.cli.say import complain, show_usage
 from precopy.errors import PrecopyError, UsageError
 
 
@@ -43,12 +44,12 @@ def run(arguments: list[str]) -> NoReturn:
         from precopy.cli.suggestions import with_suggestion
 
         told = with_suggestion(error)
-        told.show()
+        show_usage(told)
         code = error.exit_code
         _document(arguments, type(error).__name__, told.format_message(), code)
     except PrecopyError as error:
         # An error that crossed the control socket has the name that it had on the other side.
-        _tell(arguments, getattr(error, "kind", type(error).__name__), str(error), error.exit_code)
+        _tell(arguments, getattr(error, "kind", type(error).__name__), str(error), error.exit_code, error.attempt)
         code = error.exit_code
     except (KeyboardInterrupt, click.Abort):
         _tell(arguments, "Interrupted", "interrupted", 130)
@@ -73,13 +74,14 @@ def _check(arguments: list[str]) -> None:
             raise UsageError(f"{argument[:200]!r} holds a NUL character, which no argument can; leave it out")
 
 
-def _tell(arguments: list[str], kind: str, message: str, code: int) -> None:
-    """One sentence to stderr, and the document that ``--json`` and ``--json-lines`` promise to stdout."""
-    click.echo(f"precopy: {message}", err=True)
-    _document(arguments, kind, message, code)
+def _tell(arguments: list[str], kind: str, message: str, code: int, attempt: object = None) -> None:
+    """One sentence to stderr, and the document that ``--json`` and ``--json-lines`` promise to stdout; ``attempt`` is
+    the migration that ended so, where it was one."""
+    complain(f"precopy: {message}")
+    _document(arguments, kind, message, code, attempt)
 
 
-def _document(arguments: list[str], kind: str, message: str, code: int) -> None:
+def _document(arguments: list[str], kind: str, message: str, code: int, attempt: object = None) -> None:
     if "--json" in arguments or "--json-lines" in arguments:
         import json
 
@@ -87,4 +89,10 @@ def _document(arguments: list[str], kind: str, message: str, code: int) -> None:
             "schema": "precopy.error/1",
             "error": {"kind": kind, "message": message, "exit_code": code},
         }
+        if attempt is not None:
+            from precopy.migration import Attempt
+            from precopy.report.documents import attempt_body
+
+            if isinstance(attempt, Attempt):
+                document["migration"] = attempt_body(attempt)
         click.echo(json.dumps(document))

@@ -48,11 +48,12 @@ def compare(files: tuple[Path, ...], policies: tuple[str, ...], as_json: bool, *
         body = {**compare_body(done), "failed": msgspec.to_builtins(failed)}
         click.echo(to_json(document("compare", 1, body)))
         return ended(failed, len(scored))
-    from precopy.report.compare_tables import scores_table, summary_table
-    from precopy.report.tables import show
+    from precopy.report.compare_tables import NOT_THE_LAST, scores_table, summary_table
+    from precopy.report.console import show
 
     for one in done.traces:
         show(one.name, scores_table(one))
+    show(NOT_THE_LAST)
     if len(done.traces) > 1:
         show(f"all {len(done.traces)} recordings", summary_table(done))
     return ended(failed, len(scored))

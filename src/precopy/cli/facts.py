@@ -1,31 +1,101 @@
-"""What machine a result comes from."""
+"""What host a result comes from: a figure means little without it."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
+import re
+from datetime import UTC, datetime
 from typing import Any
 
 from precopy import __version__
 from precopy.memory.host import total_memory
 
+_VECTORS = (
+    ("x86_64", "flags", (("avx512f", "AVX-512"), ("avx2", "AVX2"), ("avx", "AVX"), ("sse2", "SSE2"))),
+    ("aarch64", "Features", (("sve2", "SVE2"), ("sve", "SVE"), ("asimd", "NEON"))),
+    ("s390x", "features", (("vx", "VX"),)),
+    ("loongarch64", "Features", (("lasx", "LASX"), ("lsx", "LSX"))),
+)
+"""By architecture: the line of /proc/cpuinfo that lists features, and vector units among them, the widest first."""
+_MODELS = ("model name", "Model Name", "cpu", "uarch", "Processor", "vendor_id")
+"""Lines that name the CPU, on one architecture or another, the most telling first."""
+_RISCV_VECTOR = re.compile(r"rv(?:32|64)[a-u]*v")
+_SVE_BYTES = "/proc/sys/abi/sve_default_vector_length"
 
-def machine_facts() -> dict[str, Any]:
-    """CPU, kernel, memory and versions, as far as the system tells."""
-    cpu = next((line.split(":", 1)[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), "")
+
+def host_facts() -> dict[str, Any]:
+    """CPU and its vector unit, cores, memory, kernel, versions, the date and the load averages (1, 5 and 15 minutes)
+    now, as far as the system tells: take them before measuring."""
+    cpu, vector = cpu_of(_text("/proc/cpuinfo"), platform.machine(), _text(_SVE_BYTES))
     return {
         "cpu": cpu,
+        "vector": vector,
+        "architecture": platform.machine(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_bytes": total_memory(),
         "kernel": platform.release(),
         "python": platform.python_version(),
         "precopy": __version__,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "load_average": _load(),
     }
 
 
-def _lines(path: str) -> list[str]:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as lines:
-            return lines.readlines()
-    except OSError:
-        return []
+def host_line(facts: dict[str, Any]) -> str:
+    """The same for people, in one line."""
+    from precopy.units import format_size
+
+    memory = facts["memory_bytes"]
+    cores = f"{facts['cores']} core{'' if facts['cores'] == 1 else 's'}"
+    hardware = [facts["cpu"] or facts["architecture"], facts["vector"], cores]
+    hardware += [format_size(memory)] if memory else []
+    load = facts["load_average"]
+    when = facts["date"].replace("T", " ").replace("+00:00", " UTC")
+    busy = f", load {load[0]:.2f} at the start" if load else ""
+    return f"host: {', '.join(hardware)}; Linux {facts['kernel']}; {when}{busy}"
+
+
+def cpu_of(cpuinfo: str, architecture: str, sve_bytes: str = "") -> tuple[str, str]:
+    """The CPU's model and its widest vector unit, of the text of /proc/cpuinfo; ``sve_bytes``: what the kernel says of
+    the length of SVE's vectors. "" and "vector unit unknown" where the text does not say."""
+    fields: dict[str, str] = {}
+    for line in cpuinfo.splitlines():
+        name, _, value = line.partition(":")
+        fields.setdefault(name.strip(), value.strip())
+    model = next((fields[name] for name in _MODELS if fields.get(name)), "") or _arm_model(fields)
+    return model, _vector(fields, architecture, sve_bytes.strip())
+
+
+def _arm_model(fields: dict[str, str]) -> str:
+    """An Arm CPU's numbers, which is all that its kernel says of it."""
+    implementer, part = fields.get("CPU implementer"), fields.get("CPU part")
+    return f"Arm CPU, implementer {implementer}, part {part}" if implementer and part else ""
+
+
+def _vector(fields: dict[str, str], architecture: str, sve_bytes: str) -> str:
+    for name, line, units in _VECTORS:
+        features = fields.get(line, "").split()
+        if name == architecture:
+            for feature, unit in units:
+                if feature in features:
+                    bits = f" of {8 * int(sve_bytes)} bits" if feature.startswith("sve") and sve_bytes.isdigit() else ""
+                    return unit + bits
+    if architecture.startswith("ppc64") and "altivec" in fields.get("cpu", ""):
+        return "AltiVec"
+    if architecture.startswith("riscv") and _RISCV_VECTOR.match(fields.get("isa", "").partition("_")[0]):
+        return "RVV"
+    return "vector unit unknown"
+
+
+def _load() -> list[float]:
+    with contextlib.suppress(OSError):
+        return [round(one, 2) for one in os.getloadavg()]
+    return []
+
+
+def _text(path: str) -> str:
+    with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as file:
+        return file.read()
+    return ""

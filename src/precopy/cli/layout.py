@@ -44,8 +44,8 @@ def layout(machine: str, ram: int | None, write: Path | None, as_json: bool) -> 
 
 
 def _print_table(capture: Capture, shown: RamLayout) -> None:
+    from precopy.report.console import show
     from precopy.report.layout_table import layout_table, unaligned_mapped_pages
-    from precopy.report.tables import show
     from precopy.units import format_size
 
     show(layout_table(shown))

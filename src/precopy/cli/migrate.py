@@ -18,7 +18,7 @@ from precopy.cli.options import (
     tracker_option,
 )
 from precopy.cli.values import ADDRESS, CONTROL, HOST_PORT
-from precopy.errors import NotConverged, PrecopyError, UsageError
+from precopy.errors import PrecopyError, UsageError
 
 if TYPE_CHECKING:
     from precopy.migration import Event, Migrated, MigrationOptions
@@ -66,35 +66,33 @@ def migrate(
 
     Ctrl-C cancels: the guest stays where it is. On any failure before the commit it stays there, too.
     """
+    from precopy.cli.facts import host_facts
     from precopy.control import migrate_guest
-    from precopy.migration import MigrationOptions, Verdict
+    from precopy.migration import MigrationOptions
     from precopy.report.documents import document, migration_body, to_json
-    from precopy.report.verdicts import after_round
 
     if as_json and json_lines:
         raise UsageError("--json and --json-lines exclude each other: the last line of the latter is the document")
     wanted = MigrationOptions(tracker=tracker or "", **options)
     if record is not None and not record.name:
         raise UsageError("--record needs the name of a file")
-    verdicts: list[Verdict] = []
+    host = host_facts()
     try:
         with contextlib.ExitStack() as stack:
             listeners = _listeners(stack, metrics, json_lines)
 
             def tell(event: Event) -> None:
-                if isinstance(event, Verdict):
-                    verdicts.append(event)
                 for listener in listeners:
                     listener(event)
 
             file = "" if record is None else str(record.absolute())  # the guest's process may be anywhere
             done = migrate_guest(control, address, wanted, timeout, tell, record=file)
     except PrecopyError as error:
-        if verdicts and error.exit_code == NotConverged.exit_code and not (as_json or json_lines):
-            click.echo(after_round(verdicts[-1]))
+        if not (as_json or json_lines):
+            _report_attempt(error.attempt)
         raise
     if as_json or json_lines:
-        click.echo(to_json(document("migrate", 1, migration_body(done))))
+        click.echo(to_json(document("migrate", 1, {"machine": host, **migration_body(done)})))
     else:
         _report(done, address, wanted)
 
@@ -136,8 +134,29 @@ def _print_event(event: Event) -> None:
     click.echo(to_json(document("migrate-event", 1, body)))
 
 
+def _report_attempt(attempt: object) -> None:
+    """The rounds of a migration that did not complete, and what was expected last; nothing before the first round."""
+    from precopy.migration import Attempt
+    from precopy.report.console import show
+    from precopy.report.tables import attempt_line, rounds_table
+    from precopy.report.verdicts import after_round
+
+    if not isinstance(attempt, Attempt) or not attempt.rounds:
+        return
+    show(*rounds_table(attempt.rounds), attempt_line(attempt))
+    show(*(after_round(one) for one in attempt.verdicts[-1:]))
+
+
 def _report(done: Migrated, address: Any, wanted: MigrationOptions) -> None:
-    from precopy.report.tables import rounds_table, show, terms_line, throttled_line, tracker_line
+    from precopy.report.console import show
+    from precopy.report.tables import (
+        downtime_line,
+        rounds_table,
+        terms_line,
+        throttled_line,
+        total_line,
+        tracker_line,
+    )
     from precopy.report.verdicts import expected_line
 
     show(
@@ -145,4 +164,5 @@ def _report(done: Migrated, address: Any, wanted: MigrationOptions) -> None:
         terms_line(wanted),
         tracker_line(done),
     )
-    show(rounds_table(done), *filter(None, (expected_line(done), throttled_line(done.throttled))))
+    show(*rounds_table(done.rounds), downtime_line(done.downtime), total_line(done))
+    show(*filter(None, (expected_line(done), throttled_line(done.throttled))))

@@ -199,7 +199,7 @@ def _from_recording(given: dict[str, Any]) -> _Asked:
     if "sync_time" in given:
         base = replace(base, sync_s=given["sync_time"], sync_s_per_byte=0.0)
     if "ram" in given:
-        base = replace(base, ram_bytes=given["ram"], first_bytes=None)
+        base = replace(base, ram_bytes=given["ram"], first_bytes=None, first_s=0.0)
     if "dirty_rate" in given or "working_set" in given:
         base = replace(
             base,

@@ -97,5 +97,5 @@ def _tell(received: Received) -> None:
 
     click.echo(
         f"the guest runs here: {format_size(received.received_bytes)} in {received.rounds} rounds and "
-        f"{format_duration(received.total_s)} (session {received.session})"
+        f"{format_duration(received.moving_s)} (session {received.session})"
     )

@@ -42,7 +42,7 @@ def replay(
         click.echo(to_json(document("replay", 1, replay_body(str(file), trace, done))))
         return
     from precopy.report.compare_tables import replay_summary, replay_table
-    from precopy.report.tables import show
+    from precopy.report.console import show
 
     show(*replay_summary(trace, done))
     show(replay_table(trace, done))

@@ -36,8 +36,8 @@ def list_snapshots(directory: Path, as_json: bool) -> None:
     if as_json:
         _print_json("snapshot-list", {"directory": str(directory), "snapshots": [_fields(one) for one in stored]})
         return
+    from precopy.report.console import show
     from precopy.report.snapshot_tables import SnapshotRow, snapshots_table
-    from precopy.report.tables import show
     from precopy.units import counted, format_size
 
     show(snapshots_table([SnapshotRow(**_fields(one)) for one in stored]))

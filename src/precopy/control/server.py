@@ -150,7 +150,7 @@ class ControlServer:
         except _TooLong as error:
             stream = self._forget(descriptor, poll)
             with contextlib.suppress(PeerError):
-                stream.send_now(_line("error", _failure(error, "UsageError")))
+                stream.send_now(_line("error", Failure.of(error, "UsageError")))
             stream.drop()
         except PeerError:
             self._send_away(descriptor, poll)
@@ -193,17 +193,13 @@ class ControlServer:
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             answer = _line("error", Failure("UsageError", f"the control request cannot be read: {error}", 2))
         except PrecopyError as error:
-            answer = _line("error", _failure(error))
+            answer = _line("error", Failure.of(error))
         except Exception as error:
             what = f"internal error: {type(error).__name__}: {error}"
             answer = _line("error", Failure(type(error).__name__, what, 1))
         with contextlib.suppress(PeerError):
             outlet.last(answer, _left_out)
         stream.drop()  # a client on this machine finds what lies in its socket
-
-
-def _failure(error: PrecopyError, kind: str = "") -> Failure:
-    return Failure(kind or type(error).__name__, str(error), error.exit_code)
 
 
 def _line(kind: str, value: Any) -> bytes:

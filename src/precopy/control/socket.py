@@ -17,6 +17,7 @@ import msgspec
 
 from precopy.errors import PeerLost, PeerProtocolError, PrecopyError
 from precopy.migration.options import MigrationOptions
+from precopy.migration.results import Attempt
 from precopy.transport import Address, SocketStream, connect
 
 _MAX_LINE = 4 << 20
@@ -40,11 +41,18 @@ class Request:
 
 @dataclass(frozen=True)
 class Failure:
-    """An error as it crosses the socket."""
+    """An error as it crosses the socket; ``attempt`` is what a migration that ended with it had measured."""
 
     kind: str
     message: str
     exit_code: int
+    attempt: Attempt | None = None
+
+    @classmethod
+    def of(cls, error: PrecopyError, kind: str = "") -> Failure:
+        """``kind``: another name than that of the error's class."""
+        attempt = error.attempt if isinstance(error.attempt, Attempt) else None
+        return cls(kind or type(error).__name__, str(error), error.exit_code, attempt)
 
 
 class RemoteFailure(PrecopyError):
@@ -52,7 +60,7 @@ class RemoteFailure(PrecopyError):
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.message)
-        self.kind, self.exit_code = failure.kind, failure.exit_code
+        self.kind, self.exit_code, self.attempt = failure.kind, failure.exit_code, failure.attempt
 
 
 def default_address() -> Address:

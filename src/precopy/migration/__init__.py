@@ -5,6 +5,7 @@ from precopy.migration.options import MigrationOptions
 from precopy.migration.recorder import Recorder
 from precopy.migration.results import (
     EVENTS,
+    Attempt,
     Committing,
     Downtime,
     Event,
@@ -21,6 +22,7 @@ from precopy.migration.source import GuestIs, Source
 __all__ = [
     "EVENTS",
     "Arriving",
+    "Attempt",
     "Committing",
     "Destination",
     "Downtime",

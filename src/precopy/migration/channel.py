@@ -49,11 +49,20 @@ class Channel:
         self._clock = clock or SystemClock()
         self.codec = codec or Codec(role)
         self.sent_bytes = 0
+        self._sent: dict[type[Frame], int] = {}
         self._preamble = self.codec.preamble()
 
     @property
     def state(self) -> State:
         return self.codec.state
+
+    def sent_in(self, *kinds: type[Frame]) -> int:
+        """The bytes of these kinds of frames, contents included."""
+        return sum(self._sent.get(kind, 0) for kind in kinds)
+
+    def _count(self, kind: type[Frame], size: int) -> None:
+        self.sent_bytes += size
+        self._sent[kind] = self._sent.get(kind, 0) + size
 
     def send(self, frame: Frame) -> None:
         """Sends a frame that has no content.
@@ -65,7 +74,7 @@ class Channel:
             self.stream.send([head])
         except PeerLost as lost:
             raise self._last_word(lost) from lost
-        self.sent_bytes += len(head)
+        self._count(type(frame), len(head))
 
     def send_pages(self, kind: type[Pages | Compare], content: Content, zero: Runs = NO_RUNS) -> PageBatch:
         """Sends one batch straight from guest memory, and returns it. Raises as `send` does."""
@@ -75,7 +84,7 @@ class Channel:
             self.stream.send_pages(head, content.views, content.addresses)
         except PeerLost as lost:
             raise self._last_word(lost) from lost
-        self.sent_bytes += len(head) + int(content.addresses[:, 1].sum())
+        self._count(kind, len(head) + int(content.addresses[:, 1].sum()))
         return batch
 
     def receive(self) -> Frame:

@@ -64,8 +64,11 @@ _SESSION = re.compile("[0-9a-f]{32}")
 
 @dataclass(frozen=True)
 class Received:
-    """A guest that arrived and runs. Times in seconds; ``compared_pages`` is 0 where no verification was asked for.
+    """A guest that arrived and runs. Times in seconds.
 
+    ``received_pages`` came in all rounds, with content or not; ``zero_pages`` of them without, and ``received_bytes``
+    are the others' contents. Verification compared ``compared_pages``, whose contents are ``verify_bytes``, and took
+    ``verify_s`` of ``total_s``; all 0 where it was not asked for.
     ``answered``: whether the source could be told; where not, it stays paused there with the outcome unknown.
     """
 
@@ -79,6 +82,13 @@ class Received:
     load_state_s: float
     resume_s: float
     answered: bool = True
+    verify_bytes: int = 0
+    verify_s: float = 0.0
+
+    @property
+    def moving_s(self) -> float:
+        """From the source's first word until the guest runs, verification excluded."""
+        return self.total_s - self.verify_s
 
 
 @dataclass(frozen=True)
@@ -145,6 +155,8 @@ class Destination:
         self._compared = self._different = 0
         self._different_pages: list[int] = []
         self._load_s = 0.0
+        self._verify_bytes, self._verify_s = 0, 0.0
+        self._stated_at = 0.0
         self._final = False
         self._came_at = self._clock.now()
         self._lock = threading.Lock()
@@ -201,6 +213,8 @@ class Destination:
             load_state_s=self._load_s,
             resume_s=resume_s,
             answered=answered,
+            verify_bytes=self._verify_bytes,
+            verify_s=self._verify_s,
         )
 
     @property
@@ -228,7 +242,7 @@ class Destination:
                 pass
             case DeviceState(state):
                 self._end_rounds()
-                self._state = state
+                self._state, self._stated_at = state, self._clock.now()
             case Compare(batch):
                 self._compare(batch)
             case Prepare():
@@ -321,6 +335,7 @@ class Destination:
         for start, length in content:
             self._note(range(start, start + length))
         self._compared += batch.pages
+        self._verify_bytes += batch.content.pages * self.memory.layout.page_size
 
     def _differ(self, start: int, mine: memoryview, theirs: memoryview) -> None:
         size = self.memory.layout.page_size
@@ -346,10 +361,12 @@ class Destination:
             self.vm.load_state(self._state)
         except PrecopyError as error:
             raise PeerProtocolError(f"the source's guest cannot be put into this machine: {error}") from error
-        self._load_s = self._clock.now() - began
+        loaded = self._clock.now()
+        self._load_s = loaded - began
         broken: tuple[str, ...] = ()
         if prepare.compared:
             broken = self.vm.check().broken
+            self._verify_s = began - self._stated_at + self._clock.now() - loaded
         self._channel.send(
             Ready(
                 compared=self._compared,

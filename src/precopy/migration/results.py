@@ -22,9 +22,12 @@ class Round:
     - ``send_s``: the part of t spent sending: checksums, system calls, waiting for the peer and for the bandwidth
       limit, and of it ``ack_s`` waiting for the word that all had arrived; ``scan_s``: looking for zero pages;
       ``clear_s``: log_clear calls made while reading (deferred);
-    - ``dirty_pages``: what the sync harvested; ``new_dirty_pages``: those not yet pending;
-    - ``sent_pages``, ``zero_pages``: pages sent with and without content; ``torn_batches``: batches to send again
-      because the guest wrote while they were sent;
+    - ``dirty_pages``: pages that the sync found dirty, each counted once; ``new_dirty_pages``: those not yet pending;
+      ``found_twice_pages``: what the last round's second sync found and was to be sent already (0 in other rounds);
+    - ``pending_pages``: to be sent when the round began: all pages in the first one, then what the round before left,
+      the ``new_dirty_pages``, and the ``again_pages``, which are other pages of the batches that tore before;
+    - ``sent_pages``, ``zero_pages``: pages sent with and without content; ``left_pages``: what an early end left;
+      ``torn_batches``: batches to send again because the guest wrote while they were sent;
     - ``sent_bytes``: all bytes given to the stream; ``bandwidth``: those a second of ``send_s``;
     - ``dirty_rate``: bytes of pages newly dirtied, a second, between the sync before and this one;
     - ``ended_s``: since the migration's start, when the sync after it was done (the last round: when it had arrived);
@@ -60,6 +63,10 @@ class Round:
     remaining_bytes: int = 0
     throttle: float = 0.0
     dirty_map: tuple[int, ...] = ()
+    pending_pages: int = 0
+    again_pages: int = 0
+    left_pages: int = 0
+    found_twice_pages: int = 0
 
 
 @dataclass(frozen=True)
@@ -131,10 +138,16 @@ class Downtime:
 
 @dataclass(frozen=True)
 class Migrated:
-    """A migration that completed. ``total_s`` runs from the first frame to the destination's last answer;
-    ``verify_s`` is what verification took of it; ``compared_pages`` were compared byte for byte (0: not asked for).
-    ``policy`` decided when to switch over, ``verdicts`` are what was expected after each round; ``throttled`` is what
-    slowing it down has cost the guest."""
+    """A migration that completed. ``policy`` decided when to switch over, ``verdicts`` are what was expected after each
+    round; ``throttled`` is what slowing it down has cost the guest.
+
+    Times: ``total_s`` runs from the first frame to the destination's last answer, of which ``setup_s`` went by before
+    the first page and ``verify_s`` was verification; the rest is ``moving_s``.
+
+    Bytes given to the stream: ``setup_bytes`` before the first page; ``sent_bytes``, which are those of the rounds and
+    ``other_bytes`` (the device state, the commit, signs of life in long syncs); and the ``verify_bytes`` of
+    verification, which compared ``compared_pages`` (all 0 where it was not asked for). No other figure counts
+    verification: `throughput_bytes_per_s` is ``sent_bytes`` a second of ``moving_s``."""
 
     session: str
     guest: str
@@ -155,6 +168,14 @@ class Migrated:
     ram_bytes: int
     compared_pages: int
     throttled: Throttled
+    verify_bytes: int = 0
+    setup_bytes: int = 0
+    other_bytes: int = 0
+
+    @property
+    def moving_s(self) -> float:
+        """From the first page to the end, verification excluded."""
+        return self.total_s - self.verify_s - self.setup_s
 
     @property
     def guest_time_lost_s(self) -> float:
@@ -168,7 +189,7 @@ class Migrated:
         return RecordedOutcome(
             completed=True,
             total_s=self.total_s - self.verify_s,
-            sent_bytes=sum(one.sent_bytes for one in self.rounds),
+            sent_bytes=self.sent_bytes,
             downtime_s=down.total_s,
             pause_s=down.pause_s,
             final_sync_s=down.final_sync_s,
@@ -179,14 +200,35 @@ class Migrated:
 
     @property
     def throughput_bytes_per_s(self) -> float:
-        """Bytes given to the stream, over the time from the first page to the end, verification excluded."""
-        return self.sent_bytes / max(self.total_s - self.verify_s - self.setup_s, 1e-9)
+        return self.sent_bytes / max(self.moving_s, 1e-9)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A migration that did not complete, as far as it came: the ``rounds`` that were ended, and what was expected after
+    each. ``total_s`` runs from the first frame to the end; ``sent_bytes`` are those of the rounds and ``other_bytes``,
+    the latter also of a round that was not ended; ``remaining_bytes`` were still to be sent. Verification, where it is
+    what failed, is in none of them."""
+
+    session: str
+    guest: str
+    clear: str
+    policy: str
+    rounds: tuple[Round, ...]
+    verdicts: tuple[Verdict, ...]
+    downtime_limit_s: float
+    total_s: float
+    sent_bytes: int
+    other_bytes: int
+    remaining_bytes: int
+    ram_bytes: int
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a migration stands, while a round goes on. ``eta_s`` is None before the first round is done
-    and where the outcome is uncertain, and infinite where the migration will not converge."""
+    """Where a migration stands, while a round goes on. ``sent_bytes`` are those of moving the guest; verification's are
+    ``verify_bytes``. ``eta_s`` is None before the first round is done and where the outcome is uncertain, and infinite
+    where the migration will not converge."""
 
     phase: str
     round: int
@@ -197,6 +239,7 @@ class Progress:
     elapsed_s: float
     expected_downtime_s: float | None
     eta_s: float | None
+    verify_bytes: int = 0
 
 
 @dataclass(frozen=True)

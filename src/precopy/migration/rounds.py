@@ -77,6 +77,7 @@ class Rounds:
         self.number = 0
         self._batch = BATCH_PAGES
         self._torn: list[PageBatch] = []
+        self._again = 0
         self._before = bitmap.memory.counters
         self._alive_at = clock.now()
         self.synced_at = clock.now()
@@ -93,6 +94,12 @@ class Rounds:
         self.dirty_rate = stats.new_dirty_pages * self.memory.layout.page_size / max(now - self.synced_at, 1e-9)
         self.synced_at = now
         torn, self._torn = self._torn, []
+        if torn:
+            self._settle(torn)
+        return stats
+
+    def _settle(self, torn: list[PageBatch]) -> None:
+        before = self.bitmap.pending.count()
         for batch in torn:
             if not self.bitmap.dirty.intersects(batch.content):
                 raise self._blame(
@@ -101,7 +108,7 @@ class Rounds:
                     f"the guest wrote none of them",
                 )
             self.bitmap.mark(batch.content)
-        return stats
+        self._again = self.bitmap.pending.count() - before
 
     def _blame(self, torn: list[PageBatch], what: str) -> PeerProtocolError | UnreportedWrites:
         """Who it was that no write of the guest explains ``torn``: the link, unless the memory itself has changed."""
@@ -120,14 +127,15 @@ class Rounds:
             self._alive_at = now
             self.channel.send(Alive())
 
-    def send(self, sync: SyncStats, *, final: bool, cut: Cut | None = None) -> Round:
+    def send(self, sync: SyncStats, *, final: SyncStats | None = None, cut: Cut | None = None) -> Round:
         """Sends all that is pending and waits until it has arrived, unless ``cut`` ends the round before: then what is
-        left stays pending. ``sync`` is this round's sync, for the record."""
+        left stays pending. ``sync`` is this round's sync, for the record; ``final`` that of the paused guest, after
+        which nothing is written any more."""
         self.number += 1
         self.tick()
         sent_before, tally = self.channel.sent_bytes, _Tally()
         # From the sync on, so that no moment in which the guest writes lies between two rounds.
-        start = self.clock.now() if final else self.synced_at
+        start = self.synced_at if final is None else self.clock.now()
         pending = self.bitmap.pending.count()
         # A batch that tears is sent again, so small rounds have small ones; they tear less often, too.
         most = min(BATCH_PAGES, cut.pages if cut else BATCH_PAGES)
@@ -149,16 +157,21 @@ class Rounds:
                 break
         ending = self.clock.now()
         pages = tally.sent_pages + tally.zero_pages
-        self.channel.send(RoundEnd(self.number, len(tally.batches), pages, final))
-        self._acknowledge(self.channel.expect(RoundAck), tally, final=final)
+        self.channel.send(RoundEnd(self.number, len(tally.batches), pages, final is not None))
+        self._acknowledge(self.channel.expect(RoundAck), tally, final=final is not None)
         end = self.clock.now()
         tally.send_s += end - ending
         sent = self.channel.sent_bytes - sent_before
         counters = self.bitmap.memory.counters
         did, self._before = counters - self._before, counters
+        again, self._again = self._again, 0
+        found_twice = 0
+        if final is not None:
+            found_twice = final.dirty_pages - final.new_dirty_pages
+            sync = sync + final
         return Round(
             number=self.number,
-            final=final,
+            final=final is not None,
             sync_s=sync.sync_s,
             log_sync_s=sync.log_sync_s,
             bitmap_sync_s=sync.bitmap_sync_s,
@@ -168,7 +181,7 @@ class Rounds:
             scan_s=tally.scan_s,
             clear_s=tally.clear_s,
             ack_s=end - ending,
-            dirty_pages=sync.dirty_pages,
+            dirty_pages=sync.dirty_pages - found_twice,
             new_dirty_pages=sync.new_dirty_pages,
             sent_pages=tally.sent_pages,
             zero_pages=tally.zero_pages,
@@ -180,6 +193,10 @@ class Rounds:
             clear_log_ioctl_s=did.clear_s,
             bandwidth_bytes_per_s=sent / max(tally.send_s, 1e-9),
             dirty_rate_bytes_per_s=self.dirty_rate,
+            pending_pages=pending,
+            again_pages=again,
+            left_pages=pending - pages,
+            found_twice_pages=found_twice,
         )
 
     def _windows(self, tally: _Tally) -> Iterator[Runs]:

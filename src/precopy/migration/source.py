@@ -36,14 +36,14 @@ from precopy.migration.comparison import check_compared, send_for_comparison
 from precopy.migration.options import MigrationOptions
 from precopy.migration.pace import Pace
 from precopy.migration.recorder import Recorder
-from precopy.migration.results import Committing, Downtime, Event, Migrated, Progress, Round
+from precopy.migration.results import Attempt, Committing, Downtime, Event, Migrated, Progress, Round
 from precopy.migration.rounds import Rounds
 from precopy.migration.steering import Steering
 from precopy.planning import Action
 from precopy.planning.trace import RecordedOutcome
 from precopy.ports import ByteStream, Clock, SystemClock, TrackerChoice, VmControl
 from precopy.ports.stream import SLOWEST_BYTES_PER_S
-from precopy.wire import Commit, DeviceState, Hello, Prepare, Ready, Role, Running, Welcome
+from precopy.wire import Commit, Compare, DeviceState, Hello, Pages, Prepare, Ready, Role, RoundEnd, Running, Welcome
 
 _PROGRESS_S = 0.1
 _MAP_PARTS = 128
@@ -88,6 +88,8 @@ class Source:
         self._rounds: list[Round] = []
         self._steering: Steering | None = None
         self._next_progress = 0.0
+        self._saved_at: float | None = None
+        self._bitmap: MigrationBitmap | None = None
         self._started = self._clock.now()
         self._phase = "setup"
 
@@ -120,6 +122,8 @@ class Source:
             return done
         except BaseException as error:
             failure = self._failure(error)
+            if isinstance(failure, PrecopyError) and self._bitmap is not None:
+                failure.attempt = self._attempt(self._bitmap)
             try:
                 if self.guest_is is GuestIs.HERE:
                     self._keep_guest(ran, failure)
@@ -142,10 +146,31 @@ class Source:
         if self._recorder is not None:
             self._recorder.end(outcome)
 
+    def _attempt(self, bitmap: MigrationBitmap) -> Attempt:
+        options, sent = self.options, self._moved_bytes()
+        return Attempt(
+            session=self.session,
+            guest=self.vm.kind,
+            clear=options.clear,
+            policy=options.policy,
+            rounds=tuple(self._rounds),
+            verdicts=tuple(self._steering.verdicts) if self._steering else (),
+            downtime_limit_s=options.downtime_limit,
+            total_s=self._moved_until(),
+            sent_bytes=sent,
+            other_bytes=sent - sum(one.sent_bytes for one in self._rounds),
+            remaining_bytes=bitmap.pending.count() * self.vm.memory.layout.page_size,
+            ram_bytes=self.vm.memory.layout.bytes,
+        )
+
+    def _moved_until(self) -> float:
+        """Seconds since the start until now, or until verification began."""
+        return self._elapsed() if self._saved_at is None else self._saved_at - self._started
+
     def _outcome_of(self, failure: BaseException) -> RecordedOutcome:
         handover_s = self._steering.handover_s if self._steering else None
-        sent = self._channel.sent_bytes
-        return RecordedOutcome(False, self._elapsed(), sent, error=_reason(failure), expected_handover_s=handover_s)
+        total_s, sent = self._moved_until(), self._moved_bytes()
+        return RecordedOutcome(False, total_s, sent, error=_reason(failure), expected_handover_s=handover_s)
 
     def _keep_guest(self, ran: bool, failure: BaseException) -> None:
         try:
@@ -182,14 +207,14 @@ class Source:
         steering = self._steering = Steering(
             self.vm, bitmap, self.options, round_trip_s, emit=self._emit, recorder=self._recorder
         )
+        self._bitmap = bitmap
         pace = Pace(self.options.max_bandwidth, clock)
         rounds = Rounds(bitmap, self.vm.memory, self._channel, pace=pace, clock=clock, tick=self._tick)
-        self._bitmap = bitmap
         dirty.start()
         bitmap.mark_all()
         setup_s = clock.now() - start
         steering.begin(choice.tracker)
-        sync = self._converge(rounds, steering)
+        sync = self._converge(bitmap, rounds, steering)
         downtime, verify_s, compared = self._switch_over(rounds, sync, self._patience(steering))
         return Migrated(
             session=self.session,
@@ -207,19 +232,26 @@ class Source:
             total_s=clock.now() - start,
             verify_s=verify_s,
             setup_s=setup_s,
-            sent_bytes=self._channel.sent_bytes,
+            sent_bytes=self._moved_bytes(),
             ram_bytes=layout.bytes,
             compared_pages=compared,
             throttled=steering.throttled,
+            verify_bytes=self._channel.sent_in(Compare),
+            setup_bytes=self._channel.sent_in(Hello),
+            other_bytes=self._moved_bytes() - self._channel.sent_in(Pages, RoundEnd),
         )
 
-    def _converge(self, rounds: Rounds, steering: Steering) -> SyncStats:
+    def _moved_bytes(self) -> int:
+        """What went to the stream for moving the guest: neither its hello nor verification."""
+        return self._channel.sent_bytes - self._channel.sent_in(Hello, Compare)
+
+    def _converge(self, bitmap: MigrationBitmap, rounds: Rounds, steering: Steering) -> SyncStats:
         """Rounds until the policy says to switch over; returns the sync before that. Raises `NotConverged`."""
         self._phase = "rounds"
         sync = rounds.sync()
         while True:
-            dirty_map = self._bitmap.pending.counts(_MAP_PARTS)
-            done = rounds.send(sync, final=False, cut=steering.cut(rounds.synced_at - self._started))
+            dirty_map = bitmap.pending.counts(_MAP_PARTS)
+            done = rounds.send(sync, cut=steering.cut(rounds.synced_at - self._started))
             sync = rounds.sync()
             done, decision = steering.after(done, sync, rounds.synced_at - self._started)
             self._record(replace(done, dirty_map=dirty_map))
@@ -256,10 +288,10 @@ class Source:
         paused = clock.now()
         final = rounds.sync()
         synced = clock.now()
-        last = rounds.send(sync + final, final=True)
+        last = rounds.send(sync, final=final)
         sent = clock.now()
         self._channel.send(DeviceState(self.vm.save_state()))
-        saved = clock.now()
+        saved = self._saved_at = clock.now()
         compared = self._compare() if self.options.verify else 0
         self._channel.send(Prepare(compared))
         ready = self._channel.expect(Ready)
@@ -308,7 +340,7 @@ class Source:
         self._emit(done)
 
     def _remaining(self) -> int:
-        return self._bitmap.pending.count() * self.vm.memory.layout.page_size
+        return self._bitmap.pending.count() * self.vm.memory.layout.page_size if self._bitmap else 0
 
     def _elapsed(self) -> float:
         return self._clock.now() - self._started
@@ -325,7 +357,7 @@ class Source:
     def _progress(self, now: float) -> Progress:
         elapsed = now - self._started
         verdict = self._steering.verdicts[-1] if self._steering and self._rounds else None
-        bandwidth = self._channel.sent_bytes / max(elapsed, 1e-9)
+        bandwidth = self._moved_bytes() / max(elapsed, 1e-9)
         eta = None
         if verdict is not None:
             bandwidth = verdict.bandwidth_bytes_per_s.value or 0.0
@@ -334,13 +366,14 @@ class Source:
         return Progress(
             phase=self._phase,
             round=len(self._rounds) + 1,
-            sent_bytes=self._channel.sent_bytes,
+            sent_bytes=self._moved_bytes(),
             remaining_bytes=self._remaining(),
             dirty_rate_bytes_per_s=verdict.dirty_rate_bytes_per_s if verdict else 0.0,
             bandwidth_bytes_per_s=bandwidth,
             elapsed_s=elapsed,
             expected_downtime_s=verdict.downtime_s.value if verdict else None,
             eta_s=eta,
+            verify_bytes=self._channel.sent_in(Compare),
         )
 
 

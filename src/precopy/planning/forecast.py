@@ -9,7 +9,7 @@ from precopy.planning.curve import DirtyCurve
 from precopy.planning.decide import decide
 from precopy.planning.decision import Decide, Decision
 from precopy.planning.doubt import doubt
-from precopy.planning.downtime import needed_speed, smallest_downtime
+from precopy.planning.downtime import expected_downtime, needed_speed, smallest_downtime
 from precopy.planning.estimate import Estimate
 from precopy.planning.limits import Limits
 from precopy.planning.metrics import Metrics
@@ -26,8 +26,9 @@ class Forecast:
       switched over now, that is as the policy sees it;
     - ``more_rounds`` before the switchover, ``downtime_s``, ``total_s`` since the migration's start: of the migration
       where it completes, and otherwise of the moment in which it is given up;
-    - ``smallest_downtime_limit_s``: the downtime that rounds settle at. Its upper end, set as the limit, makes the
-      migration converge; infinite where no limit does;
+    - ``smallest_downtime_limit_s``: the downtime that rounds settle at, or where that is less, what switching over now
+      or at the end of the forecast would have: with it as the limit, that is when it does. Its upper end, set as the
+      limit, makes the migration converge; infinite where no limit does;
     - ``bandwidth_bytes_per_s``: B, of the rounds to come;
     - ``dirty_rate_bytes_per_s``: D, over an interval such as the last round's;
     - ``largest_dirty_rate_bytes_per_s``: the D with which it would converge within the limit; infinite where the
@@ -68,7 +69,7 @@ def forecast(metrics: Metrics, limits: Limits, now: float, policy: Decide = deci
         more_rounds=_range([len(one.rounds) for one in outcomes]),
         downtime_s=downtime_s,
         total_s=unknown.total(_range([one.total_s for one in outcomes]), now),
-        smallest_downtime_limit_s=smallest_downtime(metrics),
+        smallest_downtime_limit_s=_least(smallest_downtime(metrics), expected_downtime(metrics).total_s, downtime_s),
         bandwidth_bytes_per_s=unknown.bandwidth(metrics.costs.bandwidth),
         dirty_rate_bytes_per_s=rate,
         largest_dirty_rate_bytes_per_s=rate * needed_speed(metrics, limits.downtime_s) if rate else math.inf,
@@ -83,6 +84,10 @@ _AHEAD = 50
 
 def _range(values: list[float]) -> Estimate:
     return Estimate(values[0], min(values), max(values))
+
+
+def _least(*estimates: Estimate) -> Estimate:
+    return Estimate(*(min(getattr(one, end) for one in estimates) for end in ("value", "low", "high")))
 
 
 def _worlds(metrics: Metrics) -> list[CurveWorld]:

@@ -38,6 +38,7 @@ def measured_input(trace: Trace) -> PlanInput:
         sync_s_per_byte=costs.sync_s_per_byte,
         sent_share=costs.sent_share,
         read_s_per_byte=costs.read_s_per_byte,
-        first_bytes=samples[0].transfer_s / per_byte if per_byte else None,
+        first_bytes=min(samples[0].transfer_s / per_byte, trace.ram_bytes) if per_byte else None,
+        first_s=max(samples[0].transfer_s - trace.ram_bytes * per_byte, 0.0),
         curve=curve,
     )

@@ -40,7 +40,9 @@ class PlanInput:
     - ``bandwidth_bytes_per_s``: B, of time spent sending;
     - ``sync_s``: x; ``sync_s_per_byte``: what it grows by for each dirty byte;
     - ``sent_share``: bytes on the wire for each byte of memory; ``read_s_per_byte`` as in `Costs`;
-    - ``first_bytes``: what the first round costs, as bytes of later ones, where it was measured: zero pages cost less;
+    - ``first_bytes``: what the first round costs, as bytes of later ones, where it was measured: zero pages cost less,
+      and it reads no more than there is; ``first_s``: by how much it is slower than that all the same, as the first
+      reading of memory may be;
     - ``uncertainty``: how far B, D and the working set may be off, as a share.
     """
 
@@ -57,6 +59,7 @@ class PlanInput:
     sent_share: float = 1.0
     read_s_per_byte: float = 0.0
     first_bytes: float | None = None
+    first_s: float = 0.0
     curve: DirtyCurve | None = None
 
     def at_speed(self, factor: float) -> PlanInput:
@@ -167,7 +170,8 @@ def forecast_plan(asked: PlanInput) -> PlanForecast:
 def carry_out(asked: PlanInput) -> Outcome:
     """The migration on paper, as `decide` has it. It makes one round at least, as every one does."""
     metrics, limits = asked.metrics(), asked.limits()
-    return simulate(metrics, CurveWorld(metrics.costs, metrics.dirty), exactly(metrics, limits), limits, 0.0)
+    world = CurveWorld(metrics.costs, metrics.dirty)
+    return simulate(metrics, world, exactly(metrics, limits), limits, 0.0, first_s=asked.first_s)
 
 
 def smallest_limit(asked: PlanInput) -> float:
@@ -189,22 +193,29 @@ def downtime_after(asked: PlanInput, rounds: int) -> float:
         late = min(asked.dirty_rate_bytes_per_s * PAUSE_S, asked.working_set_bytes)
         left = _remaining(asked, asked.dirty_rate_bytes_per_s, rounds)
         return asked.sync_s + (left + late) * _per_byte(asked) + asked.handover_s
-    costs, late = asked.metrics().costs, asked.dirty.dirty_bytes(PAUSE_S)
-    left = _left(asked, rounds)
-    return costs.x_s(late) + costs.transfer_s(left + late, asked.bandwidth_bytes_per_s) + asked.handover_s
+    return downtime_with(asked, _left(asked, rounds))
+
+
+def downtime_with(asked: PlanInput, remaining_bytes: float) -> float:
+    """The downtime of switching over with so much left to be sent."""
+    metrics = asked.metrics()
+    late = asked.dirty.dirty_bytes(PAUSE_S)
+    sent_s = metrics.costs.transfer_s(remaining_bytes + late, asked.bandwidth_bytes_per_s)
+    return metrics.costs.x_s(late) + sent_s + asked.handover_s
 
 
 def _plain(asked: PlanInput) -> bool:
     """Whether `_remaining` holds for it."""
-    return asked.curve is None and asked.first_bytes is None and not asked.sync_s_per_byte
+    return asked.curve is None and asked.first_bytes is None and not asked.first_s and not asked.sync_s_per_byte
 
 
 def _left(asked: PlanInput, rounds: int) -> float:
     """The least of r(2), ... r(rounds + 1), round by round."""
     costs, dirty, ram = asked.metrics().costs, asked.dirty, float(asked.ram_bytes)
-    left, least, bandwidth = asked.begin_bytes, ram, asked.bandwidth_bytes_per_s
+    left, least, bandwidth, besides_s = asked.begin_bytes, ram, asked.bandwidth_bytes_per_s, asked.first_s
     for _ in range(rounds):
-        transfer_s = costs.transfer_s(left, bandwidth)
+        transfer_s = costs.transfer_s(left, bandwidth) + besides_s
+        besides_s = 0.0
         found = min(dirty.dirty_bytes(transfer_s + costs.x_s(dirty.dirty_bytes(transfer_s))), ram)
         least = min(least, found)
         if found == left:

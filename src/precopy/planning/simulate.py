@@ -77,12 +77,14 @@ def simulate(
     *,
     observe: Observe | None = None,
     most_rounds: int = MOST_ROUNDS,
+    first_s: float = 0.0,
 ) -> Outcome:
     """Goes on from ``metrics`` at ``now`` (seconds since the migration's start) until ``decide`` ends it, or for
     ``most_rounds`` more.
 
     ``observe`` makes the metrics that the policy sees from the rounds; by default what is known of guest and link
-    stays as it is in ``metrics``, as a forecast has it.
+    stays as it is in ``metrics``, as a forecast has it. ``first_s``: what a migration's first round takes besides what
+    its bytes do.
     """
     costs, bandwidth = world.costs, world.costs.bandwidth.value
     made, stolen, sent = len(metrics.rounds), 0.0, 0.0
@@ -91,9 +93,12 @@ def simulate(
         if decision.ends or len(metrics.rounds) >= made + most_rounds:
             break
         throttle = decision.throttle
-        read = metrics.remaining_bytes * _share_before_its_end(metrics, world, decide, limits, now)
+        besides_s = 0.0 if metrics.rounds else first_s
+        whole_s = costs.transfer_s(metrics.remaining_bytes, bandwidth) + besides_s
+        share = _share_before_its_end(metrics, whole_s, decide, limits, now)
+        read = metrics.remaining_bytes * share
         left = metrics.remaining_bytes - read
-        transfer_s = costs.transfer_s(read, bandwidth)
+        transfer_s = costs.transfer_s(read, bandwidth) + besides_s * share
         found = world.dirtied(now, now + transfer_s, throttle)
         sync_s = costs.x_s(found)
         found = world.dirtied(now, now + transfer_s + sync_s, throttle)
@@ -130,10 +135,10 @@ def simulate(
     )
 
 
-def _share_before_its_end(metrics: Metrics, world: World, decide: Decide, limits: Limits, now: float) -> float:
-    """Which share of a round is sent before the policy would end the migration; 1 where it would not."""
-    costs, remaining = world.costs, metrics.remaining_bytes
-    whole_s = costs.transfer_s(remaining, costs.bandwidth.value)
+def _share_before_its_end(metrics: Metrics, whole_s: float, decide: Decide, limits: Limits, now: float) -> float:
+    """Which share of a round, which takes ``whole_s``, is sent before the policy would end the migration; 1 where it
+    would not."""
+    remaining = metrics.remaining_bytes
 
     def ends(share: float) -> bool:
         known, then = metrics.in_round(remaining * (1 - share), whole_s * share), now + whole_s * share

@@ -39,8 +39,8 @@ class RecordedFacts:
 class RecordedOutcome:
     """How a migration ended. ``expected_handover_s`` is what a downtime was expected to have besides its last sync and
     sending, in the end. ``downtime_s`` is the sum of the parts after it, all 0 where it did not complete; then
-    ``error`` says why, in one sentence. ``total_s``: since its start, verification left out; ``sent_bytes``: all bytes
-    given to the stream, the last round's included."""
+    ``error`` says why, in one sentence. ``total_s``: since its start; ``sent_bytes``: all bytes
+    given to the stream, the last round's included; verification is in neither."""
 
     completed: bool
     total_s: float

@@ -112,7 +112,7 @@ class Primary:
 
     def round(self) -> Round:
         """Sends what is pending, straight from memory, and looks what was written meanwhile. Raises `PeerError`."""
-        done = self._rounds.send(self._rounds.sync(), final=False)
+        done = self._rounds.send(self._rounds.sync())
         if done.sent_pages or self._last is None:
             self._last = done
         self._rounds.sync()

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rich import box
 from rich.console import RenderableType
-from rich.table import Table
+
+from precopy.report.console import table
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,9 @@ _COLUMNS = ("precopy", "C loop", "C by page", "copy", "to C", "to copy", "to ali
 
 def bitmap_table(rows: Sequence[BitmapRow]) -> RenderableType:
     """A line a case; speeds in GB/s of bitmap."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("guest", "dirty", "pages"):
-        table.add_column(name, no_wrap=True)
-    for name in _COLUMNS:
-        table.add_column(name, justify="right", no_wrap=True)
+    shown = table(("guest", "r"), ("dirty", "l"), ("pages", "r"), *((name, "r") for name in _COLUMNS))
     for row in rows:
-        table.add_row(
+        shown.add_row(
             row.guest,
             row.pattern,
             row.pages,
@@ -52,4 +48,4 @@ def bitmap_table(rows: Sequence[BitmapRow]) -> RenderableType:
             f"{row.ratio_to_copy:.2f}",
             "-" if row.ratio_to_aligned is None else f"{row.ratio_to_aligned:.2f}",
         )
-    return table
+    return shown

@@ -7,14 +7,13 @@ from collections.abc import Callable
 from itertools import zip_longest
 from statistics import median
 
-from rich import box
 from rich.console import RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from precopy.planning import Limits, RoundSample
 from precopy.planning.compare import Comparison, Scores
 from precopy.planning.trace import Trace
+from precopy.report.console import table
 from precopy.report.replay_documents import Replayed, caution, time_lost_s
 from precopy.units import format_duration, format_rate, format_size
 
@@ -27,15 +26,21 @@ _ROUND_COLUMNS: tuple[tuple[str, Callable[[RoundSample], str]], ...] = (
 )
 
 
+NOT_THE_LAST = (
+    "rounds are those before the switchover; the last one, with the guest paused, is not among them but is in bytes, "
+    "downtime and total"
+)
+
+
 def replay_summary(trace: Trace, done: Replayed) -> list[RenderableType]:
     """What was recorded, and a line a migration: the one that was, and the one that would have been."""
     facts, end, outcome = trace.facts, trace.outcome, done.outcome
-    table = _table(
+    shown = table(
         ("", "l"), ("policy", "l"), ("clear", "l"), ("link", "r"), ("downtime limit", "r"), ("rounds", "r"),
         ("completed", "l"), ("downtime", "r"), ("total", "r"), ("bytes", "r"), ("guest lost", "r"),
     )  # fmt: skip
     recorded_s = 0.0 if end is None else end.downtime_s
-    table.add_row(
+    shown.add_row(
         "recorded",
         facts.policy,
         facts.clear,
@@ -48,7 +53,7 @@ def replay_summary(trace: Trace, done: Replayed) -> list[RenderableType]:
         "?" if end is None else format_size(end.sent_bytes),
         format_duration(time_lost_s(trace.samples, recorded_s)),
     )
-    table.add_row(
+    shown.add_row(
         "replayed",
         done.policy,
         done.clear,
@@ -62,32 +67,33 @@ def replay_summary(trace: Trace, done: Replayed) -> list[RenderableType]:
         format_duration(outcome.guest_time_lost_s),
     )
     what = f"{facts.guest} guest, {format_size(trace.ram_bytes)} in {len(trace.layout.blocks)} RAM blocks"
-    parts: list[RenderableType] = [Text(f"{what}, tracker {facts.tracker}"), table]
+    parts: list[RenderableType] = [Text(f"{what}, tracker {facts.tracker}"), shown]
     parts += [Text(f"note: {trace.note}")] if trace.note else []
     parts += [Text(f"recorded: {end.error}")] if end is not None and end.error else []
     parts += [Text(f"caution: {caution(done)}")] if caution(done) else []
+    parts.append(Text(NOT_THE_LAST))
     return [*parts, Text(f"replayed: {outcome.decision.action.value}, {outcome.decision.reason}")]
 
 
 def replay_table(trace: Trace, done: Replayed) -> RenderableType:
     """A line a round, what was beside what would have been."""
     sides = [(f"{side}{name}", "r") for side in ("was: ", "") for name, _ in _ROUND_COLUMNS]
-    table = _table(("round", "r"), *sides)
+    shown = table(("round", "r"), *sides)
     for number, pair in enumerate(zip_longest(trace.samples, done.outcome.rounds), 1):
         cells = ["" if one is None else value(one) for one in pair for _, value in _ROUND_COLUMNS]
-        table.add_row(str(number), *cells)
-    return table
+        shown.add_row(str(number), *cells)
+    return shown
 
 
 def scores_table(scores: Scores) -> RenderableType:
     """A line a policy, for one recording."""
-    table = _table(
+    shown = table(
         ("policy", "l"), ("completed", "l"), ("downtime", "r"), ("total", "r"), ("bytes", "r"), ("guest lost", "r"),
         ("rounds", "r"), ("front", "l"), ("reason", "l"),
     )  # fmt: skip
     for score in scores.results:
         outcome = score.outcome
-        table.add_row(
+        shown.add_row(
             score.policy,
             _yes(outcome.completed),
             _downtime(outcome.completed, outcome.downtime_s),
@@ -96,27 +102,27 @@ def scores_table(scores: Scores) -> RenderableType:
             format_duration(outcome.guest_time_lost_s),
             str(len(outcome.rounds)),
             "*" if score.on_front else "",
-            Text(outcome.decision.reason),
+            outcome.decision.reason,
         )
-    return table
+    return shown
 
 
 def summary_table(done: Comparison) -> RenderableType:
     """A line a policy, over all recordings: medians are of those that it completed."""
-    table = _table(
+    shown = table(
         ("policy", "l"), ("completed", "r"), ("on the front", "r"), ("median downtime", "r"), ("median total", "r")
     )
     for policy in (score.policy for score in done.traces[0].results):
         scores = done.of(policy)
         completed = [score.outcome for score in scores if score.outcome.completed]
-        table.add_row(
+        shown.add_row(
             policy,
             f"{len(completed)} of {len(scores)}",
             f"{sum(score.on_front for score in scores)} of {len(scores)}",
             format_duration(median(one.downtime_s for one in completed)) if completed else "-",
             format_duration(median(one.total_s for one in completed)) if completed else "-",
         )
-    return table
+    return shown
 
 
 def _downtime(completed: bool, downtime_s: float) -> str:
@@ -132,10 +138,3 @@ def _limit(limits: Limits) -> str:
 
 def _yes(completed: bool) -> str:
     return "yes" if completed else "no"
-
-
-def _table(*columns: tuple[str, str]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name, justify in columns:
-        table.add_column(name, justify="left" if justify == "l" else "right", no_wrap=name != "reason")
-    return table

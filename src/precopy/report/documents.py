@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from precopy.migration.results import Migrated
+from precopy.migration.results import Attempt, Migrated, Round
 
 
 def document(kind: str, version: int, body: dict[str, Any]) -> dict[str, Any]:
@@ -30,9 +30,18 @@ def migration_body(done: Migrated) -> dict[str, Any]:
         "downtime_s": done.downtime.total_s,
         "downtime": downtime,
         "guest_time_lost_s": done.guest_time_lost_s,
+        "moving_s": done.moving_s,
         "throughput_bytes_per_s": done.throughput_bytes_per_s,
-        "get_log_ioctls": sum(one.get_log_ioctls for one in done.rounds),
-        "clear_log_ioctls": sum(one.clear_log_ioctls for one in done.rounds),
-        "zero_pages": sum(one.zero_pages for one in done.rounds),
-        "torn_batches": sum(one.torn_batches for one in done.rounds),
+        **_sums(done.rounds),
     }
+
+
+def attempt_body(attempt: Attempt) -> dict[str, Any]:
+    """A migration that did not complete, as documents hold it under ``migration``: its fields, and the same sums."""
+    body: dict[str, Any] = msgspec.to_builtins(attempt)
+    return {**body, "completed": False, **_sums(attempt.rounds)}
+
+
+def _sums(rounds: tuple[Round, ...]) -> dict[str, int]:
+    names = ("get_log_ioctls", "clear_log_ioctls", "zero_pages", "torn_batches")
+    return {name: sum(getattr(one, name) for one in rounds) for name in names}

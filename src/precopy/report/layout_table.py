@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from rich import box
 from rich.console import RenderableType
-from rich.table import Table
-from rich.text import Text
 
 from precopy.memory import RamLayout
+from precopy.report.console import table
 from precopy.units import PAGE_SIZE
 
 
@@ -22,17 +20,14 @@ def unaligned_mapped_pages(layout: RamLayout) -> int:
 
 def layout_table(layout: RamLayout) -> RenderableType:
     """A line a RAM block, in ascending ram_addr order, and a line for each further section that maps it."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    columns = (("RAM block", "l"), ("ram_addr", "r"), ("pages", "r"), ("whole words", "l"), ("mapped at", "l"))
-    for name, justify in columns:
-        table.add_column(name, justify="left" if justify == "l" else "right", no_wrap=True)
+    shown = table(("RAM block", "l"), ("ram_addr", "r"), ("pages", "r"), ("whole words", "l"), ("mapped at", "r"))
     for block in layout.blocks:
         at = [f"{one.gpa:#x}-{one.end_gpa - 1:#x}" for one in layout.sections if one.block == block]
-        table.add_row(
-            Text(block.name),
+        shown.add_row(
+            block.name,
             f"{block.first_page * PAGE_SIZE:#x}",
             str(block.pages),
             "yes" if block.aligned else "no",
             "\n".join(at) or "-",
         )
-    return table
+    return shown

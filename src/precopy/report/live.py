@@ -19,15 +19,17 @@ _TALL = 4
 
 
 class LiveProgress:
-    """Shows the newest `Progress` and the newest `Verdict` where stderr is a terminal, and nothing otherwise. Meanwhile
-    what is printed to stdout goes to stderr, above it (as rich does it)."""
+    """Shows the newest `Progress` and the newest `Verdict` where stderr is a terminal, and nothing otherwise; ``what``
+    is before them, and alone while there are none. Meanwhile what is printed to stdout goes to stderr, above it (as
+    rich does it)."""
 
-    def __init__(self) -> None:
+    def __init__(self, what: str = "") -> None:
+        self._what = what
         self._console = Console(stderr=True)
         self._progress = self._verdict = ""
         self._status: Status | None = None
         if self._console.is_terminal:
-            self._status = self._console.status("connecting", refresh_per_second=10)
+            self._status = self._console.status(what or "connecting", refresh_per_second=10)
 
     def __enter__(self) -> LiveProgress:
         if self._status:
@@ -44,7 +46,7 @@ class LiveProgress:
         if self._status is None:
             return
         if isinstance(event, Progress):
-            self._progress = line(event)
+            self._progress = " | ".join(filter(None, (self._what, line(event))))
         elif isinstance(event, Verdict):
             self._verdict = after_round(event)
         # A low terminal has one line, with what matters first.
@@ -59,6 +61,7 @@ def line(progress: Progress) -> str:
     parts = [
         f"round {progress.round}" if progress.phase == "rounds" else progress.phase,
         f"{format_size(progress.sent_bytes)} sent",
+        *([f"{format_size(progress.verify_bytes)} compared"] if progress.verify_bytes else []),
         f"{format_size(progress.remaining_bytes)} left",
         f"bandwidth {format_rate(progress.bandwidth_bytes_per_s)}",
     ]

@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from rich import box
-from rich.table import Table
-
 from precopy.planning import Estimate
 from precopy.planning.advice import Advice, Lever
-from precopy.planning.plan import Plan, PlanInput, downtime_after
+from precopy.planning.plan import Plan, PlanInput, downtime_after, downtime_with
 from precopy.planning.simulate import MOST_ROUNDS
-from precopy.report.tables import bandwidth, show
+from precopy.report.console import Column, FittedTable, show, table
+from precopy.report.tables import bandwidth
 from precopy.units import format_duration, format_rate, format_size
 
 _FIRST_ROUNDS, _LAST_ROUNDS = 9, 3
@@ -70,7 +68,7 @@ def show_plan(made: Plan, advice: Advice, source: str) -> None:
     share = 100 * asked.uncertainty
     ranges = f"; ranges: B, D and working set {share:.3g} % better and worse" if share else ""
     show(verdict(made), "", _input_line(asked, source) + ranges, "")
-    table = Table(box=None, pad_edge=False, show_header=False)
+    figures = FittedTable((Column("figure", text=True), Column("value", text=True)), head=False)
     ends = "" if forecast.converges else " (given up)"
     for name, value in (
         (f"rounds{ends}", _range(forecast.rounds, _UNITS["rounds"])),
@@ -79,8 +77,8 @@ def show_plan(made: Plan, advice: Advice, source: str) -> None:
         ("smallest downtime limit", _range(forecast.smallest_downtime_limit_s, _duration_up)),
         ("largest dirty rate", _range(forecast.largest_dirty_rate_bytes_per_s, _rate)),
     ):
-        table.add_row(name, value)
-    show(table, "", *_advice_lines(advice), _rounds_table(made), _letter_line(made))
+        figures.add_row(name, value)
+    show(figures, "", *_advice_lines(advice), _rounds_table(made), _letter_line(made))
 
 
 def _input_line(asked: PlanInput, source: str) -> str:
@@ -109,28 +107,27 @@ def _advice_lines(advice: Advice) -> list[str]:
     return [*lines, *([head] if rest else []), *(f"  {lever_sentence(one, advice.converges)}" for one in rest)]
 
 
-def _rounds_table(made: Plan) -> Table:
+def _rounds_table(made: Plan) -> FittedTable:
     """A line a round; of many, the first and the last ones."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("round", "reads", "t: transfer", "x: sync", "then remaining", "downtime then", "at"):
-        table.add_column(name, justify="right", no_wrap=True)
+    heads = ("round", "reads", "t: transfer", "x: sync", "then remaining", "downtime then", "at")
+    shown = table(*((head, "r") for head in heads))
     rounds = made.forecast.likely.rounds
     left_out = range(_FIRST_ROUNDS, len(rounds) - _LAST_ROUNDS)
     for index, one in enumerate(rounds):
         if index in left_out:
             if index == left_out[0]:
-                table.add_row(*["..."] * len(table.columns))
+                shown.add_row(*["..."] * len(heads))
             continue
-        table.add_row(
+        shown.add_row(
             str(one.number),
             format_size(one.read_bytes),
             format_duration(one.transfer_s),
             format_duration(one.sync_s),
             format_size(one.remaining_bytes),
-            format_duration(downtime_after(made.input, one.number)),
+            format_duration(downtime_with(made.input, one.remaining_bytes)),
             format_duration(one.ended_s),
         )
-    return table
+    return shown
 
 
 def _letter_line(made: Plan) -> str:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich import box
 from rich.console import RenderableType
-from rich.table import Table
 
+from precopy.report.console import FittedTable, table
 from precopy.units import format_duration
 
 Body = dict[str, Any]
@@ -32,24 +31,28 @@ def predict_table(body: Body) -> list[RenderableType]:
     return shown
 
 
-def _migrations(rows: list[Body]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("migration")
-    for name in ("rounds", "after", "downtime: predicted", "measured", "off", "total: predicted", "measured", "off"):
-        table.add_column(name, justify="right", no_wrap=True)
+def _migrations(rows: list[Body]) -> FittedTable:
+    heads = ("rounds", "after", "downtime: predicted", "measured", "off", "total: predicted", "measured", "off")
+    shown = table(("migration", "l"), *((head, "r") for head in heads))
     for one in rows:
-        table.add_row(
+        shown.add_row(
             one["name"],
             str(one["rounds"]),
             str(one["predicted_after"]),
             _range(one["predicted_downtime_s"]),
             format_duration(one["measured_downtime_s"]),
-            f"{100 * one['downtime_error']:+.0f} %",
+            _off(one, "downtime"),
             _range(one["predicted_total_s"]),
             format_duration(one["measured_total_s"]),
-            f"{100 * one['total_error']:+.0f} %",
+            _off(one, "total"),
         )
-    return table
+    return shown
+
+
+def _off(one: Body, what: str) -> str:
+    """By how much the predicted value is off the measured one; unknown where no end was predicted."""
+    unknown = one[f"predicted_{what}_s"]["value"] is None
+    return "?" if unknown else f"{100 * one[f'{what}_error']:+.0f} %"
 
 
 def _range(estimate: Body) -> str:
@@ -73,17 +76,15 @@ def _shares(body: Body) -> list[str]:
     return lines
 
 
-def _held(rows: list[Body]) -> Table:
+def _held(rows: list[Body]) -> FittedTable:
     """How often the ranges held that were stated after each of the first rounds."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     names = ("ranges after round", "migrations", "downtime held", "total held", "both", "width: downtime", "total")
-    for name in names:
-        table.add_column(name, justify="right")
+    shown = table(*((name, "r") for name in names))
     for one in rows:
         shares = (f"{100 * one[name]:.0f} %" for name in ("downtime", "total", "both"))
         widths = ("without end" if one[name] is None else f"{one[name]:.3g}" for name in _WIDTHS)
-        table.add_row(str(one["after"]), str(one["migrations"]), *shares, *widths)
-    return table
+        shown.add_row(str(one["after"]), str(one["migrations"]), *shares, *widths)
+    return shown
 
 
 _WIDTHS = ("downtime_width", "total_width")
@@ -95,17 +96,15 @@ def _missed(one: Body) -> str:
     return f"  {one['name']}: {one['failed']['message']}{said}"
 
 
-def _hopeless(rows: list[Body]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("cannot converge")
-    for name in ("named after round", "smallest limit", "with that limit"):
-        table.add_column(name, justify="right", no_wrap=True)
+def _hopeless(rows: list[Body]) -> FittedTable:
+    heads = (("named after round", "r"), ("smallest limit", "r"), ("with that limit", "l"))
+    shown = table(("cannot converge", "l"), *heads)
     for one in rows:
         limit, then = one["smallest_downtime_limit_s"], one["then_downtime_s"]
-        table.add_row(
+        shown.add_row(
             one["name"],
             str(one["named_after"] or "never"),
             "none" if limit is None else format_duration(limit),
             f"{format_duration(then)} in {one['then_rounds']} rounds" if then is not None else one["detail"],
         )
-    return table
+    return shown

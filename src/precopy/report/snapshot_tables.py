@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from rich import box
 from rich.console import RenderableType
-from rich.table import Table
-from rich.text import Text
 
+from precopy.report.console import table
 from precopy.units import format_duration, format_size
 
 
@@ -49,9 +47,9 @@ def snapshots_table(rows: Sequence[SnapshotRow]) -> RenderableType:
         ("snapshot", "r"), ("kind", "l"), ("created (UTC)", "l"), ("memory", "r"), ("pages", "r"), ("zero", "r"),
         ("on disk", "r"), ("compressed", "l"), ("state", "l"),
     )  # fmt: skip
-    table = _table(*columns)
+    shown = table(*columns)
     for row in rows:
-        table.add_row(
+        shown.add_row(
             str(row.number),
             "?" if not row.size else "full" if row.parent is None else f"changes to {row.parent}",
             _time(row.created_s),
@@ -60,33 +58,24 @@ def snapshots_table(rows: Sequence[SnapshotRow]) -> RenderableType:
             str(row.zero_pages),
             format_size(row.bytes),
             row.compression,
-            "complete" if row.damage is None else Text("damaged"),
+            "complete" if row.damage is None else "damaged",
         )
-    return table
+    return shown
 
 
 def snapshot_bench_table(rows: Sequence[SnapshotBenchRow]) -> RenderableType:
     """A line a way and directory, in the order in which they were measured."""
-    table = _table(
-        ("directory", "l"), ("", "l"), ("time", "r"), ("bytes", "r"), ("full / it", "r"), ("bytes / it", "r")
-    )
+    shown = table(("directory", "l"), ("", "l"), ("time", "r"), ("bytes", "r"), ("full / it", "r"), ("bytes / it", "r"))
     for row in rows:
-        table.add_row(
-            Text(row.directory),
+        shown.add_row(
+            row.directory,
             row.what,
             format_duration(row.seconds),
             format_size(row.bytes),
             "-" if row.faster is None else f"{row.faster:.2f} x",
             "-" if row.smaller is None else f"{row.smaller:.2f} x",
         )
-    return table
-
-
-def _table(*columns: tuple[str, str]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name, justify in columns:
-        table.add_column(name, justify="left" if justify == "l" else "right", no_wrap=True)
-    return table
+    return shown
 
 
 def _time(seconds: float) -> str:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from rich import box
-from rich.table import Table
-
 from precopy.planning.sweep import Axis, Edge, Grid, frontier
-from precopy.report.tables import show
+from precopy.report.console import FittedTable, show, table
 from precopy.units import format_duration, format_rate, format_size
 
 _MOST_LINES = 40
@@ -55,28 +52,26 @@ def _one_line(axis: Axis, edge: Edge) -> str:
     return f"{len(axis.values)} values of {name}: {found}"
 
 
-def _table(grid: Grid, edges: list[Edge]) -> Table:
+def _table(grid: Grid, edges: list[Edge]) -> FittedTable:
     """A line a value of the first axis; of many, evenly picked ones."""
     first, *others, last = grid.varying
     name, unit = _NAMES[first.field]
     edge_name, edge_unit = _NAMES[last.field]
     way = "smallest" if last.more_is_better else "largest"
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     heads = [name, "plans", "converge", f"{way} {edge_name} that converges"]
     if others:
         names = " and ".join(_NAMES[axis.field][0] for axis in others)
         heads[-1:] = [f"{way} {edge_name}: with any {names}", "with the best"]
-    for head in heads:
-        table.add_column(head, justify="right")
+    shown = table(*((head, "r") for head in heads))
     for edge in edges:
         ends = [edge.all, edge.some] if others else [edge.some]
-        table.add_row(
+        shown.add_row(
             unit(edge.value),
             str(edge.plans),
             str(edge.converging),
             *("-" if end is None else edge_unit(end) for end in ends),
         )
-    return table
+    return shown
 
 
 def _picked(edges: list[Edge]) -> list[Edge]:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich import box
-from rich.table import Table
-
-from precopy.report.tables import show
+from precopy.report.console import FittedTable, show, table
 from precopy.units import format_duration, format_size
 
 Body = dict[str, Any]
@@ -34,10 +31,10 @@ _TIMES = ("log_sync_s", "bitmap_sync_s", "log_clear_s")
 _TIME_COLUMNS = ("log_sync us", "bitmap us", "log_clear us")
 
 
-def _variants(body: Body) -> Table:
-    table = _table(("variant", "dirty", "get", "clear", "deferred", "x: sync us (min to max)", *_TIME_COLUMNS))
+def _variants(body: Body) -> FittedTable:
+    shown = _figures("variant", "dirty", "get", "clear", "deferred", "x: sync us (min to max)", *_TIME_COLUMNS)
     for one in body["variants"]:
-        table.add_row(
+        shown.add_row(
             one["variant"],
             *(str(one[name]) for name in ("dirty_pages", "get_log_ioctls")),
             *(str(one[name]) for name in ("clear_log_ioctls", "deferred_clear_ioctls")),
@@ -45,34 +42,37 @@ def _variants(body: Body) -> Table:
         )
     qemu = body["qemu"]
     if qemu:
-        table.add_row(
+        shown.add_row(
             f"QEMU {qemu['version'].split()[0]}, traced",
             *("-", "-", str(qemu["clear_log_ioctls"]), f"{qemu['deferred_clear_ioctls']:g}"),
             _microseconds(qemu["sync_s"]),
             *("-", "-", "-"),
         )
-    return table
+    return shown
 
 
-def _blocks(body: Body) -> Table:
-    table = _table(("RAM block", "pages", "listeners", "slots", "dirty", "get", "clear", "deferred", *_TIME_COLUMNS))
+def _blocks(body: Body) -> FittedTable:
+    shown = _figures("RAM block", "pages", "listeners", "slots", "dirty", "get", "clear", "deferred", *_TIME_COLUMNS)
     for variant in body["variants"]:
-        table.add_row(f"[bold]{variant['variant']}[/bold]")
+        shown.add_row(variant["variant"], style="bold")
         for one in variant["blocks"]:
             if not one["slots"]:
                 continue
-            table.add_row(
+            shown.add_row(
                 f"  {one['name']}",
                 f"{one['pages']}{' ' if one['aligned'] else '*'}",
                 *(str(one[name]) for name in ("listeners", "slots", "dirty_pages", "get_log_ioctls")),
                 *(str(one[name]) for name in ("clear_log_ioctls", "deferred_clear_ioctls")),
                 *(_microseconds(one[name]) for name in _TIMES),
             )
-    return table
+    return shown
 
 
 def _peers(body: Body) -> list[str]:
-    lines = ["* a length that is no multiple of 64 pages; times of blocks are those in their ioctls (bitmap: alone)"]
+    lines = [
+        "* a length that is no multiple of 64 pages; times of blocks are those in their ioctls (bitmap: alone)",
+        "every figure is a median by itself: parts need not add up, but for a variant's ioctls, which are its blocks'",
+    ]
     idle = body["idle"]
     lines.append(
         f"idle: a sync takes {format_duration(idle['sync_s']['median'])}, "
@@ -114,8 +114,5 @@ def _microseconds(spread: Body) -> str:
     return f"{median:.0f} ({low:.0f} to {high:.0f})" if high else "0"
 
 
-def _table(columns: tuple[str, ...]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for number, name in enumerate(columns):
-        table.add_column(name, justify="right" if number else "left", no_wrap=True)
-    return table
+def _figures(*heads: str) -> FittedTable:
+    return table(*((head, "r" if number else "l") for number, head in enumerate(heads)))

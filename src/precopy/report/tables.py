@@ -5,75 +5,69 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from rich import box
-from rich.console import Console, Group, RenderableType
-from rich.table import Table
+from rich.console import RenderableType
 
 from precopy.migration.options import MigrationOptions
-from precopy.migration.results import Downtime, Migrated, Round
+from precopy.migration.results import Attempt, Downtime, Migrated, Round
 from precopy.ports import Throttled
+from precopy.report.console import table
 from precopy.units import format_bits, format_duration, format_rate, format_size
 
 
 @dataclass(frozen=True)
 class DemoRow:
-    """One run of the demo: the clear policy, its migration (None where it failed), and what the checks said."""
+    """One run of the demo: the clear policy, its migration (None where it did not complete, and then ``attempt`` is how
+    far it came), and what the checks said, or why it did not complete."""
 
     clear: str
     migrated: Migrated | None
     verified: bool
     verdict: str
+    attempt: Attempt | None = None
+
+    @property
+    def rounds(self) -> tuple[Round, ...]:
+        made = self.migrated or self.attempt
+        return made.rounds if made else ()
 
 
-_WIDE = 160
-
-
-def _console() -> Console:
-    """Stdout, as wide as its terminal, or wide enough for every table where it is none."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=_WIDE)
-
-
-def show(*parts: RenderableType) -> None:
-    """Prints to stdout."""
-    console = _console()
-    for part in parts:
-        console.print(part, soft_wrap=isinstance(part, str))
-
-
-def _table(*columns: tuple[str, str]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name, justify in columns:
-        table.add_column(name, justify="left" if justify == "l" else "right", no_wrap=True)
-    return table
-
-
-_ROUND_COLUMNS: tuple[tuple[str, bool, Callable[[Round], str]], ...] = (
-    ("round", True, lambda one: "last" if one.final else str(one.number)),
-    ("dirty", True, lambda one: str(one.dirty_pages)),
-    ("sent", True, lambda one: str(one.sent_pages)),
-    ("zero", True, lambda one: str(one.zero_pages)),
-    ("torn", False, lambda one: str(one.torn_batches)),
-    ("bytes", False, lambda one: format_size(one.sent_bytes)),
-    ("x: sync", True, lambda one: format_duration(one.sync_s)),
-    ("log_sync", False, lambda one: format_duration(one.log_sync_s)),
-    ("bitmap", False, lambda one: format_duration(one.bitmap_sync_s)),
-    ("log_clear", False, lambda one: format_duration(one.log_clear_s)),
-    ("t: transfer", True, lambda one: format_duration(one.transfer_s)),
-    ("bandwidth", True, lambda one: format_rate(one.bandwidth_bytes_per_s) if one.sent_pages else "-"),
-    ("get", True, lambda one: str(one.get_log_ioctls)),
-    ("clear", True, lambda one: str(one.clear_log_ioctls)),
+_ROUND_COLUMNS: tuple[tuple[str, Callable[[Round], str]], ...] = (
+    ("round", lambda one: "last" if one.final else str(one.number)),
+    ("dirty", lambda one: str(one.dirty_pages)),
+    ("new", lambda one: str(one.new_dirty_pages)),
+    ("again", lambda one: str(one.again_pages)),
+    ("to send", lambda one: str(one.pending_pages)),
+    ("sent", lambda one: str(one.sent_pages)),
+    ("zero", lambda one: str(one.zero_pages)),
+    ("left", lambda one: str(one.left_pages)),
+    ("torn", lambda one: str(one.torn_batches)),
+    ("bytes", lambda one: format_size(one.sent_bytes)),
+    ("x: sync", lambda one: format_duration(one.sync_s)),
+    ("log_sync", lambda one: format_duration(one.log_sync_s)),
+    ("bitmap", lambda one: format_duration(one.bitmap_sync_s)),
+    ("log_clear", lambda one: format_duration(one.log_clear_s)),
+    ("t: transfer", lambda one: format_duration(one.transfer_s)),
+    ("sending", lambda one: format_duration(one.send_s)),
+    ("bandwidth", lambda one: format_rate(one.bandwidth_bytes_per_s) if one.sent_pages else "-"),
+    ("get", lambda one: str(one.get_log_ioctls)),
+    ("clear", lambda one: str(one.clear_log_ioctls)),
 )
-"""Column of the rounds' table, whether a narrow terminal has it too, and its value."""
+"""Column of the rounds' table and its value."""
+
+ROUNDS_LEGEND = (
+    "pages to send: all in round 1; then those left, the new ones (dirty, and not to be sent already) and the others "
+    "of torn batches, sent again; to send = sent + zero + left\n"
+    "x = log_sync + bitmap + log_clear; bandwidth = bytes by sending (a part of t); the last round has two syncs"
+)
 
 
-def rounds_table(done: Migrated) -> RenderableType:
-    """A line a round: x and its parts, t, what was found and sent, what the kernel was asked."""
-    columns = [column for column in _ROUND_COLUMNS if column[1] or _console().width >= _WIDE]
-    table = _table(*((name, "r") for name, _, _ in columns))
-    for one in done.rounds:
-        table.add_row(*(value(one) for _, _, value in columns))
-    return Group(table, downtime_line(done.downtime), total_line(done))
+def rounds_table(rounds: Sequence[Round]) -> list[RenderableType]:
+    """A line a round: what was found and sent, x and its parts, t, what the kernel was asked; and how they hang
+    together."""
+    shown = table(*((name, "r") for name, _ in _ROUND_COLUMNS))
+    for one in rounds:
+        shown.add_row(*(value(one) for _, value in _ROUND_COLUMNS))
+    return [shown, ROUNDS_LEGEND]
 
 
 def bandwidth(bytes_per_s: float) -> str:
@@ -106,15 +100,26 @@ def downtime_line(downtime: Downtime) -> str:
 
 
 def total_line(done: Migrated) -> str:
-    """Time, bytes, throughput and what was verified, in one line."""
+    """Bytes, the time in which they went, throughput, and beside them the rest of the time and verification."""
+    rest = f" (setup {format_duration(done.setup_s)} besides)"
     verified = (
-        f"; all {done.compared_pages} pages compared byte for byte in {format_duration(done.verify_s)}"
+        f"; then verified: all {done.compared_pages} pages compared byte for byte, {format_size(done.verify_bytes)} in "
+        f"{format_duration(done.verify_s)}"
         if done.compared_pages
         else ""
     )
     return (
-        f"{format_size(done.sent_bytes)} in {format_duration(done.total_s - done.verify_s)}: "
-        f"{format_rate(done.throughput_bytes_per_s)}{verified}"
+        f"{format_size(done.sent_bytes)} in {format_duration(done.moving_s)}: "
+        f"{format_rate(done.throughput_bytes_per_s)}{rest}{verified}"
+    )
+
+
+def attempt_line(attempt: Attempt) -> str:
+    """What a migration had done when it ended without completing, in one line."""
+    unfinished = f", {format_size(attempt.other_bytes)} of it outside these rounds" if attempt.other_bytes else ""
+    return (
+        f"not completed: {format_size(attempt.sent_bytes)} sent in {format_duration(attempt.total_s)}{unfinished}; "
+        f"{format_size(attempt.remaining_bytes)} were still to be sent"
     )
 
 
@@ -130,8 +135,9 @@ def throttled_line(throttled: Throttled) -> str:
 
 
 def demo_table(rows: Sequence[DemoRow]) -> RenderableType:
-    """One line a clear policy: how many ioctls it took, what a sync cost, and what the guest noticed."""
-    table = _table(
+    """One line a clear policy: how many ioctls it took, what a sync cost, what the guest noticed, and what was sent in
+    which time (the comparison of the memories counts in neither)."""
+    shown = table(
         ("clear policy", "l"),
         ("rounds", "r"),
         ("get ioctls", "r"),
@@ -139,26 +145,27 @@ def demo_table(rows: Sequence[DemoRow]) -> RenderableType:
         ("x: first sync", "r"),
         ("t: first round", "r"),
         ("downtime", "r"),
+        ("sent", "r"),
+        ("in", "r"),
         ("throughput", "r"),
         ("verified", "l"),
     )
     for row in rows:
-        done = row.migrated
-        if done is None:
-            table.add_row(row.clear, *["-"] * 7, row.verdict)
-            continue
-        table.add_row(
+        done, rounds = row.migrated, row.rounds
+        shown.add_row(
             row.clear,
-            str(len(done.rounds)),
-            str(sum(one.get_log_ioctls for one in done.rounds)),
-            str(sum(one.clear_log_ioctls for one in done.rounds)),
-            format_duration(done.rounds[0].sync_s),
-            format_duration(done.rounds[0].transfer_s),
-            format_duration(done.downtime.total_s),
-            format_rate(done.throughput_bytes_per_s),
+            str(len(rounds)) if rounds else "-",
+            str(sum(one.get_log_ioctls for one in rounds)) if rounds else "-",
+            str(sum(one.clear_log_ioctls for one in rounds)) if rounds else "-",
+            format_duration(rounds[0].sync_s) if rounds else "-",
+            format_duration(rounds[0].transfer_s) if rounds else "-",
+            format_duration(done.downtime.total_s) if done else "-",
+            format_size(done.sent_bytes) if done else "-",
+            format_duration(done.moving_s) if done else "-",
+            format_rate(done.throughput_bytes_per_s) if done else "-",
             row.verdict,
         )
-    return table
+    return shown
 
 
 @dataclass(frozen=True)
@@ -174,13 +181,13 @@ class BenchRow:
 
 def bench_migrate_table(rows: Sequence[BenchRow]) -> RenderableType:
     """A line a measurement, in the order in which they were made."""
-    table = _table(("", "l"), ("throughput", "r"), ("downtime", "r"), ("rounds", "r"), ("precopy's ratio to it", "r"))
+    shown = table(("", "l"), ("throughput", "r"), ("downtime", "r"), ("rounds", "r"), ("precopy's ratio to it", "r"))
     for row in rows:
-        table.add_row(
+        shown.add_row(
             row.what,
             format_rate(row.throughput_bytes_per_s),
             "-" if row.downtime_s is None else format_duration(row.downtime_s),
             "-" if row.rounds is None else str(row.rounds),
             row.ratio,
         )
-    return table
+    return shown

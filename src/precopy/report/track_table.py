@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich import box
 from rich.console import RenderableType
-from rich.table import Table
 
+from precopy.report.console import table
 from precopy.units import format_duration, format_size
 
 Body = dict[str, Any]
@@ -16,20 +15,16 @@ _COLUMNS = ("one step", "merged", "deferred", "per page", "comparing", "hashing"
 
 _LEGEND = (
     "syncs with their clears, wherever those come (ioctls); merged, deferred and per page are in two steps; "
-    "x: times a sync in one step"
+    "x: times a sync in one step, the median of the repeats' own ratios, which need not be that of the medians shown"
 )
 
 
 def track_table(body: Body) -> list[RenderableType]:
     """A line a case, of median seconds; then the writers."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("memory", "dirty", "pattern"):
-        table.add_column(name, no_wrap=True)
-    for name in ("pages", *_COLUMNS):
-        table.add_column(name, justify="right", no_wrap=True)
+    shown = table(("memory", "r"), ("dirty", "r"), ("pattern", "l"), *((name, "r") for name in ("pages", *_COLUMNS)))
     for case in body["cases"]:
         two_step = case["two_step"]
-        table.add_row(
+        shown.add_row(
             format_size(case["size_bytes"]),
             f"{100 * case['dirty_share']:g} %",
             case["pattern"],
@@ -42,7 +37,7 @@ def track_table(body: Body) -> list[RenderableType]:
             ),
         )
     return [
-        table,
+        shown,
         _LEGEND,
         *map(_writer, body["writers"]),
     ]
@@ -53,10 +48,16 @@ def _sync(figures: Body) -> str:
     return f"{format_duration(seconds)} ({figures['ioctls']})"
 
 
+def _slower(one: Body, by: str, slowdown: str) -> str:
+    """``6.21 GB/s, and 5.53 GB/s tracked (11 % slower)``."""
+    plain, tracked = one[f"untracked{by}_gb_per_s"], one[f"tracked{by}_gb_per_s"]
+    share = round(100 * one[slowdown])
+    return f"{plain:.2f} GB/s, and {tracked:.2f} GB/s tracked ({abs(share)} % {'slower' if share >= 0 else 'faster'})"
+
+
 def _writer(one: Body) -> str:
     return (
-        f"a writer that streams through {format_size(one['size_bytes'])}: {one['untracked_gb_per_s']:.1f} GB/s, and "
-        f"{one['tracked_gb_per_s']:.1f} GB/s tracked with {one['syncs_per_s']:g} sync a second of "
-        f"{format_duration(one['sync_s']['median'])}: {100 * one['slowdown']:.0f} % slower by its CPU time, "
-        f"{100 * one['slowdown_wall']:.0f} % by the clock; a first write costs {format_duration(one['fault_s'])}"
+        f"a writer that streams through {format_size(one['size_bytes'])}, tracked with {one['syncs_per_s']:g} sync a "
+        f"second of {format_duration(one['sync_s']['median'])}: by its CPU time {_slower(one, '_cpu', 'slowdown')}, by "
+        f"the clock {_slower(one, '', 'slowdown_wall')}; a first write costs {format_duration(one['fault_s'])}"
     )

@@ -16,7 +16,7 @@ def migration_report(done: Migration, prefix: str) -> Report:
     decided = f"Policy {done.policy} decided when to switch over. " if done.policy else ""
     intro = f"{decided}Clear policy {done.clear}; what told of the guest's writes: {done.tracker}."
     parts = (Part(f"{prefix}migration", "The migration", intro, tuple(figures)),)
-    title = f"{done.guest} guest migrated in {duration(done.total_s)}, downtime {duration(done.downtime_s)}"
+    title = f"{done.guest} guest migrated in {duration(done.unverified_s)}, downtime {duration(done.downtime_s)}"
     return Report("precopy.migrate/1", title, verdict(done), parts, facts(done.machine), ROUND_TERMS)
 
 
@@ -35,7 +35,7 @@ def verdict(done: Migration) -> Verdict:
     if done.ram_bytes:
         moved += f" with {format_size(done.ram_bytes)} of memory"
     headline = (
-        f"{moved} was moved to another process in {duration(done.total_s)}; it stood still for "
+        f"{moved} was moved to another process in {duration(done.unverified_s)}; it stood still for "
         f"{duration(done.downtime_s)} of that."
     )
     return Verdict(
@@ -78,17 +78,19 @@ def _downtime_tile(done: Migration) -> Tile:
 
 
 def _time_tile(done: Migration) -> Tile:
-    checked = f", {duration(done.verify_s)} of it verification" if done.verify_s else ""
-    return Tile("Total time", duration(done.total_s), f"{several(len(done.rounds), 'round')}{checked}")
+    checked = f"; verification took {duration(done.verify_s)} besides" if done.verify_s else ""
+    return Tile("Total time", duration(done.unverified_s), f"{several(len(done.rounds), 'round')}{checked}")
 
 
 def _bytes_tile(done: Migration) -> Tile:
     said = []
     if done.ram_bytes:
-        said.append(f"{share(done.sent_bytes, done.ram_bytes)} times its memory")
-    if done.throughput_bytes_per_s is not None:
-        said.append(f"{format_rate(done.throughput_bytes_per_s)} on average")
-    return Tile("Sent", format_size(done.sent_bytes), ", ".join(said))
+        said.append(f"{share(done.moved_bytes, done.ram_bytes)} times its memory")
+    if done.moved_bytes_per_s is not None:
+        said.append(f"{format_rate(done.moved_bytes_per_s)} on average")
+    if done.verify_bytes:
+        said.append(f"and {format_size(done.verify_bytes)} besides for verification")
+    return Tile("Sent", format_size(done.moved_bytes), ", ".join(said))
 
 
 def _verified_tile(done: Migration) -> Tile:

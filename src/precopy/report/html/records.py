@@ -25,12 +25,18 @@ class Estimate(Struct, frozen=True):
 
 
 class Machine(Struct, frozen=True):
+    """Where the figures come from, and when: ``vector`` is the CPU's vector unit, ``load_average`` of 1, 5 and 15
+    minutes, when they began to be taken."""
+
     cpu: str = ""
+    vector: str = ""
     cores: Count | None = None
     memory_bytes: Count | None = None
     kernel: str = ""
     python: str = ""
     precopy: str = ""
+    date: str = ""
+    load_average: Annotated[tuple[Number, ...], Meta(max_length=3)] = ()
 
 
 class Round(Struct, frozen=True):
@@ -49,6 +55,11 @@ class Round(Struct, frozen=True):
     remaining_bytes: Number | None = None
     throttle: Number | None = None
     dirty_map: Cells | None = None
+    send_s: Number | None = None
+    new_dirty_pages: Count | None = None
+    again_pages: Count = 0
+    pending_pages: Count | None = None
+    left_pages: Count = 0
 
 
 class Downtime(Struct, frozen=True):
@@ -81,7 +92,8 @@ class Throttled(Struct, frozen=True):
 
 
 class Migration(Struct, frozen=True):
-    """A migration that completed. ``policy`` decided when to switch over."""
+    """A migration that completed. ``policy`` decided when to switch over. Files of older versions have no
+    ``verify_bytes``: their ``sent_bytes`` and throughput count what verification sent."""
 
     guest: str
     tracker: str
@@ -99,10 +111,34 @@ class Migration(Struct, frozen=True):
     throughput_bytes_per_s: Number | None = None
     ram_bytes: Count | None = None
     compared_pages: Count = 0
+    verify_bytes: Count | None = None
+    setup_s: Number = 0.0
     verdicts: Annotated[tuple[Verdict, ...], Meta(max_length=2000)] = ()
     policy: str = ""
     throttled: Throttled | None = None
     machine: Machine | None = None
+
+    @property
+    def unverified_s(self) -> float:
+        """The whole time but verification's."""
+        return self.total_s - self.verify_s
+
+    @property
+    def _mixed(self) -> bool:
+        return self.verify_bytes is None and self.verified
+
+    @property
+    def moved_bytes(self) -> int:
+        """All bytes but verification's."""
+        return sum(one.sent_bytes for one in self.rounds) if self._mixed else self.sent_bytes
+
+    @property
+    def moved_bytes_per_s(self) -> float | None:
+        """Those, a second of the time in which they went."""
+        if not self._mixed:
+            return self.throughput_bytes_per_s
+        moving_s = self.unverified_s - self.setup_s
+        return self.moved_bytes / moving_s if moving_s > 0 else None
 
 
 class Failed(Struct, frozen=True):

@@ -80,20 +80,36 @@ def times_figure(done: Migration, prefix: str) -> Figure:
 def _rounds_table(done: Migration) -> Table:
     throttled = any(one.throttle for one in done.rounds)
     remains = any(one.remaining_bytes is not None for one in done.rounds)
-    names = ["round", "x: sync", "t: transfer", "dirty pages", "pages sent", "zero pages", "sent", "B", "D"]
+    explained = all(one.pending_pages is not None for one in done.rounds)
+    pages = ["dirty pages", *(["new ones", "again", "to send"] if explained else []), "pages sent", "zero pages"]
+    pages += ["left"] if explained else []
+    names = ["round", "x: sync", "t: transfer", *pages, "sent", "sending", "B", "D"]
     names += [*(["remaining"] if remains else []), *(["throttle"] if throttled else []), "get", "clear"]
     rows = []
     for one in done.rounds:
         row = [round_name(one), duration(one.sync_s), duration(one.transfer_s)]
-        row += [count_text(one.dirty_pages), count_text(one.sent_pages), count_text(one.zero_pages)]
-        row += [format_size(one.sent_bytes), _rate(one.bandwidth_bytes_per_s if one.sent_pages else None)]
+        row.append(count_text(one.dirty_pages))
+        if explained:
+            row += [count_text(n) for n in (one.new_dirty_pages or 0, one.again_pages, one.pending_pages or 0)]
+        row += [count_text(one.sent_pages), count_text(one.zero_pages)]
+        row += [count_text(one.left_pages)] if explained else []
+        row += [
+            format_size(one.sent_bytes),
+            duration(one.send_s),
+            _rate(one.bandwidth_bytes_per_s if one.sent_pages else None),
+        ]
         row += [_rate(one.dirty_rate_bytes_per_s if one.number > 1 else None)]
         if remains:
             row.append(NONE if one.remaining_bytes is None else format_size(one.remaining_bytes))
         if throttled:
             row.append(f"{100 * (one.throttle or 0):.0f} %")
         rows.append((*row, count_text(one.get_log_ioctls), count_text(one.clear_log_ioctls)))
-    caption = "Rounds: times, pages, bandwidth B, dirty rate D, and ioctls that get and clear dirty bits"
+    caption = "Rounds: times, pages, bandwidth B, dirty rate D, and ioctls that get and clear dirty bits."
+    if explained:
+        caption += (
+            " To send: all pages in round 1, then those left, the new ones and the others of torn batches (again); "
+            "they are the pages sent, the zero pages and those left. B: bytes sent by the time of sending, a part of t."
+        )
     return Table(caption, tuple(map(Column, names)), tuple(rows))
 
 

@@ -66,7 +66,9 @@ def logarithmic(what: str, values: Iterable[float], quantity: Quantity) -> Axis:
     room = max(0.06 * (high - low), 0.08 if quantity.base == 10 else 0.3)
     low, high = low - room, high + room
     places = _log_ticks(low, high, quantity)
-    ticks = tuple(((math.log(one, quantity.base) - low) / (high - low), _plain(quantity.text(one))) for one in places)
+    # Below its smallest unit a quantity has the same text for several values, and no tick for them.
+    texts = {_plain(quantity.text(one)): (math.log(one, quantity.base) - low) / (high - low) for one in places}
+    ticks = tuple((place, text) for text, place in texts.items() if len(texts) == 1 or not text.startswith("0 "))
 
     def at(value: float) -> float:
         return (math.log(max(value, 1e-300), quantity.base) - low) / (high - low)

@@ -61,11 +61,14 @@ def facts(machine: Machine | None) -> tuple[tuple[str, str], ...]:
     cores = f"{machine.cores}" if machine.cores is not None else ""
     named = (
         ("CPU", machine.cpu),
+        ("vector unit", machine.vector),
         ("cores", cores),
         ("memory", memory),
         ("kernel", machine.kernel),
         ("Python", machine.python),
         ("precopy", machine.precopy),
+        ("date", machine.date.replace("T", " ").replace("+00:00", " UTC")),
+        ("load average", ", ".join(f"{one:.2f}" for one in machine.load_average)),
     )
     return tuple((name, value) for name, value in named if value)
 

@@ -1,0 +1,147 @@
+"""What goes to a terminal: sentences that are broken at words, and tables that never cut a figure.
+
+A table that is wider than the terminal has, in this order: its heads broken at words, its columns of text broken at
+words, and then its columns in several tables, one below the other, each of which begins with the first column.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+from precopy.report.wrapping import words, wrap
+
+_WIDE = 160
+"""Columns where stdout is no terminal and COLUMNS is not set: enough for most tables in one piece."""
+_LEAST_TEXT = 14
+"""Columns of text are broken down to this width before the table is split."""
+_BETWEEN, _EDGES = 3, 2
+"""Cells between two columns and at both edges, of `box.SIMPLE_HEAD`."""
+
+
+def console() -> Console:
+    """Stdout, as wide as its terminal or as COLUMNS says."""
+    made = Console(highlight=False)
+    if made.is_terminal or os.environ.get("COLUMNS", "").isdigit():
+        return made
+    return Console(highlight=False, width=_WIDE)
+
+
+def show(*parts: RenderableType) -> None:
+    """Prints to stdout. Text is broken at words on a terminal, and left as it is elsewhere."""
+    made = console()
+    for part in parts:
+        if isinstance(part, str | Text):
+            text = part if isinstance(part, str) else part.plain
+            lines = wrap(text, made.width, cell_len, "  ") if made.is_terminal else [text]
+            made.print(Text("\n".join(lines)), soft_wrap=True)
+        else:
+            made.print(part, crop=False)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column's head; ``text``: its cells are text on the left, which may be broken at words, not figures."""
+
+    head: str
+    text: bool = False
+
+
+@dataclass
+class FittedTable:
+    """A table that fits its terminal without cutting a figure. ``head``: whether it has a line of heads."""
+
+    columns: tuple[Column, ...]
+    head: bool = True
+    _rows: list[tuple[tuple[str, ...], str]] = field(default_factory=list)
+
+    @property
+    def rows(self) -> list[dict[str, str]]:
+        """Each line's cells by the heads of their columns."""
+        heads = [column.head for column in self.columns]
+        return [dict(zip(heads, cells, strict=True)) for cells, _ in self._rows]
+
+    def add_row(self, *cells: str, style: str = "") -> None:
+        """Cells that are missing at its end are empty. A cell is text, whatever is in it: no markup."""
+        self._rows.append(((*cells, *[""] * (len(self.columns) - len(cells))), style))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for group, widths in self._groups(options.max_width):
+            yield _Uncut(self._table(group, widths), max(_width(widths), options.max_width))
+
+    def _table(self, group: Sequence[int], widths: Sequence[int]) -> Table:
+        table = Table(box=box.SIMPLE_HEAD if self.head else None, pad_edge=False, show_header=self.head)
+        for index, width in zip(group, widths, strict=True):
+            column = self.columns[index]
+            head = Text("\n".join(wrap(column.head, width, cell_len)))
+            table.add_column(head, justify="left" if column.text else "right", no_wrap=True, vertical="top")
+        for cells, style in self._rows:
+            shown = (wrap(cells[index], width, cell_len) for index, width in zip(group, widths, strict=True))
+            table.add_row(*(Text("\n".join(lines)) for lines in shown), style=style or None)
+        return table
+
+    def _groups(self, width: int) -> list[tuple[list[int], list[int]]]:
+        """The columns of each table that this one is split into, and their widths."""
+        every = list(range(len(self.columns)))
+        whole = [self._natural(index) for index in every]
+        if _width(whole) <= width:
+            return [(every, whole)]
+        groups: list[list[int]] = []
+        for index in every:
+            joined = [*(groups[-1] if groups else []), index]
+            if groups and (len(groups[-1]) == 1 or _width([self._least(one) for one in joined]) <= width):
+                groups[-1].append(index)
+            else:
+                groups.append([0, index] if index else [0])
+        return [(group, self._fit(group, width)) for group in groups]
+
+    def _fit(self, group: list[int], width: int) -> list[int]:
+        """Widths for ``group``: least ones, and what is left given to columns that are broken, the narrowest first."""
+        widths = [self._least(index) for index in group]
+        room = width - _width(widths)
+        for _ in range(max(room, 0)):
+            wanting = [at for at, index in enumerate(group) if widths[at] < self._natural(index)]
+            if not wanting:
+                break
+            widths[min(wanting, key=lambda at: widths[at])] += 1
+        if room < 0 and self.columns[group[0]].text:  # the names give way to a figure
+            widths[0] = max(widths[0] + room, 1)
+        return widths
+
+    def _natural(self, index: int) -> int:
+        lines = [line for cells, _ in self._rows for line in cells[index].split("\n")]
+        return max(map(cell_len, [*lines, self.columns[index].head if self.head else ""]))
+
+    def _least(self, index: int) -> int:
+        if self.columns[index].text:
+            return min(self._natural(index), _LEAST_TEXT)
+        head = words(self.columns[index].head) if self.head else []
+        cells = [line for cells, _ in self._rows for line in cells[index].split("\n")]
+        return max(map(cell_len, [*head, *cells]), default=0)
+
+
+@dataclass(frozen=True)
+class _Uncut:
+    """A table with the width that it needs, even where the terminal has less: then the terminal breaks its lines."""
+
+    table: Table
+    width: int
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield from console.render(self.table, options.update(width=self.width))
+
+
+def _width(widths: Sequence[int]) -> int:
+    return sum(widths) + _BETWEEN * (len(widths) - 1) + _EDGES
+
+
+def table(*columns: tuple[str, str]) -> FittedTable:
+    """An empty table with a column for each head and its ``l`` (text) or ``r`` (figures)."""
+    return FittedTable(tuple(Column(head, side == "l") for head, side in columns))
