@@ -90,7 +90,7 @@ def test_one_whose_verification_fails_counts_none_of_it() -> None:
         here, there = (guest.memory.host(ram).view for guest in (pair.source, pair.destination))
 
         def damage(event: Event) -> None:
-            if isinstance(event, Progress) and event.phase == "verify":
+            if isinstance(event, Progress) and event.phase == "switchover":
                 there[-1] = here[-1] ^ 1
 
         ended = migrate(pair.source, pair.destination, streams, MigrationOptions(verify=True), damage)

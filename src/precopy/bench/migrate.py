@@ -24,8 +24,7 @@ from precopy.memory import GuestMemory
 from precopy.memory.machines import machine_layout
 from precopy.migration import Migrated, MigrationOptions
 from precopy.migration.rounds import BATCH_PAGES
-from precopy.qemu.machine import require_qemu
-from precopy.qemu.migrate import QemuMigration, measure_migration
+from precopy.qemu.migrate import QemuMigration, find_qemu, measure_migration
 from precopy.units import PAGE_SIZE
 
 _SYNCS, _WARM_UP = 300, 20
@@ -55,7 +54,7 @@ class Overhead:
 
 @dataclass(frozen=True)
 class Repeat:
-    """One repeat. ``qemu`` is None where QEMU or its QMP client is not installed, or it was not asked for."""
+    """One repeat. ``qemu`` is None where QEMU is not installed or not asked for."""
 
     ceiling_bytes_per_s: float
     precopy: Migrated
@@ -114,9 +113,8 @@ def _migrate_qemu(setup: Setup) -> QemuMigration:
     )
 
 
-def require_peer() -> None:
-    """Raises `Unsupported` where QEMU or its QMP client is missing: then precopy is measured without it."""
-    require_qemu(kvm=False)
+def qemu_installed() -> bool:
+    return find_qemu() is not None
 
 
 def idle_sync(ram: int) -> IdleSync:

@@ -36,40 +36,33 @@ def migrate(against_qemu: bool | None, repeat: int, as_json: bool, **options: An
     sides. Each repeat measures the raw socket, precopy and QEMU one after the other; ratios are medians of the
     repeats' own. What fails in one repeat is said at the end, and the others are made.
     """
-    from precopy.bench.migrate import Setup, idle_sync, measure, require_peer
+    from precopy.bench.migrate import Setup, idle_sync, measure, qemu_installed
     from precopy.cli.facts import host_facts, host_line
     from precopy.cli.failures import ended
     from precopy.cli.say import complain, say
     from precopy.errors import Unsupported
 
-    without = "it was not asked for" if against_qemu is False else ""
-    if not without:
-        try:
-            require_peer()
-        except Unsupported as missing:
-            if against_qemu:
-                raise
-            without = str(missing)
-            complain(f"precopy: QEMU is not measured: {without}")
+    if against_qemu and not qemu_installed():
+        raise Unsupported("qemu-system-x86_64 is not installed", "run scripts/install-debian-packages")
     host, setup = host_facts(), Setup(**options)
     idle = idle_sync(min(setup.ram, 512 << 20))
     repeats, failed = measure(
         setup,
         repeat,
-        not without,
+        qemu_installed() if against_qemu is None else against_qemu,
         lambda what: None if as_json else click.echo(f"measuring {what}", err=True),
     )
     if not repeats:
         raise failed[0].error()
     if as_json:
-        _print_json({"machine": host, "without_qemu": without or None}, setup, repeats, idle, failed)
+        _print_json({"machine": host}, setup, repeats, idle, failed)
     else:
         say(host_line(host))
-        _print_table(repeats, idle, without or "it failed")
+        _print_table(repeats, idle)
     if against_qemu is None:  # nobody asked for it
         for one in failed:
             if not _matters(one):
-                complain(f"precopy: QEMU was not measured: {one.message}")
+                complain(f"QEMU was not measured: {one.message}")
         failed = [one for one in failed if _matters(one)]
     return ended(failed, len(repeats))
 
@@ -131,7 +124,7 @@ def _rows(one: Repeat) -> list[BenchRow]:
     return rows
 
 
-def _print_table(repeats: list[Repeat], idle: IdleSync, without: str) -> None:
+def _print_table(repeats: list[Repeat], idle: IdleSync) -> None:
     from precopy.bench.migrate import ratio_to_ceiling, ratio_to_qemu
     from precopy.report.console import show
     from precopy.report.tables import bench_migrate_table
@@ -143,7 +136,7 @@ def _print_table(repeats: list[Repeat], idle: IdleSync, without: str) -> None:
     against = ratio_to_qemu(repeats)
     click.echo(
         f"median of the repeats' ratios: {ratio_to_ceiling(repeats):.2f} of the raw socket"
-        + (f", {against:.2f} times QEMU" if against else f"; QEMU was not measured: {without}")
+        + (f", {against:.2f} times QEMU" if against else "; QEMU was not measured")
     )
     click.echo(
         f"idle guest: a sync over {idle.slots} slots takes {format_duration(idle.median_s)} (median of {idle.syncs}; "
