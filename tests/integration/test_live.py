@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
@@ -125,9 +126,24 @@ class TestText:
         pair = Pair(bench, BUSY)
         done = pair.migrate(*NARROW).finish()
         assert done.sentence(4).startswith("did not converge in ")
-        (line,) = done.out.splitlines()
+        *rounds, line = done.out.splitlines()
+        assert re.search(r"^ +round +dirty +new +again +to send ", "\n".join(rounds), re.MULTILINE)
+        made = [words for words in map(str.split, rounds) if words and words[0].isdigit()]
+        assert f"did not converge in {len(made)} rounds" in done.err
+        assert any(one.startswith("not completed: ") for one in rounds)
         assert line.startswith("after round ")
         assert ": will not converge: D " in line
+        pair.guest_has_stayed()
+
+    def test_document_of_what_did_not_converge(self, bench: Bench) -> None:
+        pair = Pair(bench, BUSY)
+        document = pair.migrate(*NARROW, "--json").finish().document()
+        assert (document["schema"], document["error"]["exit_code"]) == ("precopy.error/1", 4)
+        made = document["migration"]
+        assert made["completed"] is False
+        assert len(made["rounds"]) == len(made["verdicts"]) >= 3
+        assert made["sent_bytes"] == sum(one["sent_bytes"] for one in made["rounds"]) + made["other_bytes"]
+        assert made["verdicts"][-1]["action"] == "give up"
         pair.guest_has_stayed()
 
     def test_out_of_time(self, bench: Bench) -> None:
