@@ -31,6 +31,23 @@ class TestSwitchingOver:
         assert decision.action is Action.SWITCH_OVER
         assert "little" in decision.reason
 
+    def test_and_the_value_where_rounds_have_gained_nothing(self) -> None:
+        """On a busy machine the range may stay wide: then rounds that stand still decide."""
+        still = [0.5 * GB, *[0.2801 * GB] * 5]
+        known = metrics(remaining=0.28 * GB, spread=0.1, rounds=samples(*still, 0.28 * GB))
+        decision = decide(known, Limits(downtime_s=0.3), 1.0)
+        assert decision.action is Action.SWITCH_OVER
+        assert "gained nothing" in decision.reason
+        gaining = metrics(remaining=0.28 * GB, spread=0.1, rounds=samples(*still[:-2], 0.28 * GB))
+        assert decide(gaining, Limits(downtime_s=0.3), 1.0).action is Action.GO_ON
+
+    def test_and_the_value_where_there_are_no_more_rounds(self) -> None:
+        known = metrics(remaining=0.28 * GB, spread=0.1, rounds=samples(0.5 * GB, 0.28 * GB))
+        assert decide(known, Limits(downtime_s=0.3, max_rounds=3), 1.0).action is Action.GO_ON
+        decision = decide(known, Limits(downtime_s=0.3, max_rounds=2), 1.0)
+        assert decision.action is Action.SWITCH_OVER
+        assert "no more rounds" in decision.reason
+
     def test_sync_and_handover_count(self) -> None:
         known = metrics(remaining=0.25 * GB, x=0.04, handover=0.03)
         assert decide(known, Limits(downtime_s=0.3), 1.0).action is Action.GO_ON

@@ -20,6 +20,9 @@ _LITTLE = 0.1
 """A round that shortens the downtime by less than this share is hardly worth it."""
 _LATE_ROUNDS = 3
 """How many rounds past its end a migration waits for a good moment, where it is to switch over all the same."""
+_STILL_ROUNDS = 5
+"""Rounds without a gain after which the likely downtime decides and not the upper end of its range: on a machine that
+others use, too, the range may stay wide for ever while what remains falls no further."""
 _MARGIN = 0.8
 """A guest is slowed down until this share of the downtime limit is in reach, so that few rounds get there."""
 _HALF = 0.5
@@ -30,8 +33,8 @@ def decide(metrics: Metrics, limits: Limits, now: float) -> Decision:
     """What to do next. Downtime is predicted as final sync + clear + send + device state, from what was measured.
 
     1. Switch over once the downtime fits its limit: with the upper end of its range or, where further rounds would
-       gain little, with its value.
-    2. Out of time or of rounds: as ``limits.on_timeout`` says.
+       gain little or have gained nothing for some time, with its value.
+    2. Out of time or of rounds: switch over where the value fits, otherwise as ``limits.on_timeout`` says.
     3. Hopeless: not even the lower end of what rounds settle at (`smallest_downtime`) is within the limit, and they
        are about to. Then throttle by just what is needed, where that is allowed; otherwise as ``limits.on_timeout``
        says, at once.
@@ -46,9 +49,9 @@ def decide(metrics: Metrics, limits: Limits, now: float) -> Decision:
     if expected.high <= limit:
         return decision(Action.SWITCH_OVER, f"{_range(expected)} of downtime fit the limit")
     least = smallest_downtime(metrics)
-    if expected.value <= limit and expected.value <= least.value * (1 + _LITTLE):
-        return decision(Action.SWITCH_OVER, f"{_range(expected)} of downtime, and more rounds would gain little")
     late = _rounds_late(metrics, limits, now)
+    if expected.value <= limit and (why := _no_reason_to_wait(metrics, expected, least, late)):
+        return decision(Action.SWITCH_OVER, f"{_range(expected)} of downtime, and {why}")
     hopeless = least.low > limit and _is_settling(metrics, limits, expected)
     if late or hopeless:
         settles = _settles(least)
@@ -63,6 +66,15 @@ def decide(metrics: Metrics, limits: Limits, now: float) -> Decision:
 
 
 OURS = Policy("precopy", "precopy: planning/decide.py", decide)
+
+
+def _no_reason_to_wait(metrics: Metrics, expected: Estimate, least: Estimate, late: int) -> str:
+    """Why the likely downtime decides instead of the upper end of its range; empty where that is to be waited for."""
+    if expected.value <= least.value * (1 + _LITTLE):
+        return "more rounds would gain little"
+    if _stands_still(metrics):
+        return f"{_STILL_ROUNDS} rounds have gained nothing"
+    return "there are no more rounds" if late else ""
 
 
 def _end(metrics: Metrics, limits: Limits, expected: Estimate, why: str, late: int) -> Decision:
@@ -103,6 +115,14 @@ def _is_settling(metrics: Metrics, limits: Limits, expected: Estimate) -> bool:
         return True
     pairs = max(limits.max_rounds - len(rounds), 0) / 2
     return expected.value * math.pow(remaining / before, pairs) > limits.downtime_s
+
+
+def _stands_still(metrics: Metrics) -> bool:
+    """Whether none of the last rounds brought what remains clearly below what remained before them."""
+    remaining = [one.remaining_bytes for one in metrics.rounds]
+    if len(remaining) <= _STILL_ROUNDS:
+        return False
+    return min(remaining[-_STILL_ROUNDS:]) >= (1 - _LITTLE) * min(remaining[:-_STILL_ROUNDS])
 
 
 def _is_local_minimum(metrics: Metrics) -> bool:
