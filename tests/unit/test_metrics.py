@@ -76,7 +76,7 @@ def scrape(server: MetricsServer) -> dict[str, float]:
 class TestScrapes:
     def test_nothing_is_told_that_is_not_known(self, server: MetricsServer) -> None:
         told = scrape(server)
-        assert told.pop("rounds_total") == told.pop("sent_bytes_total") == 0
+        assert told.pop("rounds_total") == told.pop("sent_bytes_total") == told.pop("verify_bytes_total") == 0
         assert told == {f"phase {phase}": float(phase == "setup") for phase in PHASES}
 
     def test_events_are_told_as_they_come(self, figures: MigrationMetrics, server: MetricsServer) -> None:

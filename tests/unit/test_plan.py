@@ -202,6 +202,21 @@ def recorded(asked: PlanInput) -> Trace:
     return Trace(layout, facts, rounds, None)
 
 
+def test_a_plan_of_a_recording_reads_no_more_than_there_is() -> None:
+    """The first round may be slower than later ones; that is time, and no memory that the guest does not have."""
+    asked = replace(SEED, ram_bytes=4 * GIB, working_set_bytes=1 * GIB, sync_s=0.01, dirty_rate_bytes_per_s=5e9)
+    trace = recorded(asked)
+    first, *later = trace.rounds
+    late_s = 5 * first.sample.transfer_s
+    slow = replace(first, sample=replace(first.sample, transfer_s=first.sample.transfer_s + late_s))
+    found = measured_input(replace(trace, rounds=(slow, *later)))
+    assert found.first_bytes is not None
+    assert found.first_bytes <= found.ram_bytes
+    outcome = carry_out(found)
+    assert max(one.read_bytes for one in outcome.rounds) <= found.ram_bytes
+    assert outcome.rounds[0].transfer_s == pytest.approx(slow.sample.transfer_s, rel=0.01)
+
+
 def test_a_recordings_numbers_are_those_it_was_made_with() -> None:
     asked = replace(SEED, ram_bytes=4 * GIB, working_set_bytes=1 * GIB, sync_s=0.01, dirty_rate_bytes_per_s=5e9)
     found = measured_input(recorded(asked))

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,9 +90,10 @@ def demo_memory(size: int, as_json: bool) -> int:
     import msgspec
 
     from precopy.report.documents import document, to_json
+    from precopy.report.live import LiveProgress
 
-    with tempfile.TemporaryDirectory(prefix="precopy-") as directory:
-        done = _run(size, Path(directory))
+    with tempfile.TemporaryDirectory(prefix="precopy-") as directory, LiveProgress("starting a standby") as live:
+        done = _run(size, Path(directory), live.say)
     if as_json:
         click.echo(to_json(document("demo-memory", 1, msgspec.to_builtins(done))))
     else:
@@ -105,7 +107,8 @@ def demo_memory(size: int, as_json: bool) -> int:
     raise failure
 
 
-def _run(size: int, directory: Path) -> MemoryDemo:
+def _run(size: int, directory: Path, tell: Callable[[str], None]) -> MemoryDemo:
+    """``tell`` is told what is done next."""
     address = f"unix:{directory / 'standby'}"
     with contextlib.ExitStack() as stack:
         standby = stack.enter_context(_standby(address))
@@ -113,16 +116,19 @@ def _run(size: int, directory: Path) -> MemoryDemo:
         simulation = stack.enter_context(Simulation(memory))
         handle = stack.enter_context(replicate(memory, address, interval=_INTERVAL_S, lock=simulation.lock))
         saved, digest = [], ""
-        for _ in range(_SNAPSHOTS):
+        for number in range(1, _SNAPSHOTS + 1):
+            tell(f"the simulation runs and is replicated; snapshot {number} of {_SNAPSHOTS}")
             time.sleep(_RUN_S / _SNAPSHOTS)
             with simulation.lock:
                 saved.append(snapshot(memory, directory / "snapshots"))
                 digest = _digest(memory)
         simulation.stop()
+        tell("the last point and the cutover")
         began = time.perf_counter()
         with handle.cutover():
             expected = _digest(memory)
         cutover_s = time.perf_counter() - began
+        tell("comparing the copy and a restored snapshot")
         copied, _ = standby.communicate(timeout=_STANDBY_S)
         began = time.perf_counter()
         with restore(directory / "snapshots") as restored:

@@ -91,7 +91,8 @@ class MigrationMetrics(Collector):
         states = {name: name == phase for name in PHASES}
         yield StateSetMetricFamily(f"{PREFIX}phase", "What the migration does now.", states)
         yield _counter("rounds", "Rounds made.", self._rounds)
-        yield _counter("sent_bytes", "Bytes given to the stream.", progress.sent_bytes if progress else 0)
+        yield _counter("sent_bytes", "Bytes sent to move the guest.", progress.sent_bytes if progress else 0)
+        yield _counter("verify_bytes", "Bytes sent for verification.", progress.verify_bytes if progress else 0)
         yield from _gauges(_PROGRESS, progress)
         yield from _gauges(_ROUND, self._round)
         verdict = self._verdict

@@ -42,6 +42,12 @@ class LiveProgress:
         if self._status:
             self._status.stop()
 
+    def say(self, what: str) -> None:
+        """Shows ``what`` instead of what was shown before."""
+        self._what, self._progress, self._verdict = what, "", ""
+        if self._status is not None:
+            self._status.update(Text(what, no_wrap=True, overflow="ellipsis"))
+
     def update(self, event: Event) -> None:
         if self._status is None:
             return
