@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 STAMP := $(VENV)/.ready
-FAST := $(BIN)/pytest -m "not real" --numprocesses auto
+FAST := $(BIN)/pytest -m "not real" --numprocesses auto --dist worksteal
 
 .PHONY: demo test test-fast check lint bench clean setup
 
