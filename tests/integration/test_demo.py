@@ -13,6 +13,7 @@ from precopy.dirty import CLEAR_POLICIES
 from precopy.guests import assemble
 from precopy.migration import Downtime, Round, Verdict
 from support.commands import CORRUPTED, Bench, corrupt, find_in_memory, processes_of, wait_for
+from support.patience import IN_TIME_S
 
 pytestmark = [pytest.mark.usefixtures("nothing_left")]
 
@@ -169,7 +170,7 @@ def test_the_schema_here_is_that_of_the_records() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_json(bench: Bench, kind: str) -> None:
-    done = bench.run("demo", "--ram", "32M", "--guest", kind, *ARRIVES, "--json", timeout=85)
+    done = bench.run("demo", "--ram", "32M", "--guest", kind, *ARRIVES, "--json", timeout=IN_TIME_S)
     assert (done.code, done.err) == (0, "")
     demo = msgspec.convert(done.document(), DemoDocument)
 
@@ -211,7 +212,7 @@ def test_table(bench: Bench) -> None:
     done = bench.run(
         *("demo", "--ram", "16M", "--clear", "merged", "--tcp", "--vcpus", "2", *ARRIVES),
         *("--workload", "sequential", "--write-rate", "max", "--layout", "flat"),
-        timeout=85,
+        timeout=IN_TIME_S,
     )
     assert (done.code, done.err) == (0, "")
     host, guest, *_ = done.out.splitlines()

@@ -15,7 +15,7 @@ from precopy.transport import SocketStream
 from support.figures import attempt_adds_up, result_adds_up
 from support.live_guests import MIB, Pair, migrate, stream_pair
 
-pytestmark = [pytest.mark.timeout(90), pytest.mark.usefixtures("nothing_left")]
+pytestmark = [pytest.mark.usefixtures("nothing_left")]
 
 KINDS = [
     pytest.param("kvm", marks=pytest.mark.needs("kvm")),

@@ -9,8 +9,9 @@ import pytest
 
 from precopy.wire import Codec
 from support.commands import Bench, Command, wait_for
+from support.patience import IN_TIME_S
 
-pytestmark = [pytest.mark.needs("kvm"), pytest.mark.timeout(180), pytest.mark.usefixtures("nothing_left")]
+pytestmark = [pytest.mark.needs("kvm"), pytest.mark.usefixtures("nothing_left")]
 
 RAM = ("--ram", "16M")
 SLOW = ("--max-bandwidth", "200K")
@@ -130,7 +131,7 @@ class TestKeep:
         waiting = Waiting(bench, "--keep")
         wrong = bench.start("run", "--ram", "24M", "--control", bench.path("wrong"))
         bench.until_state("wrong", "running", timeout=60)
-        said = bench.run("migrate", bench.path("wrong"), waiting.address, timeout=60).sentence(5)
+        said = bench.run("migrate", bench.path("wrong"), waiting.address, timeout=IN_TIME_S).sentence(5)
         assert "RAM block 'pc.ram' has" in said
         migration = bench.start("migrate", bench.path("wrong"), waiting.address)
         migration.finish(60).sentence(5)

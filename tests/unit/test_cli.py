@@ -13,6 +13,7 @@ from precopy.cli import front
 from precopy.cli.command import cli
 from precopy.cli.main import main
 from support.commands import precopy
+from support.patience import IN_TIME_S
 
 
 @pytest.mark.parametrize("columns", [20, 52, 60, 80, 200])
@@ -101,12 +102,14 @@ def test_help_imports_little() -> None:
         "import sys; sys.argv = ['precopy', '--help']; import runpy; runpy.run_module('precopy', run_name='__main__')"
     )
     shown = "import atexit, sys; atexit.register(lambda: print(sorted(sys.modules), file=sys.stderr));"
-    done = subprocess.run([sys.executable, "-c", shown + code], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", shown + code], capture_output=True, text=True, check=True, timeout=IN_TIME_S
+    )
     for module in ("click", "numpy", "msgspec", "rich", "inspect", "shutil", "ctypes", "socket"):
         assert f"'{module}'" not in done.stderr
 
 
 def seconds(*arguments: str) -> float:
     began = time.perf_counter()
-    subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL, timeout=60)
+    subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL, timeout=IN_TIME_S)
     return time.perf_counter() - began

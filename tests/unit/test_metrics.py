@@ -165,7 +165,7 @@ class TestServer:
             for _ in range(60):
                 idle = closing.enter_context(socket.create_connection((server.address.host, server.address.port), 30))
                 idle.sendall(b"GET /met")
-            assert b"precopy_migration_rounds_total" in urllib.request.urlopen(server.url, timeout=30).read()
+            assert b"precopy_migration_rounds_total" in urllib.request.urlopen(server.url, timeout=IN_TIME_S).read()
             wait_for(lambda: sum("process_request_thread" in one.name for one in threading.enumerate()) <= 17)
 
     def test_a_client_has_a_time_for_all_of_it(

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from precopy.report.wrapping import wrap
 from precopy.units import format_bits, format_duration, format_rate, format_size
+from support.patience import IN_TIME_S
 
 MEASURES = st.one_of(
     st.floats(0, 1e9).map(format_duration),
@@ -68,7 +69,7 @@ def on_a_terminal(arguments: list[str], columns: int) -> tuple[str, int]:
             if not data:
                 break
             said += data
-        code = child.wait(60)
+        code = child.wait(IN_TIME_S)
     os.close(leader)
     return said.decode().replace("\r\n", "\n"), code
 
