@@ -140,6 +140,7 @@ class RunDocument(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class MachineDocument(msgspec.Struct, forbid_unknown_fields=True):
+    host: str
     cpu: str
     vector: str
     architecture: str
@@ -150,6 +151,8 @@ class MachineDocument(msgspec.Struct, forbid_unknown_fields=True):
     precopy: str
     date: str
     load_average: list[float]
+    command: str
+    defaults: dict[str, str]
 
 
 class DemoDocument(msgspec.Struct, forbid_unknown_fields=True):

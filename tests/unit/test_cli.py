@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import platform
 import statistics
 import subprocess
 import sys
 import time
+from datetime import datetime
 
+import click
 import pytest
 
 from precopy.cli import front
 from precopy.cli.command import cli
+from precopy.cli.facts import host_facts
 from precopy.cli.main import main
 from support.commands import precopy
 from support.patience import IN_TIME_S
@@ -113,3 +117,32 @@ def seconds(*arguments: str) -> float:
     began = time.perf_counter()
     subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL, timeout=IN_TIME_S)
     return time.perf_counter() - began
+
+
+def test_documents_say_where_and_how_they_were_made() -> None:
+    """Of every kind: the host, the date, the command as it was typed, and what it left at its defaults."""
+    numbers = ("--ram", "8G", "--bandwidth", "1GB/s", "--dirty-rate", "100MB/s", "--sync-time", "1ms")
+    for command in (("plan", *numbers), ("layout", "pc-seabios-512m")):
+        made = precopy(*command, "--json").document()["machine"]
+        assert made["command"] == f"precopy {' '.join(command)} --json"
+        assert made["host"] == platform.node()
+        assert made["kernel"] == platform.release()
+        assert datetime.fromisoformat(made["date"]).tzinfo is not None
+        given = {word.lstrip("-") for word in command if word.startswith("--")}
+        assert not given & made["defaults"].keys()
+
+
+def test_options_that_were_left_at_their_defaults_are_named() -> None:
+    @click.command()
+    @click.option("--ram", default="2G")
+    @click.option("-r", "--repeat", default=3)
+    @click.option("--verify", is_flag=True)
+    @click.option("--record", default=None)
+    def command(**_: object) -> None:
+        defaults.append(host_facts()["defaults"])
+
+    defaults: list[dict[str, str]] = []
+    command.main([], standalone_mode=False)
+    command.main(["--ram", "2G", "--verify"], standalone_mode=False)
+    assert defaults == [{"ram": "2G", "repeat": "3"}, {"repeat": "3"}]
+    assert host_facts()["defaults"] == {}

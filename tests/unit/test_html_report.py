@@ -184,6 +184,40 @@ def test_policies_of_which_none_completed() -> None:
     assert "no other policy beats" not in text
 
 
+MADE = {
+    "host": "node-17",
+    "date": "2026-11-30T02:40:00+00:00",
+    "command": "precopy migrate unix:/a unix:/b --downtime-limit 50ms",
+    "defaults": {"policy": "precopy", "clear": "deferred"},
+}
+
+
+def test_where_and_how_it_was_measured() -> None:
+    document = reports.migrate()
+    document.update(machine={**reports.MACHINE, **MADE}, workload="hotset (0.0625 of the pages), 20,000 pages/s")
+    text = words(page(document))
+    for said in (
+        "node-17",
+        "2026-11-30 02:40:00 UTC",
+        "precopy migrate unix:/a unix:/b --downtime-limit 50ms",
+        "policy precopy, clear deferred",
+        "hotset (0.0625 of the pages), 20,000 pages/s",
+        reports.MACHINE["kernel"],
+    ):
+        assert said in text
+
+
+def test_a_failed_migration_has_its_rounds() -> None:
+    migration = {"rounds": reports.migrate()["rounds"], "sent_bytes": 5}
+    failed = {"schema": "precopy.error/1", "machine": {**reports.MACHINE, **MADE}, "migration": migration}
+    failed["error"] = {"kind": "NotConverged", "message": "did not converge in 6 rounds", "exit_code": 4}
+    shown = page(failed)
+    assert "rounds" in shown.sections
+    assert "node-17" in words(shown)
+    assert "The migration until then, round by round." in words(shown)
+    assert "rounds" not in page({**failed, "migration": {"rounds": "none"}}).sections
+
+
 @pytest.mark.parametrize(
     ("kind", "sections"),
     [

@@ -48,7 +48,7 @@ def bitmap(guests: tuple[int, ...], repeat: int, as_json: bool) -> None:
 def _print_json(measured: BitmapBench, host: dict[str, Any]) -> None:
     import msgspec
 
-    from precopy.report.documents import document, to_json
+    from precopy.cli.facts import show_document
 
     body = {
         "machine": host,
@@ -56,7 +56,7 @@ def _print_json(measured: BitmapBench, host: dict[str, Any]) -> None:
         "cases": msgspec.to_builtins(measured.cases),
         "unaligned_to_aligned": measured.unaligned_to_aligned,
     }
-    click.echo(to_json(document("bench-bitmap", 1, body)))
+    show_document("bench-bitmap", body)
 
 
 def _print_table(measured: BitmapBench) -> None:

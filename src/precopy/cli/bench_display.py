@@ -32,11 +32,10 @@ def display(width: int, height: int, duration: float, as_json: bool, **options: 
     import msgspec
 
     from precopy.bench.display import Mode, measure
-    from precopy.cli.facts import host_facts, host_line
+    from precopy.cli.facts import host_facts, host_line, show_document
     from precopy.cli.say import say
     from precopy.errors import Unsupported
     from precopy.kvm import unavailable
-    from precopy.report.documents import document, to_json
     from precopy.units import format_duration, format_size
 
     missing = unavailable()
@@ -46,7 +45,7 @@ def display(width: int, height: int, duration: float, as_json: bool, **options: 
     done = measure(Mode(width, height), seconds=duration, **options)
     if as_json:
         body = {"machine": host, "width": width, "height": height, **msgspec.to_builtins(done)}
-        click.echo(to_json(document("bench-display", 1, {**body, "verified": True})))
+        show_document("bench-display", {**body, "verified": True})
         return
     share = done.bytes_copied / done.bytes_shown
     say(host_line(host))

@@ -79,7 +79,8 @@ def _print_json(where: dict[str, Any], setup: Any, repeats: list[Repeat], idle: 
     import msgspec
 
     from precopy.bench.migrate import ratio_to_ceiling, ratio_to_qemu
-    from precopy.report.documents import document, migration_body, to_json
+    from precopy.cli.facts import show_document
+    from precopy.report.documents import migration_body
 
     body = {
         **where,
@@ -105,7 +106,7 @@ def _print_json(where: dict[str, Any], setup: Any, repeats: list[Repeat], idle: 
         ],
         "failed": msgspec.to_builtins(failed),
     }
-    click.echo(to_json(document("bench-migrate", 1, body)))
+    show_document("bench-migrate", body)
 
 
 def _rows(one: Repeat) -> list[BenchRow]:

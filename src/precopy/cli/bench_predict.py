@@ -31,12 +31,11 @@ def predict(migrations: int, hopeless: int, record: Path | None, as_json: bool) 
     import msgspec
 
     from precopy.bench.predict import measure
-    from precopy.cli.facts import host_facts, host_line
+    from precopy.cli.facts import host_facts, host_line, show_document
     from precopy.cli.failures import ended
     from precopy.errors import Unsupported, UsageError
     from precopy.kvm import unavailable
     from precopy.report.console import show
-    from precopy.report.documents import document, to_json
     from precopy.report.predict_table import predict_table
 
     missing = unavailable()
@@ -48,7 +47,7 @@ def predict(migrations: int, hopeless: int, record: Path | None, as_json: bool) 
     measured = measure(migrations, hopeless, lambda what: None if as_json else click.echo(what, err=True), record)
     body = msgspec.to_builtins(measured)
     if as_json:
-        click.echo(to_json(document("bench-predict", 1, {"machine": host, **body})))
+        show_document("bench-predict", {"machine": host, **body})
     else:
         show(host_line(host), *predict_table(body))
     return ended([one.failed for one in measured.missed], len(measured.migrations) + len(measured.hopeless))

@@ -73,10 +73,10 @@ def snapshot(
 def _print_json(measured: SnapshotBench, host: dict[str, Any]) -> None:
     import msgspec
 
-    from precopy.report.documents import document, to_json
+    from precopy.cli.facts import show_document
 
     body = {"machine": host, **msgspec.to_builtins(measured)}
-    click.echo(to_json(document("bench-snapshot", 1, body)))
+    show_document("bench-snapshot", body)
 
 
 def _print_table(measured: SnapshotBench) -> None:

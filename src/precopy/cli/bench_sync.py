@@ -94,9 +94,9 @@ def sync(layout: str, against_qemu: bool, as_json: bool, ram: int | None, **opti
     traced = None if isinstance(qemu, Failed) else qemu
     body = {"machine": host, **_body(capture, described, options, measured, traced)}
     if as_json:
-        from precopy.report.documents import document, to_json
+        from precopy.cli.facts import show_document
 
-        click.echo(to_json(document("bench-sync", 1, body)))
+        show_document("bench-sync", body)
     else:
         from precopy.report.sync_tables import show_sync
 

@@ -38,10 +38,9 @@ def track(sizes: tuple[int, ...], repeat: int, writer_slices: int, as_json: bool
     import msgspec
 
     from precopy.bench.track import measure
-    from precopy.cli.facts import host_facts, host_line
+    from precopy.cli.facts import host_facts, host_line, show_document
     from precopy.cli.failures import ended
     from precopy.report.console import show
-    from precopy.report.documents import document, to_json
     from precopy.report.track_table import track_table
 
     host = host_facts()
@@ -54,7 +53,7 @@ def track(sizes: tuple[int, ...], repeat: int, writer_slices: int, as_json: bool
     for figures, one in zip(body["writers"], measured.writers, strict=True):
         figures.update(slowdown=one.slowdown, slowdown_wall=one.slowdown_wall)
     if as_json:
-        click.echo(to_json(document("bench-track", 1, {"machine": host, "repeats": repeat, **body})))
+        show_document("bench-track", {"machine": host, "repeats": repeat, **body})
     else:
         show(host_line(host), *track_table(body))
     return ended(measured.failed, len(measured.cases))

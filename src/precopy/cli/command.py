@@ -94,5 +94,8 @@ def _document(arguments: list[str], kind: str, message: str, code: int, attempt:
             from precopy.report.documents import attempt_body
 
             if isinstance(attempt, Attempt):
+                from precopy.cli.facts import host_facts
+
+                document["machine"] = host_facts()
                 document["migration"] = attempt_body(attempt)
         click.echo(json.dumps(document))

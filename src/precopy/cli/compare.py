@@ -35,9 +35,9 @@ def compare(files: tuple[Path, ...], policies: tuple[str, ...], as_json: bool, *
     """
     import msgspec
 
+    from precopy.cli.facts import show_document
     from precopy.cli.failures import ended
     from precopy.planning.compare import Comparison
-    from precopy.report.documents import document, to_json
     from precopy.report.replay_documents import compare_body
 
     scored, failed = _scored(files, policies, limits)
@@ -46,7 +46,7 @@ def compare(files: tuple[Path, ...], policies: tuple[str, ...], as_json: bool, *
     done = Comparison(tuple(scored))
     if as_json:
         body = {**compare_body(done), "failed": msgspec.to_builtins(failed)}
-        click.echo(to_json(document("compare", 1, body)))
+        show_document("compare", body)
         return ended(failed, len(scored))
     from precopy.report.compare_tables import NOT_THE_LAST, scores_table, summary_table
     from precopy.report.console import show

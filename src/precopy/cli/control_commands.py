@@ -18,15 +18,17 @@ def _ask(control: Any, command: str) -> dict[str, Any]:
 
 
 def _show_status(status: dict[str, Any], as_json: bool) -> None:
-    from precopy.report.documents import document, to_json
+    from precopy.cli.facts import show_document
     from precopy.units import format_duration, format_size
 
     if as_json:
-        click.echo(to_json(document("status", 1, status)))
+        show_document("status", status)
         return
     click.echo(f"{status['state']}: {status['machine']} ({status['why']})")
     click.echo(f"memory: {format_size(status['ram_bytes'])} in {status['blocks']} RAM blocks")
     _show_migration(status)
+    if status["workload"]:
+        click.echo(f"workload: {status['workload']}")
     click.echo(f"process {status['pid']}, up {format_duration(status['uptime_s'])}")
     if status["session"]:
         click.echo(f"session: {status['session']}")
@@ -69,15 +71,15 @@ def status(control: Any, as_json: bool) -> None:
 @json_option
 def check(control: Any, as_json: bool) -> None:
     """Pause the guest behind CONTROL, hold its memory against its own invariant, and let it go on."""
+    from precopy.cli.facts import show_document
     from precopy.errors import VerificationFailed
-    from precopy.report.documents import document, to_json
     from precopy.units import format_duration
 
     checked = _ask(control, "check")
     if not checked["ok"]:
         raise VerificationFailed(f"the guest's invariant is broken: {checked['broken'][0]}")
     if as_json:
-        click.echo(to_json(document("check", 1, checked)))
+        show_document("check", checked)
         return
     click.echo(
         f"{checked['pages']} pages hold what {checked['steps']} writes must have left there "

@@ -198,7 +198,7 @@ def _introduce(choice: Any, options: dict[str, Any]) -> None:
 
 
 def _report(rows: list[DemoRow], choice: Any, host: dict[str, Any], as_json: bool) -> None:
-    from precopy.report.documents import document, to_json
+    from precopy.cli.facts import show_document
 
     if as_json:
         runs = [
@@ -211,7 +211,7 @@ def _report(rows: list[DemoRow], choice: Any, host: dict[str, Any], as_json: boo
             for row in rows
         ]
         body = {"machine": host, "guest": choice.kind, "why": choice.why, "runs": runs}
-        click.echo(to_json(document("demo", 1, body)))
+        show_document("demo", body)
         return
     _show(rows)
 

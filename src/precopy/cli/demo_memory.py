@@ -89,13 +89,13 @@ def demo_memory(size: int, as_json: bool) -> int:
     """Runs it; returns the exit code. Raises what the parts raise."""
     import msgspec
 
-    from precopy.report.documents import document, to_json
+    from precopy.cli.facts import show_document
     from precopy.report.live import LiveProgress
 
     with tempfile.TemporaryDirectory(prefix="precopy-") as directory, LiveProgress("starting a standby") as live:
         done = _run(size, Path(directory), live.say)
     if as_json:
-        click.echo(to_json(document("demo-memory", 1, msgspec.to_builtins(done))))
+        show_document("demo-memory", msgspec.to_builtins(done))
     else:
         _tell(done)
     if done.copy_exact and done.restored_exact:

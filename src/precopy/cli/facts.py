@@ -1,4 +1,4 @@
-"""What host a result comes from: a figure means little without it."""
+"""What host and which command a result comes from: a figure means little without them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ import contextlib
 import os
 import platform
 import re
+import shlex
+import sys
 from datetime import UTC, datetime
 from typing import Any
+
+import click
 
 from precopy import __version__
 from precopy.memory.host import total_memory
@@ -26,10 +30,11 @@ _SVE_BYTES = "/proc/sys/abi/sve_default_vector_length"
 
 
 def host_facts() -> dict[str, Any]:
-    """CPU and its vector unit, cores, memory, kernel, versions, the date and the load averages (1, 5 and 15 minutes)
-    now, as far as the system tells: take them before measuring."""
+    """The host's name, CPU and its vector unit, cores, memory, kernel, versions, the date and the load averages (1, 5
+    and 15 minutes) now, as far as the system tells, and what was asked for: take them before measuring."""
     cpu, vector = cpu_of(_text("/proc/cpuinfo"), platform.machine(), _text(_SVE_BYTES))
     return {
+        "host": platform.node(),
         "cpu": cpu,
         "vector": vector,
         "architecture": platform.machine(),
@@ -40,7 +45,28 @@ def host_facts() -> dict[str, Any]:
         "precopy": __version__,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "load_average": _load(),
+        "command": shlex.join(["precopy", *sys.argv[1:]]),
+        "defaults": _defaults(),
     }
+
+
+def _defaults() -> dict[str, str]:
+    """The options of the command under way that were left at their defaults, as its help names both. Options that
+    mean nothing then (switches that are off, values that are not set) are left out."""
+    context = click.get_current_context(silent=True)
+    if context is None:
+        return {}
+    left = {}
+    for option in context.command.params:
+        given = context.get_parameter_source(option.name or "")
+        default = option.get_default(context, call=False)
+        if isinstance(option, click.Option) and given is click.core.ParameterSource.DEFAULT and _means(default):
+            left[max(option.opts, key=len).lstrip("-")] = str(default)
+    return left
+
+
+def _means(default: object) -> bool:
+    return isinstance(default, str | int | float) and not isinstance(default, bool) and default != ""
 
 
 def host_line(facts: dict[str, Any]) -> str:
@@ -99,3 +125,10 @@ def _text(path: str) -> str:
     with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as file:
         return file.read()
     return ""
+
+
+def show_document(kind: str, body: dict[str, Any]) -> None:
+    """The one document that ``--json`` prints: ``body``, and where it comes from unless it says so itself."""
+    from precopy.report.documents import document, to_json
+
+    click.echo(to_json(document(kind, 1, {"machine": host_facts(), **body})))

@@ -73,7 +73,7 @@ def _main_memory(capture: Capture) -> list[str]:
 
 
 def _print_json(capture: Capture, shown: RamLayout) -> None:
-    from precopy.report.documents import document, to_json
+    from precopy.cli.facts import show_document
     from precopy.report.layout_table import unaligned_mapped_pages
     from precopy.units import PAGE_SIZE
 
@@ -104,4 +104,4 @@ def _print_json(capture: Capture, shown: RamLayout) -> None:
         "clears_page_by_page": {"one_listener": pages, "two_listeners": 2 * pages},
         "notes": list(capture.notes),
     }
-    click.echo(to_json(document("layout", 1, body)))
+    show_document("layout", body)

@@ -66,17 +66,17 @@ def migrate(
 
     Ctrl-C cancels: the guest stays where it is. On any failure before the commit it stays there, too.
     """
-    from precopy.cli.facts import host_facts
-    from precopy.control import migrate_guest
+    from precopy.cli.facts import host_facts, show_document
+    from precopy.control import Request, ask, migrate_guest
     from precopy.migration import MigrationOptions
-    from precopy.report.documents import document, migration_body, to_json
+    from precopy.report.documents import migration_body
 
     if as_json and json_lines:
         raise UsageError("--json and --json-lines exclude each other: the last line of the latter is the document")
     wanted = MigrationOptions(tracker=tracker or "", **options)
     if record is not None and not record.name:
         raise UsageError("--record needs the name of a file")
-    host = host_facts()
+    host, workload = host_facts(), ask(control, Request("status"))["workload"]
     try:
         with contextlib.ExitStack() as stack:
             listeners = _listeners(stack, metrics, json_lines)
@@ -92,7 +92,7 @@ def migrate(
             _report_attempt(error.attempt)
         raise
     if as_json or json_lines:
-        click.echo(to_json(document("migrate", 1, {"machine": host, **migration_body(done)})))
+        show_document("migrate", {"machine": host, "workload": workload, **migration_body(done)})
     else:
         _report(done, address, wanted)
 

@@ -108,9 +108,9 @@ def plan(ctx: click.Context, /, as_json: bool, **options: Any) -> None:
     made = make_plan(asked.input)
     advice = advise(asked.input, asked.clears)
     if as_json:
-        from precopy.report.documents import document, to_json
+        from precopy.cli.facts import show_document
 
-        click.echo(to_json(document("plan", 1, _body(asked, made, advice))))
+        show_document("plan", _body(asked, made, advice))
     else:
         from precopy.report.plan_tables import show_plan
 

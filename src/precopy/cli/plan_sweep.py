@@ -81,9 +81,9 @@ def sweep(csv_file: Path | None, scheduler: str | None, as_json: bool, **values:
     seconds = time.monotonic() - begun
     unwritten = None if csv_file is None else _write_csv(csv_file, grid, columns)
     if as_json:
-        from precopy.report.documents import document, to_json
+        from precopy.cli.facts import show_document
 
-        click.echo(to_json(document("plan-sweep", 1, _body(grid, columns, where, seconds))))
+        show_document("plan-sweep", _body(grid, columns, where, seconds))
     else:
         from precopy.report.sweep_tables import show_sweep
 

@@ -34,8 +34,8 @@ def receive(address: Any, control: Any, as_json: bool, **options: Any) -> None:
     name the difference. Who connects and is no source is turned away.
     """
     from precopy.cli import machine
+    from precopy.cli.facts import show_document
     from precopy.control import GuestProcess, default_address
-    from precopy.report.documents import document, to_json
     from precopy.transport import Listener
 
     choice = machine.choose(options["guest"])
@@ -77,7 +77,7 @@ def receive(address: Any, control: Any, as_json: bool, **options: Any) -> None:
         outcome = process.wait()
         if as_json:
             body = {**process.epilogue(outcome), "address": where, "turned_away": process.turned_away}
-            click.echo(to_json(document("receive", 1, {**body, "received": process.received})))
+            show_document("receive", {**body, "received": process.received})
 
 
 def _receive(process: GuestProcess, listener: Listener, timeout: float) -> Received | None:

@@ -27,9 +27,9 @@ def replay(
     What is not given is as it was recorded. The guest writes what it wrote then; docs/recordings.md says what that
     leaves open.
     """
+    from precopy.cli.facts import show_document
     from precopy.planning.policies import POLICIES
     from precopy.planning.replay import Replayer
-    from precopy.report.documents import document, to_json
     from precopy.report.replay_documents import Replayed, replay_body
     from precopy.store.recording import read_recording
 
@@ -39,7 +39,7 @@ def replay(
     outcome = Replayer(trace).run(POLICIES[name], bandwidth=bandwidth, clear=clear, limits=allowed)
     done = Replayed(trace, name, clear or trace.facts.clear, bandwidth, allowed, outcome)
     if as_json:
-        click.echo(to_json(document("replay", 1, replay_body(str(file), trace, done))))
+        show_document("replay", replay_body(str(file), trace, done))
         return
     from precopy.report.compare_tables import replay_summary, replay_table
     from precopy.report.console import show

@@ -31,7 +31,7 @@ def report(file: str, output: Path | None, as_json: bool) -> None:
     FILE.json is what demo, migrate, compare or a benchmark printed with --json (or several such documents, one a
     line); - is stdin, and then -o is needed.
     """
-    from precopy.report.documents import document, to_json
+    from precopy.cli.facts import show_document
     from precopy.report.html import LARGEST, render
     from precopy.units import format_size
 
@@ -40,7 +40,7 @@ def report(file: str, output: Path | None, as_json: bool) -> None:
     size = _write(output, page.html)
     if as_json:
         body = {"path": str(output), "bytes": size, "sections": list(page.sections)}
-        click.echo(to_json(document("report", 1, body)))
+        show_document("report", body)
         return
     click.echo(f"{output}: {format_size(size)}, {len(page.sections)} sections")
 

@@ -21,9 +21,9 @@ def run(control: Any, as_json: bool, **options: Any) -> None:
     The guest writes memory in a known pattern and can check at any pause that none of its writes was lost.
     """
     from precopy.cli import machine
+    from precopy.cli.facts import show_document
     from precopy.control import GuestProcess, default_address
     from precopy.guests import Workload
-    from precopy.report.documents import document, to_json
     from precopy.units import format_size
 
     workload = Workload(options["workload"], options["write_rate"], options["hot_share"], options["working_set"])
@@ -34,18 +34,18 @@ def run(control: Any, as_json: bool, **options: Any) -> None:
     except BaseException:
         guest.close()
         raise
-    with GuestProcess(guest, choice.why, control or default_address(), "running") as process:
+    with GuestProcess(guest, choice.why, control or default_address(), "running", workload=str(workload)) as process:
         if as_json:
             click.echo(f"control: {process.server.address}", err=True)
         else:
             click.echo(
                 f"guest: {choice.kind} ({choice.why}), {format_size(guest.memory.layout.bytes)} in "
-                f"{len(guest.memory.layout.blocks)} RAM blocks, workload {workload.pattern}\n"
+                f"{len(guest.memory.layout.blocks)} RAM blocks, workload {workload}\n"
                 f"control: {process.server.address}"
             )
         outcome = process.wait()
         if as_json:
             body = process.epilogue(outcome)
-            click.echo(to_json(document("run", 1, body)))
+            show_document("run", body)
         elif outcome == "migrated":
             click.echo("the guest was migrated away and runs elsewhere")

@@ -154,6 +154,6 @@ def _fields(record: Any) -> dict[str, Any]:
 
 
 def _print_json(kind: str, body: dict[str, Any]) -> None:
-    from precopy.report.documents import document, to_json
+    from precopy.cli.facts import show_document
 
-    click.echo(to_json(document(kind, 1, body)))
+    show_document(kind, body)

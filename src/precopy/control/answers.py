@@ -37,6 +37,8 @@ class Status:
     arriving: Arriving | None = None
     turned_away: int = 0
     """Connections of others than a source, while it waited for one."""
+    workload: str = ""
+    """What the guest was started with; empty where it came from elsewhere and brought its own."""
 
 
 @dataclass(frozen=True)

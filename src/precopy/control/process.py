@@ -57,10 +57,13 @@ _ARRIVAL_S = 5.0
 
 
 class GuestProcess:
-    """Serves one guest until it is gone. ``outcome`` says how it went: migrated, quit or interrupted."""
+    """Serves one guest until it is gone. ``outcome`` says how it went: migrated, quit or interrupted. ``why`` and
+    ``workload`` are for people."""
 
-    def __init__(self, guest: KvmGuest | EmulatedGuest, why: str, control: Address, state: str) -> None:
-        self.guest, self.why, self._control = guest, why, control
+    def __init__(
+        self, guest: KvmGuest | EmulatedGuest, why: str, control: Address, state: str, *, workload: str = ""
+    ) -> None:
+        self.guest, self.why, self.workload, self._control = guest, why, workload, control
         self.state = state
         self._has_guest = True
         self.turned_away = 0
@@ -205,6 +208,7 @@ class GuestProcess:
             migration=self._migration(),
             arriving=self._arriving if self.state == "receiving" else None,
             turned_away=self.turned_away,
+            workload=self.workload,
         )
 
     def _migration(self) -> Migrating | None:

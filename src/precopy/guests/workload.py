@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from precopy.errors import UsageError
 from precopy.guests.programs import WORKLOADS
-from precopy.units import PAGE_SIZE
+from precopy.units import PAGE_SIZE, format_size
 
 _BURST_S = 0.001
 """Bursts are about this long: short enough to look even, long enough that exits cost little."""
@@ -33,6 +33,15 @@ class Workload:
             raise UsageError(f"the working set has to be at least {64 * PAGE_SIZE >> 10}K")
         if not 0 < self.hot_share < 1:
             raise UsageError("the hot set's share of the pages has to be above 0 and below 1")
+
+    def __str__(self) -> str:
+        """In words: ``hotset (0.0625 of the pages), 20,000 pages/s``."""
+        if self.pattern == "idle":
+            return self.pattern
+        share = f" ({self.hot_share:g} of the pages)" if self.pattern == "hotset" else ""
+        within = f" in {format_size(self.working_set)}" if self.working_set is not None else ""
+        rate = "as fast as it goes" if self.rate is None else f"{self.rate:,} pages/s"
+        return f"{self.pattern}{share}{within}, {rate}"
 
     def burst(self, vcpus: int) -> tuple[int, int]:
         """(writes in a burst, nanoseconds for it) of each vCPU; (0, 0) where nothing is paced."""

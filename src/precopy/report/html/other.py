@@ -23,8 +23,13 @@ def failure_report(failure: Failure, prefix: str) -> Report:
         (("kind", error.kind), ("exit code", f"{error.exit_code}"), ("message", error.message)),
     )
     figure = Figure(f"{prefix}error", "The error", "What the command said when it ended.", table=table)
-    part = Part(f"{prefix}failure", "What happened", "", (figure,))
-    return Report("precopy.error/1", f"Failed, exit code {error.exit_code}", said, (part,))
+    parts = [Part(f"{prefix}failure", "What happened", "", (figure,))]
+    rounds = failure.migration.get("rounds")
+    if isinstance(rounds, list) and _is_table(rounds):
+        until = "The migration until then, round by round."
+        parts.append(Part(f"{prefix}migration", "Its rounds", until, (_list("rounds", rounds, f"{prefix}rounds"),)))
+    title = f"Failed, exit code {error.exit_code}"
+    return Report("precopy.error/1", title, said, tuple(parts), facts(failure.machine))
 
 
 def other_report(other: Other, prefix: str) -> Report:

@@ -26,8 +26,10 @@ class Estimate(Struct, frozen=True):
 
 class Machine(Struct, frozen=True):
     """Where the figures come from, and when: ``vector`` is the CPU's vector unit, ``load_average`` of 1, 5 and 15
-    minutes, when they began to be taken."""
+    minutes, when they began to be taken; ``command`` is the line that was typed, ``defaults`` the options that were
+    left at theirs."""
 
+    host: str = ""
     cpu: str = ""
     vector: str = ""
     cores: Count | None = None
@@ -37,6 +39,8 @@ class Machine(Struct, frozen=True):
     precopy: str = ""
     date: str = ""
     load_average: Annotated[tuple[Number, ...], Meta(max_length=3)] = ()
+    command: str = ""
+    defaults: Annotated[dict[str, str], Meta(max_length=100)] = {}
 
 
 class Round(Struct, frozen=True):
@@ -116,6 +120,7 @@ class Migration(Struct, frozen=True):
     verdicts: Annotated[tuple[Verdict, ...], Meta(max_length=2000)] = ()
     policy: str = ""
     throttled: Throttled | None = None
+    workload: str = ""
     machine: Machine | None = None
 
     @property
@@ -324,9 +329,11 @@ class ErrorFields(Struct, frozen=True):
 
 
 class Failure(Struct, frozen=True):
-    """What a command with ``--json`` prints where it failed."""
+    """What a command with ``--json`` prints where it failed; ``migration`` as far as it came, where it was one."""
 
     error: ErrorFields
+    migration: dict[str, object] = {}
+    machine: Machine | None = None
 
 
 class Other(Struct, frozen=True):

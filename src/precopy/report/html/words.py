@@ -53,13 +53,18 @@ PREDICT_TERMS: tuple[tuple[str, str], ...] = (
 )
 
 
-def facts(machine: Machine | None) -> tuple[tuple[str, str], ...]:
+def facts(machine: Machine | None, workload: str = "") -> tuple[tuple[str, str], ...]:
     """What the document says of where it comes from."""
     if machine is None:
         return ()
     memory = format_size(machine.memory_bytes) if machine.memory_bytes is not None else ""
     cores = f"{machine.cores}" if machine.cores is not None else ""
     named = (
+        ("command", machine.command),
+        ("options at their defaults", ", ".join(f"{name} {value}" for name, value in machine.defaults.items())),
+        ("workload", workload),
+        ("date", machine.date.replace("T", " ").replace("+00:00", " UTC")),
+        ("host", machine.host),
         ("CPU", machine.cpu),
         ("vector unit", machine.vector),
         ("cores", cores),
@@ -67,7 +72,6 @@ def facts(machine: Machine | None) -> tuple[tuple[str, str], ...]:
         ("kernel", machine.kernel),
         ("Python", machine.python),
         ("precopy", machine.precopy),
-        ("date", machine.date.replace("T", " ").replace("+00:00", " UTC")),
         ("load average", ", ".join(f"{one:.2f}" for one in machine.load_average)),
     )
     return tuple((name, value) for name, value in named if value)
