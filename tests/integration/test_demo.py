@@ -232,12 +232,12 @@ def test_table(bench: Bench) -> None:
 @pytest.mark.needs("kvm")
 def test_what_does_not_converge_is_a_row_with_its_reason(bench: Bench) -> None:
     options = ["--ram", "8M", "--layout", "flat", "--write-rate", "max", "--max-bandwidth", "10M", "--max-rounds", "2"]
-    done = bench.run("demo", *options, "--downtime-limit", "1ms", timeout=85)
+    done = bench.run("demo", *options, "--downtime-limit", "1ms", timeout=IN_TIME_S)
     assert done.sentence(4).startswith("deferred: did not converge: ")
     rows = [line.split()[0] for line in done.out.splitlines() if "did not converge" in line]
     assert rows == list(reversed(CLEAR_POLICIES))
     assert "downtime" in done.out
-    document = bench.run("demo", *options, "--downtime-limit", "1ms", "--clear", "merged", "--json", timeout=85)
+    document = bench.run("demo", *options, "--downtime-limit", "1ms", "--clear", "merged", "--json", timeout=IN_TIME_S)
     assert document.code == 4
     (run,) = document.document()["runs"]
     assert (run["completed"], run["verified"], len(run["rounds"])) == (False, False, len(run["verdicts"]))

@@ -12,6 +12,7 @@ import pytest
 
 from precopy.cli.bench import BENCHMARKS
 from precopy.cli.facts import cpu_of, host_facts, host_line
+from support.patience import IN_TIME_S
 
 X86 = "processor\t: 0\nvendor_id\t: GenuineIntel\nmodel name\t: Intel(R) Xeon(R) Processor\nflags\t\t: fpu sse sse2"
 ARM = "processor\t: 0\nFeatures\t: fp asimd evtstrm {}\nCPU implementer\t: 0x41\nCPU part\t: 0xd40\n"
@@ -67,8 +68,10 @@ def test_every_benchmark_names_its_host_before_it_measures() -> None:
 
 def test_text_and_document_of_a_benchmark() -> None:
     command = [sys.executable, "-m", "precopy", "bench", "bitmap", "--guest", "1G", "--repeat", "1"]
-    text = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100).stdout
+    text = subprocess.run(command, capture_output=True, text=True, check=True, timeout=2 * IN_TIME_S).stdout
     assert text.startswith(f"host: {host_facts()['cpu']}, {host_facts()['vector']}, ")
-    document = json.loads(subprocess.run([*command, "--json"], capture_output=True, check=True, timeout=100).stdout)
+    document = json.loads(
+        subprocess.run([*command, "--json"], capture_output=True, check=True, timeout=2 * IN_TIME_S).stdout
+    )
     assert set(host_facts()) == set(document["machine"])
     assert document["machine"]["vector"] == host_facts()["vector"]
