@@ -76,7 +76,7 @@ def migrate(
     wanted = MigrationOptions(tracker=tracker or "", **options)
     if record is not None and not record.name:
         raise UsageError("--record needs the name of a file")
-    host, workload = host_facts(), ask(control, Request("status"))["workload"]
+    host = host_facts()
     try:
         with contextlib.ExitStack() as stack:
             listeners = _listeners(stack, metrics, json_lines)
@@ -86,6 +86,7 @@ def migrate(
                     listener(event)
 
             file = "" if record is None else str(record.absolute())  # the guest's process may be anywhere
+            workload = ask(control, Request("status"))["workload"]
             done = migrate_guest(control, address, wanted, timeout, tell, record=file)
     except PrecopyError as error:
         if not (as_json or json_lines):
