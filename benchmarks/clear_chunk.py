@@ -10,8 +10,8 @@ import sys
 from functools import partial
 
 from precopy.bench.failed import Failed, attempt
-from precopy.control import ProcessPair, migrate_guest
 from precopy.migration import Migrated, MigrationOptions
+from precopy.service import ProcessPair, migrate_guest
 
 SHIFTS, REPEATS = (9, 12, 15, 18), 5
 GUEST = ["--ram", "1G", "--fill", "1", "--workload", "random", "--write-rate", "200K"]

@@ -13,11 +13,11 @@ import numpy as np
 from precopy.abi import kvm
 from precopy.abi.ioctl import call
 from precopy.bitmap import Bitmap
-from precopy.guests import Workload
-from precopy.kvm import KvmGuest
+from precopy.machines.kvm import KvmGuest
+from precopy.machines.workload import Workload
 from precopy.memory import GuestMemory
-from precopy.memory.machines import flat
-from precopy.trackers.kvm_dirty_log import KvmDirtyLog
+from precopy.memory.captures.machines import flat
+from precopy.trackers.kvm_log import KvmDirtyLog
 
 RAM, WRITTEN, CALLS = 2 << 30, 32 << 20, 480
 

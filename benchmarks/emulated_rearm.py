@@ -17,13 +17,13 @@ import numpy as np
 import unicorn
 from unicorn import x86_const
 
-from precopy.emulated import EmulatedGuest
-from precopy.guests import CODE_GPA, Workload
-from precopy.guests.image import words_at
+from precopy.machines.emulated import EmulatedGuest
+from precopy.machines.workload import CODE_GPA, Workload
+from precopy.machines.workload.image import words_at
 from precopy.memory import GuestMemory
+from precopy.memory.captures.machines import flat
 from precopy.memory.host import HostMemory
-from precopy.memory.log_mask import DirtyClient
-from precopy.memory.machines import flat
+from precopy.memory.topology.log_mask import DirtyClient
 from precopy.trackers.write_log import WriteLog
 from precopy.units import PAGE_SIZE, GuestPhysicalAddress
 

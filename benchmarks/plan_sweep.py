@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 
-from precopy.planning.sweep import Axis, Grid, run_chunk
+from precopy.planning.plan.sweep import Axis, Grid, run_chunk
 
 GIB = 1 << 30
 SYNCS = tuple(0.001 + 0.0025 * n for n in range(20))

@@ -16,7 +16,7 @@ import numpy as np
 
 from precopy import Memory, Standby
 from precopy.ports import SystemClock
-from precopy.process.primary import Primary
+from precopy.replication.primary import Primary
 from precopy.transport import connect, parse_address
 
 POINTS, WARM_UP, MEANWHILE = 24, 4, 64

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import time
 
-from precopy.guests import Workload, params, params_gpa
-from precopy.guests.image import words_at
-from precopy.kvm import KvmGuest
+from precopy.machines.kvm import KvmGuest
+from precopy.machines.workload import Workload, params, params_gpa
+from precopy.machines.workload.image import words_at
 from precopy.memory import GuestMemory
-from precopy.memory.machines import machine_layout
+from precopy.memory.captures.machines import machine_layout
 from precopy.units import PAGE_SIZE
 
 SHARES = (0.1, 0.3, 0.5, 0.8, 0.95, 0.99)

@@ -9,11 +9,11 @@ import statistics
 import time
 
 from precopy.bitmap import Bitmap
-from precopy.guests import Workload, params, params_gpa
-from precopy.guests.image import words_at
-from precopy.kvm import KvmGuest
+from precopy.machines.kvm import KvmGuest
+from precopy.machines.workload import Workload, params, params_gpa
+from precopy.machines.workload.image import words_at
 from precopy.memory import DirtyClient, GuestMemory, Section
-from precopy.memory.machines import flat
+from precopy.memory.captures.machines import flat
 from precopy.units import PAGE_SIZE
 
 RAM, WRITTEN, REPEAT = (256 << 20, 4 << 30, 16 << 30), (64, 1000, 10000, 30000), 9

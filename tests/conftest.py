@@ -27,7 +27,7 @@ settings.load_profile("precopy")
 
 
 def _kvm() -> str | None:
-    from precopy.kvm import unavailable
+    from precopy.machines.kvm import unavailable
 
     return unavailable()
 

@@ -39,11 +39,21 @@ if TYPE_CHECKING:
         UsageError,
         VerificationFailed,
     )
-    from precopy.process import Changed, Changes, Memory
-    from precopy.process.attach import Attachment, attach
-    from precopy.process.replication import Replication, replicate
-    from precopy.process.standby import Standby, receive_memory
-    from precopy.store import Snapshot, Stored, Verified, compact, open_memory, restore, snapshot, snapshots, verify
+    from precopy.machines.process import Changed, Changes, Memory
+    from precopy.machines.process.attach import Attachment, attach
+    from precopy.replication.replication import Replication, replicate
+    from precopy.replication.standby import Standby, receive_memory
+    from precopy.snapshot_store import (
+        Snapshot,
+        Stored,
+        Verified,
+        compact,
+        open_memory,
+        restore,
+        snapshot,
+        snapshots,
+        verify,
+    )
 
 __version__ = "0.1.0.dev0"
 
@@ -75,24 +85,24 @@ _ERRORS = (
 
 _WHERE = {
     **dict.fromkeys(_ERRORS, "precopy.errors"),
-    "Attachment": "precopy.process.attach",
-    "Changed": "precopy.process",
-    "Changes": "precopy.process",
-    "Memory": "precopy.process",
-    "Replication": "precopy.process.replication",
-    "Snapshot": "precopy.store",
-    "Standby": "precopy.process.standby",
-    "Stored": "precopy.store",
-    "Verified": "precopy.store",
-    "attach": "precopy.process.attach",
-    "compact": "precopy.store",
-    "open_memory": "precopy.store",
-    "receive_memory": "precopy.process.standby",
-    "replicate": "precopy.process.replication",
-    "restore": "precopy.store",
-    "snapshot": "precopy.store",
-    "snapshots": "precopy.store",
-    "verify": "precopy.store",
+    "Attachment": "precopy.machines.process.attach",
+    "Changed": "precopy.machines.process",
+    "Changes": "precopy.machines.process",
+    "Memory": "precopy.machines.process",
+    "Replication": "precopy.replication.replication",
+    "Snapshot": "precopy.snapshot_store",
+    "Standby": "precopy.replication.standby",
+    "Stored": "precopy.snapshot_store",
+    "Verified": "precopy.snapshot_store",
+    "attach": "precopy.machines.process.attach",
+    "compact": "precopy.snapshot_store",
+    "open_memory": "precopy.snapshot_store",
+    "receive_memory": "precopy.replication.standby",
+    "replicate": "precopy.replication.replication",
+    "restore": "precopy.snapshot_store",
+    "snapshot": "precopy.snapshot_store",
+    "snapshots": "precopy.snapshot_store",
+    "verify": "precopy.snapshot_store",
 }
 
 __all__ = [

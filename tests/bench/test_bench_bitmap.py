@@ -15,7 +15,7 @@ import pytest
 from precopy.bench.bitmap import PATTERNS, BitmapBench, dirty_bitmap, measure
 from precopy.bench.sync_loop import SOURCE, compile_loop
 from precopy.bitmap import Bitmap
-from precopy.cli.bench_bitmap import bitmap as command
+from precopy.cli.bench.bitmap import bitmap as command
 from precopy.errors import Unsupported, UsageError, VerificationFailed
 from support.patience import IN_TIME_S
 

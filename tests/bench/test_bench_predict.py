@@ -15,12 +15,12 @@ from rich.console import Console
 from precopy.bench.failed import Failed
 from precopy.bench.predict import carry_out, holds
 from precopy.bench.predict_cases import Case, describe, grid, hopeless_grid
-from precopy.cli.bench_predict import predict as command
+from precopy.cli.bench.predict import predict as command
 from precopy.cli.failures import ended
 from precopy.errors import NotConverged, UsageError, VerificationFailed
 from precopy.migration import Range
+from precopy.recording.files import read_recording
 from precopy.report.predict_table import predict_table
-from precopy.store.recording import read_recording
 from precopy.units import PAGE_SIZE
 
 

@@ -13,7 +13,7 @@ import pytest
 from precopy import Memory
 from precopy.bench import snapshot as bench
 from precopy.bench.snapshot import Place
-from precopy.cli.bench_snapshot import snapshot as command
+from precopy.cli.bench.snapshot import snapshot as command
 from precopy.errors import UsageError, VerificationFailed
 
 QUICK = ["--size", "4M", "--dirty", "1", "--dirty", "50", "--repeat", "2"]

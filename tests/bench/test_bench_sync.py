@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from precopy.bench.sync import VARIANTS, written_sections
-from precopy.cli.bench_sync import _VARIANTS
+from precopy.cli.bench.sync import _VARIANTS
 from precopy.memory import CAPTURES, Capture
 from support.commands import precopy
 

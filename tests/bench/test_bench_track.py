@@ -11,7 +11,7 @@ import pytest
 
 from precopy.bench import track as bench
 from precopy.bench.track import CLUSTER, dirty_indexes, measure
-from precopy.cli.bench_track import track as command
+from precopy.cli.bench.track import track as command
 from precopy.dirty import CLEAR_POLICIES
 from precopy.errors import UsageError, VerificationFailed
 

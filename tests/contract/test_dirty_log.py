@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from precopy.bitmap import Bitmap, Runs
 from precopy.dirty import ALL_POLICIES, DirtyMemory, MigrationBitmap, clear_policy
-from precopy.guests import Workload
-from precopy.guests.image import RESERVED_END
+from precopy.machines.workload import Workload
+from precopy.machines.workload.image import RESERVED_END
 from precopy.memory import GuestMemory, RamLayout
-from precopy.memory.machines import machine_layout
+from precopy.memory.captures.machines import machine_layout
 from precopy.ports import DirtyLog
 from precopy.trackers.write_log import WriteLog
 from precopy.units import PAGE_SIZE
@@ -435,7 +435,7 @@ class Busy:
 
 
 def kvm_guest(layout: RamLayout) -> object:
-    from precopy.kvm import KvmGuest
+    from precopy.machines.kvm import KvmGuest
 
     guest = KvmGuest(GuestMemory(layout))
     guest.boot(Workload("random", rate=50_000))
@@ -444,7 +444,7 @@ def kvm_guest(layout: RamLayout) -> object:
 
 def ring_guest(layout: RamLayout) -> object:
     """With a ring so small that its vCPU leaves now and then because it is full."""
-    from precopy.kvm import KvmGuest
+    from precopy.machines.kvm import KvmGuest
 
     guest = KvmGuest(GuestMemory(layout), tracker="dirty-ring", ring_entries=512)
     guest.boot(Workload("random", rate=50_000))
@@ -452,7 +452,7 @@ def ring_guest(layout: RamLayout) -> object:
 
 
 def emulated_guest(layout: RamLayout) -> object:
-    from precopy.emulated import EmulatedGuest
+    from precopy.machines.emulated import EmulatedGuest
 
     guest = EmulatedGuest(GuestMemory(layout))
     guest.boot(Workload("random", rate=50_000))
@@ -552,7 +552,7 @@ class TestKvm:
     def test_a_gap_that_costs_more_than_a_call_splits_it(
         self, kvm: KvmHarness, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("precopy.trackers.kvm_dirty_log.GAP_WORDS", 3)
+        monkeypatch.setattr("precopy.trackers.kvm_log.GAP_WORDS", 3)
         first = FIRST["b4095"]
         words = [0, 1, 5, 9, 14, 63]  # gaps of 0, 3, 3, 4 and 48 clean words
         kvm.write([first + 64 * word for word in words])

@@ -9,12 +9,12 @@ from functools import partial
 
 import pytest
 
-from precopy.emulated import EmulatedGuest
 from precopy.errors import GuestError, Unsupported, UsageError
-from precopy.guests import Workload
-from precopy.kvm import KvmGuest
+from precopy.machines.emulated import EmulatedGuest
+from precopy.machines.kvm import KvmGuest
+from precopy.machines.workload import Workload
 from precopy.memory import GuestMemory
-from precopy.memory.machines import flat
+from precopy.memory.captures.machines import flat
 from precopy.ports import DirtyLog, Throttled
 from support.patience import IN_TIME_S
 from support.sleeper import Sleeper

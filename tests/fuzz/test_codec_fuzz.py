@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from precopy.errors import LayoutError, PeerProtocolError
 from precopy.memory import RamLayout
-from precopy.wire import Abort, Codec, Compare, DeviceState, Frame, PageBatch, Pages, Role, State
-from precopy.wire.frames import MAX_BATCH_PAGES, MAX_BATCH_RUNS
-from precopy.wire.states import TRANSITIONS
+from precopy.wire.native import Abort, Codec, Compare, DeviceState, Frame, PageBatch, Pages, Role, State
+from precopy.wire.native.frames import MAX_BATCH_PAGES, MAX_BATCH_RUNS
+from precopy.wire.native.states import TRANSITIONS
 from support.frames import CONVERSATIONS, NUMBERS, PREAMBLE, SAMPLES, raw_frame, raw_table, recorded
 
 Part = tuple[str, Role]

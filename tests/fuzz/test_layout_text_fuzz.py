@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from precopy import memory
 from precopy.errors import LayoutError, LayoutTextError, UsageError
 from precopy.memory import CAPTURES, Capture, RamLayout, Section
-from precopy.memory.mtree import MtreeRange, MtreeSpace, MtreeView, format_mtree
-from precopy.memory.ramblock import RamblockRow, format_ramblock
+from precopy.memory.captures.mtree import MtreeRange, MtreeSpace, MtreeView, format_mtree
+from precopy.memory.captures.ramblock import RamblockRow, format_ramblock
 from support.layout_texts import posted, write_capture
 
 SHIPPED = Path(memory.__file__).parent / "captures"

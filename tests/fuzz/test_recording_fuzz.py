@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from precopy.errors import PrecopyError, SnapshotDamaged, UsageError
 from precopy.planning import OURS
-from precopy.planning.replay import Replayer
-from precopy.planning.trace import Trace
-from precopy.store.recording import read_recording
-from precopy.store.recording_format import HEAD, MAX_PAGES, OPENING, Kind, checksum, split
+from precopy.planning.model.trace import Trace
+from precopy.planning.replay.replay import Replayer
+from precopy.recording.files import read_recording
+from precopy.recording.format import HEAD, MAX_PAGES, OPENING, Kind, checksum, split
 from precopy.units import PAGE_SIZE
 from support.traces import BANDWIDTH, hot_and_cold, record, write
 

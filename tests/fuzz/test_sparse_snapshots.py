@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from precopy.bitmap import Runs
-from precopy.store.chain import visible
+from precopy.snapshot_store.chain import visible
 from support.patience import IN_TIME_S
 
 MOST_MIB = 64
@@ -24,9 +24,10 @@ PROGRAM = textwrap.dedent(
     import numpy as np
     import xxhash
 
-    from precopy import store
+    from precopy import snapshot_store as store
     from precopy.errors import PrecopyError
-    from precopy.store.format import Compression, Form, Header, Parent, Table, table_bytes
+    from precopy.memory.packing import Compression
+    from precopy.snapshot_store.format import Form, Header, Parent, Table, table_bytes
     from precopy.bitmap import Runs, NO_RUNS
 
     TIB4 = 4 << 40

@@ -22,8 +22,9 @@ from hypothesis import strategies as st
 from precopy import restore, snapshot
 from precopy.bitmap import Runs
 from precopy.errors import PrecopyError, SnapshotDamaged
-from precopy.store import compact, export, snapshots, verify
-from precopy.store.format import HEADER_BYTES, MAX_BYTES, Compression, Form, Header, Parent, Table, table_bytes
+from precopy.memory.packing import Compression
+from precopy.snapshot_store import compact, export, snapshots, verify
+from precopy.snapshot_store.format import HEADER_BYTES, MAX_BYTES, Form, Header, Parent, Table, table_bytes
 from precopy.units import PAGE_SIZE
 from support.snapshots import Written
 

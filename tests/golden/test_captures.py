@@ -13,10 +13,10 @@ from precopy import memory
 from precopy.cli.layout import layout as layout_command
 from precopy.errors import LayoutError, UsageError
 from precopy.memory import CAPTURES, AddressSpace, Capture, RamLayout, ram_regions, system_region
-from precopy.memory.machines import q35
-from precopy.memory.mtree import MtreeRange, MtreeSpace, MtreeView, format_mtree, parse_mtree
-from precopy.memory.ramblock import RamblockRow, format_ramblock
-from precopy.memory.rebuild import mtree_ranges
+from precopy.memory.captures.machines import q35
+from precopy.memory.captures.mtree import MtreeRange, MtreeSpace, MtreeView, format_mtree, parse_mtree
+from precopy.memory.captures.ramblock import RamblockRow, format_ramblock
+from precopy.memory.captures.rebuild import mtree_ranges
 
 MIB, GIB, PAGE = 1 << 20, 1 << 30, 4096
 SHIPPED = Path(memory.__file__).parent / "captures"

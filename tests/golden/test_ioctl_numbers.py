@@ -175,7 +175,7 @@ def test_a_failed_call_names_request_target_and_errno() -> None:
 
 @pytest.mark.needs("kvm")
 def test_the_kernel_knows_these_numbers() -> None:
-    from precopy.kvm import KvmSystem
+    from precopy.machines.kvm import KvmSystem
 
     system = KvmSystem()
     try:

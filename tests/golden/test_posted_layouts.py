@@ -9,9 +9,9 @@ import pytest
 from precopy.bench.sync import measure, written_sections
 from precopy.errors import LayoutError, LayoutTextError
 from precopy.memory import Capture
-from precopy.memory.main_memory import main_memory
-from precopy.memory.mtree import format_mtree, parse_mtree
-from precopy.memory.ramblock import format_ramblock, parse_ramblock
+from precopy.memory.captures.main_memory import main_memory
+from precopy.memory.captures.mtree import format_mtree, parse_mtree
+from precopy.memory.captures.ramblock import format_ramblock, parse_ramblock
 from support.layout_texts import PAGE, POSTED, blocks_for, posted, said, shown_again, write_capture
 
 MIB, GIB = 1 << 20, 1 << 30

@@ -10,10 +10,10 @@ import pytest
 
 from precopy.bitmap import Bitmap
 from precopy.errors import GuestError
-from precopy.guests import BURST_PORT, CODE_GPA, Workload, params, params_gpa
+from precopy.machines.workload import BURST_PORT, CODE_GPA, Workload, params, params_gpa
 from precopy.memory import RamLayout
-from precopy.memory.log_mask import DirtyClient
-from precopy.memory.machines import flat
+from precopy.memory.captures.machines import flat
+from precopy.memory.topology.log_mask import DirtyClient
 from precopy.units import PAGE_SIZE
 from support.code_guests import DATA, OTHER, CodeGuest, assembled, immediate
 from support.patience import IN_TIME_S

@@ -24,12 +24,12 @@ from precopy.errors import (
     PeerRefused,
     PrecopyError,
 )
-from precopy.guests import Workload
+from precopy.machines.workload import Workload
 from precopy.memory import GuestMemory, RamLayout
-from precopy.memory.machines import machine_layout
+from precopy.memory.captures.machines import machine_layout
 from precopy.migration import Destination, MigrationOptions, Source
 from precopy.transport import SocketStream
-from precopy.wire import (
+from precopy.wire.native import (
     Abort,
     Codec,
     Commit,
@@ -46,8 +46,8 @@ from precopy.wire import (
     State,
     Welcome,
 )
-from precopy.wire.frames import BlockClaim
-from precopy.wire.states import TRANSITIONS
+from precopy.wire.native.frames import BlockClaim
+from precopy.wire.native.states import TRANSITIONS
 from support.live_guests import (
     ARRIVES,
     MIB,
@@ -742,7 +742,7 @@ class TestMaliciousDestination:
         _, peer = source
         codec = self.greet(peer)
         codec.state = State.ROUND_ENDED
-        from precopy.wire import RoundAck
+        from precopy.wire.native import RoundAck
 
         peer.sock.sendall(codec.send(RoundAck(1, 77, torn)))
         drain(peer.sock)
@@ -752,7 +752,7 @@ class TestMaliciousDestination:
         _, peer = source
         codec = self.greet(peer)
         codec.state = State.COMMITTING
-        from precopy.wire import Running
+        from precopy.wire.native import Running
 
         peer.sock.sendall(codec.send(Running(0.0)))
         drain(peer.sock)

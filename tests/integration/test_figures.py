@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from precopy.errors import NotConverged, VerificationFailed
-from precopy.guests import Workload
+from precopy.machines.workload import Workload
 from precopy.migration import Attempt, Event, MigrationOptions, Progress
 from precopy.ports import IoVec
 from precopy.transport import SocketStream

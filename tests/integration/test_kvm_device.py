@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from precopy.errors import Unsupported
-from precopy.kvm import KvmGuest, KvmSystem, unavailable
-from precopy.kvm.vcpu import ExitHandler, Vcpu
+from precopy.machines.kvm import KvmGuest, KvmSystem, unavailable
+from precopy.machines.kvm.vcpu import ExitHandler, Vcpu
 from precopy.memory import GuestMemory
-from precopy.memory.machines import machine_layout
+from precopy.memory.captures.machines import machine_layout
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
@@ -51,6 +51,6 @@ def test_guest_that_cannot_be_made_leaves_nothing_open(monkeypatch: pytest.Monke
             raise Unsupported("no more vCPUs", "use fewer")
         return Vcpu(system, vm, number, on_io, **ring)
 
-    monkeypatch.setattr("precopy.kvm.machine.Vcpu", two_at_most)
+    monkeypatch.setattr("precopy.machines.kvm.machine.Vcpu", two_at_most)
     with GuestMemory(machine_layout("flat", 4 << 20)) as memory, pytest.raises(Unsupported, match="no more vCPUs"):
         KvmGuest(memory, 3)

@@ -12,12 +12,12 @@ import pytest
 from precopy.bitmap import Bitmap, Words
 from precopy.dirty import DirtyMemory, MigrationBitmap, clear_policy
 from precopy.errors import GuestError
-from precopy.guests.image import RESERVED_END
-from precopy.kvm import KvmGuest
+from precopy.machines.kvm import KvmGuest
+from precopy.machines.workload.image import RESERVED_END
 from precopy.memory import DirtyClient, MemoryRegion, RamBlock, RamLayout, Section
-from precopy.memory.transaction import transaction
-from precopy.trackers.kvm_dirty_log import KvmDirtyLog
-from precopy.trackers.kvm_slot import MemorySlot
+from precopy.memory.topology.transaction import transaction
+from precopy.trackers.kvm_log import KvmDirtyLog
+from precopy.trackers.kvm_slots import MemorySlot
 from precopy.units import PAGE_SIZE, GuestPhysicalAddress
 from support import dirty_logs
 from support.dirty_logs import KvmHarness, RingHarness, gpa_in

@@ -9,7 +9,7 @@ import pytest
 
 from precopy.dirty import CLEAR_POLICIES
 from precopy.errors import HelloMismatch, NotConverged, PeerRefused
-from precopy.guests import WORKLOADS, Workload
+from precopy.machines.workload import WORKLOADS, Workload
 from precopy.migration import MigrationOptions
 from support.live_guests import ARRIVES, MIB, Pair, migrate, runs_on, stands_still, steps, stream_pair, until
 

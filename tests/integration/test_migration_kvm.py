@@ -15,9 +15,9 @@ from precopy.abi import kvm
 from precopy.abi.ioctl import call
 from precopy.dirty import CLEAR_POLICIES
 from precopy.errors import NotConverged, PeerRefused, VerificationFailed
-from precopy.guests import WORKLOADS, Workload, params, params_gpa
-from precopy.guests.image import RESERVED_END, words_at
-from precopy.kvm.state import VcpuState
+from precopy.machines.kvm.state import VcpuState
+from precopy.machines.workload import WORKLOADS, Workload, params, params_gpa
+from precopy.machines.workload.image import RESERVED_END, words_at
 from precopy.migration import Event, Migrated, MigrationOptions, Progress, Round
 from precopy.units import PAGE_SIZE, GuestPhysicalAddress
 from support.live_guests import (

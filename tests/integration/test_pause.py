@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from precopy.errors import GuestError
-from precopy.guests import Workload
+from precopy.machines.workload import Workload
 from support.live_guests import Pair, runs_on, steps, until
 
 pytestmark = [pytest.mark.usefixtures("nothing_left")]

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from precopy.guests import CODE_GPA, assemble
-from precopy.guests.image import RESERVED_END
+from precopy.machines.workload import CODE_GPA, assemble
+from precopy.machines.workload.image import RESERVED_END
 from support.commands import (
     ARRIVES,
     CORRUPTED,

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from precopy.bench.peers.qemu import launcher as machine
+from precopy.bench.peers.qemu.boot import build_rom
+from precopy.bench.peers.qemu.migrate import QemuPair, measure_migration
+from precopy.bench.peers.qemu.pair import Side
+from precopy.bench.peers.qemu.program import FIRST_FILLED, LOW_RAM_END, Guest
 from precopy.errors import NotConverged, OutOfMemory, PeerLost, Unsupported, UsageError
-from precopy.qemu import machine
-from precopy.qemu.boot import build_rom
-from precopy.qemu.guest import FIRST_FILLED, LOW_RAM_END, Guest
-from precopy.qemu.migrate import QemuPair, measure_migration
-from precopy.qemu.pair import Side
 from precopy.units import PAGE_SIZE
 from support.commands import wait_for
 from support.patience import IN_TIME_S
@@ -186,7 +186,7 @@ class TestSuddenDeath:
     @pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv (util-linux) is not installed")
     def test_killed_measurement_leaves_no_qemu(self, tmp_path: Path) -> None:
         program = (
-            "from precopy.qemu.migrate import QemuPair\nimport time\n"
+            "from precopy.bench.peers.qemu.migrate import QemuPair\nimport time\n"
             f"with QemuPair(ram={RAM}, rewritten={REWRITTEN}, timeout={IN_TIME_S}) as pair:\n"
             "    print('up', flush=True)\n    time.sleep({IN_TIME_S})\n"
         )
@@ -224,8 +224,8 @@ class TestRefusals:
             measure_migration(ram=RAM, rewritten=0)
 
     def test_too_much_memory_is_refused_before_anything_starts(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("precopy.qemu.pair.require_qemu", lambda: "qemu-system-x86_64")
-        monkeypatch.setattr("precopy.qemu.pair._OVERHEAD", 1 << 60)
+        monkeypatch.setattr("precopy.bench.peers.qemu.pair.require_qemu", lambda: "qemu-system-x86_64")
+        monkeypatch.setattr("precopy.bench.peers.qemu.pair._OVERHEAD", 1 << 60)
         with pytest.raises(OutOfMemory):
             measure_migration(ram=RAM, rewritten=0)
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from precopy.bench.peers.qemu import launcher as machine
+from precopy.bench.peers.qemu.trace_events import QemuSyncs, trace_syncs
 from precopy.errors import PeerLost, PeerRefused, Unsupported
-from precopy.qemu import machine
-from precopy.qemu.trace import QemuSyncs, trace_syncs
 from support.patience import IN_TIME_S
 
 SEABIOS = "qemu-system-x86_64 -accel kvm -machine pc -m 512 -vga std"

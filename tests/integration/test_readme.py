@@ -52,4 +52,4 @@ def test_the_example_runs_and_does_what_its_comments_say(tmp_path: Path, monkeyp
     assert (state[0], state[5000], state[-1]) == (2, 4, 1)
     (copy,) = received
     assert np.array_equal(np.frombuffer(copy, np.float64), state)
-    assert [one.full for one in precopy.store.snapshots(Path("state"))] == [True, False]
+    assert [one.full for one in precopy.snapshot_store.snapshots(Path("state"))] == [True, False]

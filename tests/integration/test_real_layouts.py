@@ -10,9 +10,9 @@ import pytest
 
 from precopy.errors import LayoutError
 from precopy.memory import Capture
-from precopy.memory.main_memory import main_memory
-from precopy.memory.mtree import format_mtree, parse_mtree
-from precopy.memory.ramblock import format_ramblock
+from precopy.memory.captures.main_memory import main_memory
+from precopy.memory.captures.mtree import format_mtree, parse_mtree
+from precopy.memory.captures.ramblock import format_ramblock
 from support.layout_texts import said, shown_again, write_capture
 from support.qemu_texts import qemu
 

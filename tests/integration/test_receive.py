@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from precopy.wire import Codec
+from precopy.wire.native import Codec
 from support.commands import Bench, Command, wait_for
 from support.patience import IN_TIME_S
 

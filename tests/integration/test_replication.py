@@ -18,7 +18,7 @@ import pytest
 import precopy
 from precopy import Memory, Replication, Standby
 from precopy.errors import HelloMismatch, PeerError, PeerLost, PeerRefused, UsageError
-from precopy.process.progress import CutOver, Phase, ReplicationProgress, StandbyProgress
+from precopy.replication.progress import CutOver, Phase, ReplicationProgress, StandbyProgress
 from support import replicas
 from support.live_guests import Ending, until
 from support.patience import IN_TIME_S

@@ -34,10 +34,10 @@ from precopy.errors import (
     PrecopyError,
 )
 from precopy.memory import RamLayout
-from precopy.process.hello import hello_of
-from precopy.process.progress import Phase
+from precopy.replication.hello import hello_of
+from precopy.replication.progress import Phase
 from precopy.units import PAGE_SIZE
-from precopy.wire import (
+from precopy.wire.native import (
     Abort,
     Alive,
     Codec,
@@ -56,7 +56,7 @@ from precopy.wire import (
     Running,
     Welcome,
 )
-from precopy.wire.frames import BlockClaim
+from precopy.wire.native.frames import BlockClaim
 from support.live_guests import until
 from support.patience import IN_TIME_S
 from support.replicas import MIB, WORDS, Steps, Writers, replicated, same, stepping, words
@@ -618,7 +618,7 @@ class TestHostilePrimary:
 
 
 def _allows(state: object, role: Role, frame: type[Frame]) -> bool:
-    from precopy.wire.states import TRANSITIONS
+    from precopy.wire.native.states import TRANSITIONS
 
     return (role, frame) in TRANSITIONS[state]  # type: ignore[index]
 

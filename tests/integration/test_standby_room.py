@@ -13,7 +13,7 @@ import precopy
 from precopy import Standby
 from precopy.errors import HelloMismatch, PeerRefused, UsageError
 from precopy.memory.host import available_memory
-from precopy.process.room import Room
+from precopy.replication.room import Room
 from support.live_guests import until
 from support.patience import IN_TIME_S
 from support.replicas import MIB, WORDS, filled, same, words

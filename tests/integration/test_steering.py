@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from precopy.errors import NotConverged, Unsupported, UsageError
-from precopy.guests import Workload
+from precopy.machines.workload import Workload
 from precopy.migration import Event, MigrationOptions, Round, Verdict
 from precopy.planning.policies import FIELD_POLICIES
-from precopy.store.recording import RecordingWriter, read_recording
+from precopy.recording.files import RecordingWriter, read_recording
 from support.live_guests import MIB, Pair, migrate, runs_on, stands_still, stream_pair
 
 pytestmark = pytest.mark.needs("kvm")

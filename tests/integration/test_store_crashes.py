@@ -18,7 +18,7 @@ import pytest
 
 from precopy import Memory, compact, restore, snapshot
 from precopy.errors import SnapshotError
-from precopy.store import snapshots, verify
+from precopy.snapshot_store import snapshots, verify
 from support.commands import precopy
 from support.patience import IN_TIME_S
 from support.snapshots import Content, content, files
@@ -29,7 +29,7 @@ PROGRAM = textwrap.dedent(
     import os, sys
     import numpy as np
     import precopy
-    from precopy.store import directory as commit
+    from precopy.snapshot_store import directory as commit
 
     directory, keep, die_at = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     done = 0

@@ -13,8 +13,8 @@ import pytest
 from precopy.bitmap import Bitmap
 from precopy.dirty import DirtyLog, LogCounters
 from precopy.errors import Cancelled, OutcomeUnknown
-from precopy.guests import Workload, params, params_gpa
-from precopy.guests.image import words_at
+from precopy.machines.workload import Workload, params, params_gpa
+from precopy.machines.workload.image import words_at
 from precopy.memory import RamBlock
 from precopy.migration import Destination, GuestIs, Migrated, MigrationOptions, Round, Source
 from precopy.units import PAGE_SIZE

@@ -12,10 +12,10 @@ import pytest
 
 from precopy.dirty import MigrationBitmap, clear_policy
 from precopy.errors import GuestError, Unsupported
-from precopy.guests import Workload
-from precopy.kvm import KvmGuest
+from precopy.machines.kvm import KvmGuest
+from precopy.machines.workload import Workload
 from precopy.memory import GuestMemory
-from precopy.memory.machines import machine_layout
+from precopy.memory.captures.machines import machine_layout
 from precopy.ports import Throttled
 from precopy.units import PAGE_SIZE
 from support.live_guests import MIB, Pair, migrate, runs_on, stands_still, steps, stream_pair, until

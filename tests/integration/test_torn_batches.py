@@ -8,7 +8,7 @@ import pytest
 
 from precopy.dirty import CLEAR_POLICIES
 from precopy.errors import PeerError, PeerProtocolError, PeerRefused
-from precopy.guests import Workload
+from precopy.machines.workload import Workload
 from precopy.migration import MigrationOptions
 from support.live_guests import (
     ARRIVES,

@@ -12,10 +12,10 @@ import pytest
 
 from precopy.bench.vhost_device import VhostDevice
 from precopy.dirty import MigrationBitmap, clear_policy
-from precopy.guests import Workload
-from precopy.kvm import KvmGuest
+from precopy.machines.kvm import KvmGuest
+from precopy.machines.workload import Workload
 from precopy.memory import Backing, DirtyClient, GuestMemory
-from precopy.memory.machines import machine_layout
+from precopy.memory.captures.machines import machine_layout
 from precopy.trackers.shared_log import SharedLog
 from precopy.trackers.vhost_log import VhostLog
 from precopy.units import PAGE_SIZE

@@ -15,7 +15,7 @@ from precopy.bench.vhost_device import VhostDevice
 from precopy.bitmap import Bitmap
 from precopy.errors import LocalProtocolError, PeerLost, UsageError
 from precopy.memory import Backing, GuestMemory, RamLayout
-from precopy.memory.machines import flat, q35
+from precopy.memory.captures.machines import flat, q35
 from precopy.trackers.shared_log import SharedLog
 from precopy.trackers.vhost_log import VhostLog
 from precopy.units import PAGE_SIZE

@@ -27,7 +27,7 @@ from hypothesis.stateful import (
 from precopy.bitmap import Bitmap
 from precopy.dirty import ALL_POLICIES, DirtyMemory, LogCounters, MigrationBitmap, clear_policy
 from precopy.memory import AddressSpace, DirtyClient, MemoryRegion, RamBlock, RamLayout
-from precopy.memory.flat_view import FlatRange
+from precopy.memory.topology.flat_view import FlatRange
 from precopy.units import PAGE_SIZE
 
 MIGRATION, VGA, CODE = DirtyClient.MIGRATION, DirtyClient.VGA, DirtyClient.CODE

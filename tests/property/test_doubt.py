@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from precopy.planning import Estimate, Limits, Metrics, RoundSample, decide, forecast
-from precopy.planning.doubt import doubt
-from precopy.planning.estimators import observe
+from precopy.planning.estimation.estimators import observe
+from precopy.planning.forecast.doubt import doubt
 from support.planning import sample
 
 RAM = 128 << 20

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from precopy.planning import Estimate, RoundSample
-from precopy.planning.estimators import estimate_bandwidth, estimate_costs, estimate_dirtying, observe
+from precopy.planning.estimation.estimators import estimate_bandwidth, estimate_costs, estimate_dirtying, observe
 
 RAM = 8 << 30
 READ_S = 1e-10

@@ -9,10 +9,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from precopy.planning import Action, CurveWorld, DirtyClass, DirtyCurve, Limits, Metrics, decide, simulate
-from precopy.planning.advice import advise
-from precopy.planning.decision import Decision
-from precopy.planning.exactly import exactly
-from precopy.planning.plan import (
+from precopy.planning.model.decision import Decision
+from precopy.planning.plan.advice import advise
+from precopy.planning.plan.exactly import exactly
+from precopy.planning.plan.plan import (
     PlanInput,
     carry_out,
     downtime_after,
@@ -22,13 +22,13 @@ from precopy.planning.plan import (
     plan,
     smallest_limit,
 )
-from precopy.planning.qemu_model import (
+from precopy.planning.plan.qemu_model import (
     critical_transfer,
     estimated_bandwidth,
     letters_dirty_rate,
     smallest_downtime_limit,
 )
-from precopy.planning.qemu_model import (
+from precopy.planning.plan.qemu_model import (
     largest_dirty_rate as qemu_largest_dirty_rate,
 )
 from precopy.report.plan_tables import lever_sentence, verdict

@@ -13,10 +13,10 @@ from precopy.bitmap import Bitmap
 from precopy.dirty import ALL_POLICIES, LogCounters
 from precopy.memory.layout import RamLayout
 from precopy.planning import OURS, Estimate, Limits, RoundSample, TimeoutPolicy
-from precopy.planning.replay import Replayer
-from precopy.planning.timeline import Timeline
-from precopy.planning.trace import Look, RecordedFacts, RecordedOutcome, Trace, TraceRound
-from precopy.store.recording import read_recording
+from precopy.planning.model.trace import Look, RecordedFacts, RecordedOutcome, Trace, TraceRound
+from precopy.planning.replay.replay import Replayer
+from precopy.planning.replay.timeline import Timeline
+from precopy.recording.files import read_recording
 from precopy.units import PAGE_SIZE
 from support.traces import write
 

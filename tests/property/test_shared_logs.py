@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from precopy.bitmap import Bitmap
 from precopy.dirty.log import DirtyLog
+from precopy.machines.process.attaching import own_writer, shared_pages
 from precopy.memory import RamLayout
-from precopy.process.attaching import own_writer, shared_pages
 from precopy.trackers.content import ContentLog
 from precopy.trackers.pagemap import PagemapLog
 from precopy.trackers.shared_views import SharedMemoryLog

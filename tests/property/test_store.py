@@ -22,8 +22,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from precopy import Memory, compact, restore, snapshot
 from precopy.errors import SnapshotError
-from precopy.store import directory as directory_module
-from precopy.store import restoring, snapshots, verify
+from precopy.snapshot_store import directory as directory_module
+from precopy.snapshot_store import restoring, snapshots, verify
 from support.snapshots import Content, Written, content, dying
 
 PAGES = 130

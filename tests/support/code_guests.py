@@ -8,9 +8,9 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from precopy.emulated import EmulatedGuest
-from precopy.guests import CODE_GPA, Workload
-from precopy.guests.image import words_at
+from precopy.machines.emulated import EmulatedGuest
+from precopy.machines.workload import CODE_GPA, Workload
+from precopy.machines.workload.image import words_at
 from precopy.memory import GuestMemory, RamLayout
 from precopy.units import PAGE_SIZE, GuestPhysicalAddress
 

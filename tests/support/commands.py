@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from precopy.control import Request, ask
 from precopy.errors import PeerLost
-from precopy.guests import CODE_GPA
+from precopy.machines.workload import CODE_GPA
+from precopy.service import Request, ask
 from precopy.transport import parse_address
 
 from .patience import IN_TIME_S, SETTLED_S

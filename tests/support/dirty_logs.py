@@ -10,14 +10,14 @@ from typing import Protocol
 import numpy as np
 
 from precopy.bitmap import Runs
-from precopy.emulated import EmulatedGuest
-from precopy.guests import BURST_PORT, CODE_GPA, Workload, params_gpa
-from precopy.guests.image import RESERVED_END, words_at
-from precopy.kvm import KvmGuest
+from precopy.machines.emulated import EmulatedGuest
+from precopy.machines.kvm import KvmGuest
+from precopy.machines.workload import BURST_PORT, CODE_GPA, Workload, params_gpa
+from precopy.machines.workload.image import RESERVED_END, words_at
 from precopy.memory import GuestMemory, RamLayout, Section
 from precopy.ports import DirtyLog
-from precopy.trackers.kvm_dirty_log import KvmDirtyLog
-from precopy.trackers.kvm_dirty_ring import KvmDirtyRing
+from precopy.trackers.kvm_log import KvmDirtyLog
+from precopy.trackers.kvm_ring import KvmDirtyRing
 from precopy.trackers.scripted import ScriptedLog
 from precopy.trackers.write_log import WriteLog
 from precopy.units import PAGE_SIZE, GuestPhysicalAddress

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import xxhash
 
 from precopy.bitmap import Runs
-from precopy.wire import (
+from precopy.wire.native import (
     Abort,
     Alive,
     Codec,
@@ -30,7 +30,7 @@ from precopy.wire import (
     Running,
     Welcome,
 )
-from precopy.wire.frames import BlockClaim
+from precopy.wire.native.frames import BlockClaim
 
 PAGE = 64
 """Bytes of content for each page of a recorded conversation: the codec does not know the page size."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from precopy.memory import Capture
-from precopy.memory.mtree import MtreeView
-from precopy.memory.ramblock import RamblockRow
-from precopy.memory.rebuild import mtree_ranges
+from precopy.memory.captures.mtree import MtreeView
+from precopy.memory.captures.ramblock import RamblockRow
+from precopy.memory.captures.rebuild import mtree_ranges
 
 POSTED = Path(__file__).parents[1] / "golden" / "layouts"
 PAGE = 4096

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from precopy.abi.kvm import EXIT_IO
-from precopy.emulated import EmulatedGuest
-from precopy.guests import Workload, params, params_gpa
-from precopy.guests.image import words_at
-from precopy.kvm import KvmGuest
+from precopy.machines.emulated import EmulatedGuest
+from precopy.machines.kvm import KvmGuest
+from precopy.machines.workload import Workload, params, params_gpa
+from precopy.machines.workload.image import words_at
 from precopy.memory import GuestMemory, RamLayout
-from precopy.memory.machines import machine_layout
+from precopy.memory.captures.machines import machine_layout
 from precopy.migration import Destination, Event, Migrated, MigrationOptions, Received, Recorder, Source
 from precopy.ports import VmControl
 from precopy.transport import Address, Listener, SocketStream, connect

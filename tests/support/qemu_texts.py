@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from precopy.qemu.machine import dying_with_us, qmp_options
+from precopy.bench.peers.qemu.launcher import dying_with_us, qmp_options
 
 _TIMEOUT = 60.0
 _POLL = 0.2

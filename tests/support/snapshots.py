@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from precopy import Memory
 from precopy.bitmap import Runs
-from precopy.store import directory as directory_module
+from precopy.snapshot_store import directory as directory_module
 from precopy.trackers.scripted import ScriptedLog
 from precopy.units import PAGE_SIZE
 

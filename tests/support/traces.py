@@ -13,9 +13,9 @@ import numpy.typing as npt
 from precopy.bitmap import Bitmap
 from precopy.memory.layout import RamLayout
 from precopy.planning import OURS, Costs, Estimate, Limits, Metrics, Outcome, Policy, RoundSample, simulate
-from precopy.planning.estimators import observe
-from precopy.planning.trace import Look, RecordedFacts, RecordedOutcome, Trace, TraceRound
-from precopy.store.recording import RecordingWriter
+from precopy.planning.estimation.estimators import observe
+from precopy.planning.model.trace import Look, RecordedFacts, RecordedOutcome, Trace, TraceRound
+from precopy.recording.files import RecordingWriter
 from precopy.units import PAGE_SIZE
 
 PAGES = 16384

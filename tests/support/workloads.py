@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from precopy.guests import params_gpa
-from precopy.guests.image import words_at
-from precopy.guests.params import HOT, MULTIPLIER, OFFSET, PAGES, SEGMENT_COUNT, SEGMENTS, STEP
+from precopy.machines.workload import params_gpa
+from precopy.machines.workload.image import words_at
+from precopy.machines.workload.params import HOT, MULTIPLIER, OFFSET, PAGES, SEGMENT_COUNT, SEGMENTS, STEP
 from precopy.memory import GuestMemory
 from precopy.units import PAGE_SIZE, GuestPhysicalAddress
 

@@ -12,8 +12,8 @@ import precopy
 from precopy.cli.main import main
 from precopy.errors import Unsupported, UsageError
 from precopy.memory import CAPTURES, Capture
-from precopy.store import export
-from precopy.store.recording import RecordingWriter, read_recording
+from precopy.recording.files import RecordingWriter, read_recording
+from precopy.snapshot_store import export
 from support.commands import precopy as command
 
 

@@ -18,10 +18,10 @@ import numpy.typing as npt
 from precopy.bench.spread import Spread
 from precopy.dirty import MigrationBitmap, clear_policy
 from precopy.errors import UsageError, VerificationFailed
-from precopy.guests import Workload
-from precopy.kvm import KvmGuest
+from precopy.machines.kvm import KvmGuest
+from precopy.machines.workload import Workload
 from precopy.memory import DirtyClient, GuestMemory, RamBlock
-from precopy.memory.machines import machine_layout
+from precopy.memory.captures.machines import machine_layout
 
 FRAMEBUFFER = "vga.vram"
 _PIXEL = 4

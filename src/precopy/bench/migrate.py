@@ -13,18 +13,18 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from precopy.bench.ceiling import socket_ceiling
 from precopy.bench.failed import Failed, T, attempt
-from precopy.control import ProcessPair, migrate_guest
+from precopy.bench.peers.ceiling import socket_ceiling
+from precopy.bench.peers.qemu.migrate import QemuMigration, find_qemu, measure_migration
 from precopy.dirty import MigrationBitmap, clear_policy
 from precopy.errors import PrecopyError, Unsupported
-from precopy.guests import Workload
-from precopy.kvm import KvmGuest
+from precopy.machines.kvm import KvmGuest
+from precopy.machines.workload import Workload
 from precopy.memory import GuestMemory
-from precopy.memory.machines import machine_layout
+from precopy.memory.captures.machines import machine_layout
 from precopy.migration import Migrated, MigrationOptions
 from precopy.migration.rounds import BATCH_PAGES
-from precopy.qemu.migrate import QemuMigration, find_qemu, measure_migration
+from precopy.service import ProcessPair, migrate_guest
 from precopy.units import PAGE_SIZE
 
 _SYNCS, _WARM_UP = 300, 20

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from precopy.bench.failed import Failed, attempt
 from precopy.bench.predict_cases import Case, describe, grid, hopeless_grid
-from precopy.control import ProcessPair, migrate_guest
 from precopy.errors import VerificationFailed
 from precopy.migration import Migrated, MigrationOptions, Range, Verdict
+from precopy.service import ProcessPair, migrate_guest
 
 PREDICTED_AFTER = 3
 """The round after which a prediction is taken (or the last before the switchover, where there are fewer)."""

@@ -35,8 +35,8 @@ from precopy.abi.filesystem import TMPFS, file_system
 from precopy.bench.failed import Failed, attempt
 from precopy.bench.spread import Spread
 from precopy.errors import SnapshotError, UsageError, VerificationFailed
-from precopy.process.memory import Memory
-from precopy.store import Snapshot, compact, restore, snapshot
+from precopy.machines.process.memory import Memory
+from precopy.snapshot_store import Snapshot, compact, restore, snapshot
 from precopy.units import PAGE_SIZE, format_size
 
 MIN_SIZE = 1 << 20

@@ -23,12 +23,12 @@ from precopy.bench.vhost import VhostFigures, measure_vhost
 from precopy.bitmap import Bitmap
 from precopy.dirty import LogCounters, MigrationBitmap, SyncStats, clear_policy
 from precopy.errors import GuestError, UsageError
-from precopy.guests import Workload, params, params_words
-from precopy.guests.image import stamped
-from precopy.kvm import KvmGuest
+from precopy.machines.kvm import KvmGuest
+from precopy.machines.workload import Workload, params, params_words
+from precopy.machines.workload.image import stamped
 from precopy.memory import GuestMemory, RamBlock, RamLayout, Section
-from precopy.memory.main_memory import main_memory
-from precopy.trackers.kvm_dirty_log import KvmDirtyLog
+from precopy.memory.captures.main_memory import main_memory
+from precopy.trackers.kvm_log import KvmDirtyLog
 from precopy.units import PAGE_SIZE, GuestPhysicalAddress
 
 VARIANTS = {

@@ -37,7 +37,7 @@ import numpy as np
 from precopy.abi.atomic import set_bits
 from precopy.errors import PeerLost, UsageError
 from precopy.memory import GuestMemory
-from precopy.memory.guest import Pages
+from precopy.memory.ram import Pages
 from precopy.trackers.shared_log import VHOST_LOG_PAGE, SharedLog
 
 _TIMEOUT_S = 60.0

@@ -12,7 +12,7 @@ from precopy.cli.recordings import changed, limit_options, policy_names
 
 if TYPE_CHECKING:
     from precopy.bench.failed import Failed
-    from precopy.planning.compare import Scores
+    from precopy.planning.replay.compare import Scores
 
 
 @click.command()
@@ -37,7 +37,7 @@ def compare(files: tuple[Path, ...], policies: tuple[str, ...], as_json: bool, *
 
     from precopy.cli.facts import show_document
     from precopy.cli.failures import ended
-    from precopy.planning.compare import Comparison
+    from precopy.planning.replay.compare import Comparison
     from precopy.report.replay_documents import compare_body
 
     scored, failed = _scored(files, policies, limits)
@@ -63,9 +63,9 @@ def _scored(
     files: tuple[Path, ...], policies: tuple[str, ...], limits: dict[str, Any]
 ) -> tuple[list[Scores], list[Failed]]:
     from precopy.bench.failed import Failed, attempt
-    from precopy.planning.compare import compare as compare_policies
     from precopy.planning.policies import POLICIES
-    from precopy.store.recording import read_recording
+    from precopy.planning.replay.compare import compare as compare_policies
+    from precopy.recording.files import read_recording
 
     chosen = [POLICIES[name] for name in policies]
     scored: list[Scores] = []

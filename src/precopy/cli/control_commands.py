@@ -11,7 +11,7 @@ from precopy.cli.values import CONTROL
 
 
 def _ask(control: Any, command: str) -> dict[str, Any]:
-    from precopy.control import Request, ask
+    from precopy.service import Request, ask
 
     answer: dict[str, Any] = ask(control, Request(command))
     return answer

@@ -62,7 +62,7 @@ def demo(clear: str, as_json: bool, **options: Any) -> int:
         from precopy.cli.demo_memory import demo_memory
 
         return demo_memory(options["ram"], as_json)
-    from precopy.cli import machine
+    from precopy.cli import guest_choice as machine
     from precopy.cli.facts import host_facts, host_line
     from precopy.dirty import ALL_POLICIES, CLEAR_POLICIES, LINEAGE
 
@@ -129,10 +129,10 @@ def noticed_interrupts() -> Iterator[list[int]]:
 def _run_once(policy: str, kind: str, began: float, where: str, options: dict[str, Any]) -> DemoRow:
     """One migration and its checks. Raises what kept it from being tried; a failed check, or why it did not converge,
     is in the row."""
-    from precopy.control import ProcessPair, migrate_guest
     from precopy.migration import Attempt, MigrationOptions
     from precopy.report.live import LiveProgress
     from precopy.report.tables import DemoRow
+    from precopy.service import ProcessPair, migrate_guest
 
     same = ["--ram", f"{options['ram']}B", "--layout", options["layout"], "--vcpus", str(options["vcpus"])]
     same += ["--guest", kind, "--backing", options["backing"]]

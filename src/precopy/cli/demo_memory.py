@@ -22,7 +22,7 @@ import xxhash
 
 from precopy import Memory, receive_memory, replicate, restore, snapshot
 from precopy.errors import PeerLost, VerificationFailed
-from precopy.store import Snapshot
+from precopy.snapshot_store import Snapshot
 from precopy.units import format_duration, format_size
 
 _ROWS_A_STEP = 16

@@ -67,7 +67,7 @@ def _print_table(capture: Capture, shown: RamLayout) -> None:
 
 
 def _main_memory(capture: Capture) -> list[str]:
-    from precopy.memory.main_memory import main_memory
+    from precopy.memory.captures.main_memory import main_memory
 
     return [block.name for block in main_memory(capture.layout())]
 

@@ -67,9 +67,9 @@ def migrate(
     Ctrl-C cancels: the guest stays where it is. On any failure before the commit it stays there, too.
     """
     from precopy.cli.facts import host_facts, show_document
-    from precopy.control import Request, ask, migrate_guest
     from precopy.migration import MigrationOptions
     from precopy.report.documents import migration_body
+    from precopy.service import Request, ask, migrate_guest
 
     if as_json and json_lines:
         raise UsageError("--json and --json-lines exclude each other: the last line of the latter is the document")
@@ -102,7 +102,7 @@ def _listeners(stack: contextlib.ExitStack, metrics: Any, json_lines: bool) -> l
     """Who is told of events until ``stack`` is left. Raises `Unsupported` and `UsageError` for ``metrics``."""
     listeners: list[Callable[[Event], None]] = []
     if metrics is not None:
-        from precopy.control.metrics import MetricsServer, MigrationMetrics
+        from precopy.service.metrics import MetricsServer, MigrationMetrics
 
         figures = MigrationMetrics()
         server = stack.enter_context(MetricsServer(metrics, figures))

@@ -28,7 +28,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 
 def _die_with_parent(_ctx: click.Context, _param: click.Parameter, parent: int | None) -> None:
     if parent is not None:
-        from precopy.abi.process import die_with_parent
+        from precopy.abi.system_calls import die_with_parent
 
         die_with_parent(parent)
 

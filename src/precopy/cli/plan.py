@@ -13,9 +13,9 @@ from precopy.cli.options import CLEAR_NAMES, json_option
 from precopy.cli.values import DURATION, RATE, SIZE, Share, Whole
 
 if TYPE_CHECKING:
-    from precopy.planning.advice import Advice
-    from precopy.planning.plan import Plan, PlanInput
-    from precopy.planning.sync_cost import SyncCost
+    from precopy.planning.model.sync_cost import SyncCost
+    from precopy.planning.plan.advice import Advice
+    from precopy.planning.plan.plan import Plan, PlanInput
 
 _SUBCOMMANDS = {"sweep": ("precopy.cli.plan_sweep", "Plan every combination of ranges of these numbers.")}
 
@@ -101,8 +101,8 @@ def plan(ctx: click.Context, /, as_json: bool, **options: Any) -> None:
         if given or as_json:
             raise click.UsageError(f"options of {ctx.invoked_subcommand} stand after its name")
         return
-    from precopy.planning.advice import advise
-    from precopy.planning.plan import plan as make_plan
+    from precopy.planning.plan.advice import advise
+    from precopy.planning.plan.plan import plan as make_plan
 
     asked = _asked(given)
     made = make_plan(asked.input)
@@ -140,7 +140,7 @@ def _asked(given: dict[str, Any]) -> _Asked:
 
 def _from_numbers(given: dict[str, Any], needed: tuple[str, ...]) -> PlanInput:
     from precopy.errors import UsageError
-    from precopy.planning.plan import PlanInput
+    from precopy.planning.plan.plan import PlanInput
 
     missing = [f"--{name.replace('_', '-')}" for name in needed if name not in given]
     if missing:
@@ -168,7 +168,7 @@ def _with_limits(base: PlanInput, given: dict[str, Any]) -> PlanInput:
 
 def _from_layout(given: dict[str, Any]) -> _Asked:
     from precopy.memory import Capture
-    from precopy.planning.sync_cost import CLEAR_S, LISTENERS, sync_cost
+    from precopy.planning.model.sync_cost import CLEAR_S, LISTENERS, sync_cost
 
     capture = Capture.find(given["layout"])
     layout = capture.layout(given.get("ram"))
@@ -190,8 +190,8 @@ def _from_layout(given: dict[str, Any]) -> _Asked:
 
 
 def _from_recording(given: dict[str, Any]) -> _Asked:
-    from precopy.planning.measured import measured_input
-    from precopy.store.recording import read_recording
+    from precopy.planning.plan.measured import measured_input
+    from precopy.recording.files import read_recording
 
     base = _with_limits(measured_input(read_recording(given["recording"])), given)
     if "bandwidth" in given:
@@ -272,7 +272,7 @@ def _body(asked: _Asked, made: Plan, advice: Advice) -> dict[str, Any]:
 
 
 def _rounds(made: Plan) -> list[dict[str, Any]]:
-    from precopy.planning.plan import downtime_after
+    from precopy.planning.plan.plan import downtime_after
 
     return [
         {

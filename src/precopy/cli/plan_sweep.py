@@ -16,7 +16,7 @@ from precopy.cli.values import COUNTS, DURATIONS, RATES, SIZES
 
 if TYPE_CHECKING:
     from precopy.errors import UsageError
-    from precopy.planning.sweep import Columns, Grid
+    from precopy.planning.plan.sweep import Columns, Grid
 
 _FIELDS = {
     "sync_time": "sync_s",
@@ -69,7 +69,7 @@ def sweep(csv_file: Path | None, scheduler: str | None, as_json: bool, **values:
     """
     import time
 
-    from precopy.planning.sweep import Axis, Grid, run
+    from precopy.planning.plan.sweep import Axis, Grid, run
 
     grid = Grid(tuple(Axis(field, values[option]) for option, field in _FIELDS.items()))
     _check(grid)
@@ -96,7 +96,7 @@ def sweep(csv_file: Path | None, scheduler: str | None, as_json: bool, **values:
 
 def _check(grid: Grid) -> None:
     from precopy.errors import UsageError
-    from precopy.planning.simulate import MOST_ROUNDS
+    from precopy.planning.forecast.simulate import MOST_ROUNDS
 
     options = {field: f"--{option.replace('_', '-')}" for option, field in _FIELDS.items()}
     for axis in grid.axes:
@@ -124,7 +124,7 @@ def _executor(scheduler: str | None, grid: Grid) -> Iterator[tuple[Executor, int
     import threading
     from concurrent.futures import ProcessPoolExecutor
 
-    from precopy.abi.process import die_with_parent
+    from precopy.abi.system_calls import die_with_parent
 
     cores = len(os.sched_getaffinity(0))
     chunk = min(max(_LEAST_CHUNK, grid.plans // (cores * _CHUNKS_A_CORE)), _MOST_CHUNK)
@@ -223,7 +223,7 @@ def _all_columns(grid: Grid, columns: Columns) -> dict[str, list[Any]]:
 def _body(grid: Grid, columns: Columns, where: str, seconds: float) -> dict[str, Any]:
     import msgspec
 
-    from precopy.planning.sweep import frontier
+    from precopy.planning.plan.sweep import frontier
 
     varying = grid.varying
     return {

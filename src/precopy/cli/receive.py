@@ -11,10 +11,10 @@ from precopy.cli.values import ADDRESS
 from precopy.errors import PeerError, VerificationFailed
 
 if TYPE_CHECKING:
-    from precopy.control import GuestProcess
-    from precopy.emulated import EmulatedGuest
-    from precopy.kvm import KvmGuest
+    from precopy.machines.emulated import EmulatedGuest
+    from precopy.machines.kvm import KvmGuest
     from precopy.migration import Received
+    from precopy.service import GuestProcess
     from precopy.transport import Listener
 
 
@@ -33,9 +33,9 @@ def receive(address: Any, control: Any, as_json: bool, **options: Any) -> None:
     --ram, --layout and --vcpus have to be the source's; where they are not, the guest stays there, and both sides
     name the difference. Who connects and is no source is turned away.
     """
-    from precopy.cli import machine
+    from precopy.cli import guest_choice as machine
     from precopy.cli.facts import show_document
-    from precopy.control import GuestProcess, default_address
+    from precopy.service import GuestProcess, default_address
     from precopy.transport import Listener
 
     choice = machine.choose(options["guest"])

@@ -29,9 +29,9 @@ def replay(
     """
     from precopy.cli.facts import show_document
     from precopy.planning.policies import POLICIES
-    from precopy.planning.replay import Replayer
+    from precopy.planning.replay.replay import Replayer
+    from precopy.recording.files import read_recording
     from precopy.report.replay_documents import Replayed, replay_body
-    from precopy.store.recording import read_recording
 
     trace = read_recording(file)
     allowed = changed(trace.facts.limits, limits)

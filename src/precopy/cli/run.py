@@ -20,10 +20,10 @@ def run(control: Any, as_json: bool, **options: Any) -> None:
 
     The guest writes memory in a known pattern and can check at any pause that none of its writes was lost.
     """
-    from precopy.cli import machine
+    from precopy.cli import guest_choice as machine
     from precopy.cli.facts import show_document
-    from precopy.control import GuestProcess, default_address
-    from precopy.guests import Workload
+    from precopy.machines.workload import Workload
+    from precopy.service import GuestProcess, default_address
     from precopy.units import format_size
 
     workload = Workload(options["workload"], options["write_rate"], options["hot_share"], options["working_set"])

@@ -11,7 +11,7 @@ from precopy.cli.options import json_option
 from precopy.cli.values import Whole
 
 if TYPE_CHECKING:
-    from precopy.store import Verified
+    from precopy.snapshot_store import Verified
 
 directory_argument = click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 at_option = click.option("--at", type=Whole(1), default=None, help="Another snapshot's number.  [default: the newest]")
@@ -30,7 +30,7 @@ def list_snapshots(directory: Path, as_json: bool) -> None:
 
     Only headers are read; verify reads everything.
     """
-    from precopy.store import snapshots
+    from precopy.snapshot_store import snapshots
 
     stored = snapshots(directory)
     if as_json:
@@ -54,7 +54,7 @@ def list_snapshots(directory: Path, as_json: bool) -> None:
 def verify(directory: Path, at: int | None, as_json: bool) -> None:
     """Read every byte of the snapshots of DIR and hold it against its checksum; ends with 7 where anything differs."""
     from precopy.errors import VerificationFailed
-    from precopy.store import verify as verify_directory
+    from precopy.snapshot_store import verify as verify_directory
 
     verified = verify_directory(directory, at)
     damaged = _damaged(directory, verified)
@@ -92,7 +92,7 @@ def compact(directory: Path, keep: int, as_json: bool) -> None:
 
     The program that writes DIR may run on: its next snapshot goes on with an increment. What is folded is verified.
     """
-    from precopy.store import compact as compact_directory
+    from precopy.snapshot_store import compact as compact_directory
 
     done = compact_directory(directory, keep)
     if as_json:
@@ -115,7 +115,7 @@ def compact(directory: Path, keep: int, as_json: bool) -> None:
 @json_option
 def export(directory: Path, file: Path, at: int | None, npy: str | None, as_json: bool) -> None:
     """Write the memory of a snapshot of DIR to FILE, byte for byte; zero pages are holes."""
-    from precopy.store import export as export_snapshot
+    from precopy.snapshot_store import export as export_snapshot
 
     done = export_snapshot(directory, file, at, npy=npy)
     if as_json:

@@ -99,7 +99,7 @@ CONTROL = Parsed("control", _control)
 
 def _values(parse: Callable[[str], Any], *, whole: bool = False) -> Callable[[str], Any]:
     def read(text: str) -> Any:
-        from precopy.planning.sweep import parse_values
+        from precopy.planning.plan.sweep import parse_values
 
         return parse_values(text, parse, whole=whole)
 
@@ -110,4 +110,4 @@ SIZES = Parsed("sizes", _values(parse_size, whole=True))
 RATES = Parsed("rates", _values(parse_rate))
 DURATIONS = Parsed("durations", _values(parse_duration))
 COUNTS = Parsed("counts", _values(parse_count, whole=True))
-"""One value, several between commas, or a range: `precopy.planning.sweep.parse_values`."""
+"""One value, several between commas, or a range: `precopy.planning.plan.sweep.parse_values`."""

@@ -23,9 +23,9 @@ from dataclasses import dataclass, fields
 
 from precopy.bitmap import Bitmap, Runs
 from precopy.dirty.clear import ClearPolicy
-from precopy.dirty.memory import DirtyMemory
+from precopy.dirty.clients import DirtyMemory
 from precopy.memory.layout import RamBlock
-from precopy.memory.log_mask import DirtyClient
+from precopy.memory.topology.log_mask import DirtyClient
 
 
 @dataclass(frozen=True)

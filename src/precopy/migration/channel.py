@@ -12,7 +12,7 @@ from precopy.bitmap import NO_RUNS, Runs
 from precopy.errors import PeerError, PeerLost, PeerProtocolError, PeerRefused
 from precopy.ports import ByteStream, Clock, IoVec, MemoryReader, SystemClock
 from precopy.ports.stream import SLOWEST_BYTES_PER_S
-from precopy.wire import Abort, Codec, Compare, Frame, PageBatch, Pages, Role, State
+from precopy.wire.native import Abort, Codec, Compare, Frame, PageBatch, Pages, Role, State
 
 F = TypeVar("F")
 

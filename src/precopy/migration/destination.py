@@ -34,7 +34,7 @@ from precopy.errors import (
 from precopy.memory.layout import RamLayout
 from precopy.migration.channel import Channel, printable
 from precopy.ports import ByteStream, Clock, SystemClock, VmControl
-from precopy.wire import (
+from precopy.wire.native import (
     Abort,
     Alive,
     Codec,
@@ -52,7 +52,7 @@ from precopy.wire import (
     Running,
     Welcome,
 )
-from precopy.wire.frames import MAX_DIFFERENT, MAX_TORN
+from precopy.wire.native.frames import MAX_DIFFERENT, MAX_TORN
 
 _FEW_RUNS = 16
 _TIME_OUTS = 3

@@ -1,4 +1,4 @@
-"""Who writes down what a migration does, so that it can be replayed: `precopy.store.RecordingWriter`."""
+"""Who writes down what a migration does, so that it can be replayed: `precopy.snapshot_store.RecordingWriter`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from precopy.bitmap import Bitmap
 from precopy.dirty import LogCounters
 from precopy.memory.layout import RamLayout
 from precopy.planning import RoundSample
-from precopy.planning.trace import NO_CALLS, RecordedFacts, RecordedOutcome
+from precopy.planning.model.trace import NO_CALLS, RecordedFacts, RecordedOutcome
 
 
 class Recorder(Protocol):

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from precopy.planning import Estimate
-from precopy.planning.trace import RecordedOutcome
+from precopy.planning.model.trace import RecordedOutcome
 from precopy.ports import Throttled
 
 

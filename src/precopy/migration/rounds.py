@@ -21,11 +21,11 @@ from precopy.bitmap import NO_RUNS, Runs
 from precopy.dirty import MigrationBitmap, SyncStats
 from precopy.errors import PeerProtocolError, UnreportedWrites
 from precopy.migration.channel import NO_CONTENT, Channel, Content
-from precopy.migration.pace import Pace
+from precopy.migration.rate_limit import Pace
 from precopy.migration.results import Round
 from precopy.ports import Clock, MemoryReader
-from precopy.wire import Alive, PageBatch, RoundAck, RoundEnd
-from precopy.wire.frames import Pages
+from precopy.wire.native import Alive, PageBatch, RoundAck, RoundEnd
+from precopy.wire.native.frames import Pages
 
 WINDOW_PAGES = 4096
 """Pages taken at a time (16 MiB): few calls for each, and re-armed not long before they are read."""

@@ -32,18 +32,30 @@ from precopy.errors import (
     PrecopyError,
 )
 from precopy.migration.channel import Channel
-from precopy.migration.comparison import check_compared, send_for_comparison
+from precopy.migration.controller import Steering
 from precopy.migration.options import MigrationOptions
-from precopy.migration.pace import Pace
+from precopy.migration.rate_limit import Pace
 from precopy.migration.recorder import Recorder
 from precopy.migration.results import Attempt, Committing, Downtime, Event, Migrated, Progress, Round
 from precopy.migration.rounds import Rounds
-from precopy.migration.steering import Steering
+from precopy.migration.verification import check_compared, send_for_comparison
 from precopy.planning import Action
-from precopy.planning.trace import RecordedOutcome
+from precopy.planning.model.trace import RecordedOutcome
 from precopy.ports import ByteStream, Clock, SystemClock, TrackerChoice, VmControl
 from precopy.ports.stream import SLOWEST_BYTES_PER_S
-from precopy.wire import Commit, Compare, DeviceState, Hello, Pages, Prepare, Ready, Role, RoundEnd, Running, Welcome
+from precopy.wire.native import (
+    Commit,
+    Compare,
+    DeviceState,
+    Hello,
+    Pages,
+    Prepare,
+    Ready,
+    Role,
+    RoundEnd,
+    Running,
+    Welcome,
+)
 
 _PROGRESS_S = 0.1
 _MAP_PARTS = 128

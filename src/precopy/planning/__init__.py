@@ -7,15 +7,15 @@ Pure functions, without I/O and without clocks. Data flows one way::
                                                +------->  forecast  =  simulate(decide, CurveWorld)
 """
 
-from precopy.planning.curve import DirtyClass, DirtyCurve
-from precopy.planning.decide import OURS, decide
-from precopy.planning.decision import Action, Decide, Decision, Policy
-from precopy.planning.downtime import ExpectedDowntime, expected_downtime, needed_speed, smallest_downtime
-from precopy.planning.estimate import Estimate
-from precopy.planning.forecast import Forecast, forecast
-from precopy.planning.limits import Limits, TimeoutPolicy
-from precopy.planning.metrics import Costs, Metrics, RoundSample
-from precopy.planning.simulate import CurveWorld, Outcome, World, simulate
+from precopy.planning.forecast.forecast import Forecast, forecast
+from precopy.planning.forecast.simulate import CurveWorld, Outcome, World, simulate
+from precopy.planning.model.curve import DirtyClass, DirtyCurve
+from precopy.planning.model.decision import Action, Decide, Decision, Policy
+from precopy.planning.model.downtime import ExpectedDowntime, expected_downtime, needed_speed, smallest_downtime
+from precopy.planning.model.estimate import Estimate
+from precopy.planning.model.limits import Limits, TimeoutPolicy
+from precopy.planning.model.metrics import Costs, Metrics, RoundSample
+from precopy.planning.policies.precopy import OURS, decide
 
 __all__ = [
     "OURS",

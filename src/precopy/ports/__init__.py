@@ -5,7 +5,7 @@
 
 from precopy.dirty.log import DirtyLog, LogCounters
 from precopy.ports.clock import Clock, SystemClock
-from precopy.ports.memory import MemoryReader, MemoryWriter
+from precopy.ports.ram import MemoryReader, MemoryWriter
 from precopy.ports.stream import Buffer, ByteStream, IoVec
 from precopy.ports.vm import Throttled, TrackerChoice, VmControl, Witness
 

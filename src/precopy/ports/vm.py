@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from precopy.dirty.memory import DirtyMemory
-from precopy.ports.memory import MemoryWriter
+from precopy.dirty.clients import DirtyMemory
+from precopy.ports.ram import MemoryWriter
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from precopy.planning import Limits, RoundSample
-from precopy.planning.compare import Comparison, Scores
-from precopy.planning.trace import Trace
+from precopy.planning.model.trace import Trace
+from precopy.planning.replay.compare import Comparison, Scores
 from precopy.report.console import table
 from precopy.report.replay_documents import Replayed, caution, time_lost_s
 from precopy.units import format_duration, format_rate, format_size

@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable
 
 from precopy.planning import Estimate
-from precopy.planning.advice import Advice, Lever
-from precopy.planning.plan import Plan, PlanInput, downtime_after, downtime_with
-from precopy.planning.simulate import MOST_ROUNDS
+from precopy.planning.forecast.simulate import MOST_ROUNDS
+from precopy.planning.plan.advice import Advice, Lever
+from precopy.planning.plan.plan import Plan, PlanInput, downtime_after, downtime_with
 from precopy.report.console import Column, FittedTable, show, table
 from precopy.report.tables import bandwidth
 from precopy.units import format_duration, format_rate, format_size

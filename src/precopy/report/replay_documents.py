@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 
 from precopy.planning import Limits, Outcome, RoundSample
-from precopy.planning.compare import Comparison
-from precopy.planning.trace import Trace
+from precopy.planning.model.trace import Trace
+from precopy.planning.replay.compare import Comparison
 
 _FASTER = 1.3
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from precopy.planning.sweep import Axis, Edge, Grid, frontier
+from precopy.planning.plan.sweep import Axis, Edge, Grid, frontier
 from precopy.report.console import FittedTable, show, table
 from precopy.units import format_duration, format_rate, format_size
 

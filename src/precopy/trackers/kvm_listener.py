@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from precopy.memory.flat_view import FlatRange
 from precopy.memory.layout import RamBlock
-from precopy.memory.log_mask import DirtyClient
-from precopy.memory.region import RegionKind
-from precopy.trackers.kvm_slot import MemorySlot, SlotTracker
+from precopy.memory.topology.flat_view import FlatRange
+from precopy.memory.topology.log_mask import DirtyClient
+from precopy.memory.topology.region import RegionKind
+from precopy.trackers.kvm_slots import MemorySlot, SlotTracker
 from precopy.units import PAGE_SIZE, GuestPhysicalAddress, HostAddress
 
 

@@ -1,14 +1,14 @@
 """How others decide: the convergence policies of the field, to be compared with each other and with ours.
 
-Each is a function of the same shape as `precopy.planning.decide`, and each states its rule, its defaults, what it does
-not model, and its source. docs/policies.md has them in one table.
+Each is a function of the same shape as `precopy.planning.policies.precopy`, and each states its rule, its defaults,
+what it does not model, and its source. docs/policies.md has them in one table.
 """
 
-from precopy.planning.decide import OURS
-from precopy.planning.decision import Policy
+from precopy.planning.model.decision import Policy
 from precopy.planning.policies.cloud_hypervisor import cloud_hypervisor
 from precopy.planning.policies.kubevirt import ramp, stall
 from precopy.planning.policies.nova import nova
+from precopy.planning.policies.precopy import OURS
 from precopy.planning.policies.proxmox import proxmox
 from precopy.planning.policies.qemu import auto_converge, qemu
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from precopy.planning.decision import Decision
-from precopy.planning.limits import Limits
-from precopy.planning.metrics import Metrics
+from precopy.planning.model.decision import Decision
+from precopy.planning.model.limits import Limits
+from precopy.planning.model.metrics import Metrics
 from precopy.planning.policies.common import GIB
 from precopy.planning.policies.qemu import threshold_decision
 

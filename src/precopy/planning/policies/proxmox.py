@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
-from precopy.planning.decision import Decision
-from precopy.planning.limits import Limits
-from precopy.planning.metrics import Metrics, RoundSample
+from precopy.planning.model.decision import Decision
+from precopy.planning.model.limits import Limits
+from precopy.planning.model.metrics import Metrics, RoundSample
 from precopy.planning.policies.qemu import threshold_decision
 
 LOOK_S, SHORT_LOOK_S = 1.0, 0.1

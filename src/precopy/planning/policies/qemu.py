@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from precopy.planning.decision import Action, Decision
-from precopy.planning.limits import Limits
-from precopy.planning.metrics import Metrics, RoundSample
+from precopy.planning.model.decision import Action, Decision
+from precopy.planning.model.limits import Limits
+from precopy.planning.model.metrics import Metrics, RoundSample
 from precopy.planning.policies.common import Situation
 
 WINDOW_S = 0.1

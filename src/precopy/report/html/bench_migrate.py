@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from precopy.report.html.bars import Row, Segment, grouped
+from precopy.report.html.charts.bars import Row, Segment, grouped
+from precopy.report.html.charts.scale import RATE, linear
 from precopy.report.html.downtime import downtime_figure
 from precopy.report.html.migration import migration_figures
 from precopy.report.html.parts import Column, Figure, Key, Part, Report, Table, Tile, Verdict
 from precopy.report.html.records import BenchMigrate, Repeat
-from precopy.report.html.scale import RATE, linear
 from precopy.report.html.words import NONE, ROUND_TERMS, duration, facts, several
 from precopy.units import format_rate, format_size
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from precopy.report.html.charts.scale import SECONDS, around
+from precopy.report.html.charts.scatter import Point, scatter
 from precopy.report.html.parts import Column, Figure, Key, Part, Report, Table, Tile, Verdict
 from precopy.report.html.records import BenchPredict, Estimate, Forecast
-from precopy.report.html.scale import SECONDS, around
-from precopy.report.html.scatter import Point, scatter
 from precopy.report.html.words import NONE, PREDICT_TERMS, duration, facts, several, span
 
 _BAND = 0.2

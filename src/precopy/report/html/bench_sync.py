@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from precopy.report.html.bars import Range, Row, Segment, grouped, ranges
+from precopy.report.html.charts.bars import Range, Row, Segment, grouped, ranges
+from precopy.report.html.charts.scale import SECONDS, count_text, counts, fitting
 from precopy.report.html.parts import Column, Figure, Key, Part, Report, Table, Tile, Verdict
 from precopy.report.html.records import BenchSync, Block, Spread, Variant
-from precopy.report.html.scale import SECONDS, count_text, counts, fitting
 from precopy.report.html.words import NONE, SYNC_TERMS, duration, facts
 from precopy.units import format_size
 

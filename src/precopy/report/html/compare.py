@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
+from precopy.report.html.charts.scale import SECONDS, around
+from precopy.report.html.charts.scatter import Point, scatter, staircase
+from precopy.report.html.charts.svg import Chart
 from precopy.report.html.parts import Column, Figure, Key, Part, Report, Table, Tile, Verdict
 from precopy.report.html.records import Compare, Score, Trace
-from precopy.report.html.scale import SECONDS, around
-from precopy.report.html.scatter import Point, scatter, staircase
-from precopy.report.html.svg import Chart
 from precopy.report.html.words import COMPARE_TERMS, NONE, duration, facts, listed, several
 from precopy.units import format_size
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from precopy.report.html.bars import Row, Segment, stacked
+from precopy.report.html.charts.bars import Row, Segment, stacked
+from precopy.report.html.charts.plot import Reference
+from precopy.report.html.charts.scale import SECONDS, linear
 from precopy.report.html.parts import Column, Figure, Key, Table
-from precopy.report.html.plot import Reference
 from precopy.report.html.records import Migration
-from precopy.report.html.scale import SECONDS, linear
 from precopy.report.html.words import duration
 
 _PARTS = (

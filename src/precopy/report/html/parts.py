@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from precopy.report.html.svg import Chart
+from precopy.report.html.charts.svg import Chart
 
 
 @dataclass(frozen=True)

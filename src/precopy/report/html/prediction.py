@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from precopy.report.html.bars import MOST_ROWS, Range, ranges
+from precopy.report.html.charts.bars import MOST_ROWS, Range, ranges
+from precopy.report.html.charts.plot import Reference
+from precopy.report.html.charts.scale import SECONDS, Axis, fitting
 from precopy.report.html.parts import Column, Figure, Key, Table
-from precopy.report.html.plot import Reference
 from precopy.report.html.records import Estimate, Migration, Verdict
-from precopy.report.html.scale import SECONDS, Axis, fitting
 from precopy.report.html.words import NONE, duration, span
 
 _READING = (

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from precopy.report.html.bars import MOST_ROWS, Row, Segment, ends, stacked
-from precopy.report.html.heat import LEVELS, HeatRow, heat
-from precopy.report.html.lines import Series, by_round
+from precopy.report.html.charts.bars import MOST_ROWS, Row, Segment, ends, stacked
+from precopy.report.html.charts.heat import LEVELS, HeatRow, heat
+from precopy.report.html.charts.lines import Series, by_round
+from precopy.report.html.charts.scale import BYTES, SECONDS, count_text, linear, logarithmic
 from precopy.report.html.parts import Column, Figure, Key, Table
 from precopy.report.html.records import Migration, Round
-from precopy.report.html.scale import BYTES, SECONDS, count_text, linear, logarithmic
 from precopy.report.html.words import NONE, duration
 from precopy.units import PAGE_SIZE, format_rate, format_size
 

@@ -1,0 +1,1 @@
+"""What precopy is measured beside: the raw socket, and QEMU."""

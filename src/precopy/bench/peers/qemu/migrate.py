@@ -1,0 +1,105 @@
+"""One migration by stock QEMU, measured: in QEMU's own figures, and by the host's clock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from precopy.bench.peers.qemu.launcher import Json, find_qemu
+from precopy.bench.peers.qemu.pair import Completed, QemuPair
+from precopy.errors import PeerProtocolError, UsageError
+
+__all__ = ["QemuMigration", "QemuPair", "find_qemu", "measure_migration"]
+
+DEFAULT_RAM = 2 << 30
+"""Bytes of guest RAM, filled with random content."""
+
+DEFAULT_REWRITTEN = 256 << 20
+"""Bytes of the set that the guest rewrites."""
+
+
+@dataclass(frozen=True)
+class QemuMigration:
+    """What one migration took. Times in seconds, sizes in bytes, rates in bytes or pages a second.
+
+    From QEMU's ``query-migrate``, in whole milliseconds: ``total_s``, ``downtime_s``, ``setup_s``; and
+    ``transferred_bytes`` (RAM only), ``rounds`` (dirty-sync-count). ``throughput_bytes_per_s`` is
+    transferred bytes over total time. By the host's clock: ``wall_s``, from the ``migrate`` command until
+    QEMU reports completion, and ``wall_throughput_bytes_per_s``; ``stop_to_resume_s``, from the source's
+    STOP event to the destination's RESUME event, which QEMU's own downtime need not include.
+    ``write_rate_pages_per_s`` is what the guest's own counter showed before the migration began.
+    """
+
+    version: str
+    total_s: float
+    downtime_s: float
+    setup_s: float
+    transferred_bytes: int
+    throughput_bytes_per_s: float
+    rounds: int
+    downtime_limit_s: float
+    wall_s: float
+    wall_throughput_bytes_per_s: float
+    stop_to_resume_s: float
+    write_rate_pages_per_s: float
+
+
+def measure_migration(
+    *,
+    ram: int = DEFAULT_RAM,
+    rewritten: int = DEFAULT_REWRITTEN,
+    write_rate: int | None = None,
+    downtime_limit: float = 0.3,
+    max_bandwidth: int | None = None,
+    settle: float = 0.5,
+    timeout: float = 120.0,
+) -> QemuMigration:
+    """Starts two QEMUs on this host, migrates a guest over a Unix socket once, and ends them.
+
+    ``ram`` bytes of random content, of which the guest rewrites ``rewritten`` bytes (0: none), 8 bytes a
+    page, at ``write_rate`` pages a second (None: as fast as it can); ``downtime_limit`` in seconds,
+    ``max_bandwidth`` in bytes a second (None: not limited). The guest rewrites for ``settle`` seconds
+    before. ``timeout`` limits the start and the migration, each, in seconds. Both sides' memory is
+    allocated before. Needs twice ``ram`` of free memory.
+
+    Raises `UsageError`, `Unsupported` (QEMU, KVM or the QMP client is missing), `OutOfMemory`, `GuestError`
+    (the guest did not come up), `NotConverged` (not completed in time), `PeerLost`, `PeerRefused` and
+    `PeerProtocolError` (QEMU ended, said no, or answered what is not understood).
+    """
+    if settle <= 0:
+        raise UsageError(f"the guest cannot be watched for {settle} s")
+    with QemuPair(ram=ram, rewritten=rewritten, write_rate=write_rate, timeout=timeout) as pair:
+        version = pair.version()
+        written = pair.measure_write_rate("source", settle)
+        completed = pair.migrate(downtime_limit, max_bandwidth)
+    return summarize(completed, version, downtime_limit, written)
+
+
+def summarize(completed: Completed, version: str, downtime_limit: float, write_rate: float) -> QemuMigration:
+    """The figures of a completed migration. Raises `PeerProtocolError` if QEMU's answer lacks one."""
+    answer = completed.answer
+    total_s = _figure(answer, "total-time") / 1000
+    transferred = int(_figure(answer, "ram", "transferred"))
+    return QemuMigration(
+        version=version,
+        total_s=total_s,
+        downtime_s=_figure(answer, "downtime") / 1000,
+        setup_s=_figure(answer, "setup-time") / 1000,
+        transferred_bytes=transferred,
+        throughput_bytes_per_s=transferred / max(total_s, 1e-3),
+        rounds=int(_figure(answer, "ram", "dirty-sync-count")),
+        downtime_limit_s=downtime_limit,
+        wall_s=completed.wall_s,
+        wall_throughput_bytes_per_s=transferred / completed.wall_s,
+        stop_to_resume_s=completed.stop_to_resume_s,
+        write_rate_pages_per_s=write_rate,
+    )
+
+
+def _figure(answer: Json, *path: str) -> float:
+    value: Any = answer
+    for name in path:
+        value = value.get(name) if isinstance(value, dict) else None
+    if not isinstance(value, int):
+        raise PeerProtocolError(f"QEMU's answer to query-migrate has no {'/'.join(path)}")
+    return value

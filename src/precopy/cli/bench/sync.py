@@ -1,0 +1,159 @@
+"""``precopy bench sync``: the seed's experiment."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from precopy.cli.options import json_option
+from precopy.cli.values import SIZE, Share, Whole
+
+if TYPE_CHECKING:
+    from precopy.bench.peers.qemu.trace_events import QemuSyncs
+    from precopy.bench.sync import SyncBench
+    from precopy.memory import Capture, RamLayout
+
+_VARIANTS = ("before-patch", "rfc-v1", "upstream", "clear-bmap", "ours-merged", "ours")
+
+
+@click.command()
+@click.option(
+    "--layout",
+    default="q35-ovmf-512m-cirrus",
+    show_default=True,
+    metavar="NAME|DIRECTORY",
+    help="q35-ovmf-512m-cirrus, q35-ovmf-smm-4g-net, pc-seabios-512m, or a directory with captured text.",
+)
+@click.option("--ram", type=SIZE, default=None, help="Another amount of main memory.  [default: the layout's]")
+@click.option(
+    "--ram-share",
+    type=Share(0, 1),
+    default=0.01,
+    show_default=True,
+    help="Share of main memory, and of blocks above 64 MiB, that the guest writes between two syncs; of all other "
+    "mapped blocks it is every page.",
+)
+@click.option(
+    "--listeners",
+    type=Whole(1, 2),
+    default=2,
+    show_default=True,
+    help="Memory listeners: kvm-memory, and kvm-smram as with system management mode.",
+)
+@click.option(
+    "--variant", "variants", type=click.Choice(_VARIANTS), multiple=True, help="Only this one (may be repeated)."
+)
+@click.option("--paused", is_flag=True, help="Pause the guest for each sync, so that no ioctl interrupts a vCPU.")
+@click.option("--repeat", type=Whole(1), default=9, show_default=True, help="Syncs of each variant, in turn.")
+@click.option("--vhost-devices", type=Whole(1, 64), default=4, show_default=True, help="Sharing one log.")
+@click.option("--against-qemu", is_flag=True, help="Run the same layout in real QEMU too, with its trace events.")
+@json_option
+def sync(layout: str, against_qemu: bool, as_json: bool, ram: int | None, **options: Any) -> int:
+    """What a sync costs with every variant of the seed's thread, on one real KVM guest that keeps writing.
+
+    Variants: before-patch (a clear for every page of an unaligned block and listener), rfc-v1 and upstream (one clear
+    a block, in the sync), clear-bmap (the reviewer's: deferred for unaligned blocks too), ours-merged and ours (whole
+    arrays, with merged and with deferred clears).
+    """
+    from precopy.bench.failed import Failed, attempt
+    from precopy.bench.sync import VARIANTS, measure
+    from precopy.cli.facts import host_facts, host_line
+    from precopy.cli.failures import ended
+    from precopy.cli.say import say
+    from precopy.errors import Unsupported, UsageError
+    from precopy.machines.kvm import unavailable
+    from precopy.memory import Capture
+
+    missing = unavailable()
+    if missing:
+        raise Unsupported(*missing.split("; ", 1))
+    capture = Capture.find(layout)
+    if against_qemu and capture.command is None:
+        raise UsageError(f"the layout {capture.name!r} has no command.txt, so QEMU cannot be run with it")
+    described = capture.layout(ram)
+
+    host = host_facts()
+
+    def tell(what: str) -> None:
+        if not as_json:
+            click.echo(f"measuring {what}", err=True)
+
+    measured = measure(
+        described,
+        ram_share=options["ram_share"],
+        repeat=options["repeat"],
+        listeners=options["listeners"],
+        paused=options["paused"],
+        variants=options["variants"] or tuple(VARIANTS),
+        vhost_devices=options["vhost_devices"],
+        tell=tell,
+    )
+    qemu = attempt("QEMU", lambda: _trace_qemu(capture, ram, options["repeat"], tell)) if against_qemu else None
+    failed = [one for one in (*measured.failed, qemu) if isinstance(one, Failed)]
+    traced = None if isinstance(qemu, Failed) else qemu
+    body = {"machine": host, **_body(capture, described, options, measured, traced)}
+    if as_json:
+        from precopy.cli.facts import show_document
+
+        show_document("bench-sync", body)
+    else:
+        from precopy.report.sync_tables import show_sync
+
+        say(host_line(host))
+        show_sync(body)
+        for note in capture.notes:
+            click.echo(note)
+    return ended(failed, 1)
+
+
+def _trace_qemu(capture: Capture, ram: int | None, syncs: int, tell: Any) -> QemuSyncs:
+    from precopy.bench.peers.qemu.trace_events import trace_syncs
+
+    tell("QEMU")
+    command, *_ = (capture.command or "").splitlines() or [""]  # QEMU's version stands below it
+    return trace_syncs(command, ram=ram, syncs=syncs)
+
+
+def _body(
+    capture: Capture, layout: RamLayout, options: dict[str, Any], measured: SyncBench, qemu: QemuSyncs | None
+) -> dict[str, Any]:
+    import msgspec
+
+    from precopy.bench.patch_series import SEED
+    from precopy.bench.sync import ratio
+    from precopy.memory.captures.main_memory import main_memory
+    from precopy.report.layout_table import unaligned_mapped_pages
+
+    ours = next((one for one in measured.variants if one.variant == "ours"), None)
+    return {
+        "layout": capture.name,
+        "notes": list(capture.notes),
+        "ram_bytes": sum(block.pages for block in main_memory(layout)) * layout.page_size,
+        "ram_share": options["ram_share"],
+        "paused": options["paused"],
+        "unaligned_mapped_pages": unaligned_mapped_pages(layout),
+        **msgspec.to_builtins(measured),
+        "seed": msgspec.to_builtins(SEED),
+        "qemu": _qemu_body(qemu) if qemu else None,
+        "ratios": {
+            "ours_to_before_patch": ratio(measured, "ours", "before-patch"),
+            "ours_to_qemu": ours.sync_s.median / qemu.sync_s if qemu and ours else None,
+        },
+    }
+
+
+def _qemu_body(qemu: QemuSyncs) -> dict[str, Any]:
+    from precopy.bench.spread import Spread
+
+    return {
+        "version": qemu.version,
+        "accel": qemu.accel,
+        "status": qemu.status,
+        "command": list(qemu.command),
+        "syncs": len(qemu.timed),
+        "sync_s": vars(Spread.of([one.sync_s for one in qemu.timed])),
+        "sync_all_events_s": vars(Spread.of([one.sync_s for one in qemu.counted])),
+        "clear_log_ioctls": qemu.clear_ioctls,
+        "deferred_clear_ioctls": qemu.deferred_clear_ioctls / qemu.counted_migrations,
+    }

@@ -1,0 +1,62 @@
+"""Making the guest that the options ask for, and saying why it is the one that it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from precopy.errors import Unsupported, UsageError
+
+if TYPE_CHECKING:
+    from precopy.machines.emulated import EmulatedGuest
+    from precopy.machines.kvm import KvmGuest
+
+
+@dataclass(frozen=True)
+class Choice:
+    """``kind`` of guest (kvm or emulated), and ``why`` that one."""
+
+    kind: str
+    why: str
+
+
+def choose(asked: str) -> Choice:
+    """The kind of guest to run. Raises `Unsupported` where what was asked for, or every kind, is missing."""
+    from precopy.machines.emulated import unavailable as emulated_unavailable
+    from precopy.machines.kvm import unavailable as kvm_unavailable
+
+    if asked == "emulated":
+        missing = emulated_unavailable()
+        if missing:
+            raise Unsupported(missing, "install precopy[emulated]")
+        return Choice("emulated", "asked for")
+    missing = kvm_unavailable()
+    if not missing:
+        return Choice("kvm", "asked for" if asked == "kvm" else "/dev/kvm works here")
+    if asked == "kvm":
+        what, _, remedy = missing.partition("; ")
+        raise Unsupported(what, remedy)
+    if emulated_unavailable():
+        raise Unsupported(f"no guest can run here: {missing}", "or install precopy[emulated]")
+    return Choice("emulated", f"no KVM: {missing}")
+
+
+def make(choice: Choice, layout: str, ram: int, vcpus: int, backing: str = "anonymous") -> KvmGuest | EmulatedGuest:
+    """A blank guest. Raises `UsageError`, `LayoutError`, `OutOfMemory`, `Unsupported`."""
+    from precopy.memory import Backing, GuestMemory
+    from precopy.memory.captures.machines import machine_layout
+
+    if choice.kind == "emulated" and vcpus > 1:
+        raise UsageError("an emulated guest has one vCPU; use --vcpus 1 or --guest kvm")
+    memory = GuestMemory(machine_layout(layout, ram), Backing(backing))
+    try:
+        if choice.kind == "kvm":
+            from precopy.machines.kvm import KvmGuest
+
+            return KvmGuest(memory, vcpus)
+        from precopy.machines.emulated import EmulatedGuest
+
+        return EmulatedGuest(memory)
+    except BaseException:
+        memory.close()
+        raise

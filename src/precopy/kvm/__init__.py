@@ -1,6 +1,0 @@
-"""A small VMM on /dev/kvm: a VM, its memory slots, vCPUs in threads, and their state."""
-
-from precopy.kvm.guest import KvmGuest
-from precopy.kvm.system import KvmSystem, unavailable
-
-__all__ = ["KvmGuest", "KvmSystem", "unavailable"]

@@ -1,0 +1,52 @@
+"""A VM: its descriptor, its memory as KVM knows it, and its vCPUs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+
+from precopy.machines.kvm.memory import VmMemory
+from precopy.machines.kvm.system import KvmSystem
+from precopy.machines.kvm.vcpu import ExitHandler, Vcpu
+from precopy.machines.vcpu.gate import Brake
+from precopy.memory import GuestMemory
+
+
+class VirtualMachine:
+    """A stopped vCPU for each of ``brakes`` over ``memory``, which stays the caller's; the other arguments are
+    `VmMemory`'s.
+
+    Raises `Unsupported`, `KernelCallError`, `UsageError`.
+    """
+
+    def __init__(
+        self,
+        system: KvmSystem,
+        memory: GuestMemory,
+        brakes: Sequence[Brake],
+        on_io: ExitHandler,
+        tracker: str,
+        *,
+        smram_listener: bool,
+        ring_entries: int,
+    ) -> None:
+        with contextlib.ExitStack() as undo:
+            self.fd = system.create_vm()
+            undo.callback(os.close, self.fd)
+            self.memory = VmMemory(self.fd, memory, tracker, smram_listener=smram_listener, ring_entries=ring_entries)
+            undo.callback(self.memory.close)
+            self.vcpus: list[Vcpu] = []
+            for number, brake in enumerate(brakes):
+                vcpu = Vcpu(
+                    system, self.fd, number, on_io, halt=brake, ring=self.memory.ring, ring_entries=ring_entries
+                )
+                undo.callback(vcpu.close)
+                self.vcpus.append(vcpu)
+            for vcpu in self.vcpus:
+                vcpu.start()
+            self._closing = undo.pop_all()
+
+    def close(self) -> None:
+        """Ends the vCPUs and the VM. May be called twice."""
+        self._closing.close()

@@ -1,0 +1,1 @@
+"""What every kind of vCPU shares: the gate that holds it, and the throttle that uses the gate."""

@@ -1,0 +1,211 @@
+"""How a migration is steered: what was measured goes in, a policy decides, and the guest is slowed down if it says so.
+
+All judgement is in `precopy.planning`, which is pure; here it is given what the source has measured, and what it says
+is carried out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from precopy.dirty import MigrationBitmap, SyncStats
+from precopy.migration.options import MigrationOptions
+from precopy.migration.recorder import Recorder
+from precopy.migration.results import Range, Round, Verdict, finite
+from precopy.migration.rounds import LEAST_BATCH_PAGES, WINDOW_PAGES, Cut
+from precopy.planning import Action, Decision, Estimate, Forecast, Metrics, RoundSample, forecast
+from precopy.planning.estimation.estimators import observe
+from precopy.planning.model.trace import RecordedFacts
+from precopy.planning.policies import POLICIES
+from precopy.ports import Throttled, VmControl
+from precopy.ports.vm import MAX_THROTTLE
+
+_HANDOVER_S = Estimate(0.0015, 0.0008, 0.005)
+"""Stopping vCPUs, saving, sending and loading their state, and the commit, before any of it was seen; besides three
+round trips to the peer. docs/planning.md has the measurements."""
+_ROUND_TRIPS = 3
+_FAST = 1e9
+_FIRST_LOOK_S = 0.01
+"""A recording has looks at the dirty log so long after a sync, twice as long, and so on: replays need to know when in a
+round a page was written."""
+
+
+class Steering:
+    """Decides after each round of ``vm``, of which ``bitmap`` has what is to be sent. ``emit`` is told the verdict each
+    time, and ``recorder`` what was measured."""
+
+    def __init__(
+        self,
+        vm: VmControl,
+        bitmap: MigrationBitmap,
+        options: MigrationOptions,
+        round_trip_s: float,
+        *,
+        emit: Callable[[Verdict], None],
+        recorder: Recorder | None = None,
+    ) -> None:
+        self.vm, self.bitmap, self.options, self.limits = vm, bitmap, options, options.limits
+        self._recorder, self._counters = recorder, bitmap.memory.counters
+        self.policy = POLICIES[options.policy]
+        self.verdicts: list[Verdict] = []
+        self.samples: list[RoundSample] = []
+        self._emit = emit
+        self._round_trip_s = round_trip_s
+        self._page_size = vm.memory.layout.page_size
+        self._look_s = _FIRST_LOOK_S
+        self._began_s = 0.0
+        self._metrics: Metrics | None = None
+        self._asked = 0.0
+        self._before = self._seen = vm.throttled()
+        self._slowed = False
+
+    def cut(self, now: float) -> Cut:
+        """How the round that begins ``now`` may end early: where the policy would end the migration in its middle."""
+        metrics, limits = self._metrics, self.limits
+        self._began_s = now
+
+        def ends(unsent_bytes: int, interval_s: float) -> bool:
+            self._look(interval_s)
+            then = now + interval_s
+            if metrics is None:  # the first round is cut short only for the time
+                return limits.timed_out(then)
+            known = metrics.in_round(unsent_bytes, interval_s)
+            return self.policy.decide(known, limits, then).cuts_short(limits, then)
+
+        bandwidth = float(self.options.max_bandwidth or _FAST)
+        if metrics is not None:
+            bandwidth = metrics.costs.bandwidth.value
+        # About ten times in what the downtime limit allows to be sent, and in a second.
+        allowed = int(bandwidth * min(limits.downtime_s, 1.0) / 10) // self._page_size
+        return Cut(min(max(allowed, LEAST_BATCH_PAGES), WINDOW_PAGES), ends)
+
+    def _look(self, interval_s: float) -> None:
+        if self._recorder is not None and interval_s >= self._look_s:
+            self._recorder.look(interval_s, self.bitmap.look())
+            self._look_s = 2 * interval_s
+
+    def begin(self, tracker: str) -> None:
+        """The first round is about to begin. Raises `Unsupported` where the guest cannot be slowed down as wanted."""
+        if self.options.throttle == "dirty-limit":
+            self.vm.limit_dirtying(None)  # raises now, and not after some rounds
+        if self._recorder is not None:
+            facts = RecordedFacts(
+                machine=self.vm.machine,
+                guest=self.vm.kind,
+                tracker=tracker,
+                clear=self.options.clear,
+                clear_chunk_shift=self.options.clear_chunk_shift,
+                policy=self.options.policy,
+                limits=self.limits,
+                max_bandwidth=self.options.max_bandwidth,
+                handover_s=self.handover_s,
+            )
+            self._recorder.begin(self.vm.memory.layout, facts)
+
+    def after(self, done: Round, sync: SyncStats, now: float) -> tuple[Round, Decision]:
+        """Judges a round and the ``sync`` after it, ``now`` seconds since the migration's start. Returns the round,
+        complete, and what to do next; the guest is throttled as it says. Raises `Unsupported`, `GuestError`."""
+        remaining_bytes = self.bitmap.pending.count() * self._page_size
+        throttle = self._taken()
+        done = replace(done, ended_s=now, remaining_bytes=remaining_bytes, throttle=throttle)
+        self.samples.append(self._sample(done, sync))
+        self._record()
+        self._round_trip_s = min(self._round_trip_s, done.ack_s)
+        metrics = observe(
+            self.vm.memory.layout.bytes,
+            tuple(self.samples),
+            remaining_bytes,
+            self.handover_s,
+            throttle=throttle,
+        )
+        self._metrics = metrics
+        ahead = forecast(metrics, self.limits, now, self.policy.decide)
+        decision, verdict = ahead.decision, self._verdict(metrics, ahead, now)
+        self.verdicts.append(verdict)
+        self._emit(verdict)
+        if decision.action is Action.THROTTLE:
+            self._slow_down(decision.throttle, metrics)
+        return done, decision
+
+    def _record(self) -> None:
+        self._look_s = _FIRST_LOOK_S
+        if self._recorder is not None:
+            before, self._counters = self._counters, self.bitmap.memory.counters
+            self._recorder.round(self.samples[-1], self.bitmap.dirty, self._counters - before)
+
+    @property
+    def throttled(self) -> Throttled:
+        """What this migration has cost the guest so far."""
+        return self.vm.throttled() - self._before
+
+    def release(self) -> None:
+        """The guest is slowed down no more. May be called twice."""
+        if self._slowed:
+            self._slowed = False
+            self.vm.throttle(0.0)
+
+    @property
+    def handover_s(self) -> Estimate:
+        """What a downtime is expected to have besides its last sync and sending."""
+        return _HANDOVER_S + _ROUND_TRIPS * self._round_trip_s
+
+    def _slow_down(self, share: float, metrics: Metrics) -> None:
+        if share == self._asked and self.options.throttle != "dirty-limit":
+            return
+        self._slowed, self._asked = True, share
+        if self.options.throttle == "dirty-limit":
+            last = metrics.rounds[-1]
+            rate = last.dirty_bytes / last.interval_s * (1 - share) / (1 - metrics.throttle)
+            per_vcpu = max(rate, self._page_size) / len(self._before.stolen_s)
+            self.vm.limit_dirtying(per_vcpu, self.limits.max_throttle)
+        else:
+            self.vm.throttle(share)
+
+    def _taken(self) -> float:
+        """The share of the vCPUs' time that was taken since this was asked last: measured for a dirty limit, which
+        takes only what it needs."""
+        before, self._seen = self._seen, self.vm.throttled()
+        if self.options.throttle != "dirty-limit":
+            return self._asked
+        return min((self._seen - before).share, MAX_THROTTLE) if self._slowed else 0.0
+
+    def _sample(self, done: Round, sync: SyncStats) -> RoundSample:
+        # From sync to sync, so that no moment in which the guest writes lies between two rounds.
+        transfer_s = done.ended_s - self._began_s - sync.sync_s
+        return RoundSample(
+            number=done.number,
+            ended_s=done.ended_s,
+            transfer_s=transfer_s,
+            # A link with a limit makes up for time in which nothing is sent, so that all of it counts.
+            send_s=done.send_s if self.options.max_bandwidth is None else transfer_s,
+            scan_s=done.scan_s,
+            clear_s=done.clear_s,
+            sync_s=sync.sync_s,
+            sent_bytes=done.sent_bytes,
+            read_bytes=(done.sent_pages + done.zero_pages) * self._page_size,
+            dirty_bytes=sync.new_dirty_pages * self._page_size,
+            remaining_bytes=done.remaining_bytes,
+            throttle=done.throttle,
+        )
+
+    @staticmethod
+    def _verdict(metrics: Metrics, ahead: Forecast, now: float) -> Verdict:
+        decision = ahead.decision
+        return Verdict(
+            round=len(metrics.rounds),
+            elapsed_s=now,
+            action=decision.action.value,
+            reason=decision.reason,
+            limit_s=decision.limit_s,
+            converges=ahead.converges,
+            more_rounds=Range.of(ahead.more_rounds),
+            downtime_s=Range.of(ahead.downtime_s),
+            total_s=Range.of(ahead.total_s),
+            smallest_downtime_limit_s=Range.of(ahead.smallest_downtime_limit_s),
+            largest_dirty_rate_bytes_per_s=finite(ahead.largest_dirty_rate_bytes_per_s),
+            dirty_rate_bytes_per_s=ahead.dirty_rate_bytes_per_s,
+            bandwidth_bytes_per_s=Range.of(ahead.bandwidth_bytes_per_s),
+            remaining_bytes=int(metrics.remaining_bytes),
+            throttle=decision.throttle,
+        )

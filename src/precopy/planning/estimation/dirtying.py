@@ -1,0 +1,300 @@
+"""How much a guest dirties in an interval, from what rounds found."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise, product
+
+import numpy as np
+import numpy.typing as npt
+
+from precopy.planning.estimation.weighting import FORGET, pooled, telling, weighted_median
+from precopy.planning.model.curve import DirtyClass, DirtyCurve
+from precopy.planning.model.metrics import RoundSample
+
+_BINS_PER_E = 1 / math.log(1.25)
+"""Intervals within 1.25 times of each other are one point."""
+_GAIN = 2.0
+"""A round's point counts so many times what that of the one before does."""
+_NOISE = 0.1
+"""Older points take up half of a step of the level that is so small (a natural logarithm), and most of a large one."""
+_LARGEST_STEP = 8.0
+"""No round changes the level by more than this factor."""
+_TICK_S = 1e-6
+"""Shorter intervals say nothing."""
+_STOPPED = 0.999
+"""A guest of which more time than this is taken says nothing of its speed."""
+
+_FIRST = 0.3
+"""How much the first round says of W's shape, against the second: where clears are deferred, it arms pages only as it
+reads them."""
+_KEPT = 0.75
+"""And each other round, against the one after it."""
+_NOISE_OF_SHAPE, _SURE = 0.02, 6.0
+"""Deviation of a round from W (a natural logarithm) before any is known, and how many rounds that counts."""
+_ALIKE, _BY_CHANCE, _STRAIGHT = 0.03, 0.05, 0.9
+"""Rounds are alike that shrink by no more than about such a share; where W is in proportion to the interval, or nearly
+(its elasticity is above the last figure), they come to be so by chance only, so often at most."""
+_APART = 1.5
+"""Of points whose intervals are nearer than this factor, the slope between them says little."""
+_HALVINGS = 7
+"""Down to a 128th of the shortest interval W goes on as rounds tell, and is the chord from 0 below that."""
+
+_FLAT = 0.12
+"""The working set has been gone round where the last doubling of the interval added no more than this share of it."""
+_NEGLIGIBLE = 1e-6
+"""Share of all dirty bytes below which a class is left out."""
+
+_DEVIATIONS = 1.645
+"""Nine in ten of a normal distribution are within so many standard deviations."""
+_NINE_IN_TEN = _DEVIATIONS * 1.4826
+"""And within so many median deviations."""
+_FIRST_SPREAD, _LEAST_SPREAD, _MOST_SPREAD = 0.16, 0.03, 1.0
+"""Of one round (of n rounds, an n-th of it), of many, and of any."""
+
+_Point = tuple[float, float, float]
+"""(interval in seconds, bytes dirtied in it, weight)."""
+_Floats = npt.NDArray[np.float64]
+
+
+def estimate_dirtying(rounds: Sequence[RoundSample], ram_bytes: float, throttle: float) -> tuple[DirtyCurve, float]:
+    """W, the dirty bytes of an interval, for a guest at ``throttle``; and its relative spread: how far off the next
+    round is from it, as a share, about nine times in ten.
+
+    Each round is a point (interval, dirty bytes); intervals at another throttle are stretched to the guest's speed at
+    this one. Points of similar intervals are averaged, a newer round's with twice the weight of the one's before it.
+    Where a round finds another level than older points have there, those follow it: the shape comes from all rounds,
+    the level from the newest. The points are then made a concave function from 0, and the steps of its slopes are the
+    curve's classes. Below the shortest interval it goes on as all rounds together make likely (`_Shape`). Beyond the
+    longest one it goes on as it was up to ``ram_bytes``, or stays where it is if the working set had been gone round.
+
+    Source: a window's working set is a concave function of its length (Denning and Schwartz, Properties of the
+    Working-Set Model, 1972); what goes wrong with a dirty rate instead is in Nathan, Bellur and Kulkarni, Towards a
+    Comprehensive Performance Model of Virtual Machine Live Migration, 2015.
+    """
+    known = _Known()
+    found, ahead = [], 0.0
+    for one in telling(rounds):
+        interval, dirty = _stretched(one.interval_s, one.throttle, throttle), min(one.dirty_bytes, ram_bytes)
+        if interval > _TICK_S:
+            found.append((interval, dirty, known.follow(interval, dirty)))
+            known.add(interval, dirty)
+            ahead = interval * min(one.remaining_bytes / max(one.read_bytes, 1.0), _LARGEST_STEP)
+    points = [(interval, min(dirty, ram_bytes), weight) for interval, dirty, weight in known.points()]
+    corners, doubt = _concave(points), 0.0
+    if len(corners) > 1 and corners[1][1] > 0:
+        alone = known.rounds()
+        shape = _Shape.of(alone, _settled([interval for interval, _, _ in alone], ahead))
+        doubt = shape.doubt(ahead)
+        corners = _below(corners, points[0][0], shape) if len(found) > 1 else corners
+    curve = _classes(corners, ram_bytes)
+    return curve, _spread(curve, found, doubt)
+
+
+def _stretched(interval_s: float, throttle: float, now: float) -> float:
+    """What an interval with the share ``throttle`` of its time taken is worth where the share ``now`` is."""
+    if throttle == now:
+        return interval_s
+    return interval_s * (1 - min(throttle, _STOPPED)) / (1 - min(now, _STOPPED))
+
+
+def _settled(intervals: list[float], ahead: float) -> float:
+    """From 0 to 1: whether rounds have become alike, the first left out and the next, ``ahead``, included."""
+    if len(intervals) < 2 or ahead <= _TICK_S:
+        return 0.0
+    last = [*intervals[1:], ahead][-3:]
+    shrunk = math.log(last[-1] / last[0]) / (len(last) - 1)
+    return math.exp(-((shrunk / _ALIKE) ** 2) / 2)
+
+
+class _Known:
+    """What the rounds so far found: points of similar intervals averaged, all at the level of the newest."""
+
+    def __init__(self) -> None:
+        self._bins: dict[int, list[float]] = {}  # weight, and weighted sums of intervals and of dirty bytes / level
+        self._rounds: list[tuple[float, float]] = []  # interval, dirty bytes / level
+        self._weight = self._level = 1.0
+
+    def add(self, interval: float, dirty: float) -> None:
+        """The point of a round; all that was there counts less from now on."""
+        self._weight *= _GAIN
+        self._rounds.append((interval, dirty / self._level))
+        sums = self._bins.setdefault(math.floor(math.log(interval) * _BINS_PER_E), [0.0, 0.0, 0.0])
+        sums[0] += self._weight
+        sums[1] += self._weight * interval
+        sums[2] += self._weight * dirty / self._level
+
+    def rounds(self) -> list[_Point]:
+        """Each round, weighted by what it says of W's shape."""
+        weights = [_KEPT**age for age in reversed(range(len(self._rounds)))]
+        weights[0] *= _FIRST
+        return [(i, d * self._level, w) for (i, d), w in zip(self._rounds, weights, strict=True)]
+
+    def points(self) -> list[_Point]:
+        """In order of their intervals."""
+        level = self._level
+        return [(i / w, d / w * level, w) for _, (w, i, d) in sorted(self._bins.items())]
+
+    def follow(self, interval: float, dirty: float) -> float:
+        """Takes up the level of a new round; returns by which factor that is off from what was known.
+
+        What a concave function that never falls may be there is no news."""
+        least, most = _between(self.points(), interval)
+        nearest = min(max(dirty, least), most)
+        if nearest <= 0:
+            return 1.0
+        factor = min(max(dirty / nearest, 1 / _LARGEST_STEP), _LARGEST_STEP)
+        step = abs(math.log(factor))
+        self._level *= factor ** (step / (step + _NOISE))
+        return factor
+
+
+def _between(points: list[_Point], interval: float) -> tuple[float, float]:
+    """Dirty bytes that a concave function from 0 through ``points`` that never falls has at least, and at most."""
+    place = bisect_left(points, (interval, -1.0, 0.0))
+    since, below, _ = points[place - 1] if place else (0.0, 0.0, 0.0)
+    most = below * interval / since if place else math.inf
+    if place == len(points):
+        return below, most
+    until, above, _ = points[place]
+    return below + (above - below) * (interval - since) / (until - since), min(most, above)
+
+
+def _concave(points: list[_Point]) -> list[tuple[float, float]]:
+    """Corners (interval, dirty bytes) of a concave function near ``points`` that begins at 0 and never falls.
+
+    Neither do such functions' mean slopes from 0 rise. Pooling gives both, and evens errors out; the least concave
+    majorant, which alone would follow the highest errors, does the little that is left."""
+    grown = pooled([(dirty, weight) for _, dirty, weight in points])
+    falling = pooled([(-dirty / one, weight) for dirty, (one, _, weight) in zip(grown, points, strict=True)])
+    return _majorant([(one, -slope * one) for slope, (one, _, _) in zip(falling, points, strict=True)])
+
+
+def _majorant(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Corners of the least concave function from 0 that never falls and lies below none of ``points``, in order."""
+    corners = [(0.0, 0.0)]
+    for interval, dirty in points:
+        corner = (interval, max(dirty, corners[-1][1]))
+        while len(corners) > 1 and _slope(corners[-2], corners[-1]) <= _slope(corners[-1], corner):
+            corners.pop()
+        corners.append(corner)
+    return corners
+
+
+def _guesses() -> tuple[_Floats, _Floats, _Floats, _Floats]:
+    """Of each of `_Shape`'s guesses how likely it is beforehand (as a logarithm; pages written at random come last),
+    and of the others hot bytes, the interval that goes round them, and bytes written once in a unit of time."""
+    gone_round = [(1.0, 2.0**step, 0.0) for step in np.arange(-4, 12, 0.5)]
+    hot_and_cold = [(hot, knee, 1.0) for knee, hot in product((1 / 32, 1 / 8, 1 / 2, 2.0, 8.0), (0.25, 1.0, 4.0, 16.0))]
+    kinds = ((0.3, 1), (0.35, len(gone_round)), (0.2, len(hot_and_cold)), (0.15, len(_RANDOM)))
+    likely = np.concatenate([np.full(count, share / count) for share, count in kinds])
+    hot, knee, cold = np.array([(0.0, 1.0, 1.0), *gone_round, *hot_and_cold]).T
+    return np.log(likely), hot[:, None], knee[:, None], cold[:, None]
+
+
+_RANDOM = 2.0 ** np.arange(-3, 5)[:, None]
+_LIKELY, _HOT, _KNEE, _COLD = _guesses()
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """W where no round was as short, of which a concave function leaves open whether it is the chord from 0 (a guest
+    that has not begun to write the same pages twice) or flat (one that has written all it ever will many times over).
+
+    Guests of four kinds are tried: W is in proportion to the interval; it is so up to a working set; a hot set is
+    written besides; or pages are written at random, W = 1 - exp(-interval). Each is ``share`` likely, by how far off
+    rounds are from it at its best ``level`` (the logarithm of a factor), with a deviation that is not known before
+    (Student's t). Intervals are in units of the ``shortest``.
+
+    Rounds that have all come out alike fit any of these. But where W is in proportion to the interval, rounds shrink or
+    grow, unless the guest happens to write just as fast as it is sent; so that is then the least likely of them.
+    """
+
+    shortest: float
+    share: _Floats
+    level: _Floats
+
+    @classmethod
+    def of(cls, points: list[_Point], settled: float) -> _Shape:
+        """At least one of ``points`` has dirty bytes; for ``settled`` see `_settled`."""
+        interval, dirty, weight = np.array([point for point in points if point[1] > 0]).T
+        shortest, total = float(interval.min()), float(weight.sum())
+        off = np.log(dirty) - _logs(interval / shortest)
+        level = off @ weight / total
+        squares = (off - level[:, None]) ** 2 @ weight
+        score = _LIKELY - (_SURE + total) / 2 * np.log(_SURE * _NOISE_OF_SHAPE**2 + squares)
+        score -= _GROWING * math.log1p(settled / _BY_CHANCE)
+        share = np.exp(score - score.max())
+        return cls(shortest, share / share.sum(), level)
+
+    def dirty_bytes(self, intervals: list[float]) -> list[float]:
+        """The geometric mean of all guesses, which is concave as they are, and which an unlikely one moves little."""
+        logs = self.level[:, None] + _logs(np.array(intervals) / self.shortest)
+        return [math.exp(one) for one in self.share @ logs]
+
+    def doubt(self, interval: float) -> float:
+        """Standard deviation of the guesses' logarithms at ``interval``."""
+        logs = self.level + _logs(np.array([max(interval / self.shortest, 2.0**-_HALVINGS)]))[:, 0]
+        return math.sqrt(max(float(self.share @ logs**2 - (self.share @ logs) ** 2), 0.0))
+
+
+def _logs(times: _Floats) -> _Floats:
+    """Logarithms of what each guess (a row) dirties in intervals of so many units, at level 0."""
+    found: _Floats = np.vstack([_HOT * np.minimum(times / _KNEE, 1.0) + _COLD * times, -np.expm1(-times * _RANDOM)])
+    return np.log(found)
+
+
+_GROWING = (_logs(np.array([1.0])) - _logs(np.array([0.9])))[:, 0] > -_STRAIGHT * math.log(0.9)
+
+
+def _below(corners: list[tuple[float, float]], interval: float, shape: _Shape) -> list[tuple[float, float]]:
+    """``corners`` with more of them below the shortest ``interval``, none above the line that comes down to that."""
+    dirty, after = corners[1][1] * interval / corners[1][0], [one for one in corners if one[0] > interval]
+    slope = next((_slope((interval, dirty), one) for one in after if one[0] > _APART * interval), 0.0)
+    shorter = [interval / 2**step for step in range(_HALVINGS, 0, -1)]
+    *below, here = shape.dirty_bytes([*shorter, interval])
+    ends = zip(shorter, below, strict=True)
+    steps = [(one, min(dirty * found / here, dirty - slope * (interval - one))) for one, found in ends]
+    return _majorant([*steps, (interval, dirty), *after])
+
+
+def _slope(one: tuple[float, float], other: tuple[float, float]) -> float:
+    return (other[1] - one[1]) / (other[0] - one[0])
+
+
+def _classes(corners: list[tuple[float, float]], ram_bytes: float) -> DirtyCurve:
+    """Each step of the slope is a class, as large as it has become at its corner."""
+    slopes = [_slope(one, other) for one, other in pairwise(corners)]
+    if not slopes:
+        return DirtyCurve(())
+    last, most = corners[-1]
+    half, _ = _between([(*corner, 1.0) for corner in corners[1:]], last / 2)
+    beyond = 0.0 if most - half <= _FLAT * most else slopes[-1]
+    classes = []
+    for (interval, _), slope, after in zip(corners[1:], slopes, [*slopes[1:], beyond], strict=True):
+        size = (slope - after) * interval
+        if size > _NEGLIGIBLE * most:
+            classes.append(DirtyClass(slope - after, size))
+    if beyond:
+        rest = ram_bytes - sum(one.size for one in classes)
+        classes.append(DirtyClass(beyond, max(rest, beyond * last)))
+    return DirtyCurve(tuple(classes))
+
+
+def _spread(curve: DirtyCurve, found: list[tuple[float, float, float]], doubt: float) -> float:
+    """How far off the next round is from ``curve``. ``found`` has of each round its interval, its dirty bytes, and by
+    which factor these were off from what had been known; ``doubt`` is that of W's shape where the next one will be."""
+    if not found:
+        return _MOST_SPREAD
+    fits, off, weight = [], [], 1.0
+    for interval, dirty, factor in reversed(found):
+        expected = curve.dirty_bytes(interval)
+        fits.append(abs(dirty / expected - 1) if expected > 0 else 0.0)
+        off.append((max(fits[-1], abs(factor - 1)), weight))
+        weight *= FORGET
+    least = max(_FIRST_SPREAD / len(found), _LEAST_SPREAD)
+    noise = max(least, _NINE_IN_TEN * weighted_median(off) * (1 + 2 / len(found)), fits[0])
+    return min(math.hypot(noise, _DEVIATIONS * doubt), _MOST_SPREAD)

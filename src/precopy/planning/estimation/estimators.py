@@ -1,0 +1,81 @@
+"""From what was measured of rounds to what a policy decides by: bandwidth, dirtying, and what moving memory costs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import combinations
+
+from precopy.errors import UsageError
+from precopy.planning.estimation.bandwidth import estimate_bandwidth
+from precopy.planning.estimation.dirtying import estimate_dirtying
+from precopy.planning.estimation.weighting import FORGET, telling, weighted_median
+from precopy.planning.model.estimate import Estimate
+from precopy.planning.model.metrics import Costs, Metrics, RoundSample
+
+__all__ = ["estimate_bandwidth", "estimate_costs", "estimate_dirtying", "observe"]
+
+_VARIED = 1.3
+"""Syncs tell what a dirty byte costs them where one found so many times what another did."""
+
+
+def observe(
+    ram_bytes: int,
+    rounds: tuple[RoundSample, ...],
+    remaining_bytes: float,
+    handover_s: Estimate,
+    *,
+    throttle: float = 0.0,
+) -> Metrics:
+    """What is known right after a sync, with the guest at ``throttle``. Raises `UsageError` without any round."""
+    if not rounds:
+        raise UsageError("nothing is known of a migration before its first round; estimate from one round or more")
+    dirty, spread = estimate_dirtying(rounds, ram_bytes, throttle)
+    costs = estimate_costs(rounds, handover_s)
+    return Metrics(ram_bytes, rounds, remaining_bytes, dirty, spread, costs, throttle)
+
+
+def estimate_costs(rounds: Sequence[RoundSample], handover_s: Estimate) -> Costs:
+    """What rounds and syncs cost here, by weighted medians in which newer rounds count more.
+
+    The first round reads memory as it was found, zero pages and pages that nobody ever touched, and later ones read
+    what the guest writes: where there are later ones, they alone say what reading costs and which share of it is sent.
+    Without any, all that is read counts as sent.
+    """
+    kept = telling(rounds)
+    later = [one for one in kept if one.number > 1 and one.read_bytes >= 1]
+    reading = later or [one for one in kept if one.read_bytes >= 1]
+    per_byte, sent, read, recency = [], 0.0, 0.0, 1.0
+    for one in reversed(reading):
+        per_byte.append((max(one.transfer_s - one.send_s, 0.0) / one.read_bytes, recency * math.sqrt(one.read_bytes)))
+        sent += recency * one.sent_bytes
+        read += recency * one.read_bytes
+        recency *= FORGET
+    sync_s, sync_s_per_byte = _sync_cost(kept)
+    return Costs(
+        bandwidth=estimate_bandwidth(rounds),
+        sent_share=sent / read if later else 1.0,
+        read_s_per_byte=weighted_median(per_byte),
+        sync_s=sync_s,
+        sync_s_per_byte=sync_s_per_byte,
+        handover_s=handover_s,
+    )
+
+
+def _sync_cost(rounds: Sequence[RoundSample]) -> tuple[float, float]:
+    """(a, b) of ``sync_s = a + b * dirty_bytes``, both at least 0.
+
+    b is the median of the slopes between any two rounds, weighted by how far they are apart (Theil, 1950; Sen, 1968;
+    the weights: Sievers, 1978), which a few syncs that were held up do not move. Where all syncs found about the same,
+    b is 0."""
+    points = [(one.dirty_bytes, one.sync_s) for one in rounds]
+    most, least = max((x for x, _ in points), default=0.0), min((x for x, _ in points), default=0.0)
+    slope = 0.0
+    if most > _VARIED * least:
+        pairs = ((x - u, y - v) for (x, y), (u, v) in combinations(points, 2) if abs(x - u) >= 1)
+        slope = max(weighted_median((rise / run, abs(run)) for run, rise in pairs), 0.0)
+    recent = [(x, y, FORGET**age) for age, (x, y) in enumerate(reversed(points))]
+    fixed = weighted_median((y - slope * x, weight) for x, y, weight in recent)
+    if fixed >= 0:
+        return fixed, slope
+    return 0.0, weighted_median((y / x, weight) for x, y, weight in recent if x >= 1)

@@ -1,0 +1,1 @@
+"""A migration carried on from what is known: what becomes of it under a policy."""

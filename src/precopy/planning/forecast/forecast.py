@@ -1,0 +1,107 @@
+"""What becomes of a migration: whether it converges, when, and with which downtime; and what would have to change."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from precopy.planning.forecast.doubt import doubt
+from precopy.planning.forecast.simulate import CurveWorld, Outcome, simulate
+from precopy.planning.model.curve import DirtyCurve
+from precopy.planning.model.decision import Decide, Decision
+from precopy.planning.model.downtime import expected_downtime, needed_speed, smallest_downtime
+from precopy.planning.model.estimate import Estimate
+from precopy.planning.model.limits import Limits
+from precopy.planning.model.metrics import Metrics
+from precopy.planning.policies.precopy import decide
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """A migration's future, where guest, link and policy go on as they do.
+
+    - ``decision``: what the policy says now;
+    - ``converges``: whether the guest is switched over within the downtime limit; None where the range of what was
+      measured allows both, or that of the downtime does, and after the first round unless it was enough. Where it is
+      switched over now, that is as the policy sees it;
+    - ``more_rounds`` before the switchover, ``downtime_s``, ``total_s`` since the migration's start: of the migration
+      where it completes, and otherwise of the moment in which it is given up;
+    - ``smallest_downtime_limit_s``: the downtime that rounds settle at, or where that is less, what switching over now
+      or at the end of the forecast would have: with it as the limit, that is when it does. Its upper end, set as the
+      limit, makes the migration converge; infinite where no limit does;
+    - ``bandwidth_bytes_per_s``: B, of the rounds to come;
+    - ``dirty_rate_bytes_per_s``: D, over an interval such as the last round's;
+    - ``largest_dirty_rate_bytes_per_s``: the D with which it would converge within the limit; infinite where the
+      working set is small enough for any, 0 where it would not even with an idle guest;
+    - ``likely``: how it goes, round by round.
+    """
+
+    decision: Decision
+    converges: bool | None
+    more_rounds: Estimate
+    downtime_s: Estimate
+    total_s: Estimate
+    smallest_downtime_limit_s: Estimate
+    bandwidth_bytes_per_s: Estimate
+    dirty_rate_bytes_per_s: float
+    largest_dirty_rate_bytes_per_s: float
+    likely: Outcome
+
+
+def forecast(metrics: Metrics, limits: Limits, now: float, policy: Decide = decide) -> Forecast:
+    """Carries the migration on from ``metrics`` at ``now`` seconds since its start: once with what was estimated, and
+    once with each end of its range (the fast link with the quiet guest, the slow one with the busy one). The ranges of
+    downtime and total time are wider than those three by what a busy machine does besides (doubt.py)."""
+    outcomes = [simulate(metrics, world, policy, limits, now, most_rounds=_AHEAD) for world in _worlds(metrics)]
+    likely = outcomes[0]
+    rate = metrics.dirty_rate
+    enough = limits.downtime_s * (1 + _ROUNDING)
+    fits = [one.completed and one.downtime_s <= enough for one in outcomes]
+    decision, unknown = policy(metrics, limits, now), doubt(metrics.rounds)
+    downtime_s = unknown.downtime(_range([one.downtime_s for one in outcomes]), ahead=not decision.ends)
+    # One round says how much was dirtied while all of memory was sent, and nothing of shorter intervals.
+    unsure = len(set(fits)) > 1 or (
+        not decision.ends and (len(metrics.rounds) == 1 or (fits[0] and downtime_s.high > enough))
+    )
+    return Forecast(
+        decision=decision,
+        converges=None if unsure else fits[0],
+        more_rounds=_range([len(one.rounds) for one in outcomes]),
+        downtime_s=downtime_s,
+        total_s=unknown.total(_range([one.total_s for one in outcomes]), now),
+        smallest_downtime_limit_s=_least(smallest_downtime(metrics), expected_downtime(metrics).total_s, downtime_s),
+        bandwidth_bytes_per_s=unknown.bandwidth(metrics.costs.bandwidth),
+        dirty_rate_bytes_per_s=rate,
+        largest_dirty_rate_bytes_per_s=rate * needed_speed(metrics, limits.downtime_s) if rate else math.inf,
+        likely=likely,
+    )
+
+
+_ROUNDING = 1e-6
+_AHEAD = 50
+"""Rounds that a forecast looks ahead, so that it never takes long while a guest writes on."""
+
+
+def _range(values: list[float]) -> Estimate:
+    return Estimate(values[0], min(values), max(values))
+
+
+def _least(*estimates: Estimate) -> Estimate:
+    return Estimate(*(min(getattr(one, end) for one in estimates) for end in ("value", "low", "high")))
+
+
+def _worlds(metrics: Metrics) -> list[CurveWorld]:
+    """The likely one, and both ends of its range unless everything is known exactly."""
+    costs, spread = metrics.costs, metrics.dirty_spread
+    bandwidth, handover = costs.bandwidth, costs.handover_s
+    curve = metrics.dirty.scaled(1 / (1 - metrics.throttle)) if metrics.throttle else metrics.dirty
+    worlds = [CurveWorld(costs, curve)]
+    if spread or bandwidth.low < bandwidth.high or handover.low < handover.high:
+        worlds.append(_world(metrics, bandwidth.high, handover.low, curve.times(max(1 - spread, 0.0))))
+        worlds.append(_world(metrics, bandwidth.low, handover.high, curve.times(1 + spread)))
+    return worlds
+
+
+def _world(metrics: Metrics, bandwidth: float, handover_s: float, curve: DirtyCurve) -> CurveWorld:
+    costs = replace(metrics.costs, bandwidth=Estimate.exact(bandwidth), handover_s=Estimate.exact(handover_s))
+    return CurveWorld(costs, curve)

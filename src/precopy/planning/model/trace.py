@@ -1,0 +1,107 @@
+"""A migration as it was recorded: what can be replayed under another policy, link or clear policy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from precopy.bitmap import Bitmap
+from precopy.dirty.log import LogCounters
+from precopy.memory.layout import RamLayout
+from precopy.planning.model.estimate import Estimate
+from precopy.planning.model.limits import Limits
+from precopy.planning.model.metrics import RoundSample
+
+NO_CALLS = LogCounters()
+
+
+@dataclass(frozen=True)
+class RecordedFacts:
+    """What is known of a migration before its first round.
+
+    - ``machine``, ``guest``: what runs the guest, and its kind; ``tracker``: what tells of its writes;
+    - ``clear``, ``clear_chunk_shift``: the clear policy; ``policy``, ``limits``: how it is decided when to switch over;
+    - ``max_bandwidth``: bytes a second at most, None for no limit;
+    - ``handover_s``: what a downtime is expected to have besides its last sync and sending.
+    """
+
+    machine: str
+    guest: str
+    tracker: str
+    clear: str
+    clear_chunk_shift: int
+    policy: str
+    limits: Limits
+    max_bandwidth: int | None
+    handover_s: Estimate
+
+
+@dataclass(frozen=True)
+class RecordedOutcome:
+    """How a migration ended. ``expected_handover_s`` is what a downtime was expected to have besides its last sync and
+    sending, in the end. ``downtime_s`` is the sum of the parts after it, all 0 where it did not complete; then
+    ``error`` says why, in one sentence. ``total_s``: since its start; ``sent_bytes``: all bytes
+    given to the stream, the last round's included; verification is in neither."""
+
+    completed: bool
+    total_s: float
+    sent_bytes: float
+    downtime_s: float = 0.0
+    pause_s: float = 0.0
+    final_sync_s: float = 0.0
+    final_send_s: float = 0.0
+    state_s: float = 0.0
+    commit_s: float = 0.0
+    error: str = ""
+    expected_handover_s: Estimate | None = None
+
+    @property
+    def handover_s(self) -> float:
+        """What the downtime had besides its last sync and sending."""
+        return self.pause_s + self.state_s + self.commit_s
+
+
+@dataclass(frozen=True)
+class Look:
+    """A look at the dirty log in mid-round: all pages found dirty until ``interval_s`` after the last sync."""
+
+    interval_s: float
+    dirty: Bitmap
+
+
+@dataclass(frozen=True)
+class TraceRound:
+    """A round and the sync after it: all pages that this sync harvested, the looks before it (ascending), and what the
+    dirty log did from the sync before until after this one."""
+
+    sample: RoundSample
+    dirty: Bitmap
+    looks: tuple[Look, ...] = ()
+    did: LogCounters = NO_CALLS
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A recorded migration. ``outcome`` is None where the recording ends before the migration did, and ``note`` then
+    says so. Bitmaps are over the ram_addr space of ``layout``; they may be shared, and nobody changes them."""
+
+    layout: RamLayout
+    facts: RecordedFacts
+    rounds: tuple[TraceRound, ...]
+    outcome: RecordedOutcome | None
+    note: str = ""
+
+    @property
+    def ram_bytes(self) -> int:
+        return self.layout.bytes
+
+    @property
+    def samples(self) -> tuple[RoundSample, ...]:
+        return tuple(one.sample for one in self.rounds)
+
+    @property
+    def handover_s(self) -> Estimate:
+        """What a downtime has besides its last sync and sending: as it was, or as it was expected to be."""
+        if self.outcome is not None and self.outcome.completed:
+            return Estimate.exact(self.outcome.handover_s)
+        known = None if self.outcome is None else self.outcome.expected_handover_s
+        return known or self.facts.handover_s

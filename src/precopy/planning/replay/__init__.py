@@ -1,0 +1,1 @@
+"""Recorded migrations carried out again under other terms, and policies compared on them."""

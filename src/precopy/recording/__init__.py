@@ -1,0 +1,1 @@
+"""Recordings of migrations: their format, which is pure, and their files."""

@@ -1,0 +1,108 @@
+"""Points: the memory as it is at one moment at which nobody writes it, sent so that a standby has all of it or nothing.
+
+Law: **A point is exactly the memory's content at one moment at which the program did not write.** `Points.copy` syncs,
+which re-arms what was written, and copies those pages afterwards. What is staged is therefore the memory as it is now
+wherever a later `copy` finds nothing, and wherever nobody wrote from the beginning of the last `copy` to its end. Only
+then may `seal` be called; what is sealed is not copied over before the standby has acknowledged it.
+
+A page that is copied while it is written may be torn in staging. That write shows in the next sync, and the page is
+copied again before anything is sealed.
+
+Pages that are written *perhaps* (trackers/unseen.py) were written if their content differs from what is staged, or from
+what the standby has. They are compared at each copy, so also at the moment of the point itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from precopy.bitmap import Bitmap
+from precopy.errors import PeerProtocolError
+from precopy.memory import GuestMemory
+from precopy.migration.channel import Channel
+from precopy.migration.rate_limit import Pace
+from precopy.migration.rounds import BATCH_PAGES, Rounds
+from precopy.ports import Clock
+from precopy.replication.staging import Staging
+from precopy.wire.native import Pages, Point, PointAck
+
+
+class Points:
+    """Makes points of ``memory`` and sends them over ``channel``; ``tick`` is called between batches and may raise.
+
+    ``rounds`` brings what the first point does not have to send any more, and the syncs; ``perhaps`` gives those pages
+    of the last sync that were written perhaps. ``number`` is the last point that the standby has; ``moment`` is when
+    (by ``clock``) its content was the memory's.
+    """
+
+    def __init__(
+        self,
+        rounds: Rounds,
+        memory: GuestMemory,
+        channel: Channel,
+        *,
+        pace: Pace,
+        clock: Clock,
+        tick: Callable[[], None],
+        perhaps: Callable[[], Bitmap],
+    ) -> None:
+        self._perhaps = perhaps
+        self._rounds, self._bitmap, self._channel = rounds, rounds.bitmap, channel
+        self._pace, self._clock, self._tick = pace, clock, tick
+        self._page_size = memory.layout.page_size
+        self.staging = Staging(memory)
+        self.number = 0
+        self.moment: float | None = None
+        self._sealed: float | None = None  # when
+        self.dirty_rate = 0.0
+        self.bandwidth = 0.0
+
+    def due(self) -> bool:
+        """Whether a point is sealed and not yet acknowledged."""
+        return self._sealed is not None
+
+    def copy(self) -> int:
+        """Stages what was written since the last sync, and what was pending before; returns how many pages the sync
+        found to be written. Raises what a sync raises."""
+        found = self.written()
+        self.staging.copy(self._bitmap.take(0, self._bitmap.pending.size))
+        return found
+
+    def written(self) -> int:
+        """Syncs; what was written is pending, and how many pages that are is returned."""
+        found = self._rounds.sync().dirty_pages
+        perhaps = self._perhaps()
+        if perhaps.any():
+            # They are armed by the sync, and compared after it (law 1).
+            unchanged = self.staging.unchanged(perhaps.indexes())
+            self._bitmap.pending.difference(Bitmap.from_indexes(perhaps.size, unchanged))
+            found -= unchanged.size
+        return found
+
+    def seal(self) -> None:
+        """What is staged is the next point: the memory as it is now."""
+        now = self._clock.now()
+        since = now - self.moment if self.moment is not None else 0.0
+        if since > 0:
+            self.dirty_rate = self.staging.pages * self._page_size / since
+        self._sealed = now
+
+    def send(self) -> None:
+        """Sends the sealed point and waits until the standby has it. Raises `PeerError`."""
+        before, began = self._channel.sent_bytes, self._clock.now()
+        batches = pages = 0
+        for content, zero in self.staging.batches(self._pace.batch_pages(self._page_size, BATCH_PAGES)):
+            self._tick()
+            sent = self._channel.sent_bytes
+            self._channel.send_pages(Pages, content, zero)
+            self._pace.passed(self._channel.sent_bytes - sent)
+            batches, pages = batches + 1, pages + content.runs.pages + zero.pages
+        self._channel.send(Point(self.number + 1, batches, pages))
+        ack = self._channel.expect(PointAck)
+        if ack.number != self.number + 1:
+            raise PeerProtocolError(f"point {ack.number} was acknowledged; point {self.number + 1} was sent")
+        if pages:
+            took = self._clock.now() - began
+            self.bandwidth = (self._channel.sent_bytes - before) / max(took, 1e-9)
+        self.number, self.moment, self._sealed = ack.number, self._sealed, None
+        self.staging.clear()

@@ -1,0 +1,42 @@
+"""What a primary says of its memory before it sends any, and what a standby makes of it.
+
+The standby has no memory of its own yet, so the size is the primary's claim: it is held against the standby's `Room`
+before anything is mapped. What is mapped takes memory only as pages come.
+"""
+
+from __future__ import annotations
+
+import re
+
+from precopy.errors import HelloMismatch
+from precopy.machines.process.memory import Memory
+from precopy.memory import RamLayout
+from precopy.replication.room import Room
+from precopy.units import PAGE_SIZE
+from precopy.wire.native import Hello
+from precopy.wire.native.frames import BlockClaim
+
+MACHINE = "memory of a program"
+"""In the place where a guest's source names its machine, so that neither takes the other for its own kind."""
+_SESSION = re.compile("[0-9a-f]{32}")
+
+
+def hello_of(session: str, layout: RamLayout) -> Hello:
+    """The greeting of a primary whose memory has ``layout``."""
+    return Hello.of(session, MACHINE, layout)
+
+
+def memory_for(hello: Hello, room: Room) -> Memory:
+    """A memory of the size that ``hello`` claims, all zero. Raises `HelloMismatch` that says what does not fit."""
+    if _SESSION.fullmatch(hello.session) is None:
+        raise HelloMismatch("the source's session is not named as sessions are")
+    if hello.machine != MACHINE:
+        raise HelloMismatch(f"the source has {hello.machine[:200]!r}, this side takes {MACHINE!r}")
+    if hello.page_size != PAGE_SIZE:
+        raise HelloMismatch(f"the source's pages have {hello.page_size} bytes, this side's {PAGE_SIZE}")
+    block = hello.blocks[0] if len(hello.blocks) == 1 else None
+    if block is None or block.pages <= 0 or block != BlockClaim("memory", 0, block.pages):
+        raise HelloMismatch("the source's memory is not one block called 'memory' from page 0 on")
+    size = block.pages * PAGE_SIZE
+    room.check_memory(size)
+    return Memory(size)

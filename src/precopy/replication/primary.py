@@ -1,0 +1,204 @@
+"""The primary's side of a replication, step by step: greeting, rounds, points, commit. One thread at a time calls it.
+
+Law 4 in this module: **At most one side has the memory.** It is given away by `Commit`. From there on only the
+standby's answer tells: `Running` (it has the memory), or `Abort` (it does not want it). Without an answer the outcome
+is unknown, and `OutcomeUnknown` says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import uuid
+from collections.abc import Callable
+
+from precopy.bitmap import Bitmap
+from precopy.dirty import DirtyMemory, LogCounters, MigrationBitmap, clear_policy
+from precopy.errors import (
+    KernelCallError,
+    OutcomeUnknown,
+    PeerProtocolError,
+    PeerRefused,
+    PrecopyError,
+    UsageError,
+)
+from precopy.machines.process.memory import Memory
+from precopy.memory import RamBlock
+from precopy.migration.channel import Channel
+from precopy.migration.rate_limit import Pace
+from precopy.migration.results import Round
+from precopy.migration.rounds import Rounds
+from precopy.ports import ByteStream, Clock
+from precopy.replication.checkpoints import Points
+from precopy.replication.hello import hello_of
+from precopy.wire.native import Alive, Commit, Role, Running, State, Welcome
+
+FEW_PAGES = 2048
+"""8 MiB: a round that leaves no more than this is as good as it gets."""
+_SHRINKS = 0.75
+"""A round that leaves more than this part of what the one before left is as good as it gets, too."""
+_ENOUGH_ROUNDS = 10
+_STAGE_AT_MOST = 16384
+"""Pages (64 MiB) that a cutover copies before it sends them; more than these go in a round of their own first."""
+_LAST_POINTS = 6
+_SETTLE_S = 0.1
+"""After two points that found something, so long before each of the next: what the log of shared memory is not certain
+of settles within that, while a program that writes goes on."""
+_FIND_OUT = (
+    "the standby has the exact memory and may use it as its own already: find out there before this program writes on"
+)
+
+
+class Primary:
+    """Replicates ``memory`` over ``stream``; ``tick`` is called between batches and may raise to stop."""
+
+    def __init__(
+        self, memory: Memory, stream: ByteStream, *, max_bandwidth: int | None, clock: Clock, tick: Callable[[], None]
+    ) -> None:
+        contents = memory.contents()
+        self.session = uuid.uuid4().hex
+        self.channel = Channel(stream, Role.SOURCE, clock)
+        self._memory = memory  # lives as long as this
+        self._page_size = contents.layout.page_size
+        self._clock = clock
+        log = _OpenLog(memory)
+        self._dirty = DirtyMemory(memory.layout, log)
+        self._bitmap = MigrationBitmap(self._dirty, clear_policy("merged", memory.layout), clock.now)
+        pace = Pace(max_bandwidth, clock)
+        self._rounds = Rounds(self._bitmap, contents, self.channel, pace=pace, clock=clock, tick=tick)
+        self.points = Points(
+            self._rounds, contents, self.channel, pace=pace, clock=clock, tick=tick, perhaps=log.perhaps
+        )
+        self._last: Round | None = None
+        self._left_before = math.inf
+        self.converged = False
+        """Whether another round would hardly leave less to send than the last did."""
+
+    def greet(self) -> None:
+        """Agrees with the standby on the memory, and begins to track it. Raises `PeerError`, `Unsupported`."""
+        self.channel.send(hello_of(self.session, self._memory.layout))
+        if self.channel.expect(Welcome).session != self.session:
+            raise PeerProtocolError("the standby welcomes another session")
+        self._dirty.start()
+        self._bitmap.mark_all()
+
+    @property
+    def in_rounds(self) -> bool:
+        """Whether no point was sent yet."""
+        return self.channel.state is State.ROUND
+
+    @property
+    def rounds(self) -> int:
+        return self._rounds.number
+
+    @property
+    def remaining_bytes(self) -> int:
+        """Known to be written, and neither sent nor staged."""
+        return self._bitmap.pending.count() * self._page_size
+
+    @property
+    def staged_bytes(self) -> int:
+        return self.points.staging.pages * self._page_size
+
+    @property
+    def dirty_rate(self) -> float:
+        """Bytes a second."""
+        return self.points.dirty_rate or self._rounds.dirty_rate
+
+    @property
+    def bandwidth(self) -> float:
+        """Bytes a second, of the last round or point that sent any pages."""
+        return self.points.bandwidth or (self._last.bandwidth_bytes_per_s if self._last is not None else 0.0)
+
+    def round(self) -> Round:
+        """Sends what is pending, straight from memory, and looks what was written meanwhile. Raises `PeerError`."""
+        done = self._rounds.send(self._rounds.sync())
+        if done.sent_pages or self._last is None:
+            self._last = done
+        self._rounds.sync()
+        left = self._bitmap.pending.count()
+        if left <= FEW_PAGES or left > _SHRINKS * self._left_before or self.rounds >= _ENOUGH_ROUNDS:
+            self.converged = True
+        self._left_before = left
+        return done
+
+    def last_point(self) -> None:
+        """Sends all that the standby does not have yet, as a point. Nobody may write the memory.
+
+        Raises `PeerError`, and `UsageError` where somebody goes on writing; then nothing is given away.
+        """
+        if self.points.due():
+            self.points.send()
+        if self.in_rounds and self._bitmap.pending.count() > _STAGE_AT_MOST:
+            self.round()
+        for before in range(_LAST_POINTS):
+            if before >= 2:
+                self._clock.sleep(_SETTLE_S)
+            self.points.copy()
+            if self.channel.state is State.POINT and not self.points.staging.pages:
+                return  # nothing was written since the last point was taken
+            self.points.seal()
+            self.points.send()
+        raise UsageError("the memory is written while it is cut over; no thread may write it from cutover() on")
+
+    def written(self) -> int:
+        """How many pages were written since the last sync; for after the commit, when nothing may be sent."""
+        return self.points.written()
+
+    def sums(self) -> tuple[int, int, int]:
+        """Rounds, points and bytes so far."""
+        return self.rounds, self.points.number, self.channel.sent_bytes
+
+    def commit(self) -> None:
+        """Gives the memory away. Raises `PeerRefused` where the standby does not take it, otherwise
+        `OutcomeUnknown`."""
+        try:
+            self.channel.send(Commit())
+            self.channel.expect(Running)
+        except PeerRefused:
+            raise
+        except BaseException as error:
+            raise _unknown(self.session, error) from error
+
+    def alive(self) -> None:
+        """Lets the standby know that somebody is there, where that is allowed now. Raises `PeerError`."""
+        if self.channel.state in (State.ROUND, State.POINT, State.INCREMENT):
+            self.channel.send(Alive())
+
+    def stop(self, reason: str) -> None:
+        """Tracks no more, tells the standby why (unless the memory was given away), and closes the stream."""
+        if self.channel.state is not State.COMMITTING:
+            self.channel.give_up(reason)
+        with contextlib.suppress(KernelCallError):
+            self._dirty.stop()
+        self.channel.stream.close()
+
+
+class _OpenLog:
+    """The memory's dirty log, which does not find nothing where the program has closed the memory, but raises.
+
+    Looking after the harvest is enough: what was closed later was still tracked during it.
+    """
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+        self._log = memory.consumer("replicate")
+        self.name = self._log.name
+        self.start, self.clear, self.stop = self._log.start, self._log.clear, self._log.stop
+
+    @property
+    def counters(self) -> LogCounters:
+        return self._log.counters
+
+    def harvest(self, dirty: Bitmap, block: RamBlock | None = None) -> None:
+        self._log.harvest(dirty, block)
+        self._memory.contents()
+
+    def perhaps(self) -> Bitmap:
+        """Those pages of the last harvest that were written perhaps."""
+        return self._log.perhaps
+
+
+def _unknown(session: str, error: BaseException) -> OutcomeUnknown:
+    cause = str(error) if isinstance(error, PrecopyError) else type(error).__name__
+    return OutcomeUnknown(session, cause, _FIND_OUT)

@@ -1,0 +1,104 @@
+"""`export`: a snapshot as a file that other programs read."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from precopy.abi.file_io import write_at
+from precopy.abi.filesystem import usable_path
+from precopy.bitmap.words import Indexes
+from precopy.errors import UsageError
+from precopy.memory.ram import Pages
+from precopy.snapshot_store.chain import Composition, chain_of
+from precopy.snapshot_store.directory import Directory, failed
+from precopy.snapshot_store.format import GROUP_PAGES
+from precopy.units import PAGE_SIZE
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What `export` has written: ``size`` bytes, of which the file takes ``bytes``, because zero pages are holes."""
+
+    number: int
+    path: str
+    size: int
+    bytes: int
+
+
+def export(
+    directory: str | os.PathLike[str], file: str | os.PathLike[str], at: int | None = None, *, npy: str | None = None
+) -> Exported:
+    """Writes the memory of snapshot ``at``, or of the newest, to ``file``: byte for byte, or as a numpy array of
+    the one-dimensional type ``npy`` (such as ``float64``). What is read is checked. The file appears when it is
+    whole, in place of one that is there.
+
+    Raises `UsageError` where there is no such snapshot or type, `SnapshotDamaged`, `SnapshotError`.
+    """
+    path = Path(os.path.realpath(usable_path(file)))  # a link's target is written, and the link stays
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise UsageError(f"{path} is there and is no regular file; name one, or one that is not there yet")
+    with Directory(directory) as store, chain_of(store, at) as chain:
+        header = chain.newest.header
+        head = b"" if npy is None else _npy_header(npy, header.size)
+        composition = chain.compose()
+        temporary = path.with_name(f".precopy-{secrets.token_hex(8)}.tmp")
+        try:
+            fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                os.ftruncate(fd, len(head) + header.size)
+                write_at(fd, memoryview(head), 0)
+                _write(fd, composition, len(head))
+                os.fsync(fd)
+                stored = os.fstat(fd).st_blocks * 512
+            finally:
+                os.close(fd)
+            os.replace(temporary, path)
+        except BaseException as error:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            if isinstance(error, OSError):
+                raise failed("write", str(path), error) from error
+            raise
+    return Exported(header.number, str(path), len(head) + header.size, stored)
+
+
+def _write(fd: int, composition: Composition, offset: int) -> None:
+    stage: Pages = np.empty((GROUP_PAGES, PAGE_SIZE // 8), np.uint64)
+    for part in composition.content().batches(GROUP_PAGES):
+        pages = stage[: part.pages]
+        composition.fill(part, pages)
+        index, data = part.indexes(), stage.data.cast("B")
+        rows = np.flatnonzero(pages.any(axis=1))  # content may be zero by chance: that is a hole, too
+        for first, length in _together(index, rows):
+            page = int(index[first])
+            write_at(fd, data[first * PAGE_SIZE : (first + length) * PAGE_SIZE], offset + page * PAGE_SIZE)
+
+
+def _together(index: Indexes, rows: Indexes) -> Iterator[tuple[int, int]]:
+    """First and number of those ``rows`` that follow each other and whose pages, ``index``, do so, too."""
+    if rows.size:
+        split = np.flatnonzero((np.diff(rows) != 1) | (np.diff(index[rows]) != 1)) + 1
+        for part in np.split(rows, split):
+            yield int(part[0]), part.size
+
+
+def _npy_header(name: str, size: int) -> bytes:
+    """The head of a file in numpy's format 1.0, filled up to a page, so that the array can be mapped and its zero pages
+    stay holes. Source: numpy.lib.format."""
+    try:
+        kind = np.dtype(name)
+    except (TypeError, ValueError, SyntaxError):
+        raise UsageError(f"{name!r} is no type of numpy's; write it like float64 or <i4") from None
+    if kind.hasobject or not kind.itemsize or size % kind.itemsize or kind.shape or kind.fields:
+        raise UsageError(f"{size} bytes are no whole number of {name}")
+    record = f"{{'descr': {np.lib.format.dtype_to_descr(kind)!r}, 'fortran_order': False, "
+    record += f"'shape': ({size // kind.itemsize},), }}"
+    length = PAGE_SIZE - 10
+    return b"\x93NUMPY\x01\x00" + length.to_bytes(2, "little") + record.ljust(length - 1).encode("latin1") + b"\n"

@@ -1,0 +1,254 @@
+"""The KVM dirty log with manual protect: GET_DIRTY_LOG harvests and leaves bits set, CLEAR_DIRTY_LOG re-arms.
+
+Law 2: **Clear only what was harvested.** The kernel clears exactly the bits that are set in the bitmap handed to it,
+so every clear hands over the slot's last harvest with all bits outside the request masked off. Bits that the request
+re-armed leave that harvest, so that no later, wider clear can drop a write that nobody has read.
+
+Law 3: **Alignment is the ABI's business.** ``first_page`` and ``num_pages`` are multiples of 64 unless the slot ends;
+only this module knows. Callers give exact ranges of ram_addr pages.
+
+Source: Documentation/virt/kvm/api.rst: KVM_GET_DIRTY_LOG, KVM_CLEAR_DIRTY_LOG, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2.
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from precopy.abi import kvm
+from precopy.abi.ioctl import call
+from precopy.bitmap import BITS_PER_WORD, Bitmap, Runs, Words
+from precopy.bitmap.words import any_set
+from precopy.dirty.log import LogCounters
+from precopy.errors import Unsupported
+from precopy.memory.layout import RamBlock
+from precopy.trackers.kvm_slots import MemorySlot
+
+GAP_WORDS = 16384
+"""Clean words (64 pages each) between two dirty ones that cost the kernel about as much as another CLEAR_DIRTY_LOG:
+measured 3700 with the vCPUs paused and 38700 with one running, which each call interrupts (benchmarks/clear_gap.py)."""
+
+
+@dataclass(frozen=True)
+class SlotCounters:
+    """What one slot has cost so far: calls into the kernel, by kind, and seconds spent in them."""
+
+    slot: MemorySlot
+    counters: LogCounters
+
+
+class _Slot:
+    """A slot, its last harvest, and the argument of its GET_DIRTY_LOG (made once: a sync runs in microseconds).
+
+    ``wanted`` is whether it is logged beyond a migration; ``shared`` whether its harvest is a view of the log's one
+    bitmap."""
+
+    def __init__(self, slot: MemorySlot, harvest: Bitmap, *, shared: bool, wanted: bool) -> None:
+        self.slot, self.shared, self.wanted = slot, shared, wanted
+        self.first, self.end = int(slot.first_page), slot.first_page + slot.pages
+        self.harvest = harvest
+        self.target = str(slot)
+        self.get = kvm.DirtyLog(slot.id, 0, harvest.words.__array_interface__["data"][0])
+        self.gets = self.clears = 0
+        self.get_s = self.clear_s = 0.0
+
+
+class KvmDirtyLog:
+    """Implements `precopy.ports.DirtyLog`, and `SlotTracker` for one listener of the VM of descriptor ``vm``.
+
+    ``pages`` is the size of the ram_addr space. Raises `Unsupported` where KVM has no manual protect.
+    """
+
+    def __init__(self, vm: int, pages: int, name: str = "kvm dirty log") -> None:
+        self.name = name
+        self._vm = vm
+        self._gone = LogCounters()
+        self._global = False
+        # In-phase slots are harvested straight into one bitmap over the ram_addr space, so that merging all of them
+        # is one operation; a slot that begins inside a word, or shares one with another, has a bitmap of its own.
+        self._shared = Bitmap(pages)
+        self._taken = np.zeros(self._shared.words.size, np.bool_)
+        self._all: list[_Slot] = []
+        self._logging: list[_Slot] = []
+        self._orphans = self._reported_orphans = Bitmap(0)
+        self._enable_manual_protect()
+
+    # Slots.
+
+    def add(self, slot: MemorySlot, *, logging: bool = False) -> None:
+        slot.set(self._vm, logging=logging or self._global)
+        words = _words_of(slot)
+        if slot.first_page % BITS_PER_WORD == 0 and not self._taken[words].any():
+            self._taken[words] = True
+            harvest, shared = self._shared.view(slot.first_page, slot.pages), True
+        else:
+            harvest, shared = Bitmap(slot.pages), False
+        self._all.append(_Slot(slot, harvest, shared=shared, wanted=logging))
+        self._arrange()
+
+    def remove(self, slot: MemorySlot) -> None:
+        one = self._find(slot)
+        if one in self._logging:
+            self._get([one])
+            if not self._orphans.size:
+                self._orphans, self._reported_orphans = Bitmap(self._shared.size), Bitmap(self._shared.size)
+            self._orphans.add(one.harvest, at=one.first)
+        slot.delete(self._vm)
+        self._all.remove(one)
+        self._gone += _counters(one)
+        one.harvest.clear_all()
+        if one.shared:
+            self._taken[_words_of(slot)] = False
+        self._arrange()
+
+    def set_logging(self, slot: MemorySlot, on: bool) -> None:
+        one = self._find(slot)
+        one.wanted = on
+        if not self._global:
+            slot.set(self._vm, logging=on)
+            one.harvest.clear_all()
+        self._arrange()
+
+    def _find(self, slot: MemorySlot) -> _Slot:
+        return next(one for one in self._all if one.slot == slot)
+
+    def _arrange(self) -> None:
+        self._all.sort(key=lambda one: one.first)
+        self._firsts = [one.first for one in self._all]
+        self._longest = max((one.slot.pages for one in self._all), default=0)
+        self._logging = [one for one in self._all if self._global or one.wanted]
+
+    # The log.
+
+    @property
+    def counters(self) -> LogCounters:
+        return sum((_counters(one) for one in self._all), self._gone)
+
+    @property
+    def slot_counters(self) -> tuple[SlotCounters, ...]:
+        """The same for each slot that there is, in ram_addr order."""
+        return tuple(SlotCounters(one.slot, _counters(one)) for one in self._all)
+
+    def start(self) -> None:
+        """Starts logging. Where the kernel can, all pages count as dirty at first and none is protected until it is
+        cleared (KVM_DIRTY_LOG_INITIALLY_SET), so that starting costs no walk over the guest's memory."""
+        self._global = True
+        for one in self._all:
+            one.slot.set(self._vm, logging=True)
+        self._arrange()
+
+    def stop(self) -> None:
+        if not self._global:
+            return
+        self._global = False
+        for one in self._all:
+            one.slot.set(self._vm, logging=one.wanted)
+            one.harvest.clear_all()
+        self._orphans = self._reported_orphans = Bitmap(0)
+        self._arrange()
+
+    def harvest(self, dirty: Bitmap, block: RamBlock | None = None) -> None:
+        if block is not None:
+            self._harvest_block(dirty, block)
+            return
+        self._get(self._logging)
+        dirty.add(self._shared)
+        for one in self._logging:
+            if not one.shared:
+                dirty.add(one.harvest, at=one.first)
+        self._report_orphans(dirty, 0, self._shared.size)
+
+    def _harvest_block(self, dirty: Bitmap, block: RamBlock) -> None:
+        slots = [one for one in self._logging if block.first_page <= one.first < block.end_page]
+        self._get(slots)
+        for one in slots:
+            dirty.add(one.harvest, at=one.first)
+        self._report_orphans(dirty, block.first_page, block.pages)
+
+    def _report_orphans(self, dirty: Bitmap, start: int, count: int) -> None:
+        """What slots had logged that are gone, until it is cleared."""
+        if self._orphans.size:
+            found, reported = (bitmap.view(start, count) for bitmap in (self._orphans, self._reported_orphans))
+            reported.add(found)
+            found.clear_all()
+            dirty.view(start, count).add(reported)
+
+    def _get(self, slots: list[_Slot]) -> None:
+        start = time.perf_counter()
+        for one in slots:
+            call(self._vm, kvm.GET_DIRTY_LOG, one.get, target=one.target)
+            end = time.perf_counter()
+            one.get_s += end - start
+            one.gets += 1
+            start = end
+
+    def clear(self, start: int, count: int) -> None:
+        for one, lo, pages in self._overlapping(start, count):
+            if pages == one.slot.pages:  # all of it: nothing to mask, and so nothing to copy
+                first, words = 0, one.harvest.words
+            else:
+                first, words = one.harvest.masked(lo, pages)
+            if any_set(words):
+                for begin, end in _dirty_spans(words):
+                    self._clear_words(one, first + begin, words[begin:end])
+                one.harvest.clear_range(lo, pages)
+
+    def clear_always(self, start: int, count: int) -> None:
+        """One call a slot of the range, dirty or not, as QEMU makes it (``kvm_log_clear_one_slot``)."""
+        for one, lo, pages in self._overlapping(start, count):
+            first, words = one.harvest.masked(lo, pages)
+            one.harvest.clear_range(lo, pages)
+            self._clear_words(one, first, words)
+
+    def _overlapping(self, start: int, count: int) -> Iterator[tuple[_Slot, int, int]]:
+        """(slot, first page in it, pages) of each slot that maps a part of a range."""
+        if self._reported_orphans.size:
+            begin, end = min(start, self._shared.size), min(start + count, self._shared.size)
+            self._reported_orphans.clear_range(begin, end - begin)
+        # Slots are sorted by their first page and may overlap: none that begins further down than the longest is
+        # long can reach into the range.
+        candidates = slice(bisect_right(self._firsts, start - self._longest), bisect_left(self._firsts, start + count))
+        for one in self._all[candidates]:
+            lo, hi = max(start, one.first), min(start + count, one.end)
+            if lo < hi:
+                yield one, lo - one.first, hi - lo
+
+    def _clear_words(self, one: _Slot, first: int, words: Words) -> None:
+        pages = min(words.size * BITS_PER_WORD, one.slot.pages - first * BITS_PER_WORD)
+        argument = kvm.ClearDirtyLog(one.slot.id, pages, first * BITS_PER_WORD, words.__array_interface__["data"][0])
+        start = time.perf_counter()
+        call(self._vm, kvm.CLEAR_DIRTY_LOG, argument, target=one.target)
+        one.clear_s += time.perf_counter() - start
+        one.clears += 1
+
+    def _enable_manual_protect(self) -> None:
+        cap = kvm.CAP_MANUAL_DIRTY_LOG_PROTECT2
+        offered = call(self._vm, kvm.CHECK_EXTENSION, cap, target="the VM")
+        if not offered & kvm.DIRTY_LOG_MANUAL_PROTECT_ENABLE:
+            raise Unsupported("this kernel's KVM has no manual dirty log protect", "use Linux 5.2 or later")
+        wanted = kvm.DIRTY_LOG_MANUAL_PROTECT_ENABLE | offered & kvm.DIRTY_LOG_INITIALLY_SET
+        enable = kvm.EnableCap(cap=cap)
+        enable.args[0] = wanted
+        call(self._vm, kvm.ENABLE_CAP, enable, target="the VM")
+
+
+def _words_of(slot: MemorySlot) -> slice:
+    return slice(slot.first_page // BITS_PER_WORD, -(-(slot.first_page + slot.pages) // BITS_PER_WORD))
+
+
+def _counters(one: _Slot) -> LogCounters:
+    return LogCounters(one.gets, one.get_s, one.clears, one.clear_s)
+
+
+def _dirty_spans(words: Words) -> Iterator[tuple[int, int]]:
+    """(first, end) of the parts of ``words`` that one call each should clear: split at gaps dearer than a call."""
+    if words.size == 1:
+        yield 0, 1
+        return
+    nonzero = np.flatnonzero(words != 0)
+    for first, length in Runs.from_indexes(nonzero).merged(GAP_WORDS):
+        yield first, first + length

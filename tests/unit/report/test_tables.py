@@ -1,0 +1,396 @@
+"""Tables for terminals: figures are never cut, and the columns of each table explain one another."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console, RenderableType
+
+import precopy
+from precopy.memory import RamLayout
+from precopy.migration import Attempt, Downtime, Migrated, Round
+from precopy.planning.plan.advice import advise
+from precopy.planning.plan.plan import PlanInput, plan
+from precopy.planning.plan.sweep import Axis, Grid
+from precopy.planning.policies import POLICIES
+from precopy.planning.replay.compare import compare
+from precopy.planning.replay.replay import Replayer
+from precopy.ports import Throttled
+from precopy.report import plan_tables, sweep_tables, sync_tables
+from precopy.report.bitmap_table import BitmapRow, bitmap_table
+from precopy.report.compare_tables import replay_summary, replay_table, scores_table, summary_table
+from precopy.report.console import Column, FittedTable
+from precopy.report.layout_table import layout_table
+from precopy.report.predict_table import predict_table
+from precopy.report.replay_documents import Replayed
+from precopy.report.snapshot_tables import SnapshotBenchRow, SnapshotRow, snapshot_bench_table, snapshots_table
+from precopy.report.tables import BenchRow, DemoRow, bench_migrate_table, demo_table, rounds_table, total_line
+from precopy.report.track_table import track_table
+from precopy.report.wrapping import words
+from precopy.units import format_duration, format_rate, format_size
+from support import reports, traces
+from support.figures import Printed
+
+WIDTHS = (60, 80, 120)
+LONG = "a-name-without-any-space-that-is-longer-than-most-terminals-are-wide-" * 2
+NAMES = ("", "pc.ram", "name with several words in it, and (brackets) [too]", LONG)
+FIGURES = st.one_of(
+    st.integers(0, 2**62).map(str),
+    st.floats(0, 1e9).map(format_duration),
+    st.floats(0, 1e20).map(format_size),
+    st.floats(0, 1e15).map(format_rate),
+)
+
+
+def rendered(part: RenderableType, width: int) -> list[str]:
+    console = Console(width=width, color_system=None, highlight=False)
+    with console.capture() as capture:
+        console.print(part, crop=False, soft_wrap=isinstance(part, str))
+    return capture.get().splitlines()
+
+
+def whole(shown: FittedTable, width: int) -> None:
+    """Nothing in a table is cut at this width, and no line is wider unless one figure is."""
+    lines = rendered(shown, width)
+    text = "\n".join(lines)
+    for row in shown.rows:
+        for head, cell in row.items():
+            pieces = words(cell) if column(shown, head).text else cell.split("\n")
+            for piece in pieces:
+                breakable = column(shown, head).text and " " not in piece and len(piece) > 12
+                assert piece in text or breakable, (head, piece)  # only a long word may be broken within
+    letters = re.sub(r"\s|─", "", text)
+    for cell in shown.rows[-1].values():
+        assert set(cell) - {" ", "\n"} <= set(letters)
+    figures = [len(cell) for row in shown.rows for head, cell in row.items() if not column(shown, head).text]
+    if max(figures, default=0) < width // 2:
+        assert max(map(len, lines)) <= width
+
+
+def column(shown: FittedTable, head: str) -> Column:
+    return next(one for one in shown.columns if one.head == head)
+
+
+@given(st.lists(st.lists(FIGURES, min_size=6, max_size=6), min_size=1, max_size=4), st.sampled_from(NAMES), st.data())
+def test_no_figure_of_any_table_is_cut(rows: list[list[str]], name: str, data: st.DataObject) -> None:
+    heads = ("round", "x: sync", "bandwidth", "precopy's ratio to it", "clear", "log_clear us")
+    shown = FittedTable((Column("what", text=True), *map(Column, heads), Column("reason", text=True)))
+    for row in rows:
+        shown.add_row(name, *row, f"{row[0]} of downtime do not fit {row[1]}")
+    whole(shown, data.draw(st.integers(50, 200)))
+
+
+def extreme(value: Any) -> Any:
+    """A document with figures a million times as large, and long names."""
+    match value:
+        case bool() | None:
+            return value
+        case int() | float():
+            return value * 10**6
+        case dict():
+            return {key: extreme(one) for key, one in value.items()}
+        case list():
+            return [extreme(one) for one in value]
+        case str():
+            return f"{value} {LONG}"
+    raise TypeError(type(value))
+
+
+ROUND = Round(
+    number=1, final=False, sync_s=0.004, log_sync_s=0.001, bitmap_sync_s=0.001, log_clear_s=0.002, transfer_s=1.25,
+    send_s=1.0, scan_s=0.1, clear_s=0.05, ack_s=0.01, dirty_pages=60_000, new_dirty_pages=0, sent_pages=50_000,
+    zero_pages=15_000, torn_batches=3, sent_bytes=205_000_000, get_log_ioctls=11, clear_log_ioctls=12,
+    get_log_ioctl_s=0.001, clear_log_ioctl_s=0.002, bandwidth_bytes_per_s=2.05e8, dirty_rate_bytes_per_s=1e7,
+    pending_pages=65_536, left_pages=536,
+)  # fmt: skip
+LAST = replace(
+    ROUND, number=2, final=True, dirty_pages=700, new_dirty_pages=600, again_pages=14, pending_pages=1150,
+    sent_pages=1100, zero_pages=50, left_pages=0, found_twice_pages=20, torn_batches=0, sent_bytes=4_510_000,
+    bandwidth_bytes_per_s=4_510_000.0,
+)  # fmt: skip
+
+
+def large(one: Any) -> Any:
+    """A record with every number at its largest."""
+    numbers = {field.name: getattr(one, field.name) for field in fields(one)}
+    return replace(
+        one, **{name: value * 10**9 for name, value in numbers.items() if type(value) in (int, float) and value}
+    )
+
+
+def migrated(*rounds: Round) -> Migrated:
+    return Migrated(
+        session="0", guest="kvm", tracker="kvm dirty log", tracker_why="", tracker_pause_s=0.0, clear="deferred",
+        clear_chunk_shift=15, policy="precopy", rounds=rounds, verdicts=(), downtime=Downtime(0.1, 0.2, 0.3, 0.4, 0.5),
+        downtime_limit_s=0.3, total_s=3.5, verify_s=0.75, setup_s=0.25,
+        sent_bytes=sum(one.sent_bytes for one in rounds) + 4000, ram_bytes=65_536 * 4096, compared_pages=65_536,
+        throttled=Throttled((), 0.0), verify_bytes=200_000_000, setup_bytes=800, other_bytes=4000,
+    )  # fmt: skip
+
+
+ATTEMPT = Attempt("0", "kvm", "per-page", "precopy", (ROUND,), (), 0.3, 9.0, 205_000_100, 100, 4096, 65_536 * 4096)
+
+
+def demo_rows(rounds: tuple[Round, ...]) -> list[DemoRow]:
+    why = "did not converge: out of time: 41.0 ms to 12.2 s of downtime do not fit 300.0 ms"
+    return [DemoRow("deferred", migrated(*rounds), True, "yes"), DemoRow("per-page", None, False, why, ATTEMPT)]
+
+
+def trace_tables() -> Iterable[RenderableType]:
+    trace = traces.record(traces.hot_and_cold(4000, 500))
+    outcome = Replayer(trace).run(POLICIES["precopy"], bandwidth=None, clear=None, limits=trace.facts.limits)
+    done = Replayed(trace, "precopy", "merged", None, trace.facts.limits, outcome)
+    yield from replay_summary(trace, done)
+    yield replay_table(trace, done)
+    compared = compare({LONG: trace, "short": trace}, list(POLICIES.values())[:3], lambda limits: limits)
+    yield from (scores_table(one) for one in compared.traces)
+    yield summary_table(compared)
+
+
+def track_body() -> dict[str, Any]:
+    spread = {"median": 0.5, "min": 0.1, "max": 0.9}
+    step = {"sync_s": spread, "later_s": spread, "ioctls": 12}
+    writer = {
+        "size_bytes": 1 << 30, "syncs_per_s": 1.0, "sync_s": spread, "fault_s": 1e-6, "untracked_gb_per_s": 6.0,
+        "tracked_gb_per_s": 4.0, "untracked_cpu_gb_per_s": 6.2, "tracked_cpu_gb_per_s": 5.5, "slowdown": 1 - 5.5 / 6.2,
+        "slowdown_wall": 1 / 3,
+    }  # fmt: skip
+    case = {
+        "size_bytes": 1 << 30, "dirty_share": 0.01, "pattern": "scattered", "dirty_pages": 2621, "one_step": step,
+        "two_step": dict.fromkeys(("merged", "deferred", "per-page"), step),
+        **{f"{way}_s": spread for way in ("compare", "hash", "write_all")},
+        **{f"ratio_to_{way}": 12.0 for way in ("compare", "hash", "write_all")},
+    }  # fmt: skip
+    return {"cases": [case], "writers": [writer]}
+
+
+def predict_body() -> dict[str, Any]:
+    body = reports.bench_predict(3)
+    for one in body["migrations"]:
+        for what in ("downtime", "total"):
+            measured = one[f"measured_{what}_s"]
+            one[f"{what}_error"] = (one[f"predicted_{what}_s"]["value"] - measured) / measured
+        one.update(rounds=4, predicted_after=3)
+    shares = dict.fromkeys(("share_within_ahead", "downtime_within", "total_within"), body["share_within"])
+    held = dict.fromkeys(("after", "migrations", "downtime", "total", "both", "downtime_width", "total_width"), 1)
+    lines = {"held": [held], "missed": []}
+    return {**body, **shares, **lines, "ahead": 3, "hopeless_named": 1.0, "hopeless_completed": 1.0}
+
+
+def sync_body() -> dict[str, Any]:
+    body = reports.bench_sync()
+    for variant in body["variants"]:
+        for block in variant["blocks"]:
+            block.setdefault("listeners", 2)
+            for part in ("log_sync_s", "bitmap_sync_s", "log_clear_s"):
+                block.setdefault(part, variant[part])
+    return body
+
+
+def plan_parts(capture: Callable[[Any], list[RenderableType]]) -> list[RenderableType]:
+    asked = PlanInput(64 << 30, 2.5e9, 1.2e9, 8 << 30, 0.06, 0.1)
+    return capture(lambda: plan_tables.show_plan(plan(asked), advise(asked), LONG))
+
+
+def sweep_parts(capture: Callable[[Any], list[RenderableType]]) -> list[RenderableType]:
+    values = {"ram_bytes": (1e15,), "sync_s": (1e-3, 1e5), "dirty_rate_bytes_per_s": (1.0, 1e14)}
+    grid = Grid(tuple(Axis(name, one) for name, one in values.items()))
+    return capture(lambda: sweep_tables.show_sweep(grid, [1.0, 0.0, 1.0, 0.0], "2 processes", 1e5))
+
+
+TABLES: dict[str, Callable[[], Iterable[RenderableType]]] = {
+    "tables": lambda: [
+        *rounds_table((ROUND, LAST, large(ROUND))),
+        demo_table(demo_rows((ROUND, LAST))),
+        demo_table(demo_rows((large(ROUND), LAST))),
+        bench_migrate_table([BenchRow(LONG, 1e15, 1e6, 10**9, "1234567.89"), BenchRow("raw", 1, None, None, "0.76")]),
+    ],
+    "bitmap_table": lambda: [bitmap_table([BitmapRow("256 TiB", "one-percent", f"{2**50} to {2**60}", *[1e9] * 7)])],
+    "snapshot_tables": lambda: [
+        snapshots_table([SnapshotRow(10**9, 10**9 - 1, 1 << 62, 2**50, 2**50, 1 << 62, LONG, 1e9, None)]),
+        snapshot_bench_table([SnapshotBenchRow(LONG, LONG, 1e6, 1 << 60, 123456.789, 123456.789)]),
+    ],
+    "layout_table": lambda: [layout_table(RamLayout.of_blocks([(LONG, 1 << 44), ("short", 1 << 12)]))],
+    "track_table": lambda: [*track_table(track_body()), *track_table(extreme(track_body()))],
+    "predict_table": lambda: [*predict_table(predict_body()), *predict_table(extreme_figures(predict_body()))],
+    "sync_tables": lambda: [
+        table
+        for body in (sync_body(), extreme_figures(sync_body()))
+        for table in (sync_tables._variants(body), sync_tables._blocks(body))
+    ],
+    "compare_tables": trace_tables,
+}
+
+
+def extreme_figures(body: dict[str, Any]) -> dict[str, Any]:
+    """As `extreme`, with texts as they are but for names."""
+    long = extreme(body)
+
+    def mend(value: Any, before: Any) -> Any:
+        if isinstance(before, dict):
+            return {key: mend(value[key], before[key]) for key in before}
+        if isinstance(before, list):
+            return [mend(one, other) for one, other in zip(value, before, strict=True)]
+        return before if isinstance(before, str) else value
+
+    return mend(long, body)  # type: ignore[no-any-return]  # a dict of a dict
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], list[RenderableType]]:
+    """What a function that prints by itself shows."""
+
+    def capture(call: Callable[[], None]) -> list[RenderableType]:
+        parts: list[RenderableType] = []
+        for module in (plan_tables, sweep_tables):
+            monkeypatch.setattr(module, "show", lambda *more: parts.extend(more))
+        call()
+        return parts
+
+    return capture
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("make", TABLES.values(), ids=list(TABLES))
+def test_no_figure_of_ours_is_cut(make: Callable[[], Iterable[RenderableType]], width: int) -> None:
+    tables = [one for one in make() if isinstance(one, FittedTable)]
+    assert tables
+    for one in tables:
+        whole(one, width)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("make", [plan_parts, sweep_parts])
+def test_no_figure_of_a_plan_is_cut(make: Any, width: int, shown: Callable[[Any], list[RenderableType]]) -> None:
+    tables = [one for one in make(shown) if isinstance(one, FittedTable)]
+    assert tables
+    for one in tables:
+        whole(one, width)
+
+
+def test_every_module_with_a_table_is_among_them() -> None:
+    """A table of a new module has to be tried with extreme figures, too; and none is made in another way."""
+    source = Path(precopy.__file__).parent
+    makers = {
+        path.stem
+        for path in source.rglob("*.py")
+        if re.search(r"from precopy\.report\.console import .*\b(?:table|FittedTable)\b", path.read_text())
+    }
+    assert makers == {*TABLES, "plan_tables", "sweep_tables"}
+    direct = {path.stem for path in source.rglob("*.py") if "rich.table" in path.read_text()}
+    assert direct == {"console"}
+
+
+# Columns that explain one another.
+
+
+def test_a_rounds_columns() -> None:
+    table, _ = rounds_table((ROUND, LAST))
+    assert isinstance(table, FittedTable)
+    left = 0
+    for number, row in enumerate(table.rows):
+        to_send = sum(int(row[name]) for name in ("sent", "zero", "left"))
+        assert to_send == int(row["to send"])
+        if number:
+            assert to_send == left + int(row["new"]) + int(row["again"])
+        left = int(row["left"])
+        sync = Printed.of(row["log_sync"]) + Printed.of(row["bitmap"]) + Printed.of(row["log_clear"])
+        assert sync.meets(Printed.of(row["x: sync"]))
+        assert (Printed.of(row["bandwidth"]) * Printed.of(row["sending"])).meets(Printed.of(row["bytes"]))
+        assert Printed.of(row["sending"]).within(Printed.of(row["t: transfer"]))
+        assert int(row["new"]) <= int(row["dirty"])
+
+
+def test_a_migrations_sums() -> None:
+    line = total_line(migrated(ROUND, LAST))
+    match = re.fullmatch(
+        r"(.+) in (.+): (.+) \(setup (.+) besides\); then verified: "
+        r"all 65536 pages compared byte for byte, (.+) in (.+)",
+        line,
+    )
+    assert match is not None, line
+    sent, moving, rate, setup, compared, verify = map(Printed.of, match.groups())
+    assert (rate * moving).meets(sent)
+    assert (moving + setup + verify).meets(Printed(3.5, 3.5))
+    assert compared.meets(Printed(2e8, 2e8))
+
+
+def test_a_demos_columns() -> None:
+    table = demo_table(demo_rows((ROUND, LAST)))
+    assert isinstance(table, FittedTable)
+    good, bad = table.rows
+    assert (Printed.of(good["throughput"]) * Printed.of(good["in"])).meets(Printed.of(good["sent"]))
+    assert (bad["rounds"], bad["downtime"], bad["sent"], bad["in"], bad["throughput"]) == ("1", "-", "-", "-", "-")
+    assert bad["verified"].startswith("did not converge: out of time")
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> PlanInput:
+    ram = 1 << draw(st.integers(12, 36))
+    return PlanInput(
+        ram_bytes=ram,
+        bandwidth_bytes_per_s=draw(st.floats(1e6, 1e12)),
+        dirty_rate_bytes_per_s=draw(st.floats(1e5, 1e13)),
+        working_set_bytes=draw(st.floats(0, ram)),
+        sync_s=draw(st.floats(0, 0.5)),
+        downtime_limit_s=draw(st.floats(1e-4, 3)),
+        first_bytes=draw(st.sampled_from([None, ram / 2, float(ram)])),
+        first_s=draw(st.sampled_from([0.0, 0.5])),
+    )
+
+
+@given(plans())
+def test_a_plans_columns(asked: PlanInput) -> None:
+    made, ram = plan(asked), asked.ram_bytes
+    rows = plan_tables._rounds_table(made).rows
+    at, reads = Printed(0, 0), None
+    for row in rows:
+        if row["round"] == "...":
+            at, reads = Printed(0, float("inf")), None
+            continue
+        assert Printed.of(row["reads"]).within(Printed(ram, ram))
+        assert Printed.of(row["then remaining"]).within(Printed(ram, ram))
+        at = at + Printed.of(row["t: transfer"]) + Printed.of(row["x: sync"])
+        assert at.meets(Printed.of(row["at"]))
+        at = Printed.of(row["at"])
+        assert reads is None or Printed.of(row["reads"]).within(reads)
+        reads = Printed.of(row["then remaining"])
+    forecast = made.forecast
+    if forecast.converges:
+        assert Printed.of(rows[-1]["downtime then"]).meets(Printed.of(format_duration(forecast.downtime_s.value)))
+        total = Printed.of(rows[-1]["at"]) + Printed.of(rows[-1]["downtime then"])
+        assert total.meets(Printed.of(format_duration(forecast.total_s.value)))
+        assert forecast.smallest_downtime_limit_s.value <= asked.downtime_limit_s * (1 + 1e-6)
+
+
+def test_a_prediction_is_off_by_what_its_columns_say() -> None:
+    table = predict_table(predict_body())[0]
+    assert isinstance(table, FittedTable)
+    for cells, _ in table._rows:  # two columns have the same head
+        for predicted, measured, off in (cells[3:6], cells[6:9]):
+            value = Printed.of(predicted.split(" (")[0])
+            assert (Printed.of(measured) * (Printed.of(off) + Printed(1, 1))).meets(value)
+
+
+def test_a_writers_figures() -> None:
+    line = track_table(track_body())[-1]
+    assert isinstance(line, str)
+    pairs = re.findall(r"([\d.]+) GB/s, and ([\d.]+) GB/s tracked \((\d+) % slower\)", line)
+    assert len(pairs) == 2
+    for plain, tracked, slower in pairs:
+        kept = Printed.of(tracked), Printed(1, 1) - Printed.of(f"{slower} %")
+        assert (kept[1] * Printed.of(plain)).meets(kept[0])
+
+
+def test_ratios_that_columns_do_not_explain_are_explained_below() -> None:
+    assert any("median of the repeats' own ratios" in str(part) for part in track_table(track_body()))
+    source = Path(precopy.__file__).parent / "cli" / "bench"
+    for name in ("bitmap", "snapshot"):
+        assert re.search(r"need\s+(?:\"\s+\")?not be that of", (source / f"{name}.py").read_text())

@@ -1,0 +1,50 @@
+"""Rules of the tree that import-linter cannot hold: what names mean, and where what ARCHITECTURE.md names is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import precopy
+
+SOURCE = Path(precopy.__file__).parent
+ROOT = Path(__file__).parents[2]
+MODULES = sorted(path.relative_to(SOURCE) for path in SOURCE.rglob("*.py"))
+PAGES = [ROOT / "ARCHITECTURE.md", ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+_FILE = re.compile(r"`(?:src/precopy/)?((?:[a-z_0-9]+/)+(?:[a-z_0-9]+\.py)?)`")
+
+
+def test_names_of_machines_parts_occur_only_there() -> None:
+    """`memory.py`, `guest.py` and `machine.py` are parts of one kind of machine and of nothing else."""
+    found = [path for path in MODULES if path.name in ("memory.py", "guest.py", "machine.py")]
+    assert found
+    assert all(path.parts[0] == "machines" for path in found), found
+
+
+@pytest.mark.parametrize("name", ["trace", "process"])
+def test_a_name_that_is_one_thing(name: str) -> None:
+    modules = {path.parent / path.stem if path.stem != "__init__" else path.parent for path in MODULES}
+    assert len([path for path in modules if path.name == name]) == 1
+
+
+def test_every_module_says_what_it_is() -> None:
+    empty = [path for path in MODULES if not (SOURCE / path).read_text().lstrip().startswith(('"""', 'r"""'))]
+    assert [path for path in empty if path.name != "__main__.py"] == []
+    assert [path for path in MODULES if (SOURCE / path).read_text().startswith('""""""')] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_pages_name_are_there(page: Path) -> None:
+    """A path of the source, from a package on: `dirty/clear.py`, `wire/native/`."""
+    packages = {path.name for path in SOURCE.iterdir() if path.is_dir()}
+    named = {path for path in _FILE.findall(page.read_text(encoding="utf-8")) if path.split("/")[0] in packages}
+    missing = sorted(path for path in named if not (SOURCE / path).exists() and not (ROOT / path).exists())
+    assert missing == []
+
+
+def test_unit_tests_mirror_the_tree() -> None:
+    """A folder of unit tests is a package of the source."""
+    folders = {path.parent.relative_to(Path(__file__).parent) for path in Path(__file__).parent.rglob("test_*.py")}
+    assert [folder for folder in folders if not (SOURCE / folder).is_dir()] == []
