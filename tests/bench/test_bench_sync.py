@@ -1,4 +1,4 @@
-"""``precopy bench sync``: the seed's experiment, in small, and the figures that no machine's speed changes."""
+"""``precopy bench sync``: the patch series' variants, in small, and the figures that no machine's speed changes."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_the_table_names_the_seed_and_one_listener_halves_the_clears() -> None:
     done = precopy("bench", "sync", "--ram", "64M", "--repeat", "1", "--listeners", "1", "--variant", "before-patch")
     assert done.code == 0, done.err
     assert " 1088 " in done.out
-    assert "the seed: system.flash0, 1966080 bytes" in done.out
+    assert "the patch series reports: system.flash0, 1966080 bytes" in done.out
     assert "kvm-smram" not in done.out
 
 

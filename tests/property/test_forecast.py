@@ -1,4 +1,4 @@
-"""Forecasts against what they are made of: rounds in closed form, the cover letter, and each other."""
+"""Forecasts against what they are made of: rounds in closed form, the patch series' model, and each other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cover letter's model against its own definitions, and a plan's closed forms against the simulation."""
+"""The patch series' model against its own definitions, and a plan's closed forms against the simulation."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ syncs = st.floats(1e-5, 2.0)
 limits = st.floats(1e-3, 5.0)
 
 
-# The cover letter's model.
+# The patch series' model.
 
 
 @given(bandwidths, shares, syncs)

@@ -1,4 +1,4 @@
-"""What the seed's thread reports of its own machine, to stand beside what is measured here.
+"""What the patch series (docs/patch-series.md) reports of its author's machine, shown beside what is measured here.
 
 Source: "migration: merge fragmented clear_dirty ioctls" (RFC v1, its review, and the version that QEMU merged). One VM
 with an OVMF flash, two listeners (kvm-memory and kvm-smram); and one of 64 vCPUs and 256 GB that writes 10 GB/s.
@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Reported:
-    """A line of the thread: ``clear_log_ioctls`` and seconds of a sync, before and after the patch; None: not said."""
+    """A line of the series: ``clear_log_ioctls`` and seconds of a sync, before and after the patch. None: not
+    reported."""
 
     what: str
     clear_log_ioctls: int | None

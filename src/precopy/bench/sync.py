@@ -1,4 +1,4 @@
-"""``precopy bench sync``: the seed's experiment, with every variant of its thread, on one real KVM guest.
+"""``precopy bench sync``: a sync with every variant of the patch series (docs/patch-series.md), on one real KVM guest.
 
 One guest runs all the time and writes, again and again, every page of the firmware blocks and a share of main memory.
 Between two syncs it is waited for until all of these were written since they were last armed. Each repeat goes through

@@ -43,7 +43,7 @@ a bandwidth limit."""
     type=click.Choice(["ours", "lineage", "all", *CLEAR_NAMES]),
     default="ours",
     show_default=True,
-    help="Clear policies to show: one, ours, those of the seed's thread (lineage), or all.",
+    help="Clear policies to show: one, ours, those of QEMU's patch series (lineage), or all.",
 )
 @policy_options
 @tracker_option

@@ -214,7 +214,7 @@ clear_option = click.option(
     type=click.Choice(CLEAR_NAMES),
     default="deferred",
     show_default=True,
-    help="Clear policy: when and how pages found dirty are protected again; the last four are the seed's thread's.",
+    help="Clear policy: when and how pages found dirty are protected again; the last four are versions of QEMU's.",
 )
 
 tracker_option = click.option(

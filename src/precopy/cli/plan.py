@@ -88,7 +88,7 @@ class _Asked:
 def plan(ctx: click.Context, /, as_json: bool, **options: Any) -> None:
     """Say whether a migration would converge, in how many rounds, with which total time and downtime, which downtime
     limit and dirty rate would do, and what to change first. Nothing is migrated. Beside this stand the answers of
-    the cover letter's model of QEMU.
+    the patch series' model of QEMU (docs/patch-series.md).
 
     In sizes (--ram, --working-set) G is 2^30 bytes, however written: 8G, 8GB, 8GiB. In rates (--dirty-rate,
     --bandwidth) G and GB/s are 10^9 bytes a second, GiB/s 2^30, and Gb/s or Gbit/s 10^9 bits a second. Durations take

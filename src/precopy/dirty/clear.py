@@ -4,7 +4,7 @@ Every policy keeps law 1: `ClearPolicy.before_read` of a page range returns only
 harvested is armed again. What a policy decides is *when* and in which portions; turning a page range into calls that
 the kernel accepts is the tracker's business (law 3), and so is masking by what was harvested (law 2).
 
-The policies of the seed's thread, which go block by block as QEMU does, are in lineage.py.
+The policies of QEMU's patch series, which go block by block, are in qemu_variants.py.
 """
 
 from __future__ import annotations

@@ -28,8 +28,8 @@ ALL_POLICIES = CLEAR_POLICIES + LINEAGE
 
 
 def clear_policy(name: str, layout: RamLayout, shift: int = DEFAULT_CHUNK_SHIFT) -> ClearPolicy:
-    """The policy called ``name`` for the blocks of ``layout``; ``shift`` is for ``deferred`` (the thread's have QEMU's
-    own chunks). Raises `UsageError`."""
+    """The policy called ``name`` for the blocks of ``layout``; ``shift`` is for ``deferred`` (QEMU's variants have
+    QEMU's own chunks). Raises `UsageError`."""
     if name in _OURS:
         return _OURS[name](layout, shift)
     if name in _LINEAGE:

@@ -7,7 +7,7 @@ one client's clear (law 1: before it reads) takes nothing from another, which ha
 
 What no log hears of, such as a device of the VMM that writes guest memory, sets its bits here with `set_range`.
 
-QEMU: ``physical_memory_*dirty*`` in physmem; docs/lineage.md maps the functions one by one.
+QEMU: ``physical_memory_*dirty*`` in physmem; docs/patch-series.md maps the functions one by one.
 """
 
 from __future__ import annotations
@@ -237,7 +237,7 @@ class DirtyMemory:
         """Takes the client's bits of a range and re-arms it. Returns the number of dirty pages: all of them, or with
         ``dest`` (over the ram_addr space) those that were not yet set there, and sets them.
 
-        What has not been harvested is not taken: `sync` first. As in the thread's last version, but the range is
+        What has not been harvested is not taken: `sync` first. As in the patch series' last version, but the range is
         re-armed only where anything was found, also where all of it was pending in ``dest``. CODE protects the range
         whether or not anything was found, waits for no other client, and re-arms no log: none feeds it.
         """

@@ -1,9 +1,9 @@
-"""The clear policies of the seed's thread, each as its version of QEMU does it: block by block, in two paths.
+"""The clear policies of the patch series "migration: merge fragmented clear_dirty ioctls", block by block as in QEMU.
 
 A block whose start and length are multiples of 64 pages is *aligned*: its words are merged, and its chunks are marked
 in ``clear_bmap`` and cleared just before their first page is sent. Every other block is *unaligned*, and here the
 versions differ: a clear a page (before the patch), one after the loop (RFC v1, upstream), or clear_bmap as well (what
-the reviewer asked about). docs/lineage.md maps the thread's functions one by one.
+the reviewer asked about). docs/patch-series.md maps the series' functions one by one.
 
 Two things are QEMU's and not ours. Its clears are unconditional: the kernel is called also where nothing was dirty
 (`LogClear.clear_always`). And its unaligned path loops over single pages; there the loop's own work, testing a bit,
@@ -118,7 +118,7 @@ class BeforePatch(BlockByBlock):
 
 
 class RfcV1(BlockByBlock):
-    """One clear after the loop, behind a flag that every other caller has to set (the thread's RFC v1), but for the
+    """One clear after the loop, behind a flag that every other caller has to set (the series' RFC v1), but for the
     range that was meant: see `overrun_of_rfc_v1`."""
 
     name = "rfc-v1"
@@ -128,7 +128,7 @@ class RfcV1(BlockByBlock):
 
 
 class Upstream(RfcV1):
-    """As merged (v4 of the thread): test_and_clear takes the destination bitmap, returns the count, and makes one
+    """As merged (v4 of the series): test_and_clear takes the destination bitmap, returns the count, and makes one
     clear for the range. The same calls as RFC v1's; what differs is the interface, `DirtyMemory.test_and_clear`."""
 
     name = "upstream"

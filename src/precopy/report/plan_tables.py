@@ -1,4 +1,4 @@
-"""``precopy plan`` for a terminal: verdict, figures, what to change first, the rounds, the cover letter's answers."""
+"""``precopy plan`` for a terminal: verdict, figures, what to change first, the rounds, the patch series' answers."""
 
 from __future__ import annotations
 

@@ -85,12 +85,13 @@ def _peers(body: Body) -> list[str]:
     ]
     lines.append(
         f"vhost log: {vhost['devices']} device processes share one; walks of it in a sync: {walks[0]}; once a device, "
-        f"as before the series' other patch: {walks[1]}"
+        f"as before the patch series' other patch: {walks[1]}"
     )
     for one in body["seed"]:
         clears = f"{one['clear_log_ioctls']} ioctls, " if one["clear_log_ioctls"] else ""
         after = f", {format_duration(one['after_s'])} after it" if one["after_s"] is not None else ""
-        lines.append(f"the seed: {one['what']}: {clears}{format_duration(one['before_s'])} before the patch{after}")
+        before = f"{format_duration(one['before_s'])} before the patch"
+        lines.append(f"the patch series reports: {one['what']}: {clears}{before}{after}")
     qemu = body["qemu"]
     if qemu:
         lines.append(

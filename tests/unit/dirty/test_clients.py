@@ -81,7 +81,7 @@ class TestTestAndClear:
         assert memory.count(MIGRATION) == 0
 
     def test_a_range_is_re_armed_also_where_all_of_it_was_pending(self) -> None:
-        """In the thread's last version only the count tells whether anything was found, and with a destination that is
+        """In the series' last version only the count tells whether anything was found, and with a destination that is
         0 here; pages that stayed unarmed would cost nothing but law 1."""
         memory, log = memory_with(3, 4)
         dest = bitmap_of(3, 4)

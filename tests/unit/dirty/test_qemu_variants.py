@@ -125,7 +125,7 @@ class TestClearsOfASync:
         assert log.taken() == []
 
     def test_the_seeds_flash_costs_960_calls_over_two_listeners_and_then_2(self) -> None:
-        """system.flash0 of the thread's author: 1966080 bytes, which KVM hears of in kvm-memory and in kvm-smram. It is
+        """system.flash0 of the series' author: 1966080 bytes, which KVM hears of in kvm-memory and in kvm-smram. It is
         unaligned to QEMU by its length: 480 pages are 7.5 words."""
         layout = RamLayout.of_blocks([("pc.ram", 4 << 20), ("system.flash0", 1966080)])
         for policy, calls in ((BeforePatch(layout), 960), (Upstream(layout), 2)):

@@ -7,7 +7,7 @@ import click
 from precopy.cli.lazy import LazyGroup
 
 BENCHMARKS = {
-    "sync": ("precopy.cli.bench.sync", "A sync of a running guest, with every variant of the seed's thread."),
+    "sync": ("precopy.cli.bench.sync", "A sync of a running guest, with every variant of the patch series."),
     "bitmap": ("precopy.cli.bench.bitmap", "The bitmap part of it for large guests, beside a C loop."),
     "display": ("precopy.cli.bench.display", "A framebuffer kept current by what its guest wrote."),
     "track": ("precopy.cli.bench.track", "Finding what a Python program wrote, beside what it can do today."),

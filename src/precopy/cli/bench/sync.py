@@ -1,4 +1,4 @@
-"""``precopy bench sync``: the seed's experiment."""
+"""``precopy bench sync``: the cost of a sync with every variant of the patch series (docs/patch-series.md)."""
 
 from __future__ import annotations
 
@@ -50,7 +50,8 @@ _VARIANTS = ("before-patch", "rfc-v1", "upstream", "clear-bmap", "ours-merged", 
 @click.option("--against-qemu", is_flag=True, help="Run the same layout in real QEMU too, with its trace events.")
 @json_option
 def sync(layout: str, against_qemu: bool, as_json: bool, ram: int | None, **options: Any) -> int:
-    """What a sync costs with every variant of the seed's thread, on one real KVM guest that keeps writing.
+    """What a sync costs with every variant of QEMU's patch series "migration: merge fragmented clear_dirty ioctls", on
+    one real KVM guest that keeps writing.
 
     Variants: before-patch (a clear for every page of an unaligned block and listener), rfc-v1 and upstream (one clear
     a block, in the sync), clear-bmap (the reviewer's: deferred for unaligned blocks too), ours-merged and ours (whole

@@ -1,9 +1,9 @@
 """Layouts of machines that precopy builds itself, by name.
 
 ``q35`` has the blocks of QEMU's q35 machine with OVMF flash and a Cirrus display (captured from QEMU 7.2 with
-``info ramblock``): most of their lengths are no multiple of 64 pages, which is what the seed is about. Every block is
-mapped, so that the guest can write all of it; QEMU leaves the fw_cfg blocks unmapped and the display until its BAR
-is set.
+``info ramblock``): most of their lengths are no multiple of 64 pages, which is the subject of the patch series
+(docs/patch-series.md). Every block is mapped, so that the guest can write all of it; QEMU leaves the fw_cfg blocks
+unmapped and the display until its BAR is set.
 """
 
 from __future__ import annotations

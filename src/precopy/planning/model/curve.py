@@ -65,7 +65,8 @@ class DirtyCurve:
         round and its sync ``fixed_s`` more: the solution of ``interval = fixed_s + W(interval) * seconds_per_byte``.
         Infinite where there is none.
 
-        It is the cover letter's critical point: with one unbounded class of rate D it is ``B x / (B - D)``.
+        It is the patch series' critical point (docs/patch-series.md): with one unbounded class of rate D it is
+        ``B x / (B - D)``.
         """
         # W is concave, so the right side crosses the left once, from above: take classes as saturated one by one, the
         # hottest first, until the solution lies before the next one's saturation.

@@ -53,7 +53,7 @@ def smallest_downtime(metrics: Metrics, speed: float = 1.0) -> Estimate:
     so the smallest downtime limit with which the migration converges, in seconds. Infinite where the guest dirties
     memory faster than it is sent and nothing bounds its working set.
 
-    It generalises the cover letter's ``B x / (B - D)`` to a working set that saturates.
+    It generalises the patch series' ``B x / (B - D)`` (docs/patch-series.md) to a working set that saturates.
     """
     curve, costs, spread = metrics.dirty, metrics.costs, metrics.dirty_spread
     if speed != 1.0:

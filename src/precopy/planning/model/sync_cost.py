@@ -20,8 +20,8 @@ CLEAR_S = 10e-6
 GET_S = 7e-6
 """A GET_DIRTY_LOG of 16384 pages."""
 MERGE_S_PER_PAGE = 0.11e-9
-"""Fetching and merging bits, for each page of RAM, dirty or not: the seed's thread reports 7.5 ms (2.5 in the kernel,
-5 in aligned blocks) for 256 GB."""
+"""Fetching and merging bits, for each page of RAM, dirty or not: the patch series (docs/patch-series.md) reports 7.5 ms
+for 256 GB: 2.5 ms in the kernel and 5 ms in aligned blocks."""
 LISTENERS = 2
 """kvm-memory, and kvm-smram where the machine has system management mode; each has slots of its own."""
 

@@ -127,7 +127,7 @@ class PlanForecast:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What was asked, the cover letter's answers, and ours."""
+    """The input, the patch series' answers, and ours."""
 
     input: PlanInput
     qemu_model: QemuModel
@@ -140,7 +140,7 @@ def plan(asked: PlanInput) -> Plan:
 
 
 def qemu_model(asked: PlanInput) -> QemuModel:
-    """The cover letter's answers to the same numbers."""
+    """The patch series' answers to the same input."""
     return QemuModel.of(asked.bandwidth_bytes_per_s, asked.dirty_rate_bytes_per_s, asked.sync_s, asked.downtime_limit_s)
 
 

@@ -1,4 +1,5 @@
-"""Whether a QEMU migration converges, as the cover letter of the seed's series has it. Seconds, bytes a second.
+"""Whether a QEMU migration converges, by the model of the patch series "migration: merge fragmented clear_dirty ioctls"
+(docs/patch-series.md). Seconds, bytes a second.
 
     B, D, x, t, y     bandwidth, dirty rate, sync time, transfer time of a round, downtime limit
     R                 the bandwidth that QEMU believes
@@ -24,11 +25,11 @@ WINDOW_S = 0.1
 
 @dataclass(frozen=True, slots=True)
 class QemuModel:
-    """The cover letter's answers. Infinite where there is none.
+    """The patch series' answers. Infinite where there is none.
 
     - ``critical_transfer_s``: t that rounds settle at; ``estimated_bandwidth_bytes_per_s``: R there;
     - ``smallest_downtime_limit_s``: y has to be above it;
-    - ``largest_dirty_rate_bytes_per_s``: D has to be below it, as the letter reckons (see `letters_dirty_rate`);
+    - ``largest_dirty_rate_bytes_per_s``: D has to be below it, as the series computes it (see `letters_dirty_rate`);
     - ``largest_dirty_rate_exact_bytes_per_s``: the D whose smallest limit is y (see `largest_dirty_rate`).
     """
 
@@ -95,10 +96,10 @@ def largest_dirty_rate(bandwidth: float, sync_s: float, downtime_limit_s: float)
 
 
 def letters_dirty_rate(bandwidth: float, sync_s: float, downtime_limit_s: float) -> float:
-    """As the letter reckons: it takes the second case for every x below 100 ms.
+    """As the series computes it: it takes the second case for every x below 100 ms.
 
     Of B = 15 GB/s, x = 10 ms, y = 300 ms it says D < 14.46 GB/s. But with that D, rounds and syncs settle at 280 ms,
-    so the first case holds, and D may be up to 14.5 GB/s. The letter's D is never too large, and equals
+    so the first case holds, and D may be up to 14.5 GB/s. The series' D is never too large, and equals
     `largest_dirty_rate` for y <= 100 ms and for x >= 100 ms.
     """
     if sync_s >= WINDOW_S:

@@ -27,8 +27,8 @@ def measured_bandwidth(rounds: Sequence[RoundSample]) -> float:
     With B, the bytes by the time of transfer of the last rounds that fill a window: ``R = B t / (x + t)`` where a round
     and its sync are longer than 100 ms, otherwise ``R = B (100 ms - x) / 100 ms``, a window with one sync in it.
 
-    Source: QEMU, migration/migration.c, migration_update_counters; the two cases are those of the cover letter of
-    "migration: merge fragmented clear_dirty ioctls".
+    Source: QEMU, migration/migration.c, migration_update_counters; the two cases are those of the
+    patch series "migration: merge fragmented clear_dirty ioctls" (docs/patch-series.md).
     """
     sent = transfer_s = filled_s = 0.0
     for one in reversed(rounds):

@@ -1,4 +1,4 @@
-"""The page of ``precopy bench sync``: what a sync costs with every variant of the seed's thread."""
+"""The page of ``precopy bench sync``: what a sync costs with every variant of the patch series."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ SEED = PlanInput(
     handover_s=0.0,
     uncertainty=0.0,
 )
-"""The cover letter's first example."""
+"""The patch series' first example."""
 
 
 def test_ours_needs_what_the_letters_needs_where_nothing_saturates() -> None:

@@ -1,4 +1,4 @@
-"""The cover letter's model: its own numbers, and its edges."""
+"""The patch series' model: its own numbers, and its edges."""
 
 from __future__ import annotations
 
