@@ -12,8 +12,8 @@ import pytest
 from precopy.bench import track as bench
 from precopy.bench.track import CLUSTER, dirty_indexes, measure
 from precopy.cli.bench.track import track as command
-from precopy.dirty import CLEAR_POLICIES
 from precopy.errors import UsageError, VerificationFailed
+from precopy.names import CLEAR_POLICIES
 
 pytestmark = pytest.mark.needs("pagemap")
 PAGES = (64 << 20) // 4096

@@ -15,11 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from precopy.bitmap import Bitmap, Runs
-from precopy.dirty import ALL_POLICIES, DirtyMemory, MigrationBitmap, clear_policy
+from precopy.dirty import DirtyMemory, MigrationBitmap, clear_policy
 from precopy.machines.workload import Workload
 from precopy.machines.workload.image import RESERVED_END
 from precopy.memory import GuestMemory, RamLayout
 from precopy.memory.captures.machines import machine_layout
+from precopy.names import ALL_CLEAR_POLICIES
 from precopy.ports import DirtyLog
 from precopy.trackers.write_log import WriteLog
 from precopy.units import PAGE_SIZE
@@ -481,7 +482,7 @@ RUNNING = [
 ]
 
 
-@pytest.mark.parametrize("policy", ALL_POLICIES)
+@pytest.mark.parametrize("policy", ALL_CLEAR_POLICIES)
 @pytest.mark.parametrize("make", RUNNING)
 def test_no_write_of_a_running_guest_is_lost(make: Callable[[RamLayout], Busy], policy: str) -> None:
     """A migration without a wire: pages are taken and copied while the guest writes them.

@@ -9,9 +9,9 @@ import msgspec
 import pytest
 
 from precopy.cli.front import COMMANDS
-from precopy.dirty import CLEAR_POLICIES
 from precopy.machines.workload import assemble
 from precopy.migration import Downtime, Round, Verdict
+from precopy.names import CLEAR_POLICIES
 from support.commands import CORRUPTED, Bench, corrupt, find_in_memory, processes_of, wait_for
 from support.patience import IN_TIME_S
 

@@ -22,13 +22,14 @@ import pytest
 
 from precopy.abi import kvm
 from precopy.abi.ioctl import call
-from precopy.dirty import CLEAR_POLICIES, MigrationBitmap, clear_policy
+from precopy.dirty import MigrationBitmap, clear_policy
 from precopy.errors import GuestError, UsageError
 from precopy.machines.kvm import KvmGuest
 from precopy.machines.workload import Workload, params, params_gpa
 from precopy.machines.workload.image import words_at
 from precopy.memory import DirtyClient, GuestMemory
 from precopy.memory.captures.machines import machine_layout
+from precopy.names import CLEAR_POLICIES
 from precopy.trackers.kvm_ring import KvmDirtyRing
 from precopy.trackers.ring import State
 from precopy.units import PAGE_SIZE

@@ -7,10 +7,10 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from precopy.dirty import CLEAR_POLICIES
 from precopy.errors import HelloMismatch, NotConverged, PeerRefused
 from precopy.machines.workload import WORKLOADS, Workload
 from precopy.migration import MigrationOptions
+from precopy.names import CLEAR_POLICIES
 from support.live_guests import ARRIVES, MIB, Pair, migrate, runs_on, stands_still, steps, stream_pair, until
 
 pytestmark = [pytest.mark.needs("unicorn"), pytest.mark.usefixtures("nothing_left")]

@@ -13,12 +13,12 @@ import pytest
 
 from precopy.abi import kvm
 from precopy.abi.ioctl import call
-from precopy.dirty import CLEAR_POLICIES
 from precopy.errors import NotConverged, PeerRefused, VerificationFailed
 from precopy.machines.kvm.state import VcpuState
 from precopy.machines.workload import WORKLOADS, Workload, params, params_gpa
 from precopy.machines.workload.image import RESERVED_END, words_at
 from precopy.migration import Event, Migrated, MigrationOptions, Progress, Round
+from precopy.names import CLEAR_POLICIES
 from precopy.units import PAGE_SIZE, GuestPhysicalAddress
 from support.live_guests import (
     ARRIVES,

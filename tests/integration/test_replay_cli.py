@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from precopy.cli.options import POLICY_NAMES
-from precopy.planning.policies import POLICIES
+from precopy.names import CONVERGENCE_POLICIES
 from precopy.units import PAGE_SIZE
 from support.commands import precopy
 from support.traces import BANDWIDTH, RAM, hot_and_cold, record, sequential, write
@@ -29,10 +28,6 @@ def document(*arguments: str) -> dict[str, Any]:
     done = precopy(*arguments, "--json")
     assert (done.code, done.err) == (0, "")
     return done.document()
-
-
-def test_the_options_name_all_policies() -> None:
-    assert tuple(POLICIES) == POLICY_NAMES
 
 
 class TestReplay:
@@ -94,7 +89,7 @@ class TestCompare:
         assert body["schema"] == "precopy.compare/1"
         assert [one["name"] for one in body["traces"]] == list(recordings)
         for one in body["traces"]:
-            assert [result["policy"] for result in one["results"]] == list(POLICY_NAMES)
+            assert [result["policy"] for result in one["results"]] == list(CONVERGENCE_POLICIES)
             assert {*one["results"][0]} == {
                 "policy", "completed", "downtime_s", "total_s", "sent_bytes", "guest_time_lost_s", "rounds", "reason",
                 "on_front",

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from precopy.dirty import CLEAR_POLICIES
 from precopy.errors import PeerError, PeerProtocolError, PeerRefused
 from precopy.machines.workload import Workload
 from precopy.migration import MigrationOptions
+from precopy.names import CLEAR_POLICIES
 from support.live_guests import (
     ARRIVES,
     MIB,

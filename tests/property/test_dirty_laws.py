@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from precopy.bitmap import Bitmap
-from precopy.dirty import ALL_POLICIES, DirtyLog, DirtyMemory, LogCounters, MigrationBitmap, clear_policy
+from precopy.dirty import DirtyLog, DirtyMemory, LogCounters, MigrationBitmap, clear_policy
 from precopy.memory import RamBlock, RamLayout
+from precopy.names import ALL_CLEAR_POLICIES
 from precopy.trackers.write_log import WriteLog
 from precopy.units import PAGE_SIZE
 
@@ -268,7 +269,7 @@ def variant(machine: type[Migration], policy: str) -> type[Migration]:
     return type(machine.__name__, (machine,), {"policy": policy})
 
 
-@pytest.mark.parametrize("policy", ALL_POLICIES)
+@pytest.mark.parametrize("policy", ALL_CLEAR_POLICIES)
 @pytest.mark.parametrize("machine", [Migration, EmulatedMigration], ids=["kvm's semantics", "write log"])
 def test_no_write_is_lost(machine: type[Migration], policy: str) -> None:
     examples = max(settings().max_examples // 2, 1)  # of each of two logs under each of eight policies

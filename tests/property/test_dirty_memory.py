@@ -25,9 +25,10 @@ from hypothesis.stateful import (
 )
 
 from precopy.bitmap import Bitmap
-from precopy.dirty import ALL_POLICIES, DirtyMemory, LogCounters, MigrationBitmap, clear_policy
+from precopy.dirty import DirtyMemory, LogCounters, MigrationBitmap, clear_policy
 from precopy.memory import AddressSpace, DirtyClient, MemoryRegion, RamBlock, RamLayout
 from precopy.memory.topology.flat_view import FlatRange
+from precopy.names import ALL_CLEAR_POLICIES
 from precopy.units import PAGE_SIZE
 
 MIGRATION, VGA, CODE = DirtyClient.MIGRATION, DirtyClient.VGA, DirtyClient.CODE
@@ -443,7 +444,7 @@ def variant(policy: str, **attributes: Any) -> type[Machine]:
     return type("Machine", (Machine,), {"policy": policy, **attributes})
 
 
-@pytest.mark.parametrize("policy", ALL_POLICIES)
+@pytest.mark.parametrize("policy", ALL_CLEAR_POLICIES)
 def test_no_client_misses_a_write(policy: str) -> None:
     examples = max(settings().max_examples // 2, 1)
     run_state_machine_as_test(variant(policy), settings=settings(max_examples=examples, stateful_step_count=30))

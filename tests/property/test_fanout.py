@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from precopy.bitmap import Bitmap, Runs
-from precopy.dirty import ALL_POLICIES, DirtyLog, DirtyMemory, LogCounters, MigrationBitmap, clear_policy
+from precopy.dirty import DirtyLog, DirtyMemory, LogCounters, MigrationBitmap, clear_policy
 from precopy.errors import Unsupported
 from precopy.memory import GuestMemory, RamBlock, RamLayout
+from precopy.names import ALL_CLEAR_POLICIES
 from precopy.trackers.fanout import Consumer, FanOut
 from precopy.trackers.pagemap import PagemapLog
 from precopy.trackers.scripted import ScriptedLog
@@ -322,7 +323,7 @@ class Copier(threading.Thread):
 @pytest.mark.needs("pagemap")
 @pytest.mark.usefixtures("quick_switches")
 @pytest.mark.parametrize("one_step", [True, False], ids=["one step", "two steps"])
-@pytest.mark.parametrize("policy", ALL_POLICIES)
+@pytest.mark.parametrize("policy", ALL_CLEAR_POLICIES)
 def test_migrations_of_one_memory_at_the_same_time(policy: str, one_step: bool) -> None:
     """Each consumer in a thread of its own, while another thread writes: all copies are right."""
     guest = Pagemap() if one_step else TwoStepPagemap()

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from precopy.bitmap import Bitmap
-from precopy.dirty import ALL_POLICIES, LogCounters
+from precopy.dirty import LogCounters
 from precopy.memory.layout import RamLayout
+from precopy.names import ALL_CLEAR_POLICIES
 from precopy.planning import OURS, Estimate, Limits, RoundSample, TimeoutPolicy
 from precopy.planning.model.trace import Look, RecordedFacts, RecordedOutcome, Trace, TraceRound
 from precopy.planning.replay.replay import Replayer
@@ -34,7 +35,7 @@ facts = st.builds(
     st.text(max_size=20),
     st.text(max_size=20),
     st.text(max_size=20),
-    st.sampled_from(ALL_POLICIES),
+    st.sampled_from(ALL_CLEAR_POLICIES),
     st.integers(6, 31),
     st.sampled_from(["precopy", "another"]),
     limits,
@@ -100,7 +101,9 @@ def test_no_interval_finds_what_cannot_be(trace: Trace, moments: list[float]) ->
 
 
 @settings(max_examples=40)
-@given(trace=traces(), allowed=limits, bandwidth=st.none() | st.floats(1, 1e12), clear=st.sampled_from(ALL_POLICIES))
+@given(
+    trace=traces(), allowed=limits, bandwidth=st.none() | st.floats(1, 1e12), clear=st.sampled_from(ALL_CLEAR_POLICIES)
+)
 def test_every_replay_ends(trace: Trace, allowed: Limits, bandwidth: float | None, clear: str) -> None:
     done = Replayer(trace).run(OURS, bandwidth=bandwidth, clear=clear, limits=allowed)
     assert len(done.rounds) >= 1

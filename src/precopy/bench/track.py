@@ -24,9 +24,10 @@ import xxhash
 from precopy.bench.failed import Failed, attempt
 from precopy.bench.spread import Spread
 from precopy.bench.track_writer import WriterFigures, measure_writer
-from precopy.dirty import CLEAR_POLICIES, DirtyMemory, MigrationBitmap, clear_policy
+from precopy.dirty import DirtyMemory, MigrationBitmap, clear_policy
 from precopy.errors import UsageError, VerificationFailed
 from precopy.memory import Backing, GuestMemory, RamLayout
+from precopy.names import CLEAR_POLICIES
 from precopy.trackers.pagemap import PagemapLog
 from precopy.units import PAGE_SIZE, format_size
 

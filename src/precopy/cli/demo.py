@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from precopy.cli.options import (
-    CLEAR_NAMES,
     json_option,
     machine_options_with,
     policy_options,
@@ -20,12 +19,18 @@ from precopy.cli.options import (
 )
 from precopy.cli.say import complain, say
 from precopy.errors import NotConverged, PrecopyError, VerificationFailed
+from precopy.names import ALL_CLEAR_POLICIES, CLEAR_POLICIES, HISTORIC_CLEAR_POLICIES, AnyClearPolicyName
 
 if TYPE_CHECKING:
     from precopy.migration import Attempt
     from precopy.report.tables import DemoRow
 
 _AFTERLIFE_S = 0.4
+_SETS: dict[str, Sequence[AnyClearPolicyName]] = {
+    "ours": CLEAR_POLICIES,
+    "lineage": HISTORIC_CLEAR_POLICIES,
+    "all": ALL_CLEAR_POLICIES,
+}
 _BEST_FIRST = ("deferred", "merged", "clear-bmap", "upstream", "rfc-v1", "before-patch", "per-page")
 _ALL_S, _LEAST_S = 40.0, 8.0
 """All migrations together may take so many seconds, and each at least so many: with the starts of their processes, ours
@@ -40,7 +45,7 @@ a bandwidth limit."""
 @workload_options
 @click.option(
     "--clear",
-    type=click.Choice(["ours", "lineage", "all", *CLEAR_NAMES]),
+    type=click.Choice([*_SETS, *ALL_CLEAR_POLICIES]),
     default="ours",
     show_default=True,
     help="Clear policies to show: one, ours, those of QEMU's patch series (lineage), or all.",
@@ -64,10 +69,9 @@ def demo(clear: str, as_json: bool, **options: Any) -> int:
         return demo_memory(options["ram"], as_json)
     from precopy.cli import guest_choice as machine
     from precopy.cli.facts import host_facts, host_line
-    from precopy.dirty import ALL_POLICIES, CLEAR_POLICIES, LINEAGE
 
     choice = machine.choose(options["guest"])
-    policies = {"ours": CLEAR_POLICIES, "lineage": LINEAGE, "all": ALL_POLICIES}.get(clear, (clear,))
+    policies = _SETS.get(clear) or [policy for policy in ALL_CLEAR_POLICIES if policy == clear]
     host = host_facts()
     if not as_json:
         say(host_line(host))
@@ -126,7 +130,7 @@ def noticed_interrupts() -> Iterator[list[int]]:
         signal.signal(signal.SIGINT, before)
 
 
-def _run_once(policy: str, kind: str, began: float, where: str, options: dict[str, Any]) -> DemoRow:
+def _run_once(policy: AnyClearPolicyName, kind: str, began: float, where: str, options: dict[str, Any]) -> DemoRow:
     """One migration and its checks. Raises what kept it from being tried; a failed check, or why it did not converge,
     is in the row."""
     from precopy.migration import Attempt, MigrationOptions

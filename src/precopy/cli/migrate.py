@@ -19,6 +19,7 @@ from precopy.cli.options import (
 )
 from precopy.cli.values import ADDRESS, CONTROL, HOST_PORT
 from precopy.errors import PrecopyError, UsageError
+from precopy.names import WantedTrackerName
 
 if TYPE_CHECKING:
     from precopy.migration import Event, Migrated, MigrationOptions
@@ -54,7 +55,7 @@ def migrate(
     control: Any,
     address: Any,
     *,
-    tracker: str | None,
+    tracker: WantedTrackerName | None,
     timeout: float,
     metrics: Any,
     record: Path | None,

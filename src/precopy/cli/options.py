@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from precopy.cli.values import CONTROL, DURATION, POSITIVE_DURATION, RATE, SIZE, WRITE_RATE, Share, Whole
+from precopy.names import ALL_CLEAR_POLICIES, CONVERGENCE_POLICIES, THROTTLE_MODES, TIMEOUT_POLICIES, WANTED_TRACKERS
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -152,26 +153,11 @@ policy_options = all_of(
     ]
 )
 
-POLICY_NAMES = (
-    "precopy",
-    "qemu",
-    "qemu-auto-converge",
-    "kubevirt-stall",
-    "kubevirt-ramp",
-    "nova",
-    "proxmox",
-    "cloud-hypervisor",
-)
-"""`precopy.planning.policies.POLICIES`, without importing it; a test holds them equal."""
-
-ON_TIMEOUT = ("cancel", "switch", "throttle", "ignore")
-"""`precopy.planning.TimeoutPolicy`, without importing it; a test holds them equal."""
-
 steering_options = all_of(
     [
         click.option(
             "--policy",
-            type=click.Choice(POLICY_NAMES),
+            type=click.Choice(CONVERGENCE_POLICIES),
             default="precopy",
             show_default=True,
             help="Who decides when to switch over: precopy, or as one of the others would.",
@@ -184,14 +170,14 @@ steering_options = all_of(
         ),
         click.option(
             "--on-timeout",
-            type=click.Choice(ON_TIMEOUT),
+            type=click.Choice(TIMEOUT_POLICIES),
             default="cancel",
             show_default=True,
             help="When time, rounds or hope are used up: stay, switch over all the same, slow the guest down, go on.",
         ),
         click.option(
             "--throttle",
-            type=click.Choice(["off", "auto-converge", "dirty-limit"]),
+            type=click.Choice(THROTTLE_MODES),
             default="off",
             show_default=True,
             help="Slow the guest down where it would not converge: all vCPUs, or those that dirty too much.",
@@ -206,12 +192,9 @@ steering_options = all_of(
     ]
 )
 
-CLEAR_NAMES = ("per-page", "merged", "deferred", "before-patch", "rfc-v1", "upstream", "clear-bmap")
-"""`precopy.dirty.ALL_POLICIES`, without importing it; a test holds them equal."""
-
 clear_option = click.option(
     "--clear",
-    type=click.Choice(CLEAR_NAMES),
+    type=click.Choice(ALL_CLEAR_POLICIES),
     default="deferred",
     show_default=True,
     help="Clear policy: when and how pages found dirty are protected again; the last four are versions of QEMU's.",
@@ -219,7 +202,7 @@ clear_option = click.option(
 
 tracker_option = click.option(
     "--tracker",
-    type=click.Choice(["dirty-log", "dirty-ring", "auto"]),
+    type=click.Choice(WANTED_TRACKERS),
     default=None,
     help="What tells of the guest's writes under KVM; auto decides from its dirty rate.  [default: what it has]",
 )

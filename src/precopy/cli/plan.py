@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from precopy.cli.lazy import LazyGroup
-from precopy.cli.options import CLEAR_NAMES, json_option
+from precopy.cli.options import json_option
 from precopy.cli.values import DURATION, RATE, SIZE, Share, Whole
+from precopy.names import ALL_CLEAR_POLICIES
 
 if TYPE_CHECKING:
     from precopy.planning.model.sync_cost import SyncCost
@@ -63,7 +64,10 @@ class _Asked:
 )
 @click.option("--layout", metavar="NAME|DIRECTORY", default=None, help="Take RAM and clears from this layout.")
 @click.option(
-    "--clear", type=click.Choice(CLEAR_NAMES), default=None, help="With --layout: clear policy.  [default: deferred]"
+    "--clear",
+    type=click.Choice(ALL_CLEAR_POLICIES),
+    default=None,
+    help="With --layout: clear policy.  [default: deferred]",
 )
 @click.option(
     "--clear-cost",
@@ -172,7 +176,7 @@ def _from_layout(given: dict[str, Any]) -> _Asked:
 
     capture = Capture.find(given["layout"])
     layout = capture.layout(given.get("ram"))
-    costs = {
+    costs: dict[str, SyncCost] = {
         name: sync_cost(
             layout,
             name,
@@ -180,7 +184,7 @@ def _from_layout(given: dict[str, Any]) -> _Asked:
             clear_s=given.get("clear_cost", CLEAR_S),
             fixed_s=given.get("sync_time"),
         )
-        for name in CLEAR_NAMES
+        for name in ALL_CLEAR_POLICIES
     }
     cost = costs[given.get("clear", "deferred")]
     numbers = {**given, "ram": layout.bytes, "sync_time": cost.sync_s}

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from precopy.cli.options import ON_TIMEOUT, POLICY_NAMES, all_of
+from precopy.cli.options import all_of
 from precopy.cli.values import DURATION, Share, Whole
+from precopy.names import CONVERGENCE_POLICIES, TIMEOUT_POLICIES, TimeoutPolicy
 
 if TYPE_CHECKING:
     from precopy.planning import Limits
@@ -22,7 +23,7 @@ _LIMITS = (
     click.option("--max-total", type=DURATION, default=None, help="Time that the whole migration may take."),
     click.option(
         "--on-timeout",
-        type=click.Choice(ON_TIMEOUT),
+        type=click.Choice(TIMEOUT_POLICIES),
         default=None,
         help="What to do when time or rounds are used up, or nothing else helps.",
     ),
@@ -44,7 +45,6 @@ def limit_options(command: F) -> F:
 def changed(limits: Limits, options: dict[str, Any]) -> Limits:
     """``limits`` with what was given of `limit_options`. Raises `UsageError`."""
     from precopy.errors import UsageError
-    from precopy.planning import TimeoutPolicy
 
     names = {"downtime_limit": "downtime_s", "max_total": "timeout_s"}
     given = {names.get(name, name): value for name, value in options.items() if value is not None}
@@ -61,8 +61,10 @@ def changed(limits: Limits, options: dict[str, Any]) -> Limits:
 def policy_names(_ctx: click.Context, _param: click.Parameter, text: str) -> tuple[str, ...]:
     """Names between commas, each once; ``all`` are all."""
     given = [name.strip() for name in text.split(",")]
-    names = POLICY_NAMES if "all" in given else tuple(dict.fromkeys(given))
+    names = CONVERGENCE_POLICIES if "all" in given else tuple(dict.fromkeys(given))
     for name in names:
-        if name not in POLICY_NAMES:
-            raise click.BadParameter(f"no policy is called {name!r}; there are {', '.join(POLICY_NAMES)}, and all")
+        if name not in CONVERGENCE_POLICIES:
+            raise click.BadParameter(
+                f"no policy is called {name!r}; there are {', '.join(CONVERGENCE_POLICIES)}, and all"
+            )
     return names

@@ -7,16 +7,17 @@ from typing import Any
 
 import click
 
-from precopy.cli.options import CLEAR_NAMES, POLICY_NAMES, json_option
+from precopy.cli.options import json_option
 from precopy.cli.recordings import changed, limit_options
 from precopy.cli.values import RATE
+from precopy.names import ALL_CLEAR_POLICIES, CONVERGENCE_POLICIES
 
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--policy", type=click.Choice(POLICY_NAMES), default=None, help="Another convergence policy.")
+@click.option("--policy", type=click.Choice(CONVERGENCE_POLICIES), default=None, help="Another convergence policy.")
 @click.option("--bandwidth", type=RATE, default=None, help="Another link: 125M or 125MB/s (bytes), 1Gb/s (bits).")
-@click.option("--clear", type=click.Choice(CLEAR_NAMES), default=None, help="Another clear policy.")
+@click.option("--clear", type=click.Choice(ALL_CLEAR_POLICIES), default=None, help="Another clear policy.")
 @limit_options
 @json_option
 def replay(
@@ -52,6 +53,6 @@ def _known_policy(file: Path, name: str) -> str:
     """Raises `UsageError` where the recording's own policy is none that there is here."""
     from precopy.errors import UsageError
 
-    if name not in POLICY_NAMES:
+    if name not in CONVERGENCE_POLICIES:
         raise UsageError(f"{file} was recorded under the policy {name!r}, which there is not here; give --policy")
     return name

@@ -2,15 +2,12 @@
 re-armed."""
 
 from precopy.dirty.clear import ClearPolicy
-from precopy.dirty.clear_policies import ALL_POLICIES, CLEAR_POLICIES, LINEAGE, clear_policy
+from precopy.dirty.clear_policies import clear_policy
 from precopy.dirty.clients import DirtyMemory, DirtySnapshot
 from precopy.dirty.log import DirtyLog, LogClear, LogCounters
 from precopy.dirty.migration_bitmap import MigrationBitmap, SyncStats
 
 __all__ = [
-    "ALL_POLICIES",
-    "CLEAR_POLICIES",
-    "LINEAGE",
     "ClearPolicy",
     "DirtyLog",
     "DirtyMemory",

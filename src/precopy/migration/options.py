@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
-from precopy.dirty import ALL_POLICIES
 from precopy.dirty.clear import DEFAULT_CHUNK_SHIFT
 from precopy.errors import UsageError
-from precopy.planning import Limits, TimeoutPolicy
-from precopy.planning.policies import POLICIES
+from precopy.names import (
+    ALL_CLEAR_POLICIES,
+    CONVERGENCE_POLICIES,
+    THROTTLE_MODES,
+    TIMEOUT_POLICIES,
+    AnyClearPolicyName,
+    ConvergencePolicyName,
+    ThrottleMode,
+    TimeoutPolicy,
+    WantedTrackerName,
+)
+from precopy.planning import Limits
 from precopy.ports.stream import SLOWEST_BYTES_PER_S
 from precopy.ports.vm import MAX_THROTTLE
 from precopy.units import check_bandwidth, check_seconds
 
 MIN_BANDWIDTH = SLOWEST_BYTES_PER_S
 """Below this the other side gives this one up."""
-
-THROTTLES = ("off", "auto-converge", "dirty-limit")
 
 
 @dataclass(frozen=True)
@@ -27,29 +35,29 @@ class MigrationOptions:
     ``clear``: the clear policy; ``clear_chunk_shift``: chunks of 2**shift pages for ``deferred``.
     ``max_bandwidth``: bytes a second at most, None for no limit. ``downtime_limit``: seconds.
     ``policy``: how it is decided when to switch over, by name. ``max_rounds``, ``max_total`` (seconds, None for no
-    limit): what the migration may take; ``on_timeout``: what then, one of `precopy.planning.TimeoutPolicy`.
+    limit): what the migration may take; ``on_timeout``: what then, one of `precopy.names.TimeoutPolicy`.
     ``throttle``: ``off``, or how the guest is slowed down where it would not converge: ``auto-converge`` takes a share
     of every vCPU's time, ``dirty-limit`` lets each vCPU dirty only so much; ``max_throttle``: the largest share taken.
     ``verify``: compare the paused memories byte for byte and
     check the guest's invariant at the destination before the commit (the time is reported, not part of downtime).
     """
 
-    tracker: str = ""
-    clear: str = "deferred"
+    tracker: WantedTrackerName | Literal[""] = ""
+    clear: AnyClearPolicyName = "deferred"
     clear_chunk_shift: int = DEFAULT_CHUNK_SHIFT
     max_bandwidth: int | None = None
     downtime_limit: float = 0.3
     max_rounds: int = 30
-    policy: str = "precopy"
+    policy: ConvergencePolicyName = "precopy"
     max_total: float | None = None
-    on_timeout: str = "cancel"
-    throttle: str = "off"
+    on_timeout: TimeoutPolicy = TimeoutPolicy.CANCEL
+    throttle: ThrottleMode = "off"
     max_throttle: float = 0.99
     verify: bool = False
 
     def __post_init__(self) -> None:
-        if self.clear not in ALL_POLICIES:
-            raise UsageError(f"no clear policy is called {self.clear!r}; there are {', '.join(ALL_POLICIES)}")
+        if self.clear not in ALL_CLEAR_POLICIES:
+            raise UsageError(f"no clear policy is called {self.clear!r}; there are {', '.join(ALL_CLEAR_POLICIES)}")
         if self.max_bandwidth is not None:
             check_bandwidth(self.max_bandwidth, MIN_BANDWIDTH)
         check_seconds("the downtime limit", self.downtime_limit, zero=True)
@@ -59,9 +67,9 @@ class MigrationOptions:
 
     def _check_policy(self) -> None:
         for what, value, known in (
-            ("policy", self.policy, list(POLICIES)),
-            ("time-out policy", self.on_timeout, [one.value for one in TimeoutPolicy]),
-            ("way to throttle", self.throttle, list(THROTTLES)),
+            ("policy", self.policy, CONVERGENCE_POLICIES),
+            ("time-out policy", self.on_timeout, TIMEOUT_POLICIES),
+            ("way to throttle", self.throttle, THROTTLE_MODES),
         ):
             if value not in known:
                 raise UsageError(f"no {what} is called {value!r}; there are {', '.join(known)}")
@@ -71,7 +79,7 @@ class MigrationOptions:
             raise UsageError(f"the largest throttle has to be above 0 and at most {MAX_THROTTLE}")
         if self.throttle == "off" and self.policy == "qemu-auto-converge":
             raise UsageError("the policy qemu-auto-converge slows the guest down; say how with throttle (--throttle)")
-        if self.throttle == "off" and self.on_timeout == TimeoutPolicy.THROTTLE.value:
+        if self.throttle == "off" and self.on_timeout == TimeoutPolicy.THROTTLE:
             raise UsageError("the guest cannot be slowed down at the time-out where throttling is off")
 
     @property

@@ -7,13 +7,14 @@ Pure functions, without I/O and without clocks. Data flows one way::
                                                +------->  forecast  =  simulate(decide, CurveWorld)
 """
 
+from precopy.names import TimeoutPolicy
 from precopy.planning.forecast.forecast import Forecast, forecast
 from precopy.planning.forecast.simulate import CurveWorld, Outcome, World, simulate
 from precopy.planning.model.curve import DirtyClass, DirtyCurve
 from precopy.planning.model.decision import Action, Decide, Decision, Policy
 from precopy.planning.model.downtime import ExpectedDowntime, expected_downtime, needed_speed, smallest_downtime
 from precopy.planning.model.estimate import Estimate
-from precopy.planning.model.limits import Limits, TimeoutPolicy
+from precopy.planning.model.limits import Limits
 from precopy.planning.model.metrics import Costs, Metrics, RoundSample
 from precopy.planning.policies.precopy import OURS, decide
 

@@ -29,11 +29,12 @@ import xxhash
 
 from precopy.bitmap import Bitmap
 from precopy.bitmap.words import words_for
-from precopy.dirty import ALL_POLICIES, LogCounters
+from precopy.dirty import LogCounters
 from precopy.dirty.clear import MAX_CHUNK_SHIFT, MIN_CHUNK_SHIFT
 from precopy.errors import LayoutError, UsageError
 from precopy.memory.layout import RamBlock, RamLayout, Section
 from precopy.memory.packing import Decompressor
+from precopy.names import ALL_CLEAR_POLICIES
 from precopy.planning import Limits, RoundSample
 from precopy.planning.model.trace import NO_CALLS, RecordedFacts, RecordedOutcome
 from precopy.units import GuestPhysicalAddress, RamPage
@@ -196,7 +197,7 @@ def check_facts(facts: RecordedFacts) -> None:
     handover, shift = facts.handover_s, facts.clear_chunk_shift
     if not all(0 <= part <= _MOST_SECONDS for part in (handover.value, handover.low, handover.high)):
         raise Wrong("the handover that it expects is no time")
-    if facts.clear not in ALL_POLICIES or not MIN_CHUNK_SHIFT <= shift <= MAX_CHUNK_SHIFT:
+    if facts.clear not in ALL_CLEAR_POLICIES or not MIN_CHUNK_SHIFT <= shift <= MAX_CHUNK_SHIFT:
         raise Wrong(f"no clear policy is called {facts.clear!r}, or none has chunks of 2^{shift} pages")
     if not facts.limits.max_throttle < 1 or facts.max_bandwidth == 0:
         raise Wrong("its limits cannot be meant")

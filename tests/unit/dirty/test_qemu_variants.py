@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from precopy.bitmap import Bitmap
-from precopy.dirty import ALL_POLICIES, LINEAGE, ClearPolicy, DirtyMemory, LogCounters, MigrationBitmap, clear_policy
+from precopy.dirty import ClearPolicy, DirtyMemory, LogCounters, MigrationBitmap, clear_policy
 from precopy.dirty.log import LogClear
 from precopy.dirty.qemu_variants import (
     CLEAR_BITMAP_SHIFT,
@@ -21,6 +21,7 @@ from precopy.dirty.qemu_variants import (
     overrun_of_rfc_v1,
 )
 from precopy.memory import RamBlock, RamLayout
+from precopy.names import ALL_CLEAR_POLICIES, HISTORIC_CLEAR_POLICIES
 from precopy.units import PAGE_SIZE
 
 THREAD: tuple[type[BlockByBlock], ...] = (BeforePatch, RfcV1, Upstream, ClearBmap)
@@ -336,8 +337,8 @@ class TestOverrunOfRfcV1:
 
 class TestInCommon:
     def test_all_of_the_thread_are_here_by_name(self) -> None:
-        assert LINEAGE == ("before-patch", "rfc-v1", "upstream", "clear-bmap")
-        for name, policy in zip(LINEAGE, THREAD, strict=True):
+        assert HISTORIC_CLEAR_POLICIES == ("before-patch", "rfc-v1", "upstream", "clear-bmap")
+        for name, policy in zip(HISTORIC_CLEAR_POLICIES, THREAD, strict=True):
             made = clear_policy(name, MIXED)
             assert type(made) is policy
             assert made.name == name
@@ -349,14 +350,14 @@ class TestInCommon:
         """What is pending, what is new and what was found is the same under each; what is not is how often pages are
         found again that were not yet cleared. So the guest's writes are of pages that are armed under all."""
         within = {page for start, count in MIXED.runs for page in range(start, start + count)}
-        outcomes = [outcome(name, [pages & within for pages in syncs], taken) for name in ALL_POLICIES]
-        for name, one in zip(ALL_POLICIES, outcomes, strict=True):
-            assert one == outcomes[0], f"{name} differs from {ALL_POLICIES[0]}"
+        outcomes = [outcome(name, [pages & within for pages in syncs], taken) for name in ALL_CLEAR_POLICIES]
+        for name, one in zip(ALL_CLEAR_POLICIES, outcomes, strict=True):
+            assert one == outcomes[0], f"{name} differs from {ALL_CLEAR_POLICIES[0]}"
 
     @given(dirty=st.sets(st.integers(0, 127)), pending=st.sets(st.integers(0, 127)))
     def test_a_merge_counts_what_was_not_pending(self, dirty: set[int], pending: set[int]) -> None:
         layout = layout_of(128, 70)
-        for name in ALL_POLICIES:
+        for name in ALL_CLEAR_POLICIES:
             into = Bitmap.from_indexes(layout.end_page, sorted(pending))
             found = Bitmap.from_indexes(layout.end_page, sorted(dirty))
             assert clear_policy(name, layout).merge(found, into) == len(dirty - pending)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from precopy.bitmap import Bitmap
-from precopy.dirty import ALL_POLICIES, DirtyMemory, MigrationBitmap, clear_policy
+from precopy.dirty import DirtyMemory, MigrationBitmap, clear_policy
 from precopy.dirty.code import CodeBits
 from precopy.errors import BitmapRangeError, GuestError
 from precopy.machines.emulated import EmulatedGuest
@@ -24,6 +24,7 @@ from precopy.machines.workload import Workload
 from precopy.memory import GuestMemory, RamLayout
 from precopy.memory.captures.machines import machine_layout
 from precopy.memory.topology.log_mask import ALL_CLIENTS, DirtyClient
+from precopy.names import ALL_CLEAR_POLICIES
 from precopy.trackers.write_log import WriteLog
 from precopy.units import PAGE_SIZE
 from support.dirty_logs import EmulatedHarness, several_slots, writable
@@ -72,7 +73,7 @@ def migrating(memory: DirtyMemory, policy: str) -> MigrationBitmap:
 
 
 class TestOnlyPendingBits:
-    @pytest.mark.parametrize("policy", ALL_POLICIES)
+    @pytest.mark.parametrize("policy", ALL_CLEAR_POLICIES)
     def test_a_sync_that_finds_nothing_new_rearms_what_is_taken(self, policy: str) -> None:
         cpu = LazyCpu(LAYOUT)
         memory = DirtyMemory(LAYOUT, cpu.log)
@@ -122,7 +123,7 @@ class TestOnlyPendingBits:
         rng = random.Random(seed)
         cpu = LazyCpu(LAYOUT)
         memory = DirtyMemory(LAYOUT, cpu.log)
-        bitmap = migrating(memory, rng.choice(sorted(ALL_POLICIES)))
+        bitmap = migrating(memory, rng.choice(sorted(ALL_CLEAR_POLICIES)))
         pages = [*range(70), *range(128, 328)]
         guest, copy = dict.fromkeys(pages, 0), dict.fromkeys(pages, -1)
 
@@ -155,7 +156,7 @@ class TestRealCpu:
         yield harness
         harness.close()
 
-    @pytest.mark.parametrize("policy", ALL_POLICIES)
+    @pytest.mark.parametrize("policy", ALL_CLEAR_POLICIES)
     def test_a_sync_that_finds_nothing_new_rearms_what_is_taken(self, harness: EmulatedHarness, policy: str) -> None:
         bitmap = migrating(harness.guest.dirty, policy)
         pages = writable(harness.layout)
@@ -180,7 +181,7 @@ class TestRealCpu:
             harness.write([page] * 100)
         assert tlb.fills == before
 
-    @pytest.mark.parametrize("policy", ALL_POLICIES)
+    @pytest.mark.parametrize("policy", ALL_CLEAR_POLICIES)
     @pytest.mark.parametrize("pattern", ["random", "hotset"])
     def test_no_store_of_a_running_guest_is_lost(self, policy: str, pattern: str) -> None:
         """The guest writes as fast as it can, while its memory is taken over window by window."""

@@ -92,7 +92,7 @@ class KvmGuest:
 
     @property
     def tracker(self) -> str:
-        """What tells of its writes: one of `precopy.machines.kvm.memory.TRACKERS`."""
+        """What tells of its writes: one of `precopy.names.KVM_TRACKERS`."""
         return self._vm.memory.tracker
 
     @property

@@ -9,6 +9,7 @@ from precopy.abi.ioctl import call
 from precopy.dirty import DirtyLog, DirtyMemory
 from precopy.errors import UsageError
 from precopy.memory import AddressSpace, GuestMemory, RamBlock, ram_regions, smram, system_region
+from precopy.names import KVM_TRACKERS
 from precopy.trackers import kvm_ring
 from precopy.trackers.kvm_listener import KvmListener
 from precopy.trackers.kvm_log import KvmDirtyLog
@@ -16,14 +17,13 @@ from precopy.trackers.kvm_ring import KvmDirtyRing
 from precopy.trackers.kvm_slots import MemorySlot, SlotTracker
 from precopy.units import HostAddress
 
-TRACKERS = ("dirty-log", "dirty-ring")
-
 
 class VmMemory:
     """Maps ``memory`` into the VM of descriptor ``vm``, which has no vCPU yet.
 
-    ``tracker`` is one of TRACKERS; a ring has ``ring_entries`` entries for each vCPU. With ``smram_listener`` a second
-    listener sees the same memory, as under QEMU with system management mode. Raises `Unsupported`, `KernelCallError`.
+    ``tracker`` is one of `precopy.names.KVM_TRACKERS`; a ring has ``ring_entries`` entries for each vCPU. With
+    ``smram_listener`` a second listener sees the same memory, as under QEMU with system management mode. Raises
+    `Unsupported`, `KernelCallError`.
     """
 
     def __init__(
@@ -35,8 +35,8 @@ class VmMemory:
         smram_listener: bool = False,
         ring_entries: int = kvm_ring.DEFAULT_ENTRIES,
     ) -> None:
-        if tracker not in TRACKERS:
-            raise UsageError(f"no tracker is called {tracker!r}; there are {', '.join(TRACKERS)}")
+        if tracker not in KVM_TRACKERS:
+            raise UsageError(f"no tracker is called {tracker!r}; there are {', '.join(KVM_TRACKERS)}")
         self.tracker, self._memory, self._vm = tracker, memory, vm
         layout = memory.layout
         self.system = system_region(layout)

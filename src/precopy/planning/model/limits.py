@@ -2,25 +2,9 @@
 
 from __future__ import annotations
 
-import enum
 from dataclasses import dataclass
 
-
-class TimeoutPolicy(enum.Enum):
-    """What becomes of a migration that is out of time, or that cannot converge, or that has made all its rounds.
-
-    - ``CANCEL``: give up; the guest stays at the source;
-    - ``SWITCH``: switch over all the same, at a moment as good as can be had, with a downtime above its limit;
-    - ``THROTTLE``: slow the guest down until it converges;
-    - ``IGNORE``: go on for ever.
-
-    Cloud Hypervisor's timeout policy has the first two; it calls the second one ``ignore``.
-    """
-
-    CANCEL = "cancel"
-    SWITCH = "switch"
-    THROTTLE = "throttle"
-    IGNORE = "ignore"
+from precopy.names import TimeoutPolicy
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ Each is a function of the same shape as `precopy.planning.policies.precopy`, and
 what it does not model, and its source. docs/policies.md has them in one table.
 """
 
+from precopy.names import CONVERGENCE_POLICIES
 from precopy.planning.model.decision import Policy
 from precopy.planning.policies.cloud_hypervisor import cloud_hypervisor
 from precopy.planning.policies.kubevirt import ramp, stall
@@ -25,7 +26,9 @@ FIELD_POLICIES: dict[str, Policy] = {
     )
 }
 
-POLICIES: dict[str, Policy] = {OURS.name: OURS, **FIELD_POLICIES}
+_ALL = {OURS.name: OURS, **FIELD_POLICIES}
+
+POLICIES: dict[str, Policy] = {name: _ALL[name] for name in CONVERGENCE_POLICIES}
 """Ours first, then the field's, by name."""
 
 __all__ = ["FIELD_POLICIES", "POLICIES"]

@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from precopy.names import TimeoutPolicy
 from precopy.planning.model.decision import Action, Decision
 from precopy.planning.model.estimate import Estimate
-from precopy.planning.model.limits import Limits, TimeoutPolicy
+from precopy.planning.model.limits import Limits
 from precopy.planning.model.metrics import Metrics
 from precopy.units import format_duration, format_rate, format_size
 

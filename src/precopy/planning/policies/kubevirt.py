@@ -6,8 +6,9 @@ import heapq
 import math
 from collections.abc import Sequence
 
+from precopy.names import TimeoutPolicy
 from precopy.planning.model.decision import Action, Decision
-from precopy.planning.model.limits import Limits, TimeoutPolicy
+from precopy.planning.model.limits import Limits
 from precopy.planning.model.metrics import Metrics, RoundSample
 from precopy.planning.policies.common import GIB, Situation
 from precopy.planning.policies.qemu import measured_bandwidth, switch_below_threshold, threshold_decision

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+from precopy.names import TimeoutPolicy
 from precopy.planning.model.curve import DirtyCurve
 from precopy.planning.model.decision import Action, Decision, Policy
 from precopy.planning.model.downtime import expected_downtime, needed_speed, smallest_downtime
 from precopy.planning.model.estimate import Estimate
-from precopy.planning.model.limits import Limits, TimeoutPolicy
+from precopy.planning.model.limits import Limits
 from precopy.planning.model.metrics import Metrics
 from precopy.units import format_duration
 

@@ -11,9 +11,9 @@ import pytest
 
 from precopy.bitmap import Bitmap
 from precopy.dirty import clear_policy
-from precopy.dirty.clear_policies import ALL_POLICIES
 from precopy.errors import UsageError
 from precopy.memory import CAPTURES, Capture, RamLayout
+from precopy.names import ALL_CLEAR_POLICIES
 from precopy.planning import Estimate, Limits
 from precopy.planning.model.sync_cost import sync_cost
 from precopy.planning.model.trace import RecordedFacts, Trace, TraceRound
@@ -145,7 +145,7 @@ class Counting:
 
 @pytest.mark.parametrize("listeners", [1, 2])
 @pytest.mark.parametrize("name", CAPTURES)
-@pytest.mark.parametrize("clear", ALL_POLICIES)
+@pytest.mark.parametrize("clear", ALL_CLEAR_POLICIES)
 def test_clears_are_counted_as_the_policy_makes_them(name: str, clear: str, listeners: int) -> None:
     """With all that is mapped dirty."""
     layout = Capture.named(name).layout(256 << 20)
@@ -173,7 +173,7 @@ def test_x_is_its_clears_and_the_rest() -> None:
 
 def test_policies_that_would_do_are_named() -> None:
     layout = Capture.named("q35-ovmf-512m-cirrus").layout()
-    costs = {name: sync_cost(layout, name) for name in ALL_POLICIES}
+    costs = {name: sync_cost(layout, name) for name in ALL_CLEAR_POLICIES}
     asked = replace(SEED, sync_s=costs["before-patch"].sync_s, downtime_limit_s=0.02)
     (lever,) = (one for one in advise(asked, costs).levers if one.what == "sync time")
     assert {"deferred", "merged", "upstream"} <= {name for name, _ in lever.clears}

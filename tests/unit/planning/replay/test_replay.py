@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from precopy.bitmap import Bitmap
-from precopy.cli.options import POLICY_NAMES
-from precopy.dirty import ALL_POLICIES, LogCounters, clear_policy
+from precopy.dirty import LogCounters, clear_policy
 from precopy.errors import UsageError
 from precopy.memory.layout import RamLayout
+from precopy.names import ALL_CLEAR_POLICIES, CONVERGENCE_POLICIES
 from precopy.planning import OURS, Action, Decision, Estimate, Limits, Metrics, Policy, TimeoutPolicy
 from precopy.planning.model.trace import Trace, TraceRound
 from precopy.planning.policies import POLICIES
@@ -115,7 +115,7 @@ class TestAgainstTheTruth:
         if was.completed:  # when it is given up, at the edge of its limit, is a matter of the last per cent
             assert off(again.total_s, was.total_s) < 0.2
 
-    @pytest.mark.parametrize("name", POLICY_NAMES)
+    @pytest.mark.parametrize("name", CONVERGENCE_POLICIES)
     def test_another_policy(self, name: str) -> None:
         guest = GUESTS["in order, half the link"]
         limits = Limits(0.1, 30, 20.0)
@@ -267,8 +267,8 @@ class TestClears:
             assert after.sync_s == pytest.approx(before.sync_s + 480 * 7e-6)
         assert with_clear(trace, "merged") == was
 
-    @pytest.mark.parametrize("recorded", ALL_POLICIES)
-    @pytest.mark.parametrize("other", ALL_POLICIES)
+    @pytest.mark.parametrize("recorded", ALL_CLEAR_POLICIES)
+    @pytest.mark.parametrize("other", ALL_CLEAR_POLICIES)
     def test_nothing_takes_less_than_no_time(self, recorded: str, other: str) -> None:
         trace = self.trace(recorded, LogCounters(1, 0.0, 1, 1.0))
         assert all(min(one.sync_s, one.clear_s, one.transfer_s) >= 0 for one in with_clear(trace, other))
