@@ -224,7 +224,15 @@ def test_table(bench: Bench) -> None:
     rows = [line.split() for line in done.out.splitlines() if line.split()[:1] == ["merged"]]
     assert len(rows) == 1
     assert rows[0][-1] == "yes"
-    for word in ("rounds", "clear ioctls", "x: first sync", "t: first round", "downtime", "throughput", "verified"):
+    for word in (
+        "rounds",
+        "clear ioctls",
+        "first sync time",
+        "first transfer time",
+        "downtime",
+        "throughput",
+        "verified",
+    ):
         assert word in done.out
     assert "both memories were the same byte for byte" in done.out
 

@@ -72,9 +72,10 @@ def test_the_text_begins_with_the_verdict() -> None:
     done = precopy("plan", *SEED)
     assert (done.code, done.err) == (0, "")
     lines = done.out.splitlines()
-    assert lines[0].startswith("will not converge: D is 0.5 of B")
+    assert lines[0].startswith("will not converge: dirty rate is 0.5 of the bandwidth")
     assert "change first: downtime limit" in done.out
-    assert "has to be above 500.0 ms, D below 2.50 GB/s" in done.out
+    assert 'the patch series "migration: merge fragmented clear_dirty ioctls"' in done.out
+    assert "has to be above 500.0 ms, the dirty rate below 2.50 GB/s" in done.out
     idle = precopy("plan", "--ram", "1G", "--bandwidth", "1G", "--dirty-rate", "0", "--sync-time", "0")
     assert idle.code == 0
     assert idle.out.startswith("converges in 1 round:")
@@ -160,7 +161,7 @@ def test_a_link_in_gigabits(link: str) -> None:
     assert document["input"]["bandwidth_bytes_per_s"] == 125_000_000
     assert document["verdict"].startswith("converges in 3 rounds: 74.68 s")
     said = precopy("plan", *GIGABIT, "--bandwidth", link).out
-    assert "B 125 MB/s (1.00 Gb/s)" in said
+    assert "bandwidth 125 MB/s (1.00 Gb/s)" in said
 
 
 def test_a_dirty_rate_in_bits() -> None:

@@ -151,7 +151,7 @@ class TestHappyPath:
         done = bench.run("migrate", here, waiting.split()[2], "--verify", *ARRIVES)
         assert (done.code, done.err) == (0, "")
         assert done.out.startswith("kvm guest migrated to tcp:127.0.0.1:")
-        for word in ("round", "x: sync", "t: transfer", "downtime", "compared byte for byte"):
+        for word in ("round", "sync time", "transfer time", "downtime", "compared byte for byte"):
             assert word in done.out
         gone = source.finish()
         assert (gone.code, gone.err) == (0, "")

@@ -23,8 +23,8 @@ _SUBCOMMANDS = {"sweep": ("precopy.cli.plan_sweep", "Plan every combination of r
 
 @dataclass(frozen=True)
 class _Asked:
-    """The plan's numbers; where they are from, in words; x under the clear policy asked for and under all of them; and
-    what the layout's text left open."""
+    """The plan's numbers; their source, in words; a sync's cost under the clear policy asked for and under all of them;
+    and what the layout's text left open."""
 
     input: PlanInput
     source: str
@@ -40,13 +40,15 @@ class _Asked:
     subcommand_metavar="[sweep [ARGS]...]",
 )
 @click.option("--ram", type=SIZE, default=None, help="Memory to be moved.  [default: the layout's, the recording's]")
-@click.option("--dirty-rate", type=RATE, default=None, help="D: distinct pages written a second, as 200M or 200MB/s.")
+@click.option("--dirty-rate", type=RATE, default=None, help="Distinct pages written a second, as 200M or 200MB/s.")
 @click.option("--working-set", type=SIZE, default=None, help="All that the guest writes.  [default: all of RAM]")
-@click.option("--bandwidth", type=RATE, default=None, help="B, while sending: 125M or 125MB/s (bytes), 1Gb/s (bits).")
+@click.option("--bandwidth", type=RATE, default=None, help="While sending: 125M or 125MB/s (bytes), 1Gb/s (bits).")
 @click.option(
-    "--sync-time", type=DURATION, default=None, help="x: time of a sync; with --layout, what it has besides its clears."
+    "--sync-time", type=DURATION, default=None, help="Time of a sync; with --layout, what it has besides its clears."
 )
-@click.option("--downtime-limit", type=DURATION, default=None, help="y.  [default: 300ms, or the recording's]")
+@click.option(
+    "--downtime-limit", type=DURATION, default=None, help="Downtime limit.  [default: 300ms, or the recording's]"
+)
 @click.option(
     "--max-rounds", type=Whole(1, 500), default=None, help="Rounds at most.  [default: 30, or the recording's]"
 )
@@ -60,7 +62,7 @@ class _Asked:
     "--uncertainty",
     type=Share(0, 1, max_open=True),
     default=None,
-    help="How far B, D and the working set may be off, as a share; ranges come from it.  [default: 0.1]",
+    help="How far bandwidth, dirty rate and working set may be off, as a share; ranges come from it.  [default: 0.1]",
 )
 @click.option("--layout", metavar="NAME|DIRECTORY", default=None, help="Take RAM and clears from this layout.")
 @click.option(

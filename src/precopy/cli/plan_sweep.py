@@ -40,11 +40,11 @@ _ADDRESS = r"(tcp|tls)://.+:[0-9]+"
 
 @click.command()
 @click.option("--ram", type=SIZES, required=True, help="Memory to be moved.")
-@click.option("--dirty-rate", type=RATES, required=True, help="D: distinct pages written a second, in bytes or bits.")
+@click.option("--dirty-rate", type=RATES, required=True, help="Distinct pages written a second, in bytes or bits.")
 @click.option("--working-set", type=SIZES, default=(), help="All that the guest writes.  [default: all of RAM]")
-@click.option("--bandwidth", type=RATES, required=True, help="B, while sending, in bytes (MB/s) or bits (Mb/s).")
-@click.option("--sync-time", type=DURATIONS, required=True, help="x: time of a sync.")
-@click.option("--downtime-limit", type=DURATIONS, default="300ms", show_default=True, help="y.")
+@click.option("--bandwidth", type=RATES, required=True, help="Bandwidth while sending, in bytes (MB/s) or bits (Mb/s).")
+@click.option("--sync-time", type=DURATIONS, required=True, help="Time of a sync.")
+@click.option("--downtime-limit", type=DURATIONS, default="300ms", show_default=True, help="Downtime limit.")
 @click.option("--max-rounds", type=COUNTS, default="30", show_default=True, help="Rounds at most.")
 @click.option("--handover", type=DURATIONS, default="5ms", show_default=True, help="Pause, device state, commit.")
 @click.option(

@@ -19,8 +19,8 @@ from precopy.units import format_duration, format_rate, format_size
 
 _ROUND_COLUMNS: tuple[tuple[str, Callable[[RoundSample], str]], ...] = (
     ("sent", lambda one: format_size(one.sent_bytes)),
-    ("x: sync", lambda one: format_duration(one.sync_s)),
-    ("t: transfer", lambda one: format_duration(one.transfer_s)),
+    ("sync time", lambda one: format_duration(one.sync_s)),
+    ("transfer time", lambda one: format_duration(one.transfer_s)),
     ("dirtied", lambda one: format_size(one.dirty_bytes)),
     ("throttle", lambda one: f"{one.throttle:.0%}"),
 )

@@ -19,7 +19,7 @@ _FIRST_ROUNDS, _LAST_ROUNDS = 9, 3
 def verdict(made: Plan) -> str:
     """One sentence: whether it converges, and what that depends on."""
     asked, forecast = made.input, made.forecast
-    worse = f"B, D and the working set are {100 * asked.uncertainty:.3g} %"
+    worse = f"bandwidth, dirty rate and working set are {100 * asked.uncertainty:.3g} %"
     if forecast.converges:
         doubt = "" if forecast.sure else f", but not if {worse} worse"
         count = forecast.rounds.value
@@ -31,7 +31,7 @@ def verdict(made: Plan) -> str:
     doubt = "" if forecast.sure else f", unless {worse} better"
     rounds = f" in {asked.max_rounds} rounds" if downtime_after(asked, MOST_ROUNDS) <= asked.downtime_limit_s else ""
     return (
-        f"will not converge{rounds}{doubt}: D is {_share(made)} of B, x is "
+        f"will not converge{rounds}{doubt}: dirty rate is {_share(made)} of the bandwidth, sync time is "
         f"{format_duration(forecast.likely.rounds[-1].sync_s)}; smallest downtime limit "
         f"{_range(forecast.smallest_downtime_limit_s, _duration_up)}"
     )
@@ -66,7 +66,7 @@ def show_plan(made: Plan, advice: Advice, source: str) -> None:
     """Prints it."""
     forecast, asked = made.forecast, made.input
     share = 100 * asked.uncertainty
-    ranges = f"; ranges: B, D and working set {share:.3g} % better and worse" if share else ""
+    ranges = f"; ranges: bandwidth, dirty rate and working set {share:.3g} % better and worse" if share else ""
     show(verdict(made), "", _input_line(asked, source) + ranges, "")
     figures = FittedTable((Column("figure", text=True), Column("value", text=True)), head=False)
     ends = "" if forecast.converges else " (given up)"
@@ -84,9 +84,9 @@ def show_plan(made: Plan, advice: Advice, source: str) -> None:
 def _input_line(asked: PlanInput, source: str) -> str:
     zero = "" if asked.first_bytes is None else " (zero pages apart)"
     return (
-        f"{source + ': ' if source else ''}{format_size(asked.ram_bytes)} of memory{zero}, D "
-        f"{format_rate(asked.dirty_rate_bytes_per_s)} of {format_size(asked.working_set_bytes)}, B "
-        f"{bandwidth(asked.bandwidth_bytes_per_s)}, x {_sync(asked)}, limit "
+        f"{source + ': ' if source else ''}{format_size(asked.ram_bytes)} of memory{zero}, dirty rate "
+        f"{format_rate(asked.dirty_rate_bytes_per_s)} of {format_size(asked.working_set_bytes)}, bandwidth "
+        f"{bandwidth(asked.bandwidth_bytes_per_s)}, sync time {_sync(asked)}, downtime limit "
         f"{format_duration(asked.downtime_limit_s)} in {asked.max_rounds} rounds, handover "
         f"{format_duration(asked.handover_s)}"
     )
@@ -109,7 +109,7 @@ def _advice_lines(advice: Advice) -> list[str]:
 
 def _rounds_table(made: Plan) -> FittedTable:
     """A line a round; of many, the first and the last ones."""
-    heads = ("round", "reads", "t: transfer", "x: sync", "then remaining", "downtime then", "at")
+    heads = ("round", "reads", "transfer time", "sync time", "then remaining", "downtime then", "at")
     shown = table(*((head, "r") for head in heads))
     rounds = made.forecast.likely.rounds
     left_out = range(_FIRST_ROUNDS, len(rounds) - _LAST_ROUNDS)
@@ -130,19 +130,22 @@ def _rounds_table(made: Plan) -> FittedTable:
     return shown
 
 
+_UNSETTLED = "rounds do not settle: the dirty rate is not below the bandwidth"
+
+
 def _letter_line(made: Plan) -> str:
     letter = made.qemu_model
     limit, critical = letter.smallest_downtime_limit_s, letter.critical_transfer_s
-    settles = "rounds do not settle: D is not below B" if math.isinf(critical) else f"t {format_duration(critical)}"
+    settles = _UNSETTLED if math.isinf(critical) else f"transfer time {format_duration(critical)}"
     return (
-        "the cover letter's model of QEMU (no working set, no handover): "
-        f"{settles}, R {_rate(letter.estimated_bandwidth_bytes_per_s)}; "
+        'QEMU as the patch series "migration: merge fragmented clear_dirty ioctls" models it (no working set, no '
+        f"handover): {settles}, bandwidth as QEMU measures it {_rate(letter.estimated_bandwidth_bytes_per_s)}; "
         + (
             "no downtime limit will do"
             if math.isinf(limit)
             else f"the downtime limit has to be above {format_duration(limit)}"
         )
-        + f", D below {_rate(letter.largest_dirty_rate_bytes_per_s)}"
+        + f", the dirty rate below {_rate(letter.largest_dirty_rate_bytes_per_s)}"
     )
 
 

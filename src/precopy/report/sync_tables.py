@@ -32,7 +32,7 @@ _TIME_COLUMNS = ("log_sync us", "bitmap us", "log_clear us")
 
 
 def _variants(body: Body) -> FittedTable:
-    shown = _figures("variant", "dirty", "get", "clear", "deferred", "x: sync us (min to max)", *_TIME_COLUMNS)
+    shown = _figures("variant", "dirty", "get", "clear", "deferred", "sync time us (min to max)", *_TIME_COLUMNS)
     for one in body["variants"]:
         shown.add_row(
             one["variant"],
@@ -105,7 +105,7 @@ def _peers(body: Body) -> list[str]:
         if ratios[name]
     ]
     if parts:
-        lines.append(f"x of ours is {' and '.join(parts)}")
+        lines.append(f"the sync time of ours is {' and '.join(parts)}")
     return lines
 
 

@@ -42,11 +42,11 @@ _ROUND_COLUMNS: tuple[tuple[str, Callable[[Round], str]], ...] = (
     ("left", lambda one: str(one.left_pages)),
     ("torn", lambda one: str(one.torn_batches)),
     ("bytes", lambda one: format_size(one.sent_bytes)),
-    ("x: sync", lambda one: format_duration(one.sync_s)),
+    ("sync time", lambda one: format_duration(one.sync_s)),
     ("log_sync", lambda one: format_duration(one.log_sync_s)),
     ("bitmap", lambda one: format_duration(one.bitmap_sync_s)),
     ("log_clear", lambda one: format_duration(one.log_clear_s)),
-    ("t: transfer", lambda one: format_duration(one.transfer_s)),
+    ("transfer time", lambda one: format_duration(one.transfer_s)),
     ("sending", lambda one: format_duration(one.send_s)),
     ("bandwidth", lambda one: format_rate(one.bandwidth_bytes_per_s) if one.sent_pages else "-"),
     ("get", lambda one: str(one.get_log_ioctls)),
@@ -57,13 +57,14 @@ _ROUND_COLUMNS: tuple[tuple[str, Callable[[Round], str]], ...] = (
 ROUNDS_LEGEND = (
     "pages to send: all in round 1; then those left, the new ones (dirty, and not to be sent already) and the others "
     "of torn batches, sent again; to send = sent + zero + left\n"
-    "x = log_sync + bitmap + log_clear; bandwidth = bytes by sending (a part of t); the last round has two syncs"
+    "sync time = log_sync + bitmap + log_clear; bandwidth = bytes by sending (a part of the transfer time); the last "
+    "round has two syncs"
 )
 
 
 def rounds_table(rounds: Sequence[Round]) -> list[RenderableType]:
-    """A line a round: what was found and sent, x and its parts, t, what the kernel was asked; and how they hang
-    together."""
+    """A line a round: pages found and sent, sync time and its parts, transfer time, ioctls; and a legend of the sums
+    between them."""
     shown = table(*((name, "r") for name, _ in _ROUND_COLUMNS))
     for one in rounds:
         shown.add_row(*(value(one) for _, value in _ROUND_COLUMNS))
@@ -142,8 +143,8 @@ def demo_table(rows: Sequence[DemoRow]) -> RenderableType:
         ("rounds", "r"),
         ("get ioctls", "r"),
         ("clear ioctls", "r"),
-        ("x: first sync", "r"),
-        ("t: first round", "r"),
+        ("first sync time", "r"),
+        ("first transfer time", "r"),
         ("downtime", "r"),
         ("sent", "r"),
         ("in", "r"),

@@ -89,25 +89,26 @@ def _limits_that_help(verdict: Verdict) -> str:
 
 
 def _else_needed(verdict: Verdict) -> str:
-    """Which D or which B would do. At a given limit it is their ratio that counts, but for the time that reading a page
-    takes besides; so the B is about right."""
+    """Which dirty rate or which bandwidth would make it converge. The bandwidth is approximate: it is scaled as if only
+    the ratio of both counted, which leaves out the time of reading pages."""
     bandwidth, most = verdict.bandwidth_bytes_per_s.value, verdict.largest_dirty_rate_bytes_per_s
     if not most or not bandwidth:
-        return "D has to fall or B to rise, and a higher limit is needed besides"
+        return "the dirty rate has to fall or the bandwidth to rise, and a higher limit is needed besides"
     needed = bandwidth * verdict.dirty_rate_bytes_per_s / most
-    return f"D has to fall below {format_rate(most)} or B to rise above about {format_rate(needed)}"
+    rise = f"the bandwidth to rise above about {format_rate(needed)}"
+    return f"the dirty rate has to fall below {format_rate(most)} or {rise}"
 
 
 def _load(verdict: Verdict) -> str:
-    """D as a share of B: a range of it where it is uncertain what follows."""
+    """The dirty rate as a share of the bandwidth; a range where it is uncertain whether the migration converges."""
     rate, bandwidth = verdict.dirty_rate_bytes_per_s, verdict.bandwidth_bytes_per_s
     if not bandwidth.value:
-        return f"D {format_rate(rate)}"
+        return f"dirty rate is {format_rate(rate)}"
     if verdict.converges is not None:
-        return f"D {_share(rate / bandwidth.value)}"
+        return f"dirty rate is {_share(rate / bandwidth.value)}"
     low = rate / bandwidth.high if bandwidth.high else None
     high = rate / bandwidth.low if bandwidth.low else None
-    return f"D {_between(low, high, _share)}"
+    return f"dirty rate is {_between(low, high, _share)}"
 
 
 def _from_now(verdict: Verdict) -> Range:
@@ -140,7 +141,7 @@ def _count(number: float) -> str:
 
 
 def _share(ratio: float) -> str:
-    return f"{ratio:.2f} of B" if ratio < 9.995 else f"{ratio:.0f} times B"
+    return f"{ratio:.2f} of the bandwidth" if ratio < 9.995 else f"{ratio:.0f} times the bandwidth"
 
 
 def _duration_up(seconds: float) -> str:

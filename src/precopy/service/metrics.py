@@ -37,16 +37,16 @@ _MAX_CLIENTS = 16
 _PROGRESS: dict[str, tuple[str, Callable[[Progress], float]]] = {
     "elapsed_seconds": ("Time since the migration began.", lambda one: one.elapsed_s),
     "remaining_bytes": ("Memory still to be sent.", lambda one: one.remaining_bytes),
-    "bandwidth_bytes_per_second": ("B, the bandwidth while sending.", lambda one: one.bandwidth_bytes_per_s),
+    "bandwidth_bytes_per_second": ("The bandwidth while sending.", lambda one: one.bandwidth_bytes_per_s),
 }
 _ROUND: dict[str, tuple[str, Callable[[Round], float]]] = {
-    "sync_seconds": ("x, the time of the last round's sync.", lambda one: one.sync_s),
-    "transfer_seconds": ("t, the time of the last round's transfer.", lambda one: one.transfer_s),
+    "sync_seconds": ("The sync time of the last round.", lambda one: one.sync_s),
+    "transfer_seconds": ("The transfer time of the last round.", lambda one: one.transfer_s),
 }
 _VERDICT: dict[str, tuple[str, Callable[[Verdict], float]]] = {
-    "dirty_rate_bytes_per_second": ("D, the guest's dirty rate.", lambda one: one.dirty_rate_bytes_per_s),
+    "dirty_rate_bytes_per_second": ("The guest's dirty rate.", lambda one: one.dirty_rate_bytes_per_s),
     "largest_dirty_rate_bytes_per_second": (
-        "D with which the migration would converge within its limit.",
+        "Dirty rate with which the migration would converge within its limit.",
         lambda one: _number(one.largest_dirty_rate_bytes_per_s),
     ),
     "converges": (

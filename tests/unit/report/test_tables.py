@@ -80,7 +80,7 @@ def column(shown: FittedTable, head: str) -> Column:
 
 @given(st.lists(st.lists(FIGURES, min_size=6, max_size=6), min_size=1, max_size=4), st.sampled_from(NAMES), st.data())
 def test_no_figure_of_any_table_is_cut(rows: list[list[str]], name: str, data: st.DataObject) -> None:
-    heads = ("round", "x: sync", "bandwidth", "precopy's ratio to it", "clear", "log_clear us")
+    heads = ("round", "sync time", "bandwidth", "precopy's ratio to it", "clear", "log_clear us")
     shown = FittedTable((Column("what", text=True), *map(Column, heads), Column("reason", text=True)))
     for row in rows:
         shown.add_row(name, *row, f"{row[0]} of downtime do not fit {row[1]}")
@@ -302,9 +302,9 @@ def test_a_rounds_columns() -> None:
             assert to_send == left + int(row["new"]) + int(row["again"])
         left = int(row["left"])
         sync = Printed.of(row["log_sync"]) + Printed.of(row["bitmap"]) + Printed.of(row["log_clear"])
-        assert sync.meets(Printed.of(row["x: sync"]))
+        assert sync.meets(Printed.of(row["sync time"]))
         assert (Printed.of(row["bandwidth"]) * Printed.of(row["sending"])).meets(Printed.of(row["bytes"]))
-        assert Printed.of(row["sending"]).within(Printed.of(row["t: transfer"]))
+        assert Printed.of(row["sending"]).within(Printed.of(row["transfer time"]))
         assert int(row["new"]) <= int(row["dirty"])
 
 
@@ -357,7 +357,7 @@ def test_a_plans_columns(asked: PlanInput) -> None:
             continue
         assert Printed.of(row["reads"]).within(Printed(ram, ram))
         assert Printed.of(row["then remaining"]).within(Printed(ram, ram))
-        at = at + Printed.of(row["t: transfer"]) + Printed.of(row["x: sync"])
+        at = at + Printed.of(row["transfer time"]) + Printed.of(row["sync time"])
         assert at.meets(Printed.of(row["at"]))
         at = Printed.of(row["at"])
         assert reads is None or Printed.of(row["reads"]).within(reads)

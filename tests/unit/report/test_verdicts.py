@@ -88,23 +88,27 @@ ENDLESS = replace(HOPELESS, smallest_downtime_limit_s=exactly(None), dirty_rate_
             replace(HOPELESS, action=Action.SWITCH_OVER.value, downtime_s=Range(1.6, 1.2, None)),
             "switching over above the downtime limit: downtime at least 1.2 s",
         ),
-        (HOPELESS, "will not converge: D 0.90 of B; smallest downtime limit 1.9 s"),
+        (HOPELESS, "will not converge: dirty rate is 0.90 of the bandwidth; smallest downtime limit 1.9 s"),
         (
             replace(HOPELESS, action=Action.WAIT.value, throttle=0.25),
             (
-                "waiting for a local minimum, throttled by 25 %; will not converge: D 0.90 of B; "
-                "smallest downtime limit 1.9 s"
+                "waiting for a local minimum, throttled by 25 %; will not converge: "
+                "dirty rate is 0.90 of the bandwidth; smallest downtime limit 1.9 s"
             ),
         ),
         (
             OPEN,
-            "waiting for a local minimum; may not converge: D 0.86 to 0.95 of B; smallest downtime limit 250 to 520 ms",
+            (
+                "waiting for a local minimum; may not converge: dirty rate is 0.86 to 0.95 of the bandwidth; "
+                "smallest downtime limit 250 to 520 ms"
+            ),
         ),
         (
             replace(OPEN, action=Action.GO_ON.value, smallest_downtime_limit_s=Range(None, 0.25, None)),
             (
-                "may not converge: D 0.86 to 0.95 of B; smallest downtime limit at least 250 ms; "
-                "to be sure, D has to fall below 60 MB/s or B to rise above about 150 MB/s"
+                "may not converge: dirty rate is 0.86 to 0.95 of the bandwidth; "
+                "smallest downtime limit at least 250 ms; "
+                "to be sure, the dirty rate has to fall below 60 MB/s or the bandwidth to rise above about 150 MB/s"
             ),
         ),
         (
@@ -120,28 +124,28 @@ ENDLESS = replace(HOPELESS, smallest_downtime_limit_s=exactly(None), dirty_rate_
         (
             ENDLESS,
             (
-                "will not converge: D 1.20 of B; no downtime limit helps: "
-                "D has to fall below 60 MB/s or B to rise above about 200 MB/s"
+                "will not converge: dirty rate is 1.20 of the bandwidth; no downtime limit helps: "
+                "the dirty rate has to fall below 60 MB/s or the bandwidth to rise above about 200 MB/s"
             ),
         ),
         (
             replace(ENDLESS, largest_dirty_rate_bytes_per_s=0.0),
             (
-                "will not converge: D 1.20 of B; no downtime limit helps: "
-                "D has to fall or B to rise, and a higher limit is needed besides"
+                "will not converge: dirty rate is 1.20 of the bandwidth; no downtime limit helps: "
+                "the dirty rate has to fall or the bandwidth to rise, and a higher limit is needed besides"
             ),
         ),
         (
             replace(HOPELESS, smallest_downtime_limit_s=Range(0.2, 0.1, 0.25)),
-            "will not converge in the rounds and the time that it has: D 0.90 of B",
+            "will not converge in the rounds and the time that it has: dirty rate is 0.90 of the bandwidth",
         ),
         (
             replace(HOPELESS, dirty_rate_bytes_per_s=1900 * MB),
-            "will not converge: D 19 times B; smallest downtime limit 1.9 s",
+            "will not converge: dirty rate is 19 times the bandwidth; smallest downtime limit 1.9 s",
         ),
         (
             replace(HOPELESS, bandwidth_bytes_per_s=exactly(0.0)),
-            "will not converge: D 90 MB/s; smallest downtime limit 1.9 s",
+            "will not converge: dirty rate is 90 MB/s; smallest downtime limit 1.9 s",
         ),
     ],
 )

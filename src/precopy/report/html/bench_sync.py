@@ -67,11 +67,11 @@ def _times(bench: BenchSync, prefix: str) -> Figure:
     if bench.qemu:
         rows.append(_range("QEMU", bench.qemu.sync_s, 2))
     values = [value for row in rows for value in (row.low, row.value, row.high) if value]
-    title = "How long a sync (x) takes with each variant: the median, and the shortest and longest that were seen."
+    title = "How long a sync takes with each variant: the median, and the shortest and longest that were seen."
     columns = (
         Column("variant", False),
-        *(Column(name) for name in ("x: median", "min", "max", "fetching", "merging", "clearing", "dirty pages")),
-        *(Column(name) for name in ("get", "clear", "deferred")),
+        *(Column(name) for name in ("sync time: median", "min", "max", "fetching", "merging", "clearing")),
+        *(Column(name) for name in ("dirty pages", "get", "clear", "deferred")),
     )
     table = [_variant_row(one) for one in bench.variants]
     if bench.qemu:
@@ -81,7 +81,7 @@ def _times(bench: BenchSync, prefix: str) -> Figure:
         f"{prefix}sync-times",
         "Sync time",
         title,
-        ranges(rows, fitting("sync time x", values or [1e-6], SECONDS), title),
+        ranges(rows, fitting("sync time", values or [1e-6], SECONDS), title),
         (Key(1, "range", "median, from shortest to longest"), *((Key(2, "range", "QEMU"),) if bench.qemu else ())),
         (_SYNC_READING,),
         Table("Sync times and ioctls of each variant", columns, tuple(table)),

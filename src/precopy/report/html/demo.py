@@ -81,7 +81,7 @@ def _tiles(named: Named) -> tuple[Tile, ...]:
 
 def _table_figure(demo: Demo, prefix: str) -> Figure:
     """The comparison, before the pictures."""
-    names = ("rounds", "total time", "downtime", "x of all rounds", "get ioctls", "clear ioctls", "sent")
+    names = ("rounds", "total time", "downtime", "sync time of all rounds", "get ioctls", "clear ioctls", "sent")
     columns = (Column("clear policy", False), *map(Column, names), Column("verified", False))
     rows = []
     for run in demo.runs:

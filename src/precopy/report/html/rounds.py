@@ -16,8 +16,8 @@ _HEAT_ROWS = 100
 _HEAT_SUMS = 8
 """Columns of the heat map's table."""
 _LAST_READING = (
-    "The last round was made with the guest paused; its x has two syncs, the one that found that little enough is left "
-    "and the one after the pause."
+    "The last round was made with the guest paused; its sync time is of two syncs, the one that found that little "
+    "enough is left and the one after the pause."
 )
 _REMAINING_READING = (
     "Once the solid line is below the dashed one, the rest can be sent while the guest stands still. A solid line that "
@@ -41,7 +41,7 @@ def round_figures(done: Migration, prefix: str) -> list[Figure]:
 
 
 def times_figure(done: Migration, prefix: str) -> Figure:
-    """Rounds as bars of x and t."""
+    """Rounds as bars of sync time and transfer time."""
     rows = [
         Row(
             round_name(one),
@@ -59,7 +59,7 @@ def times_figure(done: Migration, prefix: str) -> Figure:
     part = f"{100 * synced / together:.1f} %" if together else "none"
     title = (
         f"Each round copies what the guest wrote during the one before; {part} of the rounds' time went into "
-        f"finding out what that is (x), the rest into sending it (t)."
+        f"finding out what that is (sync time), the rest into sending it (transfer time)."
     )
     cut = len(done.rounds) > MOST_ROWS
     return Figure(
@@ -67,7 +67,7 @@ def times_figure(done: Migration, prefix: str) -> Figure:
         "Rounds",
         title,
         stacked(ends(rows), linear("time of the round", longest, SECONDS), title),
-        (Key(2, "bar", "x: sync"), Key(1, "bar", "t: transfer")),
+        (Key(2, "bar", "sync time"), Key(1, "bar", "transfer time")),
         (
             "From top to bottom: the rounds in their order, and what each took. Rounds that get shorter converge.",
             _LAST_READING,
@@ -83,7 +83,7 @@ def _rounds_table(done: Migration) -> Table:
     explained = all(one.pending_pages is not None for one in done.rounds)
     pages = ["dirty pages", *(["new ones", "again", "to send"] if explained else []), "pages sent", "zero pages"]
     pages += ["left"] if explained else []
-    names = ["round", "x: sync", "t: transfer", *pages, "sent", "sending", "B", "D"]
+    names = ["round", "sync time", "transfer time", *pages, "sent", "sending", "bandwidth", "dirty rate"]
     names += [*(["remaining"] if remains else []), *(["throttle"] if throttled else []), "get", "clear"]
     rows = []
     for one in done.rounds:
@@ -104,11 +104,12 @@ def _rounds_table(done: Migration) -> Table:
         if throttled:
             row.append(f"{100 * (one.throttle or 0):.0f} %")
         rows.append((*row, count_text(one.get_log_ioctls), count_text(one.clear_log_ioctls)))
-    caption = "Rounds: times, pages, bandwidth B, dirty rate D, and ioctls that get and clear dirty bits."
+    caption = "Rounds: times, pages, bandwidth, dirty rate, and ioctls that get and clear dirty bits."
     if explained:
         caption += (
             " To send: all pages in round 1, then those left, the new ones and the others of torn batches (again); "
-            "they are the pages sent, the zero pages and those left. B: bytes sent by the time of sending, a part of t."
+            "they are the pages sent, the zero pages and those left. Bandwidth: bytes sent by "
+            "the time of sending, a part of the transfer time."
         )
     return Table(caption, tuple(map(Column, names)), tuple(rows))
 

@@ -17,21 +17,21 @@ ROUND_TERMS: tuple[tuple[str, str], ...] = (
     ),
     ("dirty page", "4 KiB of memory that were written since they were last looked at, so they have to be sent again."),
     ("round", "One sync, and the sending of what it found."),
-    ("x: sync time", "How long it takes to ask the kernel which pages are dirty, and to have it watch them again."),
-    ("t: transfer time", "How long it takes to send the pages of a round, until all of it has arrived."),
-    ("B: bandwidth", "Bytes a second that are sent."),
+    ("sync time", "How long it takes to ask the kernel which pages are dirty, and to have it watch them again."),
+    ("transfer time", "How long it takes to send the pages of a round, until all of it has arrived."),
+    ("bandwidth", "Bytes a second that are sent."),
     (
-        "D: dirty rate",
-        "Bytes a second of memory that the guest dirties. If D is not below B, rounds do not get shorter.",
+        "dirty rate",
+        "Bytes a second of memory that the guest dirties. If it is not below the bandwidth, rounds do not get shorter.",
     ),
-    ("y: downtime limit", "How long the guest may stand still at the end."),
+    ("downtime limit", "How long the guest may stand still at the end."),
     ("downtime", "From the request to pause the guest here until it runs at the other side."),
     ("ioctl", "A call into the kernel: one kind fetches which pages are dirty (get), one re-arms them (clear)."),
     ("clear policy", "When, and with how many calls, pages are re-armed after a sync."),
 )
 
-_MIGRATION = [term for term in ROUND_TERMS if term[0] in ("pre-copy", "round", "downtime", "y: downtime limit")]
-_SYNC = [term for term in ROUND_TERMS if term[0] in ("dirty page", "x: sync time", "ioctl", "clear policy")]
+_MIGRATION = [term for term in ROUND_TERMS if term[0] in ("pre-copy", "round", "downtime", "downtime limit")]
+_SYNC = [term for term in ROUND_TERMS if term[0] in ("dirty page", "sync time", "ioctl", "clear policy")]
 
 SYNC_TERMS: tuple[tuple[str, str], ...] = (
     *_SYNC,

@@ -44,7 +44,7 @@ def test_ours_needs_what_the_letters_needs_where_nothing_saturates() -> None:
     assert made.qemu_model.smallest_downtime_limit_s == 0.5
     assert made.forecast.smallest_downtime_limit_s.value == pytest.approx(0.5, rel=2e-3)
     assert made.forecast.largest_dirty_rate_bytes_per_s.value == pytest.approx(2.5e9, rel=0.02)
-    assert "will not converge: D is 0.5 of B" in verdict(made)
+    assert "will not converge: dirty rate is 0.5 of the bandwidth" in verdict(made)
 
 
 def test_a_small_working_set_converges_where_the_letters_model_does_not() -> None:
@@ -75,7 +75,7 @@ def test_what_depends_on_the_uncertainty_is_said() -> None:
     made = plan(asked)
     assert made.forecast.converges
     assert not made.forecast.sure
-    assert "but not if B, D and the working set are 10 % worse" in verdict(made)
+    assert "but not if bandwidth, dirty rate and working set are 10 % worse" in verdict(made)
     assert "unless" in verdict(plan(replace(asked, downtime_limit_s=0.45)))
 
 
