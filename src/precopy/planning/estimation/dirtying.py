@@ -16,44 +16,53 @@ from precopy.planning.model.curve import DirtyClass, DirtyCurve
 from precopy.planning.model.metrics import RoundSample
 
 _BINS_PER_E = 1 / math.log(1.25)
-"""Intervals within 1.25 times of each other are one point."""
+"""Bins for each factor e of an interval's length: each bin is 1.25 times wide, and its rounds are one point."""
 _GAIN = 2.0
-"""A round's point counts so many times what that of the one before does."""
+"""Weight of a round's point over that of the round before it, as a ratio."""
 _NOISE = 0.1
-"""Older points take up half of a step of the level that is so small (a natural logarithm), and most of a large one."""
+"""Shrinkage: of a jump of the level by this much (natural logarithm), half is applied to older points; of a larger one,
+more."""
 _LARGEST_STEP = 8.0
-"""No round changes the level by more than this factor."""
+"""Largest factor by which one round may change the level."""
 _TICK_S = 1e-6
-"""Shorter intervals say nothing."""
+"""Seconds. Rounds with a shorter interval are left out: a rate over them would be noise."""
 _STOPPED = 0.999
-"""A guest of which more time than this is taken says nothing of its speed."""
+"""Cap on the throttled share of time when an interval is stretched to full speed, which divides by 1 minus it."""
 
 _FIRST = 0.3
-"""How much the first round says of W's shape, against the second: where clears are deferred, it arms pages only as it
-reads them."""
+"""Weight of the first round for W's shape, times what its age gives it. It is low because with deferred clears that
+round arms pages only as it reads them, so that its interval is not the same for all pages."""
 _KEPT = 0.75
-"""And each other round, against the one after it."""
-_NOISE_OF_SHAPE, _SURE = 0.02, 6.0
-"""Deviation of a round from W (a natural logarithm) before any is known, and how many rounds that counts."""
-_ALIKE, _BY_CHANCE, _STRAIGHT = 0.03, 0.05, 0.9
-"""Rounds are alike that shrink by no more than about such a share; where W is in proportion to the interval, or nearly
-(its elasticity is above the last figure), they come to be so by chance only, so often at most."""
+"""Weight of each other round for W's shape, against the round after it."""
+_NOISE_OF_SHAPE = 0.02
+"""Deviation of a round from W (natural logarithm) that is assumed before any round is known."""
+_SURE = 6.0
+"""Weight of that assumption, in rounds."""
+_ALIKE = 0.03
+"""Rounds count as equal in length where each differs from the one before by about this share or less."""
+_STRAIGHT = 0.9
+"""Elasticity of W from which it counts as proportional to the interval. Such rounds shrink or grow."""
+_BY_CHANCE = 0.05
+"""Rounds of equal length divide the probability of such a W by about 1 over this: the guest would have to write exactly
+as fast as is sent."""
 _APART = 1.5
-"""Of points whose intervals are nearer than this factor, the slope between them says little."""
+"""Least ratio of two points' intervals for the slope between them to be used; nearer ones give mostly noise."""
 _HALVINGS = 7
-"""Down to a 128th of the shortest interval W goes on as rounds tell, and is the chord from 0 below that."""
+"""W is estimated down to 1 / 2**7 of the shortest interval; below that it is a straight line from 0."""
 
 _FLAT = 0.12
-"""The working set has been gone round where the last doubling of the interval added no more than this share of it."""
+"""The whole working set counts as written where doubling the interval to its longest added at most this share of it."""
 _NEGLIGIBLE = 1e-6
-"""Share of all dirty bytes below which a class is left out."""
+"""Share of all dirty bytes below which a class is left out: a step of this size is rounding."""
 
 _DEVIATIONS = 1.645
-"""Nine in ten of a normal distribution are within so many standard deviations."""
+"""Standard deviations of a normal distribution within which nine in ten values lie."""
 _NINE_IN_TEN = _DEVIATIONS * 1.4826
-"""And within so many median deviations."""
-_FIRST_SPREAD, _LEAST_SPREAD, _MOST_SPREAD = 0.16, 0.03, 1.0
-"""Of one round (of n rounds, an n-th of it), of many, and of any."""
+"""The same in median absolute deviations, of which 1.4826 are a standard deviation."""
+_FIRST_SPREAD = 0.16
+"""Relative spread assumed after one round (divided by n after n)."""
+_LEAST_SPREAD, _MOST_SPREAD = 0.03, 1.0
+"""Its floor and its cap."""
 
 _Point = tuple[float, float, float]
 """(interval in seconds, bytes dirtied in it, weight)."""
@@ -61,8 +70,8 @@ _Floats = npt.NDArray[np.float64]
 
 
 def estimate_dirtying(rounds: Sequence[RoundSample], ram_bytes: float, throttle: float) -> tuple[DirtyCurve, float]:
-    """W, the dirty bytes of an interval, for a guest at ``throttle``; and its relative spread: how far off the next
-    round is from it, as a share, about nine times in ten.
+    """W, the dirty bytes of an interval, for a guest at ``throttle``; and its relative spread: nine times in ten, the
+    next round's dirty bytes differ from W by no more than this share.
 
     Each round is a point (interval, dirty bytes); intervals at another throttle are stretched to the guest's speed at
     this one. Points of similar intervals are averaged, a newer round's with twice the weight of the one's before it.
@@ -95,14 +104,15 @@ def estimate_dirtying(rounds: Sequence[RoundSample], ram_bytes: float, throttle:
 
 
 def _stretched(interval_s: float, throttle: float, now: float) -> float:
-    """What an interval with the share ``throttle`` of its time taken is worth where the share ``now`` is."""
+    """The interval at throttle ``now`` in which a guest writes as much as it did in ``interval_s`` at ``throttle``."""
     if throttle == now:
         return interval_s
     return interval_s * (1 - min(throttle, _STOPPED)) / (1 - min(now, _STOPPED))
 
 
 def _settled(intervals: list[float], ahead: float) -> float:
-    """From 0 to 1: whether rounds have become alike, the first left out and the next, ``ahead``, included."""
+    """From 0 (rounds still shrink or grow) to 1 (all of one length), by the intervals of the last rounds. The first
+    round is left out, and the next one, of ``ahead`` seconds, included."""
     if len(intervals) < 2 or ahead <= _TICK_S:
         return 0.0
     last = [*intervals[1:], ahead][-3:]
@@ -111,7 +121,7 @@ def _settled(intervals: list[float], ahead: float) -> float:
 
 
 class _Known:
-    """What the rounds so far found: points of similar intervals averaged, all at the level of the newest."""
+    """The rounds so far: points of similar intervals averaged, and all scaled to the level of the newest."""
 
     def __init__(self) -> None:
         self._bins: dict[int, list[float]] = {}  # weight, and weighted sums of intervals and of dirty bytes / level
@@ -119,7 +129,7 @@ class _Known:
         self._weight = self._level = 1.0
 
     def add(self, interval: float, dirty: float) -> None:
-        """The point of a round; all that was there counts less from now on."""
+        """Adds a round's point; those before it lose weight."""
         self._weight *= _GAIN
         self._rounds.append((interval, dirty / self._level))
         sums = self._bins.setdefault(math.floor(math.log(interval) * _BINS_PER_E), [0.0, 0.0, 0.0])
@@ -128,7 +138,7 @@ class _Known:
         sums[2] += self._weight * dirty / self._level
 
     def rounds(self) -> list[_Point]:
-        """Each round, weighted by what it says of W's shape."""
+        """Each round, with its weight for W's shape."""
         weights = [_KEPT**age for age in reversed(range(len(self._rounds)))]
         weights[0] *= _FIRST
         return [(i, d * self._level, w) for (i, d), w in zip(self._rounds, weights, strict=True)]
@@ -139,9 +149,9 @@ class _Known:
         return [(i / w, d / w * level, w) for _, (w, i, d) in sorted(self._bins.items())]
 
     def follow(self, interval: float, dirty: float) -> float:
-        """Takes up the level of a new round; returns by which factor that is off from what was known.
+        """Moves the level towards a new round's; returns the factor between the round and what was known.
 
-        What a concave function that never falls may be there is no news."""
+        The factor is 1 where a concave function through the points that never falls could have the round's value."""
         least, most = _between(self.points(), interval)
         nearest = min(max(dirty, least), most)
         if nearest <= 0:
@@ -153,7 +163,8 @@ class _Known:
 
 
 def _between(points: list[_Point], interval: float) -> tuple[float, float]:
-    """Dirty bytes that a concave function from 0 through ``points`` that never falls has at least, and at most."""
+    """The least and the most dirty bytes at ``interval`` of any concave function from 0 through ``points`` that never
+    falls."""
     place = bisect_left(points, (interval, -1.0, 0.0))
     since, below, _ = points[place - 1] if place else (0.0, 0.0, 0.0)
     most = below * interval / since if place else math.inf
@@ -166,8 +177,8 @@ def _between(points: list[_Point], interval: float) -> tuple[float, float]:
 def _concave(points: list[_Point]) -> list[tuple[float, float]]:
     """Corners (interval, dirty bytes) of a concave function near ``points`` that begins at 0 and never falls.
 
-    Neither do such functions' mean slopes from 0 rise. Pooling gives both, and evens errors out; the least concave
-    majorant, which alone would follow the highest errors, does the little that is left."""
+    Such a function's mean slope from 0 never rises either. Pooling enforces both and averages errors. The least
+    concave majorant comes last, because on its own it would follow the largest errors."""
     grown = pooled([(dirty, weight) for _, dirty, weight in points])
     falling = pooled([(-dirty / one, weight) for dirty, (one, _, weight) in zip(grown, points, strict=True)])
     return _majorant([(one, -slope * one) for slope, (one, _, _) in zip(falling, points, strict=True)])
@@ -185,8 +196,8 @@ def _majorant(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def _guesses() -> tuple[_Floats, _Floats, _Floats, _Floats]:
-    """Of each of `_Shape`'s guesses how likely it is beforehand (as a logarithm; pages written at random come last),
-    and of the others hot bytes, the interval that goes round them, and bytes written once in a unit of time."""
+    """Of each of `_Shape`'s guesses: its prior probability (as a logarithm; the random writers come last), and of the
+    others the hot bytes, the interval that writes all of them once, and the other bytes written in a unit of time."""
     gone_round = [(1.0, 2.0**step, 0.0) for step in np.arange(-4, 12, 0.5)]
     hot_and_cold = [(hot, knee, 1.0) for knee, hot in product((1 / 32, 1 / 8, 1 / 2, 2.0, 8.0), (0.25, 1.0, 4.0, 16.0))]
     kinds = ((0.3, 1), (0.35, len(gone_round)), (0.2, len(hot_and_cold)), (0.15, len(_RANDOM)))
@@ -201,16 +212,16 @@ _LIKELY, _HOT, _KNEE, _COLD = _guesses()
 
 @dataclass(frozen=True, slots=True)
 class _Shape:
-    """W where no round was as short, of which a concave function leaves open whether it is the chord from 0 (a guest
-    that has not begun to write the same pages twice) or flat (one that has written all it ever will many times over).
+    """W at intervals shorter than every round. Concavity leaves open whether W is the chord from 0 there (a guest that
+    has not yet written any page twice) or flat (a guest that has written its whole working set many times).
 
-    Guests of four kinds are tried: W is in proportion to the interval; it is so up to a working set; a hot set is
-    written besides; or pages are written at random, W = 1 - exp(-interval). Each is ``share`` likely, by how far off
-    rounds are from it at its best ``level`` (the logarithm of a factor), with a deviation that is not known before
-    (Student's t). Intervals are in units of the ``shortest``.
+    Four kinds of guest are tried: W is proportional to the interval; it is proportional up to a working set; it is
+    proportional plus a hot set; or pages are written at random, W = 1 - exp(-interval). ``share`` is the probability of
+    each guess, from the distance of the rounds to it at its best ``level`` (the logarithm of a factor) with an unknown
+    deviation (Student's t). Intervals are in units of the ``shortest``.
 
-    Rounds that have all come out alike fit any of these. But where W is in proportion to the interval, rounds shrink or
-    grow, unless the guest happens to write just as fast as it is sent; so that is then the least likely of them.
+    Rounds of equal length fit every guess. But where W is proportional to the interval, rounds shrink or grow unless
+    the guest writes just as fast as is sent, so equal rounds make that guess less probable (`_BY_CHANCE`).
     """
 
     shortest: float
@@ -231,7 +242,8 @@ class _Shape:
         return cls(shortest, share / share.sum(), level)
 
     def dirty_bytes(self, intervals: list[float]) -> list[float]:
-        """The geometric mean of all guesses, which is concave as they are, and which an unlikely one moves little."""
+        """The geometric mean of all guesses, weighted by probability. It is concave, as the guesses are, and improbable
+        guesses move it little."""
         logs = self.level[:, None] + _logs(np.array(intervals) / self.shortest)
         return [math.exp(one) for one in self.share @ logs]
 
@@ -242,7 +254,7 @@ class _Shape:
 
 
 def _logs(times: _Floats) -> _Floats:
-    """Logarithms of what each guess (a row) dirties in intervals of so many units, at level 0."""
+    """Logarithms of the dirty bytes of each guess (a row) in intervals of ``times`` units (a column), at level 0."""
     found: _Floats = np.vstack([_HOT * np.minimum(times / _KNEE, 1.0) + _COLD * times, -np.expm1(-times * _RANDOM)])
     return np.log(found)
 
@@ -251,7 +263,8 @@ _GROWING = (_logs(np.array([1.0])) - _logs(np.array([0.9])))[:, 0] > -_STRAIGHT 
 
 
 def _below(corners: list[tuple[float, float]], interval: float, shape: _Shape) -> list[tuple[float, float]]:
-    """``corners`` with more of them below the shortest ``interval``, none above the line that comes down to that."""
+    """``corners`` with the shape's corners added below the shortest ``interval``, none of them above the line that
+    continues the slope after it."""
     dirty, after = corners[1][1] * interval / corners[1][0], [one for one in corners if one[0] > interval]
     slope = next((_slope((interval, dirty), one) for one in after if one[0] > _APART * interval), 0.0)
     shorter = [interval / 2**step for step in range(_HALVINGS, 0, -1)]
@@ -266,7 +279,7 @@ def _slope(one: tuple[float, float], other: tuple[float, float]) -> float:
 
 
 def _classes(corners: list[tuple[float, float]], ram_bytes: float) -> DirtyCurve:
-    """Each step of the slope is a class, as large as it has become at its corner."""
+    """A class for each step of the slope: its rate is the step, its size what that rate writes up to the corner."""
     slopes = [_slope(one, other) for one, other in pairwise(corners)]
     if not slopes:
         return DirtyCurve(())
@@ -285,8 +298,8 @@ def _classes(corners: list[tuple[float, float]], ram_bytes: float) -> DirtyCurve
 
 
 def _spread(curve: DirtyCurve, found: list[tuple[float, float, float]], doubt: float) -> float:
-    """How far off the next round is from ``curve``. ``found`` has of each round its interval, its dirty bytes, and by
-    which factor these were off from what had been known; ``doubt`` is that of W's shape where the next one will be."""
+    """The spread that `estimate_dirtying` returns. ``found``: each round's interval, dirty bytes, and the factor
+    between these and what was known before it; ``doubt``: standard deviation of ln W at the next round's interval."""
     if not found:
         return _MOST_SPREAD
     fits, off, weight = [], [], 1.0

@@ -16,7 +16,7 @@ from precopy.planning.model.metrics import Costs, Metrics, RoundSample
 __all__ = ["estimate_bandwidth", "estimate_costs", "estimate_dirtying", "observe"]
 
 _VARIED = 1.3
-"""Syncs tell what a dirty byte costs them where one found so many times what another did."""
+"""The cost of a dirty byte is estimated where one sync found more than this many times the dirty bytes of another."""
 
 
 def observe(
@@ -27,7 +27,8 @@ def observe(
     *,
     throttle: float = 0.0,
 ) -> Metrics:
-    """What is known right after a sync, with the guest at ``throttle``. Raises `UsageError` without any round."""
+    """What a policy decides by right after a sync, with the guest at ``throttle``. Raises `UsageError` without any
+    round."""
     if not rounds:
         raise UsageError("nothing is known of a migration before its first round; estimate from one round or more")
     dirty, spread = estimate_dirtying(rounds, ram_bytes, throttle)
@@ -38,9 +39,9 @@ def observe(
 def estimate_costs(rounds: Sequence[RoundSample], handover_s: Estimate) -> Costs:
     """What rounds and syncs cost here, by weighted medians in which newer rounds count more.
 
-    The first round reads memory as it was found, zero pages and pages that nobody ever touched, and later ones read
-    what the guest writes: where there are later ones, they alone say what reading costs and which share of it is sent.
-    Without any, all that is read counts as sent.
+    The first round reads all memory, with its zero pages and untouched pages; later rounds read what the guest writes.
+    So the cost of reading and the share that is sent come from later rounds. Before there is one, all that is read
+    counts as sent.
     """
     kept = telling(rounds)
     later = [one for one in kept if one.number > 1 and one.read_bytes >= 1]
@@ -66,7 +67,7 @@ def _sync_cost(rounds: Sequence[RoundSample]) -> tuple[float, float]:
     """(a, b) of ``sync_s = a + b * dirty_bytes``, both at least 0.
 
     b is the median of the slopes between any two rounds, weighted by how far they are apart (Theil, 1950; Sen, 1968;
-    the weights: Sievers, 1978), which a few syncs that were held up do not move. Where all syncs found about the same,
+    the weights: Sievers, 1978), which a few delayed syncs do not move. Where all syncs found about the same,
     b is 0."""
     points = [(one.dirty_bytes, one.sync_s) for one in rounds]
     most, least = max((x for x, _ in points), default=0.0), min((x for x, _ in points), default=0.0)

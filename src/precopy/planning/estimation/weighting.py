@@ -1,4 +1,4 @@
-"""What several rounds say together: the newer count more, and none alone decides."""
+"""Weighted statistics over rounds: newer rounds weigh more, and no single round decides."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from collections.abc import Iterable, Sequence
 from precopy.planning.model.metrics import RoundSample
 
 FORGET = 0.65
-"""A round counts so much of what the one after it does: then any two outweigh the newest one where they come right
-before it, and the two newest outweigh all others together."""
+"""Weight ratio of successive rounds. Below 0.618 the newest round alone could outvote the two before it; above 0.707
+all earlier rounds together could outvote the two newest."""
 
 _MOST = 10
+"""Rounds that are looked at, at most: with `FORGET` a round before the last nine weighs 2 % of the newest or less."""
 
 
 def telling(rounds: Sequence[RoundSample]) -> Sequence[RoundSample]:
-    """The rounds that are still worth looking at: the last ones, and the first, which is the longest."""
+    """The rounds that estimates are made from: the first, which is the longest, and the last nine."""
     return rounds if len(rounds) <= _MOST else (rounds[0], *rounds[1 - _MOST :])
 
 
 def weighted_median(pairs: Iterable[tuple[float, float]]) -> float:
-    """The value at the middle of (value, weight) pairs by weight; 0 where nothing has weight."""
+    """The weighted median of (value, weight) pairs; 0 where all weights are 0."""
     ordered = sorted(pair for pair in pairs if pair[1] > 0)
     rest = sum(weight for _, weight in ordered) / 2
     for value, weight in ordered:

@@ -1,9 +1,9 @@
-"""How much further from its forecast a migration may end than the ranges of guest and link make it.
+"""The widening of a forecast's ranges for a busy machine.
 
-A forecast carries a migration on in a world that stays as it is. On a machine whose cores others want, too, threads
-wait for their turn: a round of some tens of milliseconds then takes and dirties something else than the one before, and
-a downtime has waits in it that are none of its parts'. Rates that differ from round to round tell of that; a single
-round tells nothing of it, and is taken for one of a busy machine.
+A forecast assumes that guest and link stay as they are. On a machine with more threads than cores, threads wait for a
+core: the times and dirty bytes of short rounds then vary from round to round, and a downtime contains waits that belong
+to none of its parts. The variation of the rounds' rates measures that. After a single round there is no variation to
+measure, and the machine is assumed to be busy.
 
 The figures are of 79 migrations of ``precopy bench predict`` on two cores that 13 to 18 threads wanted at a time
 (docs/planning.md): with them nine in ten downtimes and total times lay within the ranges stated after rounds 1 to 3.
@@ -20,23 +20,25 @@ from precopy.planning.model.estimate import Estimate
 from precopy.planning.model.metrics import RoundSample
 
 _LESS, _MORE = 1.1, 0.8
-"""How far a downtime on a busy machine may be below and above its range, as natural logarithms."""
+"""Natural logarithms by which a downtime's range is extended downwards and upwards on a fully busy machine."""
 _PHASE = 0.5
-"""Share of ``_LESS`` that holds on any machine while rounds are to come: the last may leave less than would fit."""
+"""Share of ``_LESS`` that applies on every machine before the last round, which may leave less than the limit
+allows."""
 _SOONER, _LATER = 0.5, 1.5
-"""The same for the time from now until the end."""
+"""The same logarithms for the time from now until the end."""
 _SLOWER, _FASTER = 1.0, 0.4
-"""The same for the bandwidth of the rounds to come: short ones wait for their turn for more of their time."""
-_STEADY, _GAIN = 0.02, 8.0
-"""Rounds whose rates differ by the first (a natural logarithm) are those of a machine of one's own; each unit beyond it
-is worth so much of a busy one."""
+"""The same for the bandwidth of later rounds: in short rounds waiting for a core takes a larger part of the time."""
+_STEADY = 0.02
+"""Deviation of the rounds' rates (natural logarithm) up to which the machine counts as idle."""
+_GAIN = 8.0
+"""Busyness for each unit of deviation above that; it is 1 from a deviation of 0.145 on."""
 _FEW = 2.0
-"""Of n rounds, differences are taken for larger by this over n - 1."""
+"""The deviation of n rounds is multiplied by 1 + this / (n - 1), because few rounds underestimate it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Doubt:
-    """``busy``: from 0, a machine of one's own, to 1, one that others want as much."""
+    """``busy``: from 0 (an idle machine) to 1 (as busy as those that the constants were taken from)."""
 
     busy: float
 
@@ -51,14 +53,14 @@ class Doubt:
         return Estimate(forecast.value, forecast.low * math.exp(-less), forecast.high * math.exp(self.busy * _MORE))
 
     def total(self, forecast: Estimate, now: float) -> Estimate:
-        """The range of a total time, of which ``now`` seconds are over."""
+        """The range of a total time, of which ``now`` seconds have passed."""
         low = max(forecast.low - now, 0.0) * math.exp(-self.busy * _SOONER)
         high = max(forecast.high - now, 0.0) * math.exp(self.busy * _LATER)
         return Estimate(forecast.value, min(now + low, forecast.low), max(now + high, forecast.high))
 
 
 def doubt(rounds: Sequence[RoundSample]) -> Doubt:
-    """What these rounds leave open; nothing where there are none, and numbers are given instead."""
+    """The doubt after these rounds; 0 without rounds, where a plan gives the numbers."""
     sent = [(one.sent_bytes / one.send_s, one.send_s) for one in telling(rounds) if one.sent_bytes > 0 < one.send_s]
     if len(sent) < 2:
         return Doubt(1.0 if rounds else 0.0)

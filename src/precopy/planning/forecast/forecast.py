@@ -18,7 +18,7 @@ from precopy.planning.policies.precopy import decide
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """A migration's future, where guest, link and policy go on as they do.
+    """The forecast of a migration, if guest, link and policy stay as they are.
 
     - ``decision``: what the policy says now;
     - ``converges``: whether the guest is switched over within the downtime limit; None where the range of what was
@@ -51,7 +51,7 @@ class Forecast:
 def forecast(metrics: Metrics, limits: Limits, now: float, policy: Decide = decide) -> Forecast:
     """Carries the migration on from ``metrics`` at ``now`` seconds since its start: once with what was estimated, and
     once with each end of its range (the fast link with the quiet guest, the slow one with the busy one). The ranges of
-    downtime and total time are wider than those three by what a busy machine does besides (doubt.py)."""
+    downtime and total time are widened for a busy machine (doubt.py)."""
     outcomes = [simulate(metrics, world, policy, limits, now, most_rounds=_AHEAD) for world in _worlds(metrics)]
     likely = outcomes[0]
     rate = metrics.dirty_rate
@@ -59,7 +59,7 @@ def forecast(metrics: Metrics, limits: Limits, now: float, policy: Decide = deci
     fits = [one.completed and one.downtime_s <= enough for one in outcomes]
     decision, unknown = policy(metrics, limits, now), doubt(metrics.rounds)
     downtime_s = unknown.downtime(_range([one.downtime_s for one in outcomes]), ahead=not decision.ends)
-    # One round says how much was dirtied while all of memory was sent, and nothing of shorter intervals.
+    # One round gives the bytes dirtied while all of memory was sent; shorter intervals are not known yet.
     unsure = len(set(fits)) > 1 or (
         not decision.ends and (len(metrics.rounds) == 1 or (fits[0] and downtime_s.high > enough))
     )
@@ -79,7 +79,7 @@ def forecast(metrics: Metrics, limits: Limits, now: float, policy: Decide = deci
 
 _ROUNDING = 1e-6
 _AHEAD = 50
-"""Rounds that a forecast looks ahead, so that it never takes long while a guest writes on."""
+"""Rounds that a forecast simulates at most: it is made after each round while the guest goes on writing."""
 
 
 def _range(values: list[float]) -> Estimate:

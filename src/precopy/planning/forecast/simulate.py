@@ -17,14 +17,14 @@ from precopy.planning.model.limits import Limits
 from precopy.planning.model.metrics import Costs, Metrics, RoundSample
 
 MOST_ROUNDS = 500
-"""A simulation ends here, whatever its policy says."""
+"""Rounds after which a simulation ends even if its policy would go on, so that it ends."""
 _ROUNDING = 1e-9
 _CUTS = 7
-"""Steps to find the moment in which a round is cut short, to 1/128 of it."""
+"""Bisection steps for the moment at which a round ends early: 7 find it to 1/128 of the round."""
 
 
 class World(Protocol):
-    """What really happens: the costs (the values of their estimates), and what the guest dirties."""
+    """The guest and link that a simulation runs on: the costs (the values of their estimates) and the dirtied bytes."""
 
     @property
     def costs(self) -> Costs: ...
@@ -37,7 +37,7 @@ class World(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CurveWorld:
-    """A guest that writes as ``curve`` has it when nothing is throttled, over a link with ``costs``."""
+    """A guest that dirties ``curve`` when it is not throttled, over a link with ``costs``."""
 
     costs: Costs
     curve: DirtyCurve
@@ -82,9 +82,9 @@ def simulate(
     """Goes on from ``metrics`` at ``now`` (seconds since the migration's start) until ``decide`` ends it, or for
     ``most_rounds`` more.
 
-    ``observe`` makes the metrics that the policy sees from the rounds; by default what is known of guest and link
-    stays as it is in ``metrics``, as a forecast has it. ``first_s``: what a migration's first round takes besides what
-    its bytes do.
+    ``observe`` makes the metrics that the policy sees from the rounds; by default, as in a forecast, estimates of guest
+    and link stay as they are in ``metrics``. ``first_s``: seconds of a migration's first round beyond the time of its
+    bytes.
     """
     costs, bandwidth = world.costs, world.costs.bandwidth.value
     made, stolen, sent = len(metrics.rounds), 0.0, 0.0

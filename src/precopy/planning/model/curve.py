@@ -46,7 +46,7 @@ class DirtyCurve:
         return sum(one.size for one in self.classes)
 
     def dirty_bytes(self, interval_s: float) -> float:
-        """W: bytes dirtied in an interval of so many seconds."""
+        """W: bytes dirtied in an interval of ``interval_s`` seconds."""
         total = 0.0
         for one in self.classes:
             total += min(one.rate * interval_s, one.size)

@@ -70,7 +70,7 @@ def smallest_downtime(metrics: Metrics, speed: float = 1.0) -> Estimate:
 
 
 def _settled(curve: DirtyCurve, costs: Costs, bandwidth: float) -> float:
-    """Seconds to send what such rounds leave, and for a sync that finds next to nothing."""
+    """Seconds of a last sync that finds almost nothing, and of sending what a round at the fixed point leaves."""
     per_byte = costs.s_per_byte(bandwidth)
     interval_s = curve.fixed_point(per_byte + costs.sync_s_per_byte, costs.sync_s)
     if math.isinf(interval_s) or not costs.sync_s_per_byte:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """``value`` with the range in which the truth should lie about nine times in ten; an exact figure has
-    ``low == value == high``. The unit is that of whoever names it."""
+    ``low == value == high``. The unit is in the name of the field that holds it."""
 
     value: float
     low: float

@@ -72,11 +72,11 @@ class Costs:
         return self.sent_share / bandwidth + self.read_s_per_byte
 
     def transfer_s(self, read_bytes: float, bandwidth: float) -> float:
-        """t of a round of so many bytes of memory at ``bandwidth``."""
+        """t of a round of ``read_bytes`` of memory at ``bandwidth``."""
         return read_bytes * self.s_per_byte(bandwidth)
 
     def x_s(self, dirty_bytes: float) -> float:
-        """x of a sync that finds so many bytes."""
+        """x of a sync that finds ``dirty_bytes``."""
         return self.sync_s + dirty_bytes * self.sync_s_per_byte
 
 
@@ -110,8 +110,9 @@ class Metrics:
         dirtied = self.dirty.dirty_bytes(interval_s) * (1 + self.dirty_spread)
         dirtied += self.dirty.rate * self.costs.x_s(dirtied)
         remaining = min((unsent_bytes + dirtied) * _SAFE, self.ram_bytes)
-        # `replace` would take twice as long, and a sweep is made of this.
+        # `replace` would take twice as long, and a sweep spends most of its time here.
         return Metrics(self.ram_bytes, self.rounds, remaining, self.dirty, self.dirty_spread, self.costs, self.throttle)
 
 
 _SAFE = 1.05
+"""Factor on remaining bytes in mid-round: a round that ends early for a wrong guess costs one more sync."""

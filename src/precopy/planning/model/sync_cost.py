@@ -28,8 +28,8 @@ LISTENERS = 2
 
 @dataclass(frozen=True, slots=True)
 class SyncCost:
-    """x of one sync under the policy ``clear``: ``clears`` calls whatever is dirty and ``clears_per_dirty_page`` more,
-    each of ``clear_s``, and ``fixed_s`` for the rest, among it ``gets`` calls."""
+    """x of one sync under the policy ``clear``: ``clears`` calls even if nothing is dirty, ``clears_per_dirty_page``
+    more, each of ``clear_s``, and ``fixed_s`` for the rest, among it ``gets`` calls."""
 
     clear: str
     clears: int
@@ -61,7 +61,7 @@ def sync_cost(
     of what the constants above make of its slots and pages. Raises `UsageError` for a name that is no policy.
 
     Clears in the sync: dirty/clear.py and dirty/qemu_variants.py say what each policy does. Those that are made while
-    pages are read, one for each 128 MiB or 1 GiB, are next to nothing beside sending these, and not counted.
+    pages are read, one for each 128 MiB or 1 GiB, take far less time than sending them and are not counted.
     """
     if clear not in _CLEARS:
         raise UsageError(f"no clear policy is called {clear!r}; there are {', '.join(_CLEARS)}")
@@ -95,4 +95,4 @@ _CLEARS: dict[str, Callable[[RamLayout], int]] = {
     "upstream": _unaligned_sections,
     "clear-bmap": lambda _: 0,
 }
-"""Clears in a sync for one listener, whatever is dirty (`merged` makes fewer where a slot has nothing dirty)."""
+"""Clears in a sync for one listener, even if nothing is dirty (`merged` makes fewer where a slot has nothing dirty)."""

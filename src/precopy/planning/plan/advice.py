@@ -15,7 +15,7 @@ _SPARE = 1.01
 """What is advised is a hundredth more than the least that would do."""
 _STEPS = 32
 _GAIN = 2.0
-"""Where it converges anyway, each lever is tried with so many times what it is."""
+"""Factor by which each lever is tried where the plan converges anyway."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Advice:
 
 @dataclass(frozen=True, slots=True)
 class _Knob:
-    """``at(factor)`` is the plan with ``factor`` times the better value, ``best`` that with the best there is."""
+    """``at(factor)`` is the plan with the value better by ``factor``, ``best`` that with the best possible value."""
 
     what: str
     value: float

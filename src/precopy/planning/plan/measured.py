@@ -7,13 +7,13 @@ from precopy.planning.model.trace import Trace
 from precopy.planning.plan.plan import PlanInput
 
 DIRTY_RATE_INTERVAL_S = 0.1
-"""D of a measured curve is what it dirties in such an interval (QEMU's own window), over its length; or in the shortest
-round, where none was so short: what was not seen is no figure to print."""
+"""Seconds. The dirty rate of a measured curve is reported over 100 ms (QEMU's own window), or over the shortest
+observed round if that is longer."""
 _MOST_UNCERTAIN = 0.9
 
 
 def measured_input(trace: Trace) -> PlanInput:
-    """What the estimators make of all of its rounds, with the guest not throttled, and its own limits. The uncertainty
+    """The estimates from all of its rounds, for the guest not throttled, and its own limits. The uncertainty
     is that of the estimates. Raises `UsageError` for a recording without a round."""
     samples = trace.samples
     last = samples[-1] if samples else None

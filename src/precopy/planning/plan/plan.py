@@ -168,7 +168,7 @@ def forecast_plan(asked: PlanInput) -> PlanForecast:
 
 
 def carry_out(asked: PlanInput) -> Outcome:
-    """The migration on paper, as `decide` has it. It makes one round at least, as every one does."""
+    """The simulated migration, with `decide` as its policy. Like every migration it makes at least one round."""
     metrics, limits = asked.metrics(), asked.limits()
     world = CurveWorld(metrics.costs, metrics.dirty)
     return simulate(metrics, world, exactly(metrics, limits), limits, 0.0, first_s=asked.first_s)
@@ -188,7 +188,7 @@ def fits(asked: PlanInput) -> bool:
 
 
 def downtime_after(asked: PlanInput, rounds: int) -> float:
-    """The downtime of switching over at the best moment within so many rounds (1 or more)."""
+    """The smallest downtime of switching over within ``rounds`` rounds (1 or more)."""
     if _plain(asked):
         late = min(asked.dirty_rate_bytes_per_s * PAUSE_S, asked.working_set_bytes)
         left = _remaining(asked, asked.dirty_rate_bytes_per_s, rounds)
@@ -197,7 +197,7 @@ def downtime_after(asked: PlanInput, rounds: int) -> float:
 
 
 def downtime_with(asked: PlanInput, remaining_bytes: float) -> float:
-    """The downtime of switching over with so much left to be sent."""
+    """The downtime of switching over with ``remaining_bytes`` to be sent."""
     metrics = asked.metrics()
     late = asked.dirty.dirty_bytes(PAUSE_S)
     sent_s = metrics.costs.transfer_s(remaining_bytes + late, asked.bandwidth_bytes_per_s)

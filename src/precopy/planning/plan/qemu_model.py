@@ -20,7 +20,7 @@ import math
 from dataclasses import dataclass
 
 WINDOW_S = 0.1
-"""QEMU's BUFFER_DELAY: bandwidth is taken over at least so long."""
+"""QEMU's BUFFER_DELAY, seconds: the shortest time over which it measures bandwidth."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Many plans at once: every combination of the values of each number, in chunks that any executor can run.
 
 A plan of a sweep is carried out once, with its numbers as they are (no ranges), so that its figures are the values of
-`plan`'s. Chunks depend on nothing but the grid: whoever runs them, the columns are the same.
+`plan`'s. Chunks depend on the grid alone, so every executor gives the same columns.
 """
 
 from __future__ import annotations

@@ -30,8 +30,8 @@ def expected_downtime(metrics: Metrics, bandwidth: float) -> Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """A call of a policy: ``bandwidth``, bytes a second, and ``limit_s``, the downtime limit, are what the project
-    reckons with at ``now``."""
+    """A call of a policy: ``bandwidth``, bytes a second, and ``limit_s``, the downtime limit, are the values that the
+    project uses at ``now``."""
 
     metrics: Metrics
     limits: Limits
@@ -60,8 +60,8 @@ class Situation:
         return f"{pending} pending {relation} {format_size(self.threshold)} = {rate} x {limit}"
 
     def guard(self, own_timeout_s: float | None = None) -> Decision | None:
-        """What the user wants once time or rounds are used up, and before that nothing; nor where it is to go on for
-        ever. ``own_timeout_s``: the project's timeout, where the user gave none."""
+        """The decision by ``limits.on_timeout`` once time or rounds are used up; None before that, and with ``ignore``.
+        ``own_timeout_s``: the project's timeout, where the user gave none."""
         limits, rounds = self.limits, len(self.metrics.rounds)
         timeout_s = own_timeout_s if limits.timeout_s is None else limits.timeout_s
         if limits.on_timeout is TimeoutPolicy.IGNORE:
@@ -73,7 +73,7 @@ class Situation:
         return None
 
     def resort(self, why: str) -> Decision:
-        """What ``limits.on_timeout`` says of a migration that did not end as it should, because of ``why``."""
+        """The decision by ``limits.on_timeout`` for a migration that did not end as it should, because of ``why``."""
         allowed = self.limits.max_throttle
         match self.limits.on_timeout:
             case TimeoutPolicy.SWITCH:

@@ -15,19 +15,22 @@ from precopy.planning.model.metrics import Metrics
 from precopy.units import format_duration
 
 SURE_ROUNDS = 3
-"""Rounds that must have been seen before a migration is called hopeless."""
+"""Rounds needed before a migration may be called hopeless: the first is of all memory, and a trend needs two more."""
 
 _LITTLE = 0.1
-"""A round that shortens the downtime by less than this share is hardly worth it."""
+"""Share of the downtime: further rounds that would save less than this are not made."""
 _LATE_ROUNDS = 3
-"""How many rounds past its end a migration waits for a good moment, where it is to switch over all the same."""
+"""Rounds past the time limit for which ``on_timeout=switch`` waits for a local minimum before it switches over
+anyway."""
 _STILL_ROUNDS = 5
-"""Rounds without a gain after which the likely downtime decides and not the upper end of its range: on a machine that
-others use, too, the range may stay wide for ever while what remains falls no further."""
+"""Rounds without progress after which the likely downtime decides instead of the upper end of its range: on a busy
+machine the range may stay wide although remaining bytes fall no further."""
 _MARGIN = 0.8
-"""A guest is slowed down until this share of the downtime limit is in reach, so that few rounds get there."""
+"""Share of the downtime limit that throttling aims at: with the limit itself as the aim, it would take many rounds."""
 _HALF = 0.5
+"""While throttled, each round is at most this share of the one before (QEMU's throttle trigger has the same value)."""
 _NEARLY = 0.9
+"""Share of the largest throttle from which throttling counts as exhausted: a dirty limit never takes all of it."""
 
 
 def decide(metrics: Metrics, limits: Limits, now: float) -> Decision:
@@ -70,7 +73,7 @@ OURS = Policy("precopy", "precopy: planning/policies/precopy.py", decide)
 
 
 def _no_reason_to_wait(metrics: Metrics, expected: Estimate, least: Estimate, late: int) -> str:
-    """Why the likely downtime decides instead of the upper end of its range; empty where that is to be waited for."""
+    """Why the likely downtime decides instead of the upper end of its range; empty where more rounds are better."""
     if expected.value <= least.value * (1 + _LITTLE):
         return "more rounds would gain little"
     if _stands_still(metrics):
@@ -79,7 +82,7 @@ def _no_reason_to_wait(metrics: Metrics, expected: Estimate, least: Estimate, la
 
 
 def _end(metrics: Metrics, limits: Limits, expected: Estimate, why: str, late: int) -> Decision:
-    """What the user wants of a migration that has no more time or no more hope."""
+    """The decision, by ``limits.on_timeout``, where time or rounds are used up or the migration cannot converge."""
     limit = limits.downtime_s
 
     def decision(action: Action, reason: str, throttle: float = metrics.throttle) -> Decision:
@@ -98,7 +101,7 @@ def _end(metrics: Metrics, limits: Limits, expected: Estimate, why: str, late: i
 
 
 def _rounds_late(metrics: Metrics, limits: Limits, now: float) -> int:
-    """How many rounds have ended, this one included, since the time or the rounds were used up."""
+    """Rounds that have ended since time or rounds were used up, this one included."""
     late = len(metrics.rounds) - limits.max_rounds + 1
     if limits.timed_out(now):
         late = max(late, 1, sum(1 for one in metrics.rounds if limits.timed_out(one.ended_s)))
@@ -106,8 +109,8 @@ def _rounds_late(metrics: Metrics, limits: Limits, now: float) -> int:
 
 
 def _is_settling(metrics: Metrics, limits: Limits, expected: Estimate) -> bool:
-    """Whether enough was seen to believe what rounds are said to settle at: some rounds, the last two of which made so
-    little progress that going on like that would not do in the rounds that are left."""
+    """Whether the downtime that rounds settle at may be trusted: there were `SURE_ROUNDS` rounds, and at the pace of
+    the last two the limit would not be reached within the rounds that are left."""
     rounds = metrics.rounds
     if len(rounds) < SURE_ROUNDS:
         return False
@@ -119,7 +122,8 @@ def _is_settling(metrics: Metrics, limits: Limits, expected: Estimate) -> bool:
 
 
 def _stands_still(metrics: Metrics) -> bool:
-    """Whether none of the last rounds brought what remains clearly below what remained before them."""
+    """Whether the last `_STILL_ROUNDS` rounds brought remaining bytes less than `_LITTLE` below the lowest before
+    them."""
     remaining = [one.remaining_bytes for one in metrics.rounds]
     if len(remaining) <= _STILL_ROUNDS:
         return False
@@ -127,8 +131,8 @@ def _stands_still(metrics: Metrics) -> bool:
 
 
 def _is_local_minimum(metrics: Metrics) -> bool:
-    """Whether the last round brought what remains down by little or not at all, and not above its lowest so far: it
-    still falls where it is better to wait, and has risen where a better moment will come again."""
+    """Whether remaining bytes have nearly stopped falling (by less than `_LITTLE` in the last round) and are within
+    `_LITTLE` of their lowest. Waiting helps while they fall, and after they have risen."""
     remaining = [one.remaining_bytes for one in metrics.rounds]
     if len(remaining) < 2:
         return False
@@ -136,8 +140,7 @@ def _is_local_minimum(metrics: Metrics) -> bool:
 
 
 def _exhausted(metrics: Metrics, limits: Limits) -> bool:
-    """Whether throttling has been tried as hard as is allowed, for a round at least; a dirty limit never takes quite as
-    much."""
+    """Whether a round was made with the largest throttle that is allowed, or nearly."""
     return metrics.throttle >= _NEARLY * limits.max_throttle
 
 
@@ -145,7 +148,7 @@ def _throttle_for(metrics: Metrics, limits: Limits) -> float:
     """The share of the vCPUs' time to take so that the downtime limit comes within reach, and each round is at most
     half as long as the one before (QEMU's trigger is the same half). Never less than is taken."""
     costs, rate = metrics.costs, metrics.dirty_rate
-    # As if nothing bounded what it writes: how a guest goes on below the shortest round is the least certain of all.
+    # Assumes an unbounded working set: the curve below the shortest round is the least certain part of it.
     known = replace(metrics, dirty=DirtyCurve.of(rate, math.inf))
     speed = needed_speed(known, _MARGIN * limits.downtime_s)
     if rate > 0:

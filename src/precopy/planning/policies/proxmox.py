@@ -11,12 +11,12 @@ from precopy.planning.model.metrics import Metrics, RoundSample
 from precopy.planning.policies.qemu import threshold_decision
 
 LOOK_S, SHORT_LOOK_S = 1.0, 0.1
-"""Between two looks at the migration; the shorter once less remains than an average look sees sent."""
+"""Seconds between two looks at the migration; the shorter one once less remains than is sent between two looks."""
 RISES = 6
-"""So many looks that find more than the look before, or nothing, double the limit."""
+"""Looks that find more bytes than the look before, or none, until the limit is doubled."""
 _MANY = 1000
 _DEEP = 400
-"""So many calls may lie inside each other."""
+"""Rounds up to which `_looked` recurses, far below Python's limit of 1000 nested calls."""
 
 
 def doublings(rounds: tuple[RoundSample, ...], ram_bytes: int) -> int:
@@ -45,8 +45,8 @@ class _Loop:
 
 @functools.lru_cache(maxsize=1024)
 def _looked(rounds: tuple[RoundSample, ...], ram_bytes: int) -> _Loop:
-    """The loop at the end of the last round. A policy is asked again and again with one round more, so that what was
-    reckoned of the others is remembered."""
+    """The loop at the end of the last round. A policy is asked after each round, so the result for the rounds before
+    is cached."""
     if len(rounds) <= _DEEP:
         return _through(_looked(rounds[:-1], ram_bytes), rounds[-1]) if rounds else _Loop(float(ram_bytes))
     return functools.reduce(_through, rounds, _Loop(float(ram_bytes)))

@@ -33,9 +33,9 @@ from precopy.bitmap import BITS_PER_WORD, Bitmap
 from precopy.planning.model.trace import Trace, TraceRound
 
 MOST_PAGES = 1 << 21
-"""Of more pages than so many, a part is looked at that a hash of their numbers chooses."""
+"""Pages that are looked at: of more, a sample, chosen by a hash of their numbers."""
 _BINS = 256
-"""Rates are told apart in so many steps."""
+"""Steps in which write rates are distinguished."""
 _ITERATIONS = 12
 _SHORTEST_S = 1e-6
 _HALVINGS = 20
@@ -190,7 +190,7 @@ class Timeline:
 
 
 def _hit(expected: Floats) -> Floats:
-    """Probability of at least one of so many writes expected."""
+    """Probability of at least one write where this many are expected (Poisson)."""
     return np.asarray(-np.expm1(-expected))
 
 
