@@ -173,6 +173,12 @@ def check_bytes(what: str, size: object) -> None:
         raise UsageError(f"{what} is a whole number of bytes, such as 64 << 20, not {size!r}")
 
 
+def check_count(what: str, number: object, least: int) -> None:
+    """Raises `UsageError`, which names ``what``, unless ``number`` is a whole number from ``least`` on."""
+    if not isinstance(number, Integral) or number < least:
+        raise UsageError(f"{what} is a whole number from {least} on, not {number!r}")
+
+
 def _real(what: str, of: str, value: object) -> float:
     """``value``, which a program may have given as anything."""
     if not isinstance(value, Real):

@@ -23,6 +23,7 @@ from precopy import Memory
 from precopy.abi import inotify, maps
 from precopy.errors import KernelCallError, MappingChanged, Unsupported
 from precopy.trackers import mapped
+from precopy.trackers.write_protection import Mapping, WriteProtection
 from precopy.units import PAGE_SIZE
 from support.mappings import MADV_DONTNEED, libc, map_over, protect, punch, unmap
 from support.patience import IN_TIME_S
@@ -373,3 +374,38 @@ class TestMaps:
 
     def test_the_structure_has_the_kernels_size(self) -> None:
         assert ctypes.sizeof(maps.Query) == 104
+
+
+def test_a_page_written_while_tracking_begins_is_known_for_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No harvest tells of a write between the first look and the protection; that its content goes later has to be."""
+    backed = _private_file()
+    memory = backed.memory
+    protect_it = WriteProtection.protect
+
+    def write_just_before(self: WriteProtection, mapping: Mapping, start: int, count: int) -> None:
+        memory[9 * PAGE_SIZE] = 7
+        protect_it(self, mapping, start, count)
+
+    monkeypatch.setattr(WriteProtection, "protect", write_just_before)
+    with memory.track() as changes:
+        assert changes.sync().pages == 0
+        libc.madvise(ctypes.c_void_p(memory.address + 9 * PAGE_SIZE), ctypes.c_size_t(PAGE_SIZE), MADV_DONTNEED)
+        assert memory[9 * PAGE_SIZE] == 5  # the file's
+        assert changes.sync().indexes.tolist() == [9]
+    backed.close()
+
+
+def test_a_memory_that_was_not_closed_leaves_no_descriptor(tmp_path: Path) -> None:
+    def use(number: int) -> None:
+        memory = Memory(PAGES * PAGE_SIZE)
+        precopy.snapshot(memory, tmp_path / str(number))
+        with memory.track() as changes:
+            changes.sync()
+
+    use(0)
+    gc.collect()
+    before = os.listdir("/proc/self/fd")
+    for number in range(1, 6):
+        use(number)
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == len(before)

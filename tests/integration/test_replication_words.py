@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
+import mmap
 import multiprocessing
 import pickle
 import subprocess
 import sys
 import threading
+from functools import partial
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -99,6 +102,41 @@ class TestLock:
         with replicated(filled(MIB), interval=0.01, lock=lock) as (standby, handle):
             assert handle.wait(IN_TIME_S)
             until(lambda: standby.point >= 2)
+
+
+class TestArguments:
+    @pytest.mark.parametrize("name", ["on_error", "on_progress"])
+    def test_what_cannot_be_called(self, name: str) -> None:
+        options: dict[str, Any] = {name: 3}
+        with pytest.raises(UsageError, match=f"{name} is a function that is called with one argument, not 3"):
+            precopy.replicate(Memory(4096), "unix:/nowhere", **options)
+
+    @pytest.mark.parametrize("address", [None, 3, b"tcp:127.0.0.1:0"])
+    def test_what_is_no_address(self, address: Any) -> None:
+        for call in (partial(precopy.replicate, Memory(4096)), Standby):
+            with pytest.raises(UsageError, match="an address is a str such as tcp:host:port or unix:/path, not"):
+                call(address)
+
+    def test_what_is_no_point(self) -> None:
+        with Standby("tcp:127.0.0.1:0") as standby:
+            for point in ("1", 1.5, -1):
+                with pytest.raises(UsageError, match="the number of a point is a whole number from 0 on, not"):
+                    standby.wait(0, point=point)  # type: ignore[arg-type]  # that is what is tried
+
+    @pytest.mark.parametrize("range_", [("a", 1), (0.5, 1), (0, "x"), (None, None)])
+    def test_what_is_no_range(self, range_: Any) -> None:
+        memory = Memory(4096)
+        for call in (memory.touched, memory.writing, memory.io_buffer):
+            with pytest.raises(UsageError, match="is a whole number of bytes"):
+                call(*range_)
+
+    def test_what_has_no_bytes_to_adopt(self) -> None:
+        closed = mmap.mmap(-1, 4096)
+        closed.close()
+        with pytest.raises(UsageError, match=r"a mmap is no buffer \(mmap closed or invalid\); adopt an mmap"):
+            Memory.adopt(closed)
+        with pytest.raises(UsageError, match=r"a ndarray is no buffer \(cannot include dtype 'M' in a buffer\)"):
+            Memory.adopt(np.zeros(512, "M8[ns]"))
 
 
 class TestRepr:

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from precopy.errors import UsageError
+from precopy.machines.process.locks import check_lock
 from precopy.migration.options import MIN_BANDWIDTH
 from precopy.replication.progress import ReplicationProgress
 from precopy.units import check_bandwidth, check_seconds
@@ -25,24 +26,14 @@ class ReplicationOptions:
     on_error: Callable[[BaseException], object] | None
 
     def __post_init__(self) -> None:
-        if self.lock is not None and not _can_be_held(self.lock):
-            raise UsageError(
-                f"lock is a context manager that a thread can hold (with lock:), such as a threading.Lock; "
-                f"{_described(self.lock)} is none; where only asyncio tasks write, use interval=math.inf and call "
-                f"handle.checkpoint() between them"
-            )
+        check_lock(self.lock, "use interval=math.inf and call handle.checkpoint() between them")
+        for name in ("on_progress", "on_error"):
+            called = getattr(self, name)
+            if called is not None and not callable(called):
+                raise UsageError(f"{name} is a function that is called with one argument, not {called!r}")
         if self.interval is not None:
             check_seconds("the interval", self.interval, endless=True)
         check_seconds("the timeout", self.timeout)
         check_seconds("quiet", self.quiet, zero=True)
         if self.max_bandwidth is not None:
             check_bandwidth(self.max_bandwidth, MIN_BANDWIDTH)
-
-
-def _can_be_held(lock: object) -> bool:
-    return not isinstance(lock, type) and all(hasattr(type(lock), name) for name in ("__enter__", "__exit__"))
-
-
-def _described(lock: object) -> str:
-    kind = lock if isinstance(lock, type) else type(lock)
-    return f"{'the class' if kind is lock else 'an object of'} {kind.__module__}.{kind.__qualname__}"

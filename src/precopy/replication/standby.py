@@ -25,7 +25,7 @@ from precopy.replication.hello import memory_for
 from precopy.replication.progress import StandbyProgress
 from precopy.replication.room import Room
 from precopy.transport import Listener, SocketStream, parse_address
-from precopy.units import check_seconds
+from precopy.units import check_count, check_seconds
 from precopy.wire.native import Alive, Commit, Hello, Pages, Point, PointAck, Role, RoundAck, RoundEnd, Running, Welcome
 
 LOG = logging.getLogger("precopy")
@@ -133,6 +133,8 @@ class Standby:
     def wait(self, timeout: float | None = None, *, point: int | None = None) -> bool:
         """Waits until the memory was cut over or promoted, or with ``point`` until that point was applied. False where
         that takes longer than ``timeout`` seconds. Raises the error that ended the replication before."""
+        if point is not None:
+            check_count("the number of a point", point, 0)
         with self._changed:
 
             def there() -> bool:

@@ -16,7 +16,21 @@ def document(kind: str, version: int, body: dict[str, Any]) -> dict[str, Any]:
 
 def to_json(value: dict[str, Any]) -> str:
     """One line of JSON. Numbers that JSON cannot hold become null."""
-    return msgspec.json.encode(value).decode()
+    try:
+        return msgspec.json.encode(value).decode()
+    except UnicodeEncodeError:  # the name of a file may be no UTF-8
+        return msgspec.json.encode(_escaped(msgspec.to_builtins(value))).decode()
+
+
+def _escaped(value: Any) -> Any:
+    """Bytes that are no UTF-8 as texts for people have them, too: with a backslash."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_escaped(name): _escaped(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_escaped(one) for one in value]
+    return value
 
 
 def migration_body(done: Migrated) -> dict[str, Any]:

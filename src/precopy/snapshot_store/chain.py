@@ -16,6 +16,7 @@ from precopy.memory.ram import Pages
 from precopy.snapshot_store.directory import Directory
 from precopy.snapshot_store.format import GROUP_PAGES
 from precopy.snapshot_store.reading import StoredFile
+from precopy.units import check_count
 
 _OPEN_FILES = 200
 """Longer chains open their files as they are read: a process may have 1024 by default."""
@@ -162,6 +163,8 @@ class Composition:
 def chain_of(directory: Directory, at: int | None) -> Chain:
     """The chain of snapshot ``at``, or of the newest. A compaction may take files away while they are opened: then it
     is looked again. Raises as `Chain` does."""
+    if at is not None:
+        check_count("the number of a snapshot", at, 0)
     for attempt in range(_TRIES):
         numbers = directory.numbers()
         if not numbers:

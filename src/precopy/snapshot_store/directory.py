@@ -43,6 +43,11 @@ def name_of(number: int) -> str:
     return f"{number:08d}.snapshot"
 
 
+def is_reserved(name: str) -> bool:
+    """Whether a file called so is a directory's own: a snapshot, one that is being written, the lock."""
+    return name == _LOCK or any(pattern.fullmatch(name) for pattern in (_NAME, _TEMPORARY))
+
+
 class Directory:
     """An open directory of snapshots. Raises `UsageError` where ``path`` is none."""
 
@@ -53,7 +58,7 @@ class Directory:
                 _make(self.path)
             self.fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except (FileNotFoundError, FileExistsError, NotADirectoryError):
-            raise UsageError(f"{self.path} is no directory of snapshots: there is no such directory") from None
+            raise UsageError(f"{self.path} is no directory of snapshots: {_why_none(self.path, create)}") from None
         except OSError as error:
             raise UsageError(str(failed("open", str(self.path), error))) from error
 
@@ -177,6 +182,8 @@ class Directory:
 
 
 _ADVICE = {
+    errno.ELOOP: "a symbolic link is not followed here; remove it",
+    errno.EISDIR: "a directory is in the place of a file; remove it",
     errno.ENOSPC: "make room on its file system",
     errno.EDQUOT: "make room within the quota",
     errno.EFBIG: "make room: raise the limit on the size of files (ulimit -f), or use another file system",
@@ -194,6 +201,14 @@ def failed(doing: str, path: str, error: OSError, left: str = "") -> SnapshotErr
     advice = _ADVICE.get(error.errno or 0, "")
     said = "; ".join(filter(None, (error.strerror or str(error), advice, left)))
     return SnapshotError(f"cannot {doing} {path}: {said}")
+
+
+def _why_none(path: Path, create: bool) -> str:
+    if os.path.exists(path):
+        return "it is no directory"
+    if create and not path.is_symlink() and not path.parent.is_dir():
+        return f"there is no such directory to make it in: {path.parent}"
+    return "there is no such directory"
 
 
 def _make(path: Path) -> None:

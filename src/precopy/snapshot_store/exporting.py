@@ -17,7 +17,7 @@ from precopy.bitmap.words import Indexes
 from precopy.errors import UsageError
 from precopy.memory.ram import Pages
 from precopy.snapshot_store.chain import Composition, chain_of
-from precopy.snapshot_store.directory import Directory, failed
+from precopy.snapshot_store.directory import Directory, failed, is_reserved
 from precopy.snapshot_store.format import GROUP_PAGES
 from precopy.units import PAGE_SIZE
 
@@ -39,11 +39,14 @@ def export(
     the one-dimensional type ``npy`` (such as ``float64``). What is read is checked. The file appears when it is
     whole, in place of one that is there.
 
-    Raises `UsageError` where there is no such snapshot or type, `SnapshotDamaged`, `SnapshotError`.
+    Raises `UsageError` where there is no such snapshot or type, and for a file that is called like a snapshot;
+    `SnapshotDamaged`, `SnapshotError`.
     """
     path = Path(os.path.realpath(usable_path(file)))  # a link's target is written, and the link stays
     if os.path.exists(path) and not os.path.isfile(path):
         raise UsageError(f"{path} is there and is no regular file; name one, or one that is not there yet")
+    if is_reserved(path.name):
+        raise UsageError(f"{path} has the name of a snapshot, which it would replace; use another name")
     with Directory(directory) as store, chain_of(store, at) as chain:
         header = chain.newest.header
         head = b"" if npy is None else _npy_header(npy, header.size)

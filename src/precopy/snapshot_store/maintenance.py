@@ -14,7 +14,7 @@ from precopy.snapshot_store.chain import Chain
 from precopy.snapshot_store.directory import Directory
 from precopy.snapshot_store.reading import StoredFile
 from precopy.snapshot_store.writing import Content, Label, write
-from precopy.units import PAGE_SIZE, format_size
+from precopy.units import PAGE_SIZE, check_count, format_size
 
 
 @dataclass(frozen=True)
@@ -158,8 +158,7 @@ def compact(directory: str | os.PathLike[str], keep: int = 1) -> Compacted:
     Raises `UsageError` where there is none, or somebody else writes; `SnapshotDamaged`; `SnapshotError` (a full disk):
     then all is as before.
     """
-    if keep < 1:
-        raise UsageError(f"at least one snapshot has to be kept, not {keep}")
+    check_count("how many snapshots to keep", keep, 1)
     began = time.perf_counter()
     with Directory(directory) as store, store.locked():
         numbers = store.numbers()

@@ -15,6 +15,7 @@ from typing import Literal
 
 from precopy.bitmap import NO_RUNS, Runs
 from precopy.errors import KernelCallError, Unsupported, UsageError
+from precopy.machines.process.locks import check_lock
 from precopy.machines.process.memory import Memory
 from precopy.memory.packing import Compression, compression_of, compressor
 from precopy.snapshot_store.directory import Directory
@@ -76,9 +77,10 @@ def snapshot(
     ``compress="zstd"`` takes the extra ``snapshot``; ``level`` is zstd's. A compressed full snapshot cannot be mapped,
     so restoring it reads all of it.
 
-    Raises `UsageError` for a directory that cannot be one, where somebody else writes, or where the memory is not the
-    successor; `SnapshotError` where the system refuses (a full disk): the directory is then as before, and what changed
-    is kept for the next call; `Unsupported` where the kernel cannot track the memory and ``full`` was not asked for;
+    Raises `UsageError` for a directory or a ``lock`` that cannot be one, where somebody else writes, or where the
+    memory is not the successor; `SnapshotError` where the system refuses (a full disk): the directory is then as
+    before, and what changed is kept for the next call; `Unsupported` where the kernel cannot track the memory and
+    ``full`` was not asked for;
     `MappingChanged` where something else is mapped in a part of the memory: then ``full=True`` begins anew, unless
     nothing is mapped there that could be read.
     """
@@ -86,6 +88,7 @@ def snapshot(
         raise UsageError(f"snapshot saves a precopy.Memory, not a {type(memory).__name__}")
     if memory.size > MAX_BYTES:
         raise UsageError(f"a memory of {memory.size} bytes is more than a snapshot holds ({MAX_BYTES})")
+    check_lock(lock, "take the snapshot between them")
     squeeze = None if compression_of(compress) is Compression.NONE else compressor(level)
     began = time.perf_counter()
     with Directory(directory, create=True) as store, store.locked():

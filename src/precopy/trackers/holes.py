@@ -41,8 +41,8 @@ _WINDOW = 4096
 
 
 class Holes:
-    """Looks for such pages in ``mapping``. Make one before it is protected. Raises `Unsupported`,
-    `KernelCallError`, `OSError`."""
+    """Looks for such pages in ``mapping``. Make one before it is protected, and call `protected` when it is. Raises
+    `Unsupported`, `KernelCallError`, `OSError`."""
 
     def __init__(self, mapping: Mapping) -> None:
         self._mapping = mapping
@@ -92,6 +92,13 @@ class Holes:
                         "raise fs.inotify.max_user_instances and max_user_watches",
                     ) from error
         return told
+
+    def protected(self, page_map: int) -> None:
+        """Looks once more: what was written between the first look and the protection is known to no harvest."""
+        for shared in self._shared:
+            shared.protected()
+        if self._copies is not None:
+            self._copies.protected(page_map)
 
     def check(self) -> None:
         """Raises `MappingChanged` where a file ends before its mapping does: to touch what is beyond is fatal."""
@@ -159,6 +166,9 @@ class _Resident:
     def _now(self) -> npt.NDArray[np.bool_]:
         return resident(self._address, self._part.pages)
 
+    def protected(self) -> None:
+        self._held |= self._now()
+
     def look(self, into: Bitmap) -> None:
         now = self._now()
         lost = np.flatnonzero(self._held & ~now)
@@ -176,11 +186,18 @@ class _Copies:
         page_map = pagemap.open_pagemap()
         try:
             # Before it is protected, what is swapped out is a copy; later it may be a marker.
-            for regions in self._scan(page_map, pagemap.PAGE_IS_PRESENT | pagemap.PAGE_IS_SWAPPED, 0, private.size):
-                self._own.set_runs(self._runs(regions[regions["categories"] & pagemap.PAGE_IS_FILE == 0]))
+            self._add(page_map, pagemap.PAGE_IS_PRESENT | pagemap.PAGE_IS_SWAPPED)
         finally:
             os.close(page_map)
-        self._own.words &= private.words
+
+    def protected(self, page_map: int) -> None:
+        self._add(page_map, pagemap.PAGE_IS_PRESENT)
+
+    def _add(self, page_map: int, categories: int) -> None:
+        """Those that are in one of ``categories`` and show no file."""
+        for regions in self._scan(page_map, categories, 0, self._own.size):
+            self._own.set_runs(self._runs(regions[regions["categories"] & pagemap.PAGE_IS_FILE == 0]))
+        self._own.words &= self._private.words
 
     def look(self, page_map: int, written: Bitmap, into: Bitmap) -> None:
         """A page becomes a copy by being written. Only where there are copies is looked at."""

@@ -103,6 +103,7 @@ class PagemapLog:
                 self._look_at(mapping)
                 self._kernel.register(mapping)
                 self._kernel.protect(mapping, 0, mapping.block.pages)
+                self._holes[mapping].protected(self._kernel.page_map)
         except BaseException:
             self.stop()
             raise

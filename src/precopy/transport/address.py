@@ -38,6 +38,8 @@ class Address:
 
 def parse_address(text: str) -> Address:
     """The address that ``text`` names. Raises `UsageError`."""
+    if not isinstance(text, str):  # a program may give anything
+        raise UsageError(f"an address is a str such as tcp:host:port or unix:/path, not {text!r}")
     scheme, _, rest = text.partition(":")
     if scheme == "unix" and rest:
         size = len(os.fsencode(usable_path(rest)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import fcntl
 import mmap
@@ -474,7 +475,7 @@ def test_what_cannot_be_saved(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="the memory is closed"):
         snapshot(closed.memory, tmp_path)
     assert files(tmp_path) == ["file"]
-    with pytest.raises(UsageError, match="at least one snapshot has to be kept"):
+    with pytest.raises(UsageError, match="how many snapshots to keep is a whole number from 1 on, not 0"):
         compact(tmp_path, keep=0)
     with pytest.raises(UsageError, match="no snapshot that can be restored"):
         compact(tmp_path)
@@ -933,3 +934,50 @@ def test_a_memory_that_is_all_but_empty_is_not_tracked_at_once(
         saved = snapshot(memory, tmp_path)
         assert (saved.full, saved.pages) == (False, 1)
         assert np.array_equal(content(restore(tmp_path)), rows)
+
+
+@pytest.mark.parametrize("name", ["00000001.snapshot", "00000007.snapshot", "00000001.tmp", ".lock"])
+@pytest.mark.parametrize("linked", [False, True])
+def test_an_export_takes_the_place_of_no_snapshot(tmp_path: Path, name: str, linked: bool) -> None:
+    one = filled()
+    snapshot(one.memory, tmp_path / "s")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "s").iterdir()}
+    target = tmp_path / "s" / name
+    if linked:
+        (tmp_path / "link").symlink_to(target)
+    with pytest.raises(UsageError, match="has the name of a snapshot, which it would replace; use another name"):
+        export(tmp_path / "s", tmp_path / "link" if linked else target)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "s").iterdir()} == before
+
+
+@pytest.mark.parametrize("lock", [asyncio.Lock(), threading.Lock, object(), 3, "lock"], ids=repr)
+def test_what_is_no_lock_to_hold_saves_nothing(tmp_path: Path, lock: Any) -> None:
+    with pytest.raises(UsageError, match=r"a context manager that a thread can hold .* take the snapshot between"):
+        snapshot(filled().memory, tmp_path / "s", lock=lock)
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize("number", ["1", 1.5, 0.0, None, [1]])
+def test_what_is_no_number_of_snapshots(tmp_path: Path, number: Any) -> None:
+    snapshot(filled().memory, tmp_path)
+    with pytest.raises(UsageError, match="is a whole number from 1 on, not"):
+        compact(tmp_path, keep=number)
+    if number is not None:
+        with pytest.raises(UsageError, match="the number of a snapshot is a whole number from 0 on, not"):
+            restore(tmp_path, at=number)
+    assert files(tmp_path) == ["00000001.snapshot"]
+
+
+def test_what_is_no_directory_is_called_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    for act in (restore, snapshots, verify, compact, lambda path: snapshot(filled().memory, path)):
+        with pytest.raises(UsageError, match=r"is no directory of snapshots: it is no directory$"):
+            act(tmp_path / "file")
+        with pytest.raises(UsageError, match=r"is no directory of snapshots: there is no such directory$"):
+            act(tmp_path / "link")
+    with pytest.raises(UsageError, match=r"there is no such directory to make it in: .*/a$"):
+        snapshot(filled().memory, tmp_path / "a" / "b")
+    (tmp_path / "00000001.snapshot").symlink_to("/dev/zero")
+    with pytest.raises(SnapshotError, match="a symbolic link is not followed here; remove it"):
+        restore(tmp_path)

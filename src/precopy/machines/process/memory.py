@@ -102,9 +102,10 @@ class Memory:
         source = getattr(buffer, "buf", buffer)  # SharedMemory
         try:
             view = memoryview(source)
-        except TypeError:
+        except (TypeError, ValueError) as error:  # ValueError: an mmap that was closed, an array of dates
+            why = f" ({error})" if isinstance(error, ValueError) else ""
             raise UsageError(
-                f"a {type(buffer).__name__} is no buffer; adopt an mmap, a SharedMemory or an array"
+                f"a {type(buffer).__name__} is no buffer{why}; adopt an mmap, a SharedMemory or an array"
             ) from None
         with view:
             if view.readonly or not view.c_contiguous:
@@ -251,6 +252,8 @@ class Memory:
 
     def _runs(self, start: int, length: int | None) -> Runs:
         """The pages of some bytes."""
+        check_bytes("start", start)
+        check_bytes("length", 0 if length is None else length)
         end = self.size if length is None else start + length
         if not 0 <= start <= end <= self.size:
             raise UsageError(f"bytes [{start}, {end}) do not lie inside a memory of {self.size} bytes")
@@ -272,6 +275,7 @@ class Memory:
             return ContentLog(self.layout, self.view)
         own = PagemapLog(self.layout, [self.address])
         if self._file is None:
+            weakref.finalize(self, own.stop).atexit = False  # a memory that is not closed leaves no descriptors behind
             return own
         log = SharedMemoryLog(
             self._file,
