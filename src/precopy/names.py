@@ -27,7 +27,7 @@ class TimeoutPolicy(enum.StrEnum):
     """What becomes of a migration that is out of time, or that cannot converge, or that has made all its rounds.
 
     - ``CANCEL``: give up; the guest stays at the source;
-    - ``SWITCH``: switch over all the same, at a moment as good as can be had, with a downtime above its limit;
+    - ``SWITCH``: switch over at the next local minimum, with a downtime above its limit;
     - ``THROTTLE``: slow the guest down until it converges;
     - ``IGNORE``: go on for ever.
 

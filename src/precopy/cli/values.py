@@ -64,7 +64,8 @@ _WHOLE = re.compile(r"-?[0-9]+")
 
 
 class Share(click.FloatRange):
-    """As click's range, of ASCII numbers: no ``nan``, ``1_0`` or digits of other scripts."""
+    """A range of ASCII decimal numbers. click.FloatRange accepts ``nan``, ``1_0`` and digits of other scripts; this
+    refuses them."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if isinstance(value, str) and _DECIMAL.fullmatch(value) is None:

@@ -24,11 +24,11 @@ DEFAULT_CHUNK_SHIFT = 15
 """Chunks of 128 MiB; QEMU's default is 18 (1 GiB). docs/adr/0006-clear-chunk.md has the measurements."""
 
 TICK_CLEARS = 256
-"""After so many clears a policy lets its caller know that it is still at it."""
+"""Clears between two calls of ``tick``, by which a long sync shows that it is alive."""
 
 
 def no_tick() -> None:
-    """Nobody waits for it."""
+    """Default for ``tick``: does nothing."""
 
 
 class ClearPolicy(Protocol):

@@ -97,8 +97,8 @@ class MigrationBitmap:
 
     def look(self) -> Bitmap:
         """What was written since the last sync and is not pending, without taking it over: the next sync finds it. Lent
-        until then. What is pending is read later than now and needs no second reading for a write before that; so laws
-        1 and 2 hold. Raises what the log raises."""
+        until then. Pending pages are skipped: they will be read after this sample anyway, so laws 1 and 2 hold. Raises
+        what the log raises."""
         empty = Bitmap(self.layout.end_page) if self._spare is None else self._spare
         self.memory.sync()
         found = self._spare = self.memory.exchange(DirtyClient.MIGRATION, empty)

@@ -1,7 +1,6 @@
-"""How a migration is steered: what was measured goes in, a policy decides, and the guest is slowed down if it says so.
+"""The control of a migration: it gives the source's measurements to a policy and carries out the policy's decision.
 
-All judgement is in `precopy.planning`, which is pure; here it is given what the source has measured, and what it says
-is carried out.
+All decisions are made in `precopy.planning`, which is pure.
 """
 
 from __future__ import annotations
@@ -22,18 +21,20 @@ from precopy.ports import Throttled, VmControl
 from precopy.ports.vm import MAX_THROTTLE
 
 _HANDOVER_S = Estimate(0.0015, 0.0008, 0.005)
-"""Stopping vCPUs, saving, sending and loading their state, and the commit, before any of it was seen; besides three
-round trips to the peer. docs/planning.md has the measurements."""
+"""Seconds assumed for stopping vCPUs, saving, sending and loading their state, and the commit, before any was measured.
+The round trips are apart. docs/planning.md has the measurements."""
 _ROUND_TRIPS = 3
+"""Round trips to the peer in a switchover."""
 _FAST = 1e9
+"""Bytes a second assumed of a link without a limit in the first round."""
 _FIRST_LOOK_S = 0.01
-"""A recording has looks at the dirty log so long after a sync, twice as long, and so on: replays need to know when in a
-round a page was written."""
+"""Seconds from a sync to the recording's first look at the dirty log; each later look comes after twice the time.
+Replays need to know when in a round a page was written."""
 
 
 class Steering:
-    """Decides after each round of ``vm``, of which ``bitmap`` has what is to be sent. ``emit`` is told the verdict each
-    time, and ``recorder`` what was measured."""
+    """Decides after each round of ``vm``; ``bitmap`` has the pages to be sent. ``emit`` gets each verdict, ``recorder``
+    the measurements."""
 
     def __init__(
         self,
@@ -76,7 +77,7 @@ class Steering:
         bandwidth = float(self.options.max_bandwidth or _FAST)
         if metrics is not None:
             bandwidth = metrics.costs.bandwidth.value
-        # About ten times in what the downtime limit allows to be sent, and in a second.
+        # The policy is asked about ten times in the bytes of a downtime limit, or of a second if that is less.
         allowed = int(bandwidth * min(limits.downtime_s, 1.0) / 10) // self._page_size
         return Cut(min(max(allowed, LEAST_BATCH_PAGES), WINDOW_PAGES), ends)
 
@@ -147,7 +148,7 @@ class Steering:
 
     @property
     def handover_s(self) -> Estimate:
-        """What a downtime is expected to have besides its last sync and sending."""
+        """Seconds expected in a downtime besides its last sync and sending."""
         return _HANDOVER_S + _ROUND_TRIPS * self._round_trip_s
 
     def _slow_down(self, share: float, metrics: Metrics) -> None:

@@ -24,7 +24,7 @@ from precopy.ports.vm import MAX_THROTTLE
 from precopy.units import check_bandwidth, check_seconds
 
 MIN_BANDWIDTH = SLOWEST_BYTES_PER_S
-"""Below this the other side gives this one up."""
+"""Bytes a second. At a lower rate the peer's time-outs end the migration."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class MigrationOptions:
     ``policy``: how it is decided when to switch over, by name. ``max_rounds``, ``max_total`` (seconds, None for no
     limit): what the migration may take; ``on_timeout``: what then, one of `precopy.names.TimeoutPolicy`.
     ``throttle``: ``off``, or how the guest is slowed down where it would not converge: ``auto-converge`` takes a share
-    of every vCPU's time, ``dirty-limit`` lets each vCPU dirty only so much; ``max_throttle``: the largest share taken.
-    ``verify``: compare the paused memories byte for byte and
-    check the guest's invariant at the destination before the commit (the time is reported, not part of downtime).
+    of every vCPU's time, ``dirty-limit`` limits how fast each vCPU dirties memory; ``max_throttle``: the largest share
+    taken. ``verify``: compare the paused memories byte for byte and check the guest's invariant at the destination
+    before the commit (the time is reported, not part of downtime).
     """
 
     tracker: WantedTrackerName | Literal[""] = ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from precopy.ports import Clock
 
 _BURST_S = 0.005
-"""What was not used for longer than this is lost, so that a pause is not followed by a burst."""
+"""Seconds of unused bandwidth that are kept; more is dropped, so that a pause is not followed by a burst."""
 
 
 class Pace:

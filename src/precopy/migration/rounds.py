@@ -28,19 +28,24 @@ from precopy.wire.native import Alive, PageBatch, RoundAck, RoundEnd
 from precopy.wire.native.frames import Pages
 
 WINDOW_PAGES = 4096
-"""Pages taken at a time (16 MiB): few calls for each, and re-armed not long before they are read."""
+"""Pages taken at a time (16 MiB): large enough for few calls, small enough that pages are re-armed just before they are
+read."""
 BATCH_PAGES = 512
-"""Pages in one batch (2 MiB): enough to hide the calls that each costs, and what one tear costs to send again."""
+"""Pages in a batch (2 MiB): large enough to hide the cost of its system calls; a torn batch is sent again whole."""
 LEAST_BATCH_PAGES = 32
+"""Smallest batch (128 KiB), for small rounds."""
 
 _LEAST_BATCHES = 16
+"""Batches that a round is cut into at least, so that a tear costs at most a sixteenth of a small round."""
 _BATCH_S = 0.005
+"""Seconds of sending in a batch at most, under a bandwidth limit."""
 _ALIVE_S = 0.25
+"""Seconds between two signs of life in a long sync, far below any peer's time-out."""
 
 
 @dataclass(frozen=True)
 class Cut:
-    """When to end a round early: after every so many ``pages`` it is asked with the bytes of the round that are left,
+    """When to end a round early: every ``pages`` pages, ``ends`` is called with the bytes of the round that are left
     and the seconds since the sync before it."""
 
     pages: int
@@ -111,7 +116,8 @@ class Rounds:
         self._again = self.bitmap.pending.count() - before
 
     def _blame(self, torn: list[PageBatch], what: str) -> PeerProtocolError | UnreportedWrites:
-        """Who it was that no write of the guest explains ``torn``: the link, unless the memory itself has changed."""
+        """The error for torn batches that no reported write explains: the link damaged them, unless the memory
+        changed."""
         changed = [one.content for one in torn if not one.matches(self.memory.buffers(one.content))]
         return (
             UnreportedWrites(sum(runs.pages for runs in changed), int(changed[0].starts[0]))
@@ -120,7 +126,7 @@ class Rounds:
         )
 
     def _sync_tick(self) -> None:
-        """In a long sync: lets the user stop it, and the destination know that somebody is there."""
+        """In a long sync: lets the user stop it, and tells the destination that the source is alive."""
         self.tick()
         now = self.clock.now()
         if now - self._alive_at > _ALIVE_S:
@@ -144,7 +150,7 @@ class Rounds:
         asked = 0
 
         def enough() -> bool:
-            """Whether the policy would have the round end here; it is not asked after every batch."""
+            """Whether the policy ends the round here; it is asked every ``cut.pages`` pages."""
             nonlocal asked
             done = tally.sent_pages + tally.zero_pages
             if cut is None or done - asked < cut.pages:

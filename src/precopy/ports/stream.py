@@ -48,11 +48,11 @@ class ByteStream(Protocol):
         ...
 
     def receive_into(self, buffers: Sequence[Buffer], within: float = math.inf) -> None:
-        """Fills all ``buffers`` in order, within so many seconds at most. At most IOV_MAX buffers."""
+        """Fills all ``buffers`` in order, in at most ``within`` seconds. At most IOV_MAX buffers."""
         ...
 
     def limit(self, seconds: float | None) -> None:
-        """All calls from now on have to be done within so many seconds together; None ends that."""
+        """All calls from now on together may take ``seconds``; None ends the limit."""
         ...
 
     def abort(self) -> None:

@@ -105,7 +105,7 @@ class VmControl(Protocol):
         ...
 
     def limit_dirtying(self, bytes_per_s: float | None, max_share: float = MAX_THROTTLE) -> None:
-        """Has each vCPU dirty at most so many bytes a second from now on, while dirty memory is logged; None ends it.
+        """Limits each vCPU to this many dirty bytes a second from now on, while dirty memory is logged; None ends it.
         Nothing is taken from a vCPU that dirties less, at most ``max_share`` of its time from one that dirties more.
         Ends what `throttle` began. Raises as `throttle`, and `Unsupported`, that also for None."""
         ...

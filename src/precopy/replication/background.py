@@ -120,7 +120,7 @@ class Background(Engine):
             self.changed.notify_all()
 
     def _sleep(self, seconds: float) -> None:
-        """For so long, or until there is something to do."""
+        """Waits for ``seconds``, or until there is something to do."""
         if seconds > 0:
             with self.changed:
                 self.changed.wait_for(
@@ -165,7 +165,7 @@ class Background(Engine):
         with self._waiting(), lock:
             self._awaits(False)
             taken = self.clock.now()
-            # Whoever has the engine now may be sending: then not now, because the program waits.
+            # Another thread may hold the engine and be sending. Then not now, because the program waits.
             if not self._engine.acquire(blocking=False):
                 self._next_point = taken
                 return

@@ -129,13 +129,13 @@ class Engine:
             self.changed.notify_all()
 
     def send_point(self) -> None:
-        """Sends the point that is sealed, if there is one; for whoever has the engine."""
+        """Sends the point that is sealed, if there is one. The caller holds the engine."""
         if self.primary.points.due():
             self.primary.points.send()
             self._has_point()
 
     def last_point(self) -> None:
-        """Sends all that the standby does not have yet, for whoever has the engine. Raises as `Primary.last_point`."""
+        """Sends all that the standby does not have yet. The caller holds the engine. Raises as `Primary.last_point`."""
         try:
             self.primary.last_point()
         finally:
@@ -160,7 +160,7 @@ class Engine:
             self.changed.notify_all()
 
     def end(self) -> None:
-        """Once it is over: stops tracking and closes the stream, whoever comes first."""
+        """Once it is over: stops tracking and closes the stream. Any thread may call it; the first call counts."""
         with self._engine:
             if not self._stopped:
                 self._stopped = True

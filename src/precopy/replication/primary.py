@@ -34,16 +34,16 @@ from precopy.replication.hello import hello_of
 from precopy.wire.native import Alive, Commit, Role, Running, State, Welcome
 
 FEW_PAGES = 2048
-"""8 MiB: a round that leaves no more than this is as good as it gets."""
+"""Convergence: rounds stop below this many pages (8 MiB, some milliseconds of sending)."""
 _SHRINKS = 0.75
-"""A round that leaves more than this part of what the one before left is as good as it gets, too."""
+"""Convergence: rounds also stop when one shrinks the rest by less than 25 %, which means that they have settled."""
 _ENOUGH_ROUNDS = 10
 _STAGE_AT_MOST = 16384
 """Pages (64 MiB) that a cutover copies before it sends them; more than these go in a round of their own first."""
 _LAST_POINTS = 6
 _SETTLE_S = 0.1
-"""After two points that found something, so long before each of the next: what the log of shared memory is not certain
-of settles within that, while a program that writes goes on."""
+"""Seconds before each further last point, after two that found pages: pages that the log of shared memory reports as
+perhaps written settle in this time, while a program that still writes does not."""
 _FIND_OUT = (
     "the standby has the exact memory and may use it as its own already: find out there before this program writes on"
 )

@@ -14,9 +14,9 @@ from precopy.units import check_bytes
 _STAGING_PART = 4
 """With ``max_size`` and without ``max_staging``, a point may take a quarter of ``max_size`` at least."""
 _LOOK_BYTES = 16 << 20
-"""The system is asked again after so many bytes, which takes about 50 us: less than 1 % of their way over any link."""
+"""Bytes between two questions to the system, each of about 50 us: less than 1 % of the time these take on any link."""
 _RESERVE_PART, _MOST_RESERVE = 32, 512 << 20
-"""What is left to everybody else: 1/32 of the system's memory, and at most 512 MiB."""
+"""Memory left to other programs: 1/32 of the system's, and at most 512 MiB."""
 
 
 class Room:

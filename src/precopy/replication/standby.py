@@ -33,8 +33,8 @@ _GRACE_S = 1.0
 """How long `Standby.close` waits for the primary to go after it was told to."""
 _TELL_BATCHES = 64
 _STALLED = 3
-"""Until all of the memory has come once, a page that had not come yet has to within so many times the timeout: nothing
-else that a primary may say keeps a standby that has nothing."""
+"""Timeouts within which a missing page has to come, until all of the memory has come once. Other frames do not count: a
+primary that sends only those would keep the standby from ever having the memory."""
 
 
 def receive_memory(
@@ -297,7 +297,7 @@ class Standby:
 
 
 class _Stall:
-    """Raises `PeerLost` from `check` where ``arrivals`` is not whole and gets no new page for so many ``seconds``."""
+    """Raises `PeerLost` from `check` where ``arrivals`` is not whole and gets no new page for ``seconds``."""
 
     def __init__(self, arrivals: Arrivals, peer: str, seconds: float) -> None:
         self._arrivals, self._peer, self._seconds = arrivals, peer, seconds

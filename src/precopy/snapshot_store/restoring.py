@@ -39,10 +39,10 @@ CHECKED_BYTES = 256 << 20
 """Content that `restore` checks unless it is told not to: about a tenth of a second once the files are cached."""
 _FEW = 4096
 _DENSE = 64
-"""A memory of at most so many times what its files take on disk is tracked at once where it has to be; of a larger one,
-the next snapshot is full, which costs little: what was never touched is not read."""
+"""Ratio of a memory's size to what its files take on disk, up to which it is tracked at once where it has to be. For a
+sparser one the next snapshot is full, which costs little, because untouched pages are not read."""
 _SHORT = 2
-"""Runs of so few pages are copied faster than they are mapped, where that takes no reading from a disk."""
+"""Pages. Runs of up to this length are copied, which is faster than mapping them unless they are read from a disk."""
 
 
 def restore(directory: str | os.PathLike[str], at: int | None = None, *, verify: bool | None = None) -> Memory:

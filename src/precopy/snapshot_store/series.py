@@ -26,7 +26,7 @@ class Series:
     log: DirtyLog
     pending: Bitmap
     started: bool = False
-    """Whether the log is: not yet after `restore`."""
+    """Whether ``log`` has been started; after `restore` it is started only when it is needed."""
     process: int = field(default_factory=os.getpid)
     lineage: Lineage = field(default_factory=Lineage)
 

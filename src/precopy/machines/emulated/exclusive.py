@@ -14,14 +14,14 @@ from collections.abc import Callable, Iterator
 from precopy.errors import GuestError
 
 STOP_S = 10.0
-"""For so long a CPU may take to come between two instructions."""
-_AGAIN_S = 0.001  # a stop that comes just before the CPU starts is forgotten
+"""Seconds that a CPU may take to reach the end of an instruction."""
+_AGAIN_S = 0.001  # seconds; a stop just before the CPU starts is lost, so it is repeated
 
 
 class Exclusive:
     """``stop`` makes the CPU's thread leave `executing` soon; it may be called at any time from any thread.
 
-    Many short sections in a row cost one stop: the CPU waits until nobody wants one.
+    Many short sections in a row cost one stop: the CPU waits until no section is wanted.
     """
 
     def __init__(self, stop: Callable[[], None]) -> None:

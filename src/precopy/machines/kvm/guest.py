@@ -142,7 +142,7 @@ class KvmGuest:
         return replace(choice, pause_s=self.use_tracker(choice.tracker))
 
     def _dirty_rate(self) -> float:
-        """Pages dirtied a second, as the tracker that there is has it."""
+        """Pages dirtied a second, measured with the present tracker."""
         layout = self.memory.layout
         self.dirty.start()
         try:

@@ -1,8 +1,8 @@
 """Which tracker a migration should use, from how fast the guest dirties memory.
 
-With the dirty log a sync costs by how much memory there is, and then little for each dirty page; with the dirty ring it
-costs by what was dirtied and nothing by what there is, but each entry costs twice what a bit costs, and a ring that
-fills up makes its vCPU leave the guest. So the ring is for very large guests that write little.
+With the dirty log the cost of a sync grows with the size of memory, and a little with each dirty page. With the dirty
+ring it grows only with the dirty pages, but an entry costs twice what a bit costs, and a vCPU whose ring is full has to
+leave the guest. So the ring is for very large guests that write little.
 docs/adr/0011-tracker-choice.md has the measurements.
 """
 
@@ -16,12 +16,11 @@ LOG_PAGE_S = 2e-11
 LOG_DIRTY_S, RING_DIRTY_S = 4e-8, 8e-8
 """Seconds that each dirty page costs, harvested and re-armed. All three: benchmarks/tracker_cost.py."""
 INTERVAL_S = 1.0
-"""What a sync is assumed to find: what the guest dirties in this time. Rounds of large guests are longer, and then
-more is dirty and the log is better still."""
+"""Seconds of dirtying that a sync is assumed to find. Rounds of large guests are longer, which favours the log."""
 
 
 def choose(pages: int, dirty_pages_per_s: float, ring_entries: int) -> TrackerChoice:
-    """The tracker for ``pages`` pages of memory of which so many are dirtied a second, and why that one."""
+    """The tracker for ``pages`` pages of memory of which ``dirty_pages_per_s`` are dirtied, and the reason."""
     dirty = min(dirty_pages_per_s * INTERVAL_S, pages)
     log_s = pages * LOG_PAGE_S + dirty * LOG_DIRTY_S
     ring_s = dirty * RING_DIRTY_S

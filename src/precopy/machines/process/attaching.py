@@ -37,7 +37,7 @@ _BACKLOG = 4096
 """Writers that may come between two syncs; the system may allow fewer (net.core.somaxconn)."""
 _TIMEOUT_S = 10.0
 _FORK_S = 1.0
-"""For so long a child that was just forked may still have its copy of a socket that was closed here."""
+"""Seconds for which a child that was just forked may keep its copy of a socket that was closed here."""
 _CREDENTIALS = struct.Struct("3i")
 _RUN_BYTES = 16
 
@@ -244,7 +244,7 @@ def _last_words(sock: socket.socket, pages: SharedPages) -> Runs | None:
 
 
 def _all(descriptor: int, pages: int) -> bytes:
-    """What was written to it: no more than runs of so many pages can take. Raises `ValueError`."""
+    """What was written to it: no more than the runs of ``pages`` pages can take. Raises `ValueError`."""
     size = os.fstat(descriptor).st_size
     if size % _RUN_BYTES or size > MAX_PAGES or size > _RUN_BYTES * (pages + 2):
         raise ValueError

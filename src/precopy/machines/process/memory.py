@@ -62,7 +62,7 @@ class Memory:
     layout: RamLayout
     """One block called ``memory``."""
     snapshots: dict[str, Any]
-    """What `precopy.snapshot` remembers of it, by directory; nobody else's business."""
+    """What `precopy.snapshot` remembers of it, by directory. Only `precopy.snapshot` uses it."""
 
     def __new__(cls, size: int) -> Self:
         check_bytes("the size of a memory", size)

@@ -33,8 +33,8 @@ class Brake:
         self._change = threading.Condition()
         self._set = True
         self._cleared_at = self._ran_s = self._taken_s = 0.0
-        self._since: float | None = None  # a rest began, which lasts until:
-        self._until = _NEVER
+        self._since: float | None = None  # when the present rest began; None: the vCPU is not resting
+        self._until = _NEVER  # when it ends
 
     @property
     def resting(self) -> bool:
@@ -68,8 +68,8 @@ class Brake:
             self._set = False
 
     def take(self, seconds: float, interrupt: Callable[[], None]) -> None:
-        """Has the vCPU rest so long from when ``interrupt`` has stopped it; does nothing where it is paused, or rests
-        already. Raises what ``interrupt`` raises."""
+        """Has the vCPU rest for ``seconds`` from when ``interrupt`` has stopped it; does nothing where it is paused or
+        already rests. Raises what ``interrupt`` raises."""
         with self._change:
             if self._set or self._since is not None or seconds <= 0:
                 return
@@ -84,7 +84,7 @@ class Brake:
                     self._change.notify_all()
 
     def release(self) -> None:
-        """Nothing more is taken."""
+        """Ends the present rest."""
         with self._change:
             self._end(time.monotonic())
             self._change.notify_all()
@@ -97,7 +97,7 @@ class Brake:
             return self._own(time.monotonic())
 
     def wait(self, seconds: float = _NEVER) -> None:
-        """Lets so many seconds pass on the vCPU's own clock, unless the brake is set."""
+        """Waits for ``seconds`` on the vCPU's own clock, or until the brake is set."""
         with self._change:
             end = self._own(time.monotonic()) + seconds
             while not self._set:

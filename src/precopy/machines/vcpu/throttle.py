@@ -26,13 +26,13 @@ from precopy.ports.vm import MAX_THROTTLE, Throttled
 from precopy.units import PAGE_SIZE
 
 _SLICE_S = 0.01
-"""From one look at a vCPU to the next."""
+"""Seconds from one look at a vCPU's times to the next."""
 _LEAST_RUN_S = 0.001
-"""For so long a vCPU runs at least between two rests: a large share means longer slices."""
+"""Shortest run of a vCPU between two rests, in seconds. With a large share rests get longer instead of runs shorter."""
 _CREDIT_S = 0.1
-"""A vCPU that dirtied little may dirty what it may in this time at once."""
+"""Seconds of its dirty quota that a vCPU which dirtied less may save up and use at once."""
 _LONGEST_REST_S = 1.0
-"""A dirty quota asks for no longer one: pages beyond that are forgiven, for then nobody has looked for long."""
+"""Longest rest for a dirty quota, in seconds. Pages beyond it are not charged: so many come only of a late look."""
 
 
 class Rule(Protocol):
@@ -116,8 +116,8 @@ class Throttle:
                 self._begin([DutyCycle(share, brake.times) for brake in self._brakes])
 
     def limit(self, bytes_per_s: float, dirtied: Callable[[int], int], most: float = MAX_THROTTLE) -> None:
-        """Lets each vCPU dirty so many bytes a second, or takes ``most`` of its time; ``dirtied`` counts the pages that
-        the one of a number has dirtied. Raises as `take`."""
+        """Limits each vCPU to ``bytes_per_s`` of dirty memory, taking at most the share ``most`` of its time.
+        ``dirtied(number)`` is the count of pages that vCPU has dirtied. Raises as `take`."""
         _check_share(most)
         if not 0 < bytes_per_s < math.inf:
             raise UsageError(f"a dirty limit has to be above 0 bytes a second, not {bytes_per_s}")
@@ -146,7 +146,7 @@ class Throttle:
             return Throttled(tuple(brake.times.taken_s for brake in self._brakes), active_s)
 
     def close(self) -> None:
-        """Ends whatever is in force, for good. May be called twice."""
+        """Ends throttling for good. May be called twice."""
         with self._lock:
             self._closed = True
             self._end()

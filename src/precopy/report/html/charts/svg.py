@@ -28,7 +28,7 @@ def short(text: str, characters: int = 18) -> str:
 
 @dataclass(frozen=True)
 class Bar:
-    """A rectangle in the colour and the hatching of ``series``; ``title`` is shown by who points at it."""
+    """A rectangle in the colour and the hatching of ``series``; ``title`` is its tooltip."""
 
     x: float
     y: float
