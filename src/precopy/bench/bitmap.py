@@ -36,10 +36,10 @@ MIN_GUEST, MAX_GUEST = 16 << 20, 4 << 40
 
 RUN_PAGES = 512
 HEAD_PAGES, TAIL_PAGES = 13, 29
-"""The unaligned range leaves out so many pages at either end."""
+"""Pages that the unaligned range leaves out at its beginning and end."""
 
 PER_PAGE = 1 << 24
-"""The loop over single pages is measured over so many: it would take seconds for all."""
+"""Pages that the loop over single pages is measured with: all would take seconds."""
 
 _SEED = 1
 
@@ -84,7 +84,8 @@ class BitmapBench:
 
 
 def measure(guests: Sequence[int], repeats: int, tell: Callable[[str], None], c_source: Path = SOURCE) -> BitmapBench:
-    """Every pattern for guests of so many bytes, ``repeats`` times. ``tell`` is told what is measured next.
+    """Every pattern for guests of these sizes in bytes, ``repeats`` times. ``tell`` is called with the name of each
+    measurement.
 
     Raises `UsageError` for a guest too small or too large, `Unsupported` without a C compiler, `VerificationFailed`
     where a way has another result than plain arithmetic.

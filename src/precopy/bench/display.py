@@ -1,6 +1,6 @@
 """``precopy bench display``: a framebuffer kept current by what its guest wrote, as the VGA client of dirty memory.
 
-A KVM guest writes its framebuffer (the block vga.vram) at some rate. A display refreshes so many times a second: it
+A KVM guest writes its framebuffer (the block vga.vram) at some rate. A display refreshes at a fixed rate: it
 takes a snapshot of the block's dirty bits, which re-arms it, and copies the lines that the snapshot names to a surface
 of its own. Beside it, in the same run: copying the whole framebuffer every time, and comparing all of it. With a
 migration logging at the same time, both harvest the same kernel bits, and neither may miss one: at the end the guest is

@@ -29,7 +29,7 @@ from precopy.units import PAGE_SIZE
 
 _SYNCS, _WARM_UP = 300, 20
 _SETTLE_S = 0.5
-"""The guest runs so long before it is migrated, here as under QEMU."""
+"""Seconds that the guest runs before it is migrated, with precopy and with QEMU."""
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ class Said:
 class Predicted:
     """A migration that completed; ``name`` is its case in words. Predictions are those after round
     ``predicted_after``, of ``rounds`` in all; the errors are shares of what was measured. ``said``: the ranges after
-    each of `HELD_AFTER`, as far as there were so many rounds before the switchover."""
+    each of `HELD_AFTER`, where the migration had that many rounds before the switchover."""
 
     name: str
     case: Case
@@ -128,7 +128,7 @@ class Predictions:
 
 
 def measure(migrations: int, hopeless: int, tell: Callable[[str], None], record: Path | None = None) -> Predictions:
-    """So many migrations that should converge, and so many that cannot: see `carry_out`."""
+    """Runs the given numbers of migrations that should converge and of ones that cannot: see `carry_out`."""
     return carry_out(grid(migrations), hopeless_grid(hopeless), tell, record)
 
 

@@ -25,7 +25,7 @@ class Case:
 
 
 def grid(migrations: int) -> list[Case]:
-    """So many cases that converge, spread over the grid."""
+    """``migrations`` cases that converge, spread over the grid."""
     return list(itertools.islice(itertools.cycle(_grid()), migrations)) if migrations else []
 
 
@@ -41,7 +41,7 @@ def _grid() -> Iterator[Case]:
 
 
 def hopeless_grid(cases: int) -> list[Case]:
-    """So many cases that cannot converge within their limits."""
+    """``cases`` cases that cannot converge within their limits."""
     ram, bandwidth = 128 << 20, 80_000_000
     every = [
         Case("sequential", None, 16 << 20, bandwidth, 0.1, ram, converges=False),

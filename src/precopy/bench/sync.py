@@ -45,9 +45,9 @@ _WARM_UP = 2
 _IDLE_SYNCS = 200
 _PASS_S, _POLL_S = 30.0, 0.001
 _MAIN_CHUNK = 64
-"""Main memory is written in runs of so many pages, spread evenly over it."""
+"""Pages in a run of main memory that the guest writes; the runs are spread evenly over it."""
 _WHOLE = (64 << 20) // PAGE_SIZE
-"""Blocks of up to so many pages, such as flash and displays, are written whole; larger ones are memory (in pages)."""
+"""Pages. Blocks up to this size, such as flash and displays, are written whole; larger ones count as main memory."""
 
 
 @dataclass(frozen=True)

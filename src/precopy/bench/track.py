@@ -33,7 +33,7 @@ from precopy.units import PAGE_SIZE, format_size
 
 SHARES = (0.001, 0.01, 0.1, 1.0)
 CLUSTER = 512
-"""Clustered pages lie in runs of so many, 2 MiB."""
+"""Pages in a run (2 MiB) where dirty pages are clustered."""
 MIN_SIZE = 16 << 20
 
 _WORDS = PAGE_SIZE // 8
@@ -85,7 +85,7 @@ class TrackBench:
 def measure(
     sizes: Sequence[int], repeat: int, writer_slices: int, tell: Callable[[str], None], shares: Sequence[float] = SHARES
 ) -> TrackBench:
-    """Every share, scattered and clustered (all pages: once), for memories of so many bytes; the writer for
+    """Every share, scattered and clustered (all pages: once), for memories of ``sizes`` bytes; the writer for
     ``writer_slices`` seconds each way. ``tell`` is told what is measured next. Where something fails, the other sizes
     are measured all the same.
 

@@ -21,7 +21,7 @@ from precopy.memory import GuestMemory, RamLayout
 from precopy.trackers.pagemap import PagemapLog
 
 SLICE_S = 1.0
-"""So long the writer streams one way before it is the other's turn; each slice with tracking has one sync."""
+"""Seconds of a slice: the writer alternates between tracked and untracked slices; a tracked one has one sync."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class WriterFigures:
 
 @dataclass(frozen=True)
 class _Streamed:
-    """So many bytes, in so much CPU time of the thread and time by the clock, with so many page faults."""
+    """What a writer did in a slice: bytes written, CPU time of its thread, time by the clock, page faults."""
 
     bytes: int
     cpu_s: float

@@ -13,7 +13,7 @@ from precopy.trackers.shared_log import SharedLog
 from precopy.trackers.vhost_log import VhostLog
 
 _FIRST, _PAGES, _STRIDE = 0x100, 256, 7
-"""What each device logs before each sync: so many pages above 1 MiB, not side by side."""
+"""Pages that each device logs before each sync, above 1 MiB and not adjacent."""
 
 
 @dataclass(frozen=True)

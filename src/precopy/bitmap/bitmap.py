@@ -38,7 +38,7 @@ from precopy.bitmap.words import (
 )
 from precopy.errors import BitmapRangeError
 
-_FEW_RUNS, _LONG_RUN = 16, 1 << 14  # so few, or so many pages each, cost less in a loop than in whole arrays
+_FEW_RUNS, _LONG_RUN = 16, 1 << 14  # up to 16 runs, or runs of 16384 pages, are faster in a loop
 
 
 class Bitmap:
@@ -105,7 +105,7 @@ class Bitmap:
 
     def counts(self, parts: int) -> tuple[int, ...]:
         """How many bits are set in each of ``parts`` parts of equal length, to within a word; fewer parts where there
-        are not so many words."""
+        are fewer words."""
         if not self.words.size:
             return ()
         bounds = np.unique(np.arange(parts) * self.words.size // parts)

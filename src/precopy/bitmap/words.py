@@ -22,11 +22,12 @@ CHUNK_WORDS = 512 * 1024 // 8
 SPARSE = 20
 """A chunk with fewer than one in SPARSE non-zero words is worked on by gathering just those words."""
 IDLE_CHUNKS = 4
-"""So many chunks at most are looked at at once where nothing is set: there, numpy's cost per call is what counts."""
+"""Chunks tested for any set bit in one numpy call: where nothing is set, the cost per call dominates."""
 SMALL_WORDS = 8192
-"""Up to here (2 GiB of memory) the calls cost more than the words, and the fewest calls are the best."""
+"""Words (of 2 GiB of memory) up to which numpy's calls cost more than the words, so whole arrays take the fewest
+calls."""
 SAMPLES = 64
-"""So many words of a chunk are looked at for whether it is dense."""
+"""Words of a chunk that are sampled to find out whether it is dense."""
 
 ALL_ONES = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 _ONE = np.uint64(1)
@@ -86,7 +87,7 @@ def or_count_new(dest: Words, source: Words) -> int:
 
 
 def or_into(dest: Words, source: Words) -> None:
-    """``dest |= source``, for who does not ask what was new: a chunk without any bit costs one look."""
+    """``dest |= source`` without a count of the new bits. A chunk without any bit costs one test."""
     if source.size <= SMALL_WORDS:
         np.bitwise_or(dest, source, out=dest)
         return
@@ -131,7 +132,7 @@ def _merge(dest: Words, source: Words, move: bool) -> int:
 
 
 def _nonzero_where_few(bits: Words) -> Indexes | None:
-    """Indexes of the words that are not zero, None where they are so many that working on all words costs less."""
+    """Indexes of the words that are not zero, None where working on all words costs less."""
     few = bits[:: max(bits.size // SAMPLES, 1)]
     if int(np.count_nonzero(few)) * 8 > few.size:  # a guess that saves a look at every word
         return None

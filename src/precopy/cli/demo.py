@@ -33,11 +33,11 @@ _SETS: dict[str, Sequence[AnyClearPolicyName]] = {
 }
 _BEST_FIRST = ("deferred", "merged", "clear-bmap", "upstream", "rfc-v1", "before-patch", "per-page")
 _ALL_S, _LEAST_S = 40.0, 8.0
-"""All migrations together may take so many seconds, and each at least so many: with the starts of their processes, ours
-are done within a minute on two cores that others use, too."""
+"""Seconds that all migrations together may take, and that each may take in any case. With the starts of their
+processes, ours finish within a minute on two busy cores."""
 _SLOW, _TIMES = 1e8, 4
-"""Besides, each may take as long as its memory takes at so many bytes a second, or several times as long as it takes at
-a bandwidth limit."""
+"""Time that each migration may take in addition: that of its memory at ``_SLOW`` bytes a second, or ``_TIMES`` times
+that of its memory at a bandwidth limit."""
 
 
 @click.command()

@@ -51,7 +51,7 @@ _OPTIONS = {"--version": "Show the version and exit.", "-h, --help": "Show this 
 
 
 def page(columns: int | None = None) -> str:
-    """The page, for a terminal of so many columns (None: the one that there is)."""
+    """The page, for a terminal of ``width`` columns (None: the present one)."""
     width = max(min((columns or _columns()) - 2, _WIDEST), _NARROWEST)
     lines = ["Usage: precopy [OPTIONS] COMMAND [ARGS]..."]
     for paragraph in TEXT.strip().split("\n\n"):

@@ -148,7 +148,7 @@ policy_options = all_of(
             type=Whole(1),
             default=30,
             show_default=True,
-            help="Give up after so many rounds; the guest stays.",
+            help="Give up after this many rounds; the guest stays.",
         ),
     ]
 )

@@ -19,7 +19,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _LIMITS = (
     click.option("--downtime-limit", type=DURATION, default=None, help="Another downtime limit."),
-    click.option("--max-rounds", type=Whole(1, 500), default=None, help="Give up after so many rounds."),
+    click.option("--max-rounds", type=Whole(1, 500), default=None, help="Give up after this many rounds."),
     click.option("--max-total", type=DURATION, default=None, help="Time that the whole migration may take."),
     click.option(
         "--on-timeout",

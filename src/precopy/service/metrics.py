@@ -189,7 +189,7 @@ class _Server(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that left in mid-answer is its own affair."""
+        """A client that disconnects during an answer is no error here."""
 
 
 def _send_away(client: socket.socket) -> None:

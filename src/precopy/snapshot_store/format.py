@@ -9,7 +9,7 @@
 
 All numbers are little-endian. The content runs, ascending, give the content pages their order; a *group* is
 `GROUP_PAGES` consecutive ones in this order (the last has fewer), and is what is checksummed and compressed at once.
-docs/snapshots.md says it for who writes another reader.
+docs/snapshots.md specifies it for other readers.
 
 Law 5 holds for files, too: a directory may be damaged, or somebody else's. Each field is checked against its bound, the
 file's size and the others, before anything is allocated or mapped because of it. What fails is a `SnapshotDamaged`.

@@ -201,7 +201,7 @@ class _Target:
             self.copied += part.pages - int(np.count_nonzero(~some)) + zero.size
 
     def _need(self, pages: int) -> None:
-        """Raises `OutOfMemory` before so many pages are copied: a file may claim more than it takes, and a compressed
+        """Raises `OutOfMemory` before ``pages`` pages are copied: a file may claim more than it takes, and a compressed
         one may unpack to more than there is."""
         size, available = pages * PAGE_SIZE, available_memory()
         if available is not None and size > available:

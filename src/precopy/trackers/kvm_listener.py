@@ -4,8 +4,8 @@
 the latter in its address space 1 where KVM_CAP_MULTI_ADDRESS_SPACE has it; elsewhere its slots lie in address space 0,
 further up: they alias the same host memory, so that they have dirty logs of their own just the same.
 
-vCPUs stand still while regions change, as under QEMU's big lock: between the last harvest of a slot and its end the
-guest could write what nobody would hear of.
+vCPUs stand still while regions change, as under QEMU's big lock: between the last harvest of a slot and its end a
+write of the guest would be lost.
 """
 
 from __future__ import annotations

@@ -177,7 +177,7 @@ class KvmDirtyRing:
 
     def dirtied(self, vcpu: int) -> int:
         """Pages that the vCPU has dirtied since its ring was attached, while they were logged; one counts again once
-        it was re-armed. At least so many where its ring has overflowed.
+        it was re-armed. A lower bound where its ring has overflowed.
 
         Takes over what its ring holds, for the next harvest. To be called from any thread."""
         with self._lock:

@@ -105,7 +105,7 @@ class VhostLog:
         self._taken.clear_all()
 
     def stop(self) -> None:
-        """Devices that are still attached go on logging; nobody asks."""
+        """Devices that are still attached go on logging, which is ignored."""
         self._taken.clear_all()
 
     def harvest(self, dirty: Bitmap, block: RamBlock | None = None) -> None:

@@ -67,7 +67,7 @@ class WriteLog:
             self._view[start : start + length] = 1
 
     def stop(self) -> None:
-        """The CPU goes on announcing stores; nobody asks."""
+        """The CPU goes on announcing stores, which are ignored."""
         self._harvested.clear_all()
 
     def harvest(self, dirty: Bitmap, block: RamBlock | None = None) -> None:

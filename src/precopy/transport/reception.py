@@ -1,8 +1,8 @@
-"""Waiting for the one who greets as is due, among whoever else connects.
+"""Waiting for the connection that sends the expected greeting, among others.
 
-Law 5: **The peer is not trusted**, and who connects need not be a peer at all: a port scanner, a browser, something
-that says nothing for long. None of them keeps the real one out. All are listened to at once, a greeting has to be whole
-within the time-out, and of too many the first is sent away.
+Law 5: **The peer is not trusted**, and a connection need not come from a peer: it may be a port scanner, a browser, or
+silent. None of them keeps the real peer out. All connections are read at once, a greeting has to be complete within the
+time-out, and of too many connections the oldest is closed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _UNREAD = 1 << 20
 
 
 class Opening(Protocol):
-    """What reads a greeting: ask it how many bytes are ``wanted``, hand over at most so many, until there is one."""
+    """A reader of a greeting: hand over at most ``wanted`` bytes at a time until `receive` returns the greeting."""
 
     @property
     def wanted(self) -> int: ...

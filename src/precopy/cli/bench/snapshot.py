@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     help="The disk-backed directory.  [default: where temporary files go]",
 )
 @click.option(
-    "--restore-size", type=SIZE, default=None, help="Also restore a full snapshot of so many bytes, all of it content."
+    "--restore-size", type=SIZE, default=None, help="Also restore a full snapshot of this size, all of it content."
 )
 @json_option
 def snapshot(

@@ -1,9 +1,9 @@
 """How processes that write the same shared memory find the one that tracks it, and hand it what it needs for that.
 
 `Handing` is for those that write: it protects the process's own mappings, and sends the descriptors that speak of them
-to the `Door`, at an address that follows from the memory alone. Nobody waits for an answer, so a writer that came is
-known before it writes, whenever the one that tracks looks. When it goes, it says what it has written since; one that is
-killed cannot, and then all pages count as written (`precopy.trackers.shared_views`).
+to the `Door`, at an address that follows from the memory alone. It does not wait for an answer, so a writer that came
+is known before it writes, whenever the one that tracks looks. When it goes, it says what it has written since; one that
+is killed cannot, and then all pages count as written (`precopy.trackers.shared_views`).
 
 Law 5: **The peer is not trusted.** Only processes of the same user are heard. What they send is bounded and checked.
 """
@@ -149,7 +149,7 @@ class Door:
         return found
 
     def close(self) -> None:
-        """Nobody can come any more. May be called twice."""
+        """Refuses further writers. May be called twice."""
         for sock in (self._socket, *self._waiting):
             sock.close()
 

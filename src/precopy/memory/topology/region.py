@@ -126,7 +126,7 @@ class MemoryRegion:
 
     @classmethod
     def container(cls, name: str, size: int = MAX_SIZE) -> MemoryRegion:
-        """Nothing of its own: whatever stands in it."""
+        """A container: it shows only the regions inside it."""
         return cls(RegionKind.CONTAINER, name, size)
 
     @classmethod

@@ -23,8 +23,8 @@ _NONE_COMPLETED: tuple[str, ...] = (
     "A longer downtime limit, more bandwidth or a throttle would let them complete; `precopy plan` says how much.",
 )
 _READING = (
-    "Further left is sooner done, further down is a shorter stand-still. Below and left of the dashed line there is "
-    "nobody: who is on it is beaten by no other policy in both."
+    "Further left is sooner done, further down is a shorter stand-still. No policy is below and left "
+    "of the dashed line: one on it is beaten by no other policy in both."
 )
 
 

@@ -23,7 +23,7 @@ _READING = (
     "last, final send lasts until that has arrived, state moves the vCPUs, and with the commit the other side runs."
 )
 _NEAR = 2.5
-"""A limit is drawn where it is no further away than so many times the longest downtime."""
+"""Factor over the longest downtime up to which a limit is drawn."""
 
 
 def downtime_figure(named: Sequence[tuple[str, Migration]], prefix: str) -> Figure:

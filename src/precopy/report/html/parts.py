@@ -36,8 +36,8 @@ class Key:
 
 @dataclass(frozen=True)
 class Figure:
-    """``heading`` in a word or two, ``title`` in one sentence, ``reading``: how to read it, for who sees such a thing
-    for the first time. ``compact``: the table is narrow enough to stand beside the picture."""
+    """``heading`` in a word or two, ``title`` in one sentence, ``reading``: how to read it, for a reader who sees
+    such a picture for the first time. ``compact``: the table is narrow enough to stand beside the picture."""
 
     id: str
     heading: str

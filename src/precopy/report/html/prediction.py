@@ -16,7 +16,7 @@ _READING = (
     "An arrow means that there was no end in sight."
 )
 _FAR = 50
-"""Ends of ranges that are more than so many times the rest are drawn as open."""
+"""Factor over the largest other value from which the end of a range is drawn as open."""
 
 
 def prediction_figures(done: Migration, prefix: str) -> list[Figure]:
