@@ -21,13 +21,13 @@ from precopy.errors import PrecopyError, UsageError
 class _Front(LazyGroup):
     """Its help is `precopy.cli.front`'s, which does without click."""
 
+    table = front.COMMANDS
+
     def get_help(self, ctx: click.Context) -> str:  # noqa: ARG002 - click's signature
         return front.page()
 
 
-@click.command(
-    cls=_Front, table=front.COMMANDS, help=front.TEXT, context_settings={"help_option_names": ["-h", "--help"]}
-)
+@click.command(cls=_Front, help=front.TEXT, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="precopy")
 def cli() -> None:
     pass

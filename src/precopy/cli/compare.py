@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from precopy.cli.options import json_option
-from precopy.cli.recordings import changed, limit_options, policy_names
+from precopy.cli.recordings import OtherLimits, changed, limit_options, policy_names
 
 if TYPE_CHECKING:
     from precopy.bench.failed import Failed
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 )
 @limit_options
 @json_option
-def compare(files: tuple[Path, ...], policies: tuple[str, ...], as_json: bool, **limits: Any) -> int:
+def compare(files: tuple[Path, ...], policies: tuple[str, ...], other: OtherLimits, as_json: bool) -> int:
     """Score convergence policies on the migrations recorded in FILEs: each replays each.
 
     Limits that are not given are those of each recording. A policy is on the front of a migration where no other
@@ -40,7 +40,7 @@ def compare(files: tuple[Path, ...], policies: tuple[str, ...], as_json: bool, *
     from precopy.planning.replay.compare import Comparison
     from precopy.report.replay_documents import compare_body
 
-    scored, failed = _scored(files, policies, limits)
+    scored, failed = _scored(files, policies, other)
     if not scored:
         raise failed[0].error()
     done = Comparison(tuple(scored))
@@ -60,7 +60,7 @@ def compare(files: tuple[Path, ...], policies: tuple[str, ...], as_json: bool, *
 
 
 def _scored(
-    files: tuple[Path, ...], policies: tuple[str, ...], limits: dict[str, Any]
+    files: tuple[Path, ...], policies: tuple[str, ...], other: OtherLimits
 ) -> tuple[list[Scores], list[Failed]]:
     from precopy.bench.failed import Failed, attempt
     from precopy.planning.policies import POLICIES
@@ -73,7 +73,7 @@ def _scored(
     for name in dict.fromkeys(map(str, files)):
 
         def score(name: str = name) -> tuple[Scores, ...]:
-            return compare_policies({name: read_recording(name)}, chosen, lambda known: changed(known, limits)).traces
+            return compare_policies({name: read_recording(name)}, chosen, lambda known: changed(known, other)).traces
 
         one = attempt(name, score)
         if isinstance(one, Failed):

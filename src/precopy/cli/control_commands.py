@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from precopy.cli.options import json_option
 from precopy.cli.values import CONTROL
 
+if TYPE_CHECKING:
+    from precopy.transport import Address
 
-def _ask(control: Any, command: str) -> dict[str, Any]:
+
+def _ask(control: Address, command: str) -> dict[str, Any]:
     from precopy.service import Request, ask
 
     answer: dict[str, Any] = ask(control, Request(command))
@@ -61,7 +64,7 @@ def _show_migration(status: dict[str, Any]) -> None:
 @click.command()
 @click.argument("control", type=CONTROL)
 @json_option
-def status(control: Any, as_json: bool) -> None:
+def status(control: Address, as_json: bool) -> None:
     """Say what the guest behind CONTROL does, and which migration brought it or took it away."""
     _show_status(_ask(control, "status"), as_json)
 
@@ -69,7 +72,7 @@ def status(control: Any, as_json: bool) -> None:
 @click.command()
 @click.argument("control", type=CONTROL)
 @json_option
-def check(control: Any, as_json: bool) -> None:
+def check(control: Address, as_json: bool) -> None:
     """Pause the guest behind CONTROL, hold its memory against its own invariant, and let it go on."""
     from precopy.cli.facts import show_document
     from precopy.errors import VerificationFailed
@@ -90,7 +93,7 @@ def check(control: Any, as_json: bool) -> None:
 @click.command()
 @click.argument("control", type=CONTROL)
 @json_option
-def pause(control: Any, as_json: bool) -> None:
+def pause(control: Address, as_json: bool) -> None:
     """Pause the guest behind CONTROL."""
     _show_status(_ask(control, "pause"), as_json)
 
@@ -98,7 +101,7 @@ def pause(control: Any, as_json: bool) -> None:
 @click.command()
 @click.argument("control", type=CONTROL)
 @json_option
-def resume(control: Any, as_json: bool) -> None:
+def resume(control: Address, as_json: bool) -> None:
     """Let a paused guest go on. After an unknown outcome: only where it does not run at the destination."""
     _show_status(_ask(control, "resume"), as_json)
 
@@ -106,7 +109,7 @@ def resume(control: Any, as_json: bool) -> None:
 @click.command()
 @click.argument("control", type=CONTROL)
 @json_option
-def cancel(control: Any, as_json: bool) -> None:
+def cancel(control: Address, as_json: bool) -> None:
     """Stop the migration under way, and say what became of it: the guest stays, unless it has been given away."""
     status = _ask(control, "cancel")
     if not as_json:
@@ -117,6 +120,6 @@ def cancel(control: Any, as_json: bool) -> None:
 @click.command(name="quit")
 @click.argument("control", type=CONTROL)
 @json_option
-def quit(control: Any, as_json: bool) -> None:
+def quit(control: Address, as_json: bool) -> None:
     """End the guest behind CONTROL and its process."""
     _show_status(_ask(control, "quit"), as_json)

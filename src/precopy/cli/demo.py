@@ -6,22 +6,33 @@ import contextlib
 import signal
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from precopy.cli.options import (
+    MachineOptions,
+    TransferOptions,
+    WorkloadOptions,
     json_option,
     machine_options_with,
-    policy_options,
     tracker_option,
+    transfer_options,
     workload_options,
 )
 from precopy.cli.say import complain, say
 from precopy.errors import NotConverged, PrecopyError, VerificationFailed
-from precopy.names import ALL_CLEAR_POLICIES, CLEAR_POLICIES, HISTORIC_CLEAR_POLICIES, AnyClearPolicyName
+from precopy.names import (
+    ALL_CLEAR_POLICIES,
+    CLEAR_POLICIES,
+    HISTORIC_CLEAR_POLICIES,
+    AnyClearPolicyName,
+    WantedTrackerName,
+)
 
 if TYPE_CHECKING:
+    from precopy.cli.guest_choice import Choice
     from precopy.migration import Attempt
     from precopy.report.tables import DemoRow
 
@@ -40,6 +51,17 @@ _SLOW, _TIMES = 1e8, 4
 that of its memory at a bandwidth limit."""
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What was asked for, but for the clear policies."""
+
+    machine: MachineOptions
+    load: WorkloadOptions
+    transfer: TransferOptions
+    tracker: WantedTrackerName | None
+    tcp: bool
+
+
 @click.command()
 @machine_options_with("memory")
 @workload_options
@@ -50,11 +72,20 @@ that of its memory at a bandwidth limit."""
     show_default=True,
     help="Clear policies to show: one, ours, those of QEMU's patch series (lineage), or all.",
 )
-@policy_options
+@transfer_options
 @tracker_option
 @click.option("--tcp", is_flag=True, help="Over TCP on this machine instead of a Unix socket.")
 @json_option
-def demo(clear: str, as_json: bool, **options: Any) -> int:
+def demo(
+    machine: MachineOptions,
+    load: WorkloadOptions,
+    *,
+    clear: str,
+    transfer: TransferOptions,
+    tracker: WantedTrackerName | None,
+    tcp: bool,
+    as_json: bool,
+) -> int:
     """Live-migrate a running guest between two processes, once for each clear policy.
 
     Each time the guest keeps writing while it is moved. Before it runs at the destination, both paused memories are
@@ -63,26 +94,27 @@ def demo(clear: str, as_json: bool, **options: Any) -> int:
     With --guest memory: a numpy simulation over --ram bytes runs on while it is replicated to another process and
     saved in snapshots; then the copy and a restored snapshot are compared with what it had.
     """
-    if options["guest"] == "memory":
+    if machine.guest == "memory":
         from precopy.cli.demo_memory import demo_memory
 
-        return demo_memory(options["ram"], as_json)
-    from precopy.cli import guest_choice as machine
+        return demo_memory(machine.ram, as_json)
     from precopy.cli.facts import host_facts, host_line
+    from precopy.cli.guest_choice import choose
 
-    choice = machine.choose(options["guest"])
+    choice = choose(machine.guest)
+    asked = _Asked(machine, load, transfer, tracker, tcp)
     policies = _SETS.get(clear) or [policy for policy in ALL_CLEAR_POLICIES if policy == clear]
     host = host_facts()
     if not as_json:
         say(host_line(host))
-        _introduce(choice, options)
+        _introduce(choice, asked)
     rows: list[DemoRow] = []
     began = time.monotonic()
     try:
         with noticed_interrupts() as interrupts:
             for policy in sorted(policies, key=_BEST_FIRST.index):
                 where = f"{len(rows) + 1} of {len(policies)}, clear policy {policy}"
-                rows.append(_run_once(policy, choice.kind, began, where, options))
+                rows.append(_run_once(policy, choice.kind, began, where, asked))
                 if interrupts:  # one that came inside an import, and was swallowed there
                     raise KeyboardInterrupt
     except BaseException:
@@ -130,7 +162,7 @@ def noticed_interrupts() -> Iterator[list[int]]:
         signal.signal(signal.SIGINT, before)
 
 
-def _run_once(policy: AnyClearPolicyName, kind: str, began: float, where: str, options: dict[str, Any]) -> DemoRow:
+def _run_once(policy: AnyClearPolicyName, kind: str, began: float, where: str, asked: _Asked) -> DemoRow:
     """One migration and its checks. Raises what kept it from being tried; a failed check, or why it did not converge,
     is in the row."""
     from precopy.migration import Attempt, MigrationOptions
@@ -138,29 +170,29 @@ def _run_once(policy: AnyClearPolicyName, kind: str, began: float, where: str, o
     from precopy.report.tables import DemoRow
     from precopy.service import ProcessPair, migrate_guest
 
-    same = ["--ram", f"{options['ram']}B", "--layout", options["layout"], "--vcpus", str(options["vcpus"])]
-    same += ["--guest", kind, "--backing", options["backing"]]
+    same = ["--ram", f"{asked.machine.ram}B", "--layout", asked.machine.layout, "--vcpus", str(asked.machine.vcpus)]
+    same += ["--guest", kind, "--backing", asked.machine.backing]
     run = [
         *same,
         "--workload",
-        options["workload"],
+        asked.load.workload,
         "--write-rate",
-        "max" if options["write_rate"] is None else str(options["write_rate"]),
+        "max" if asked.load.write_rate is None else str(asked.load.write_rate),
     ]
-    run += ["--hot-share", str(options["hot_share"]), "--fill", str(options["fill"])]
-    if options["working_set"]:
-        run += ["--working-set", f"{options['working_set']}B"]
+    run += ["--hot-share", str(asked.load.hot_share), "--fill", str(asked.load.fill)]
+    if asked.load.working_set:
+        run += ["--working-set", f"{asked.load.working_set}B"]
     wanted = MigrationOptions(
-        tracker=options["tracker"] or "",
+        tracker=asked.tracker or "",
         clear=policy,
-        clear_chunk_shift=options["clear_chunk_shift"],
-        max_bandwidth=options["max_bandwidth"],
-        downtime_limit=options["downtime_limit"],
-        max_rounds=options["max_rounds"],
-        max_total=_most_s(began, options["ram"], options["max_bandwidth"]),
+        clear_chunk_shift=asked.transfer.clear_chunk_shift,
+        max_bandwidth=asked.transfer.max_bandwidth,
+        downtime_limit=asked.transfer.downtime_limit,
+        max_rounds=asked.transfer.max_rounds,
+        max_total=_most_s(began, asked.machine.ram, asked.transfer.max_bandwidth),
         verify=True,
     )
-    with LiveProgress(where) as live, ProcessPair(run, [*same, "--prealloc"], tcp=options["tcp"]) as pair:
+    with LiveProgress(where) as live, ProcessPair(run, [*same, "--prealloc"], tcp=asked.tcp) as pair:
         try:
             done = migrate_guest(pair.source, pair.address, wanted, on_event=live.update)
             first = pair.ask(pair.destination, "check")
@@ -175,7 +207,7 @@ def _run_once(policy: AnyClearPolicyName, kind: str, began: float, where: str, o
     if not (first["ok"] and second["ok"]):
         broken = (first["broken"] + second["broken"])[0]
         return DemoRow(policy, done, False, f"the guest's invariant broke at the destination: {broken}")
-    if second["steps"] <= first["steps"] and options["workload"] != "idle":
+    if second["steps"] <= first["steps"] and asked.load.workload != "idle":
         return DemoRow(policy, done, False, "the guest makes no steps at the destination")
     return DemoRow(policy, done, True, "yes")
 
@@ -190,18 +222,18 @@ def _most_s(began: float, ram: int, max_bandwidth: int | None) -> float:
     return left + (_TIMES * ram / max_bandwidth if max_bandwidth else ram / _SLOW)
 
 
-def _introduce(choice: Any, options: dict[str, Any]) -> None:
+def _introduce(choice: Choice, asked: _Asked) -> None:
     from precopy.units import format_size
 
-    rate = f"{options['write_rate']} pages a second" if options["write_rate"] else "as many pages as it can"
-    what = "does nothing" if options["workload"] == "idle" else f"writes {rate} ({options['workload']})"
+    rate = f"{asked.load.write_rate} pages a second" if asked.load.write_rate else "as many pages as it can"
+    what = "does nothing" if asked.load.workload == "idle" else f"writes {rate} ({asked.load.workload})"
     say(
-        f"guest: {choice.kind} ({choice.why}), {format_size(options['ram'])} of RAM, layout {options['layout']}; it "
-        f"{what} while it is moved from one process to another"
+        f"guest: {choice.kind} ({choice.why}), {format_size(asked.machine.ram)} of RAM, layout "
+        f"{asked.machine.layout}; it {what} while it is moved from one process to another"
     )
 
 
-def _report(rows: list[DemoRow], choice: Any, host: dict[str, Any], as_json: bool) -> None:
+def _report(rows: list[DemoRow], choice: Choice, host: dict[str, Any], as_json: bool) -> None:
     from precopy.cli.facts import show_document
 
     if as_json:

@@ -11,10 +11,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
@@ -148,7 +147,7 @@ def _run(size: int, directory: Path, tell: Callable[[str], None]) -> MemoryDemo:
 
 
 @contextlib.contextmanager
-def _standby(address: str) -> Any:
+def _standby(address: str) -> Iterator[subprocess.Popen[str]]:
     """The other process, which listens when this returns. Raises `PeerLost` where it does not come up."""
     command = [sys.executable, "-m", "precopy.cli.demo_memory", address]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

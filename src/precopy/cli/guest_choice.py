@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from precopy.errors import Unsupported, UsageError
 
 if TYPE_CHECKING:
+    from precopy.cli.options import MachineOptions
     from precopy.machines.emulated import EmulatedGuest
     from precopy.machines.kvm import KvmGuest
 
@@ -41,19 +42,19 @@ def choose(asked: str) -> Choice:
     return Choice("emulated", f"no KVM: {missing}")
 
 
-def make(choice: Choice, layout: str, ram: int, vcpus: int, backing: str = "anonymous") -> KvmGuest | EmulatedGuest:
+def make(choice: Choice, machine: MachineOptions) -> KvmGuest | EmulatedGuest:
     """A blank guest. Raises `UsageError`, `LayoutError`, `OutOfMemory`, `Unsupported`."""
     from precopy.memory import Backing, GuestMemory
     from precopy.memory.captures.machines import machine_layout
 
-    if choice.kind == "emulated" and vcpus > 1:
+    if choice.kind == "emulated" and machine.vcpus > 1:
         raise UsageError("an emulated guest has one vCPU; use --vcpus 1 or --guest kvm")
-    memory = GuestMemory(machine_layout(layout, ram), Backing(backing))
+    memory = GuestMemory(machine_layout(machine.layout, machine.ram), Backing(machine.backing))
     try:
         if choice.kind == "kvm":
             from precopy.machines.kvm import KvmGuest
 
-            return KvmGuest(memory, vcpus)
+            return KvmGuest(memory, machine.vcpus)
         from precopy.machines.emulated import EmulatedGuest
 
         return EmulatedGuest(memory)

@@ -7,27 +7,26 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from typing import Any
+from typing import ClassVar
 
 import click
 
 
 class LazyGroup(click.Group):
-    """The subcommands of ``table``: the module that holds each (as a function of its name), and its line of help."""
+    """A subclass has a ``table`` of its subcommands: the module that holds each (as a function of its name), and its
+    line of help."""
 
-    def __init__(self, *args: Any, table: Mapping[str, tuple[str, str]], **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._table = table
+    table: ClassVar[Mapping[str, tuple[str, str]]]
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        return list(self._table)
+        return list(self.table)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        if cmd_name not in self._table:
+        if cmd_name not in self.table:
             return None
-        command: click.Command = getattr(importlib.import_module(self._table[cmd_name][0]), cmd_name)
+        command: click.Command = getattr(importlib.import_module(self.table[cmd_name][0]), cmd_name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in self._table.items()])
+            formatter.write_dl([(name, text) for name, (_, text) in self.table.items()])

@@ -5,24 +5,27 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from precopy.cli.options import (
+    ConvergenceOptions,
+    TransferOptions,
     clear_option,
+    convergence_options,
     json_option,
-    policy_options,
-    steering_options,
     timeout_option,
     tracker_option,
+    transfer_options,
 )
 from precopy.cli.values import ADDRESS, CONTROL, HOST_PORT
 from precopy.errors import PrecopyError, UsageError
-from precopy.names import WantedTrackerName
+from precopy.names import AnyClearPolicyName, WantedTrackerName
 
 if TYPE_CHECKING:
     from precopy.migration import Event, Migrated, MigrationOptions
+    from precopy.transport import Address
 
 
 @click.command()
@@ -30,8 +33,8 @@ if TYPE_CHECKING:
 @click.argument("address", type=ADDRESS)
 @tracker_option
 @clear_option
-@policy_options
-@steering_options
+@transfer_options
+@convergence_options
 @click.option(
     "--verify", is_flag=True, help="Before the commit, compare both memories byte for byte and check the guest."
 )
@@ -52,16 +55,19 @@ if TYPE_CHECKING:
 @json_option
 @click.option("--json-lines", is_flag=True, help="Print each event as a line of JSON while it runs, then the document.")
 def migrate(
-    control: Any,
-    address: Any,
+    control: Address,
+    address: Address,
     *,
     tracker: WantedTrackerName | None,
+    clear: AnyClearPolicyName,
+    transfer: TransferOptions,
+    convergence: ConvergenceOptions,
+    verify: bool,
     timeout: float,
-    metrics: Any,
+    metrics: Address | None,
     record: Path | None,
     as_json: bool,
     json_lines: bool,
-    **options: Any,
 ) -> None:
     """Move the guest behind CONTROL to whoever waits at ADDRESS (see `precopy receive`).
 
@@ -74,7 +80,20 @@ def migrate(
 
     if as_json and json_lines:
         raise UsageError("--json and --json-lines exclude each other: the last line of the latter is the document")
-    wanted = MigrationOptions(tracker=tracker or "", **options)
+    wanted = MigrationOptions(
+        tracker=tracker or "",
+        clear=clear,
+        clear_chunk_shift=transfer.clear_chunk_shift,
+        max_bandwidth=transfer.max_bandwidth,
+        downtime_limit=transfer.downtime_limit,
+        max_rounds=transfer.max_rounds,
+        policy=convergence.policy,
+        max_total=convergence.max_total,
+        on_timeout=convergence.on_timeout,
+        throttle=convergence.throttle,
+        max_throttle=convergence.max_throttle,
+        verify=verify,
+    )
     if record is not None and not record.name:
         raise UsageError("--record needs the name of a file")
     host = host_facts()
@@ -99,7 +118,7 @@ def migrate(
         _report(done, address, wanted)
 
 
-def _listeners(stack: contextlib.ExitStack, metrics: Any, json_lines: bool) -> list[Callable[[Event], None]]:
+def _listeners(stack: contextlib.ExitStack, metrics: Address | None, json_lines: bool) -> list[Callable[[Event], None]]:
     """Who is told of events until ``stack`` is left. Raises `Unsupported` and `UsageError` for ``metrics``."""
     listeners: list[Callable[[Event], None]] = []
     if metrics is not None:
@@ -149,7 +168,7 @@ def _report_attempt(attempt: object) -> None:
     show(*(after_round(one) for one in attempt.verdicts[-1:]))
 
 
-def _report(done: Migrated, address: Any, wanted: MigrationOptions) -> None:
+def _report(done: Migrated, address: Address, wanted: MigrationOptions) -> None:
     from precopy.report.console import show
     from precopy.report.tables import (
         downtime_line,

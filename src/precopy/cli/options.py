@@ -1,25 +1,45 @@
-"""Options that several subcommands share."""
+"""Options that several subcommands share; those of one subject reach the command as one typed argument."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar, cast
 
 import click
 
 from precopy.cli.values import CONTROL, DURATION, POSITIVE_DURATION, RATE, SIZE, WRITE_RATE, Share, Whole
-from precopy.names import ALL_CLEAR_POLICIES, CONVERGENCE_POLICIES, THROTTLE_MODES, TIMEOUT_POLICIES, WANTED_TRACKERS
+from precopy.names import (
+    ALL_CLEAR_POLICIES,
+    CONVERGENCE_POLICIES,
+    THROTTLE_MODES,
+    TIMEOUT_POLICIES,
+    WANTED_TRACKERS,
+    ConvergencePolicyName,
+    ThrottleMode,
+    TimeoutPolicy,
+)
 
 F = TypeVar("F", bound=Callable[..., Any])
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
-def all_of(options: Sequence[Callable[[F], F]]) -> Callable[[F], F]:
-    """All these options at once, in this order."""
+def as_one(name: str, made: type[Any], options: Sequence[Decorator] = ()) -> Callable[[F], F]:
+    """These options, and others that stand above, as one argument called ``name``: an instance of the dataclass
+    ``made``, whose fields are named as the options' parameters are."""
+    names = [field.name for field in fields(made)]
 
     def apply(command: F) -> F:
+        @functools.wraps(command)
+        def with_one(*args: object, **given: object) -> object:
+            one = made(**{field: given.pop(field) for field in names})
+            return command(*args, **given, **{name: one})
+
+        wrapped: Callable[..., Any] = with_one
         for option in reversed(options):
-            command = option(command)
-        return command
+            wrapped = option(wrapped)
+        return cast("F", wrapped)
 
     return apply
 
@@ -51,10 +71,23 @@ timeout_option = click.option(
 )
 
 
+@dataclass(frozen=True)
+class MachineOptions:
+    """``ram`` in bytes; ``guest``: the kind, or auto."""
+
+    ram: int
+    layout: str
+    guest: str
+    backing: str
+    vcpus: int
+
+
 def machine_options_with(*guests: str) -> Callable[[F], F]:
-    """Options for what runs the guest and with which memory; ``guests`` are kinds that only this command has."""
+    """``machine``: what runs the guest and with which memory; ``guests`` are kinds that only this command has."""
     only_here = f"; {', '.join(guests)}: a Python program's memory instead" if guests else ""
-    return all_of(
+    return as_one(
+        "machine",
+        MachineOptions,
         [
             click.option("--ram", type=SIZE, default="256M", show_default=True, help="Main memory of the guest."),
             click.option(
@@ -79,13 +112,27 @@ def machine_options_with(*guests: str) -> Callable[[F], F]:
                 help="Host memory: private with huge pages, or a memfd that other processes can map.",
             ),
             click.option("--vcpus", type=Whole(1, 16), default=1, show_default=True, help="Virtual CPUs."),
-        ]
+        ],
     )
 
 
 machine_options = machine_options_with()
 
-workload_options = all_of(
+
+@dataclass(frozen=True)
+class WorkloadOptions:
+    """``write_rate`` in pages a second (None: as fast as it goes); ``working_set`` in bytes (None: all memory)."""
+
+    workload: str
+    write_rate: int | None
+    hot_share: float
+    working_set: int | None
+    fill: float
+
+
+workload_options = as_one(
+    "load",
+    WorkloadOptions,
     [
         click.option(
             "--workload",
@@ -116,10 +163,23 @@ workload_options = all_of(
             show_default=True,
             help="Share of memory that holds random content at first; the rest is zero.",
         ),
-    ]
+    ],
 )
 
-policy_options = all_of(
+
+@dataclass(frozen=True)
+class TransferOptions:
+    """``max_bandwidth`` in bytes a second (None: no limit), ``downtime_limit`` in seconds."""
+
+    clear_chunk_shift: int
+    max_bandwidth: int | None
+    downtime_limit: float
+    max_rounds: int
+
+
+transfer_options = as_one(
+    "transfer",
+    TransferOptions,
     [
         click.option(
             "--clear-chunk",
@@ -150,10 +210,28 @@ policy_options = all_of(
             show_default=True,
             help="Give up after this many rounds; the guest stays.",
         ),
-    ]
+    ],
 )
 
-steering_options = all_of(
+
+@dataclass(frozen=True)
+class ConvergenceOptions:
+    """``max_total`` in seconds (None: no limit); ``max_throttle``: a share of the vCPUs' time."""
+
+    policy: ConvergencePolicyName
+    max_total: float | None
+    on_timeout: TimeoutPolicy
+    throttle: ThrottleMode
+    max_throttle: float
+
+
+def _timeout_policy(_ctx: click.Context, _param: click.Parameter, name: str) -> TimeoutPolicy:
+    return TimeoutPolicy(name)
+
+
+convergence_options = as_one(
+    "convergence",
+    ConvergenceOptions,
     [
         click.option(
             "--policy",
@@ -171,6 +249,7 @@ steering_options = all_of(
         click.option(
             "--on-timeout",
             type=click.Choice(TIMEOUT_POLICIES),
+            callback=_timeout_policy,
             default="cancel",
             show_default=True,
             help="When time, rounds or hope are used up: stay, switch over all the same, slow the guest down, go on.",
@@ -189,7 +268,7 @@ steering_options = all_of(
             show_default=True,
             help="The largest share of its time that the guest may lose to --throttle.",
         ),
-    ]
+    ],
 )
 
 clear_option = click.option(

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from precopy.cli.lazy import LazyGroup
-from precopy.cli.options import json_option
+from precopy.cli.options import as_one, json_option
+from precopy.cli.recordings import either
 from precopy.cli.values import DURATION, RATE, SIZE, Share, Whole
-from precopy.names import ALL_CLEAR_POLICIES
+from precopy.names import ALL_CLEAR_POLICIES, AnyClearPolicyName
 
 if TYPE_CHECKING:
     from precopy.planning.model.sync_cost import SyncCost
@@ -33,9 +34,34 @@ class _Asked:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class _Given:
+    """The options; None: not given. Sizes in bytes, rates in bytes a second, durations in seconds."""
+
+    ram: int | None = None
+    dirty_rate: float | None = None
+    working_set: int | None = None
+    bandwidth: float | None = None
+    sync_time: float | None = None
+    downtime_limit: float | None = None
+    max_rounds: int | None = None
+    handover: float | None = None
+    uncertainty: float | None = None
+    layout: str | None = None
+    clear: AnyClearPolicyName | None = None
+    clear_cost: float | None = None
+    listeners: int | None = None
+    recording: Path | None = None
+
+
+class _Plan(LazyGroup):
+    """A command of its own that has a subcommand besides."""
+
+    table = _SUBCOMMANDS
+
+
 @click.group(
-    cls=LazyGroup,
-    table=_SUBCOMMANDS,
+    cls=_Plan,
     invoke_without_command=True,
     subcommand_metavar="[sweep [ARGS]...]",
 )
@@ -90,8 +116,9 @@ class _Asked:
     help="Estimate from a recorded migration what is not given here.",
 )
 @json_option
+@as_one("given", _Given)
 @click.pass_context
-def plan(ctx: click.Context, /, as_json: bool, **options: Any) -> None:
+def plan(ctx: click.Context, /, given: _Given, as_json: bool) -> None:
     """Say whether a migration would converge, in how many rounds, with which total time and downtime, which downtime
     limit and dirty rate would do, and what to change first. Nothing is migrated. Beside this stand the answers of
     the patch series' model of QEMU (docs/patch-series.md).
@@ -102,9 +129,8 @@ def plan(ctx: click.Context, /, as_json: bool, **options: Any) -> None:
 
     "Will not converge" is an answer and no failure: the exit code is 0.
     """
-    given = {name: value for name, value in options.items() if value is not None}
     if ctx.invoked_subcommand is not None:
-        if given or as_json:
+        if given != _Given() or as_json:
             raise click.UsageError(f"options of {ctx.invoked_subcommand} stand after its name")
         return
     from precopy.planning.plan.advice import advise
@@ -125,95 +151,100 @@ def plan(ctx: click.Context, /, as_json: bool, **options: Any) -> None:
             click.echo(note)
 
 
-def _asked(given: dict[str, Any]) -> _Asked:
+def _asked(given: _Given) -> _Asked:
     """Raises `UsageError` for what is missing or contradicts."""
     from precopy.errors import UsageError
 
-    only_layout = [f"--{name.replace('_', '-')}" for name in ("clear", "clear_cost", "listeners") if name in given]
-    if only_layout and "layout" not in given:
-        raise UsageError(f"{only_layout[0]} says what a layout's sync costs; name a --layout")
-    if "layout" in given and "recording" in given:
+    for option, value in (
+        ("--clear", given.clear),
+        ("--clear-cost", given.clear_cost),
+        ("--listeners", given.listeners),
+    ):
+        if value is not None and given.layout is None:
+            raise UsageError(f"{option} says what a layout's sync costs; name a --layout")
+    if given.layout is not None and given.recording is not None:
         raise UsageError("--layout and --recording both say what a sync costs; give one of them")
-    if "recording" in given:
-        asked = _from_recording(given)
-    elif "layout" in given:
-        asked = _from_layout(given)
+    if given.recording is not None:
+        asked = _from_recording(given, given.recording)
+    elif given.layout is not None:
+        asked = _from_layout(given, given.layout)
     else:
-        asked = _Asked(_from_numbers(given, ("ram", "dirty_rate", "bandwidth", "sync_time")), "", None, {})
+        asked = _Asked(_from_numbers(given), "", None, {})
     _check(asked.input)
     return asked
 
 
-def _from_numbers(given: dict[str, Any], needed: tuple[str, ...]) -> PlanInput:
+def _from_numbers(given: _Given) -> PlanInput:
     from precopy.errors import UsageError
     from precopy.planning.plan.plan import PlanInput
 
-    missing = [f"--{name.replace('_', '-')}" for name in needed if name not in given]
-    if missing:
+    ram, dirty_rate, bandwidth, sync_time = given.ram, given.dirty_rate, given.bandwidth, given.sync_time
+    if ram is None or dirty_rate is None or bandwidth is None or sync_time is None:
+        needed = {"--ram": ram, "--dirty-rate": dirty_rate, "--bandwidth": bandwidth, "--sync-time": sync_time}
+        missing = [option for option, value in needed.items() if value is None]
         it = "it" if len(missing) == 1 else "them"
         raise UsageError(f"{', '.join(missing)} not given; a plan needs {it}, or a --recording")
     base = PlanInput(
-        ram_bytes=given["ram"],
-        bandwidth_bytes_per_s=given["bandwidth"],
-        dirty_rate_bytes_per_s=given["dirty_rate"],
-        working_set_bytes=given.get("working_set", given["ram"]),
-        sync_s=given["sync_time"],
+        ram_bytes=ram,
+        bandwidth_bytes_per_s=bandwidth,
+        dirty_rate_bytes_per_s=dirty_rate,
+        working_set_bytes=either(given.working_set, ram),
+        sync_s=sync_time,
     )
     return _with_limits(base, given)
 
 
-def _with_limits(base: PlanInput, given: dict[str, Any]) -> PlanInput:
+def _with_limits(base: PlanInput, given: _Given) -> PlanInput:
     return replace(
         base,
-        downtime_limit_s=given.get("downtime_limit", base.downtime_limit_s),
-        max_rounds=given.get("max_rounds", base.max_rounds),
-        handover_s=given.get("handover", base.handover_s),
-        uncertainty=given.get("uncertainty", base.uncertainty),
+        downtime_limit_s=either(given.downtime_limit, base.downtime_limit_s),
+        max_rounds=either(given.max_rounds, base.max_rounds),
+        handover_s=either(given.handover, base.handover_s),
+        uncertainty=either(given.uncertainty, base.uncertainty),
     )
 
 
-def _from_layout(given: dict[str, Any]) -> _Asked:
+def _from_layout(given: _Given, name: str) -> _Asked:
     from precopy.memory import Capture
     from precopy.planning.model.sync_cost import CLEAR_S, LISTENERS, sync_cost
 
-    capture = Capture.find(given["layout"])
-    layout = capture.layout(given.get("ram"))
+    capture = Capture.find(name)
+    layout = capture.layout(given.ram)
     costs: dict[str, SyncCost] = {
-        name: sync_cost(
+        clear: sync_cost(
             layout,
-            name,
-            listeners=given.get("listeners", LISTENERS),
-            clear_s=given.get("clear_cost", CLEAR_S),
-            fixed_s=given.get("sync_time"),
+            clear,
+            listeners=either(given.listeners, LISTENERS),
+            clear_s=either(given.clear_cost, CLEAR_S),
+            fixed_s=given.sync_time,
         )
-        for name in ALL_CLEAR_POLICIES
+        for clear in ALL_CLEAR_POLICIES
     }
-    cost = costs[given.get("clear", "deferred")]
-    numbers = {**given, "ram": layout.bytes, "sync_time": cost.sync_s}
-    base = _from_numbers(numbers, ("dirty_rate", "bandwidth"))
+    cost = costs[given.clear or "deferred"]
+    base = _from_numbers(replace(given, ram=layout.bytes, sync_time=cost.sync_s))
     asked = replace(base, sync_s_per_byte=cost.sync_s_per_byte)
     return _Asked(asked, f"layout {capture.name}", cost, costs, capture.notes)
 
 
-def _from_recording(given: dict[str, Any]) -> _Asked:
+def _from_recording(given: _Given, path: Path) -> _Asked:
     from precopy.planning.plan.measured import measured_input
     from precopy.recording.files import read_recording
 
-    base = _with_limits(measured_input(read_recording(given["recording"])), given)
-    if "bandwidth" in given:
-        base = replace(base, bandwidth_bytes_per_s=given["bandwidth"])
-    if "sync_time" in given:
-        base = replace(base, sync_s=given["sync_time"], sync_s_per_byte=0.0)
-    if "ram" in given:
-        base = replace(base, ram_bytes=given["ram"], first_bytes=None, first_s=0.0)
-    if "dirty_rate" in given or "working_set" in given:
+    base = _with_limits(measured_input(read_recording(path)), given)
+    if given.bandwidth is not None:
+        base = replace(base, bandwidth_bytes_per_s=given.bandwidth)
+    if given.sync_time is not None:
+        base = replace(base, sync_s=given.sync_time, sync_s_per_byte=0.0)
+    if given.ram is not None:
+        base = replace(base, ram_bytes=given.ram, first_bytes=None, first_s=0.0)
+    if given.dirty_rate is not None or given.working_set is not None:
         base = replace(
             base,
-            dirty_rate_bytes_per_s=given.get("dirty_rate", base.dirty_rate_bytes_per_s),
-            working_set_bytes=given.get("working_set", base.working_set_bytes),
+            dirty_rate_bytes_per_s=either(given.dirty_rate, base.dirty_rate_bytes_per_s),
+            working_set_bytes=either(given.working_set, base.working_set_bytes),
             curve=None,
         )
-    return _Asked(base, f"recording {given['recording']}", None, {})
+    return _Asked(base, f"recording {path}", None, {})
 
 
 def _check(asked: PlanInput) -> None:

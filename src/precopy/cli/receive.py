@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from precopy.cli.options import control_option, die_with_parent_option, json_option, machine_options, timeout_option
+from precopy.cli.options import (
+    MachineOptions,
+    control_option,
+    die_with_parent_option,
+    json_option,
+    machine_options,
+    timeout_option,
+)
 from precopy.cli.values import ADDRESS
 from precopy.errors import PeerError, VerificationFailed
 
@@ -15,7 +22,7 @@ if TYPE_CHECKING:
     from precopy.machines.kvm import KvmGuest
     from precopy.migration import Received
     from precopy.service import GuestProcess
-    from precopy.transport import Listener
+    from precopy.transport import Address, Listener
 
 
 @click.command()
@@ -27,23 +34,32 @@ if TYPE_CHECKING:
 @die_with_parent_option
 @timeout_option
 @json_option
-def receive(address: Any, control: Any, as_json: bool, **options: Any) -> None:
+def receive(
+    address: Address,
+    machine: MachineOptions,
+    control: Address | None,
+    *,
+    prealloc: bool,
+    keep: bool,
+    timeout: float,
+    as_json: bool,
+) -> None:
     """Wait at ADDRESS for one guest, then run it in the foreground, with a control socket.
 
     --ram, --layout and --vcpus have to be the source's; where they are not, the guest stays there, and both sides
     name the difference. Who connects and is no source is turned away.
     """
-    from precopy.cli import guest_choice as machine
+    from precopy.cli import guest_choice
     from precopy.cli.facts import show_document
     from precopy.service import GuestProcess, default_address
     from precopy.transport import Listener
 
-    choice = machine.choose(options["guest"])
+    choice = guest_choice.choose(machine.guest)
 
     def make() -> KvmGuest | EmulatedGuest:
-        guest = machine.make(choice, options["layout"], options["ram"], options["vcpus"], options["backing"])
+        guest = guest_choice.make(choice, machine)
         try:
-            if options["prealloc"]:
+            if prealloc:
                 guest.memory.touch()
         except BaseException:
             guest.close()
@@ -65,9 +81,9 @@ def receive(address: Any, control: Any, as_json: bool, **options: Any) -> None:
         received = None
         while received is None and process.outcome is None:
             try:
-                received = _receive(process, listener, options["timeout"])
+                received = _receive(process, listener, timeout)
             except (PeerError, VerificationFailed) as error:
-                if not options["keep"]:
+                if not keep:
                     raise
                 click.echo(f"precopy: {error}; waiting for another", err=True)
                 process.start_over(make)

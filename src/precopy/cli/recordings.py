@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from precopy.cli.options import all_of
+from precopy.cli.options import as_one
 from precopy.cli.values import DURATION, Share, Whole
 from precopy.names import CONVERGENCE_POLICIES, TIMEOUT_POLICIES, TimeoutPolicy
 
 if TYPE_CHECKING:
     from precopy.planning import Limits
 
-F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 
 _LIMITS = (
     click.option("--downtime-limit", type=DURATION, default=None, help="Another downtime limit."),
@@ -37,25 +36,42 @@ _LIMITS = (
 )
 
 
-def limit_options(command: F) -> F:
-    """Options for what a recorded migration was allowed, where it is to be something else: see `changed`."""
-    return all_of(_LIMITS)(command)
+@dataclass(frozen=True)
+class OtherLimits:
+    """What a recorded migration is to be allowed instead; None: what it was. Durations in seconds."""
+
+    downtime_limit: float | None
+    max_rounds: int | None
+    max_total: float | None
+    on_timeout: str | None
+    max_throttle: float | None
 
 
-def changed(limits: Limits, options: dict[str, Any]) -> Limits:
-    """``limits`` with what was given of `limit_options`. Raises `UsageError`."""
+limit_options = as_one("other", OtherLimits, _LIMITS)
+
+
+def changed(limits: Limits, other: OtherLimits) -> Limits:
+    """``limits`` with what ``other`` has. Raises `UsageError`."""
     from precopy.errors import UsageError
 
-    names = {"downtime_limit": "downtime_s", "max_total": "timeout_s"}
-    given = {names.get(name, name): value for name, value in options.items() if value is not None}
-    if "on_timeout" in given:
-        given["on_timeout"] = TimeoutPolicy(given["on_timeout"])
-    made = replace(limits, **given)
+    made = replace(
+        limits,
+        downtime_s=either(other.downtime_limit, limits.downtime_s),
+        max_rounds=either(other.max_rounds, limits.max_rounds),
+        timeout_s=either(other.max_total, limits.timeout_s),
+        on_timeout=TimeoutPolicy(either(other.on_timeout, limits.on_timeout)),
+        max_throttle=either(other.max_throttle, limits.max_throttle),
+    )
     if made.on_timeout is TimeoutPolicy.THROTTLE and not made.max_throttle:
         raise UsageError("--on-timeout throttle needs a --max-throttle above 0: the recorded guest was not slowed down")
     if made.timeout_s is not None and made.timeout_s <= 0:
         raise UsageError("--max-total has to be above 0")
     return made
+
+
+def either(given: T | None, known: T) -> T:
+    """``given``, or ``known`` where nothing was given."""
+    return known if given is None else given
 
 
 def policy_names(_ctx: click.Context, _param: click.Parameter, text: str) -> tuple[str, ...]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
 from precopy.cli.options import json_option
-from precopy.cli.recordings import changed, limit_options
+from precopy.cli.recordings import OtherLimits, changed, limit_options
 from precopy.cli.values import RATE
 from precopy.names import ALL_CLEAR_POLICIES, CONVERGENCE_POLICIES
 
@@ -21,7 +20,7 @@ from precopy.names import ALL_CLEAR_POLICIES, CONVERGENCE_POLICIES
 @limit_options
 @json_option
 def replay(
-    file: Path, policy: str | None, bandwidth: int | None, clear: str | None, as_json: bool, **limits: Any
+    file: Path, policy: str | None, bandwidth: int | None, *, clear: str | None, other: OtherLimits, as_json: bool
 ) -> None:
     """Say what would have become of the migration recorded in FILE, beside what did.
 
@@ -35,7 +34,7 @@ def replay(
     from precopy.report.replay_documents import Replayed, replay_body
 
     trace = read_recording(file)
-    allowed = changed(trace.facts.limits, limits)
+    allowed = changed(trace.facts.limits, other)
     name = policy or _known_policy(file, trace.facts.policy)
     outcome = Replayer(trace).run(POLICIES[name], bandwidth=bandwidth, clear=clear, limits=allowed)
     done = Replayed(trace, name, clear or trace.facts.clear, bandwidth, allowed, outcome)

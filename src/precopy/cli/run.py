@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
-from precopy.cli.options import control_option, die_with_parent_option, json_option, machine_options, workload_options
+from precopy.cli.options import (
+    MachineOptions,
+    WorkloadOptions,
+    control_option,
+    die_with_parent_option,
+    json_option,
+    machine_options,
+    workload_options,
+)
+
+if TYPE_CHECKING:
+    from precopy.transport import Address
 
 
 @click.command()
@@ -15,22 +26,22 @@ from precopy.cli.options import control_option, die_with_parent_option, json_opt
 @control_option
 @die_with_parent_option
 @json_option
-def run(control: Any, as_json: bool, **options: Any) -> None:
+def run(machine: MachineOptions, load: WorkloadOptions, control: Address | None, as_json: bool) -> None:
     """Run a guest in the foreground, with a control socket, until it is migrated away or told to quit.
 
     The guest writes memory in a known pattern and can check at any pause that none of its writes was lost.
     """
-    from precopy.cli import guest_choice as machine
+    from precopy.cli import guest_choice
     from precopy.cli.facts import show_document
     from precopy.machines.workload import Workload
     from precopy.service import GuestProcess, default_address
     from precopy.units import format_size
 
-    workload = Workload(options["workload"], options["write_rate"], options["hot_share"], options["working_set"])
-    choice = machine.choose(options["guest"])
-    guest = machine.make(choice, options["layout"], options["ram"], options["vcpus"], options["backing"])
+    workload = Workload(load.workload, load.write_rate, load.hot_share, load.working_set)
+    choice = guest_choice.choose(machine.guest)
+    guest = guest_choice.make(choice, machine)
     try:
-        guest.boot(workload, options["fill"])
+        guest.boot(workload, load.fill)
     except BaseException:
         guest.close()
         raise

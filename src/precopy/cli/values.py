@@ -18,7 +18,7 @@ class Parsed(click.ParamType[Any]):
     def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
         self.name, self._parse = name, parse
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if not isinstance(value, str):
             return value
         try:
@@ -67,21 +67,21 @@ class Share(click.FloatRange):
     """A range of ASCII decimal numbers. click.FloatRange accepts ``nan``, ``1_0`` and digits of other scripts; this
     refuses them."""
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    def convert(self, value: str | float, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if isinstance(value, str) and _DECIMAL.fullmatch(value) is None:
             self.fail(f"{value!r}: it is no number; write it like 0.25", param, ctx)
-        return super().convert(value, param, ctx)
+        return super().convert(float(value), param, ctx)
 
 
 class Whole(click.IntRange):
     """The same for whole numbers."""
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if isinstance(value, str) and _WHOLE.fullmatch(value[:_MOST_DIGITS]) is None:
             self.fail(f"{value!r} is no whole number; write it like 20", param, ctx)
         if isinstance(value, str) and len(value) > _MOST_DIGITS:
             self.fail("it is too large", param, ctx)
-        return super().convert(value, param, ctx)
+        return super().convert(int(value), param, ctx)
 
 
 _MOST_DIGITS = 30

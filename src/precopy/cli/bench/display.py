@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
 from precopy.cli.options import json_option
@@ -23,7 +21,17 @@ from precopy.cli.values import DURATION, SIZE, WRITE_RATE, Share, Whole
     "--migrate/--no-migrate", default=True, show_default=True, help="Have a migration log the same memory meanwhile."
 )
 @json_option
-def display(width: int, height: int, duration: float, as_json: bool, **options: Any) -> None:
+def display(
+    width: int,
+    height: int,
+    *,
+    ram: int,
+    write_rate: int | None,
+    refresh: float,
+    duration: float,
+    migrate: bool,
+    as_json: bool,
+) -> None:
     """Keep a surface in sync with a KVM guest's framebuffer: the VGA client of dirty memory.
 
     Each refresh draws the lines that the guest may have written, found by one ioctl. At the end the surface (and the
@@ -42,7 +50,9 @@ def display(width: int, height: int, duration: float, as_json: bool, **options: 
     if missing:
         raise Unsupported(*missing.split("; ", 1))
     host = host_facts()
-    done = measure(Mode(width, height), seconds=duration, **options)
+    done = measure(
+        Mode(width, height), ram=ram, write_rate=write_rate, refresh=refresh, seconds=duration, migrate=migrate
+    )
     if as_json:
         body = {"machine": host, "width": width, "height": height, **msgspec.to_builtins(done)}
         show_document("bench-display", {**body, "verified": True})

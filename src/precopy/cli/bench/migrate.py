@@ -12,7 +12,7 @@ from precopy.cli.values import DURATION, SIZE, WRITE_RATE, Whole
 
 if TYPE_CHECKING:
     from precopy.bench.failed import Failed
-    from precopy.bench.migrate import IdleSync, Repeat
+    from precopy.bench.migrate import IdleSync, Repeat, Setup
     from precopy.report.tables import BenchRow
 
 
@@ -29,7 +29,17 @@ if TYPE_CHECKING:
     "--against-qemu/--no-qemu", default=None, help="Measure QEMU's migration too.  [default: where it is installed]"
 )
 @json_option
-def migrate(against_qemu: bool | None, repeat: int, as_json: bool, **options: Any) -> int:
+def migrate(
+    ram: int,
+    rewritten: int,
+    write_rate: int | None,
+    downtime_limit: float,
+    *,
+    repeat: int,
+    verify: bool,
+    against_qemu: bool | None,
+    as_json: bool,
+) -> int:
     """Throughput and downtime of a migration over a Unix socket, beside the raw socket and beside QEMU's own.
 
     The guest is a KVM guest full of random content that rewrites part of it; memory is touched beforehand on both
@@ -44,7 +54,7 @@ def migrate(against_qemu: bool | None, repeat: int, as_json: bool, **options: An
 
     if against_qemu and not qemu_installed():
         raise Unsupported("qemu-system-x86_64 is not installed", "run scripts/install-debian-packages")
-    host, setup = host_facts(), Setup(**options)
+    host, setup = host_facts(), Setup(ram, rewritten, write_rate, downtime_limit, verify)
     idle = idle_sync(min(setup.ram, 512 << 20))
     repeats, failed = measure(
         setup,
@@ -75,7 +85,9 @@ def _matters(failed: Failed) -> bool:
     return not (failed.name.startswith(QEMU) and failed.exit_code == Unsupported.exit_code)
 
 
-def _print_json(where: dict[str, Any], setup: Any, repeats: list[Repeat], idle: IdleSync, failed: list[Failed]) -> None:
+def _print_json(
+    where: dict[str, Any], setup: Setup, repeats: list[Repeat], idle: IdleSync, failed: list[Failed]
+) -> None:
     import msgspec
 
     from precopy.bench.migrate import ratio_to_ceiling, ratio_to_qemu

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -49,7 +50,19 @@ _VARIANTS = ("before-patch", "rfc-v1", "upstream", "clear-bmap", "ours-merged", 
 @click.option("--vhost-devices", type=Whole(1, 64), default=4, show_default=True, help="Sharing one log.")
 @click.option("--against-qemu", is_flag=True, help="Run the same layout in real QEMU too, with its trace events.")
 @json_option
-def sync(layout: str, against_qemu: bool, as_json: bool, ram: int | None, **options: Any) -> int:
+def sync(
+    layout: str,
+    ram: int | None,
+    *,
+    ram_share: float,
+    listeners: int,
+    variants: tuple[str, ...],
+    paused: bool,
+    repeat: int,
+    vhost_devices: int,
+    against_qemu: bool,
+    as_json: bool,
+) -> int:
     """What a sync costs with every variant of QEMU's patch series "migration: merge fragmented clear_dirty ioctls", on
     one real KVM guest that keeps writing.
 
@@ -82,18 +95,18 @@ def sync(layout: str, against_qemu: bool, as_json: bool, ram: int | None, **opti
 
     measured = measure(
         described,
-        ram_share=options["ram_share"],
-        repeat=options["repeat"],
-        listeners=options["listeners"],
-        paused=options["paused"],
-        variants=options["variants"] or tuple(VARIANTS),
-        vhost_devices=options["vhost_devices"],
+        ram_share=ram_share,
+        repeat=repeat,
+        listeners=listeners,
+        paused=paused,
+        variants=variants or tuple(VARIANTS),
+        vhost_devices=vhost_devices,
         tell=tell,
     )
-    qemu = attempt("QEMU", lambda: _trace_qemu(capture, ram, options["repeat"], tell)) if against_qemu else None
+    qemu = attempt("QEMU", lambda: _trace_qemu(capture, ram, repeat, tell)) if against_qemu else None
     failed = [one for one in (*measured.failed, qemu) if isinstance(one, Failed)]
     traced = None if isinstance(qemu, Failed) else qemu
-    body = {"machine": host, **_body(capture, described, options, measured, traced)}
+    body = {"machine": host, **_body(capture, described, measured, traced, ram_share=ram_share, paused=paused)}
     if as_json:
         from precopy.cli.facts import show_document
 
@@ -108,7 +121,7 @@ def sync(layout: str, against_qemu: bool, as_json: bool, ram: int | None, **opti
     return ended(failed, 1)
 
 
-def _trace_qemu(capture: Capture, ram: int | None, syncs: int, tell: Any) -> QemuSyncs:
+def _trace_qemu(capture: Capture, ram: int | None, syncs: int, tell: Callable[[str], None]) -> QemuSyncs:
     from precopy.bench.peers.qemu.trace_events import trace_syncs
 
     tell("QEMU")
@@ -117,7 +130,13 @@ def _trace_qemu(capture: Capture, ram: int | None, syncs: int, tell: Any) -> Qem
 
 
 def _body(
-    capture: Capture, layout: RamLayout, options: dict[str, Any], measured: SyncBench, qemu: QemuSyncs | None
+    capture: Capture,
+    layout: RamLayout,
+    measured: SyncBench,
+    qemu: QemuSyncs | None,
+    *,
+    ram_share: float,
+    paused: bool,
 ) -> dict[str, Any]:
     import msgspec
 
@@ -131,8 +150,8 @@ def _body(
         "layout": capture.name,
         "notes": list(capture.notes),
         "ram_bytes": sum(block.pages for block in main_memory(layout)) * layout.page_size,
-        "ram_share": options["ram_share"],
-        "paused": options["paused"],
+        "ram_share": ram_share,
+        "paused": paused,
         "unaligned_mapped_pages": unaligned_mapped_pages(layout),
         **msgspec.to_builtins(measured),
         "seed": msgspec.to_builtins(SEED),
