@@ -2,10 +2,10 @@
 
 Clients (QEMU: ``DIRTY_MEMORY_*``) want to know of writes for reasons of their own: MIGRATION to send pages again, VGA
 to draw lines again, CODE to translate code again. A log has one bit a page, and harvesting it may let it be cleared;
-so whoever harvests does it for all: each harvested bit reaches every client that logs the page, under one lock. Then
+so a harvest is made for all clients: each harvested bit reaches every client that logs the page, under one lock. Then
 one client's clear (law 1: before it reads) takes nothing from another, which has the bit in a bitmap of its own.
 
-What no log hears of, such as a device of the VMM that writes guest memory, sets its bits here with `set_range`.
+Writes that no log reports, such as those of a device of the VMM, set their bits here with `set_range`.
 
 QEMU: ``physical_memory_*dirty*`` in physmem; docs/patch-series.md maps the functions one by one.
 """

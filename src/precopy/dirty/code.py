@@ -1,8 +1,8 @@
-"""The CODE client: clean pages hold translated code, and whoever writes one has its translations dropped first.
+"""The CODE client: clean pages hold translated code, and a write to one drops its translations first.
 
 All bits are set as long as nothing is translated. A translator clears a page's bit before it reads the page's code
-(QEMU: ``tlb_protect_code``); whoever writes the page afterwards finds the bit clear, has the translator stopped and the
-translations dropped, and only then is the bit set. So translated code never outlives the code that it was made of, and
+(QEMU: ``tlb_protect_code``); a later writer finds the bit clear, has the translator stopped and the translations
+dropped, and only then is the bit set. So translated code never outlives the code that it was made of, and
 a set bit says that there is nothing to drop. No dirty log feeds this client, so taking its bits re-arms none.
 
 Between a translator that clears a bit and then reads the page, and a device that writes the page and then reads the

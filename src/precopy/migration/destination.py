@@ -100,7 +100,7 @@ class Arriving:
 
 
 class Greeting:
-    """Reads what a source says first, in whatever parts it comes; ``hello`` is None before it is whole."""
+    """Reads a source's first frame from parts of any size; ``hello`` is None until it is complete."""
 
     def __init__(self) -> None:
         self.codec = Codec(Role.DESTINATION)
@@ -121,7 +121,7 @@ class Greeting:
         return self.hello
 
     def refuse(self, stream: ByteStream, reason: str) -> None:
-        """Tells whoever is at the other end why it is turned away, as far as that works."""
+        """Tells the other end why it is turned away, if that is possible."""
         Channel(stream, Role.DESTINATION, codec=self.codec).give_up(reason)
 
 
@@ -163,8 +163,8 @@ class Destination:
         self._forbidden = False
 
     def forbid(self) -> bool:
-        """Called from another thread: the guest is not to run here, whatever the source says from now on. Returns
-        whether that is certain; where it is not, the guest runs here already."""
+        """Called from another thread: the guest must not run here, even if the source commits. Returns True, or
+        False where the guest runs here already."""
         with self._lock:
             if self.vm.running:
                 return False
@@ -172,7 +172,7 @@ class Destination:
         return True
 
     def abandon(self) -> None:
-        """Called from another thread: stops receiving, whatever is under way."""
+        """Called from another thread: stops receiving at once."""
         self._channel.stream.abort()
 
     def run(self) -> Received:
@@ -352,7 +352,7 @@ class Destination:
         if prepare.compared != self._compared:
             raise PeerProtocolError(f"{prepare.compared} pages are called compared, {self._compared} came")
         doubtful = 0 if self._doubtful is None else int(np.count_nonzero(self._doubtful))
-        if doubtful:  # whatever the source makes of having been told
+        if doubtful:  # the source was told of them, and has to send them again
             raise PeerProtocolError(
                 f"{doubtful} pages of the guest came in batches that did not match, and have not come again"
             )

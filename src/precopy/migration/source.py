@@ -193,8 +193,8 @@ class Source:
             self._channel.give_up(_reason(failure))
 
     def _failure(self, error: BaseException) -> BaseException:
-        """What to raise for ``error``, by where the guest is: whatever goes wrong between the commit and its answer,
-        the outcome is unknown."""
+        """What to raise for ``error``, by where the guest is. After any failure between the commit and its answer the
+        outcome is unknown."""
         if self.guest_is is GuestIs.UNKNOWN:
             return OutcomeUnknown(self.session, _reason(error))
         if self._cancelled.is_set() and isinstance(error, PeerLost):
@@ -331,7 +331,7 @@ class Source:
         return send_for_comparison(self._channel, self.vm.memory, self._tick)
 
     def _commit(self) -> None:
-        self._emit(Committing(self.session))  # first: whoever loses sight of this process must not take it for unsent
+        self._emit(Committing(self.session))  # first, so that no observer takes a commit that was sent for unsent
         with self._commit_lock:
             if self._cancelled.is_set():
                 raise Cancelled(_WAS_CANCELLED)

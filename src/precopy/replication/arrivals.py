@@ -1,12 +1,12 @@
-"""What a standby makes of the frames that bring pages.
+"""A standby's handling of the frames that bring pages.
 
-Law: **A point is applied whole or not at all.** Until the first one, pages go straight into the memory, of which nobody
-is told yet. From then on they are staged, and `apply` puts them into the memory when the point that ends them has come
-whole, every batch of it having matched its checksum.
+Law: **A point is applied whole or not at all.** Until the first one, pages go straight into the memory, which is
+not handed out yet. From then on they are staged, and `apply` puts them into the memory when the point that ends them
+has come whole, every batch of it having matched its checksum.
 
-Law 5: **The peer is not trusted.** Runs are held against the layout before a byte is written or room is made for it.
-Staging holds what has come, no page twice, and no more than `Room` allows. A page of a torn batch is in doubt until it
-comes again, whatever the primary makes of being told: there is no point with such a page.
+Law 5: **The peer is not trusted.** Runs are checked against the layout before a byte is written or memory is allocated
+for it. Staging holds what has come, no page twice, and no more than `Room` allows. A page of a torn batch is in doubt
+until it comes again, and a point with such a page is not applied.
 """
 
 from __future__ import annotations

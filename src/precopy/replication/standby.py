@@ -223,7 +223,7 @@ class Standby:
         LOG.warning("the replication at %s ended: %s", self.address, error, exc_info=None if ours else error)
 
     def _greeting(self, channel: Channel) -> Hello | None:
-        """What a primary says first. None where whoever came is none, and was dropped."""
+        """A primary's Hello. None where the connection was not from a primary and was dropped."""
         try:
             return channel.expect(Hello)
         except PeerError as error:
@@ -277,7 +277,7 @@ class Standby:
         with self._changed:
             self._need_open()
             arrivals.end_point(point)
-            self._memory = None  # whatever might go wrong, nobody is given half of it
+            self._memory = None  # first, so that after any failure half of it is not handed out
             arrivals.apply()
             self._memory, self._point = memory, point.number
             self._changed.notify_all()

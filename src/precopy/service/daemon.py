@@ -100,7 +100,7 @@ class GuestProcess:
             signal.signal(signal.SIGTERM, _interrupt)
             if self.state == "running":
                 self.guest.resume()
-            # Last, so that whoever asks finds the guest as its state says that it is.
+            # Last, so that a client that asks for the state finds the guest in it.
             self.server = ControlServer(self._control, self._handle)
         except BaseException:
             self.guest.close()

@@ -177,7 +177,7 @@ class _Server(ThreadingHTTPServer):
         super().process_request(request, client_address)
 
     def service_actions(self) -> None:
-        """Called every now and then: a client has a time for all of it, whatever it says meanwhile."""
+        """Called regularly: a client has one time limit for its whole request, however much it sends meanwhile."""
         with self._lock:
             for request, until in self._until.items():
                 if until <= time.monotonic():

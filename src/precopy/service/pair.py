@@ -31,7 +31,7 @@ class ProcessFailed(PrecopyError):
 
 
 class ProcessPair:
-    """Starts ``precopy run`` and ``precopy receive`` with the given options; ends both, whatever happens.
+    """Starts ``precopy run`` and ``precopy receive`` with the given options; ends both in any case.
 
     ``source`` and ``destination`` are their control addresses, ``address`` is where the destination waits.
     """

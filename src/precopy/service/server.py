@@ -1,7 +1,7 @@
 """The serving end of a control socket.
 
-Law 5: **The peer is not trusted**, and neither is a client: whoever may connect can ask what it wants, and hold up
-nobody else. One thread reads the requests of all clients, without waiting for any; a request has to be whole within
+Law 5: **The peer is not trusted**, and neither is a client: a client may send anything, and cannot hold up
+others. One thread reads the requests of all clients, without waiting for any; a request has to be whole within
 `REQUEST_S` and `MAX_REQUEST` bytes. Of more than `MAX_CLIENTS` that have not said what they want, the first is sent
 away, so that there is always room for one that does. Answers are made by at most `MAX_WORKERS` threads; whole requests
 beyond these wait for their turn.

@@ -1,11 +1,11 @@
-"""A dirty log that needs no kernel: memory is held against a copy of it, page by page.
+"""A dirty log that needs no kernel: memory is compared with a copy of it, page by page.
 
-It finds what was written by whomever and however: by other processes, by devices, by system calls. It costs as much
-memory again, and reading both at each harvest.
+It finds every write: of other processes, of devices, of system calls. It costs a second copy of the memory, and reading
+both at each harvest.
 
-Law 1 needs the copy to be what is read, and not only compared. A page that changes after a harvest, is read by whoever
-harvested, and changes back before the next harvest would compare equal, though the reader has the content between. So
-whoever uses this log reads `ContentLog.copy`, in which a page changes only when a harvest reports it.
+Law 1 needs the copy to be what is read, and not only compared. A page that changes after a harvest, is then read,
+and changes back before the next harvest would compare equal, though the reader has the content in between. So users of
+this log read `ContentLog.copy`, in which a page changes only when a harvest reports it.
 """
 
 from __future__ import annotations

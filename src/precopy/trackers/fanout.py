@@ -33,7 +33,7 @@ def _impossible() -> bool:
 
 
 class FanOut:
-    """Shares ``log`` over a ram_addr space of ``pages`` pages. Nobody else may start, harvest, clear or stop it.
+    """Shares ``log`` over a ram_addr space of ``pages`` pages. No other code may start, harvest, clear or stop it.
 
     The first consumer that starts starts the log, the last one that stops stops it. Any thread may call any method of
     any consumer. ``unseen`` says whether pages may be written now without the log hearing of it.
@@ -118,7 +118,7 @@ class FanOut:
         """What was written before is no business of who starts now."""
         try:
             self._distribute(None)
-        except MappingChanged:  # tracking begins anew, and nobody knows what is there now
+        except MappingChanged:  # tracking starts again, and the present content is unknown
             self.log.stop()
             self._begin()
             everything = Bitmap(self.pages)
@@ -157,8 +157,8 @@ class Consumer:
     """Implements `precopy.ports.DirtyLog`: one of those that share a log. `FanOut.consumer` makes it.
 
     ``consumer`` is its own name. Its counters hold the shared log's calls that its harvests made, clears included; its
-    own clears make no call. ``perhaps`` are those pages of its last harvest that the log has not reported and nobody
-    has announced: they were written perhaps (`precopy.trackers.unseen`).
+    own clears make no call. ``perhaps`` are those pages of its last harvest that the log has not reported and that
+    were not announced: they were written perhaps (`precopy.trackers.unseen`).
     """
 
     def __init__(self, fan_out: FanOut, name: str) -> None:

@@ -4,8 +4,8 @@ What is private and has no file is found by the kernel itself: pages that were g
 have no entry in the page table any more, and so none that is protected. Elsewhere the kernel puts a protected marker in
 their place, or a protected page of the file, and calls them unwritten. Three looks find them:
 
-- **Modifications.** A file that has a name (`SharedMemory`, any file on a disk) tells of every hole, truncation and
-  ``write(2)``, by whatever process, and not of stores through a mapping (inotify). All its pages count as written then.
+- **Modifications.** A file that has a name (`SharedMemory`, any file on a disk) reports every hole, truncation and
+  ``write(2)`` of any process, but no store through a mapping (inotify). All its pages count as written then.
   It takes a descriptor of the file, which this process has if it mapped it with Python.
 - **Residency.** Of other shared memory, a page that the system held at a look and does not hold any more was given back
   (MADV_REMOVE) or swapped out. What was given back and *touched again* before the next look is not found.

@@ -1,7 +1,7 @@
 """The kernel's log of writes to this process's own memory: userfaultfd write protection and PAGEMAP_SCAN.
 
-No guest is needed: what is tracked is whatever this process has mapped, and whoever of its threads writes it, or the
-kernel for it (``read(2)`` into it). Memory is write-protected; the first write to a page makes the kernel take the
+No guest is needed: any mapping of this process can be tracked, with the writes of its threads and of the kernel on
+their behalf (``read(2)`` into it). Memory is write-protected; the first write to a page makes the kernel take the
 protection away again, which is all that a writer notices (a fault of about a microsecond, once a page and arming).
 PAGEMAP_SCAN finds the pages without protection.
 
@@ -17,10 +17,10 @@ What it means for memory:
   far as holes.py can find them. Of shared memory, only stores through *this* mapping are seen, not those of another
   process. What a device writes later into pages pinned for it before (O_DIRECT, RDMA, io_uring's registered buffers) is
   not seen: unseen.py says what is done about it. docs/memory.md has all of it as a table.
-- Huge pages: a transparent huge page stays huge while nobody writes it, and costs a scan next to nothing. Its first
-  write splits it into small pages, of which just the one written is found; they stay small until khugepaged or
-  MADV_COLLAPSE joins them after `stop`. Memory that was never touched has small pages when it is first written while
-  it is tracked. `huge_pages` says how much is huge now. Huge pages of hugetlbfs are reported and protected whole.
+- Huge pages: a transparent huge page stays huge until it is written, and costs a scan almost nothing. Its
+  first write splits it into small pages, of which just the one written is found; they stay small until khugepaged or
+  MADV_COLLAPSE joins them after `stop`. Memory that was never touched has small pages when it is first written while it
+  is tracked. `huge_pages` says how much is huge now. Huge pages of hugetlbfs are reported and protected whole.
 - fork: a child's memory is not tracked, and a child must not use its copy of the log, whose descriptors speak of the
   parent. Tracking of the parent goes on.
 - ``stop`` first and unmap second: the kernel forgets mappings that go, but not what is mapped in their place. Every

@@ -157,7 +157,7 @@ class Ring:
         dirty = self._flags(0, self.size) & DIRTY_GFN_F_DIRTY
         at = int(seen[0])
         gaps = np.flatnonzero(np.concatenate((dirty[:at][::-1], dirty[at:][::-1])) == 0)
-        if not gaps.size:  # nobody knows what came first
+        if not gaps.size:  # the order is unknown
             self.give_up()
             return Collected.of(_NONE, lost=True)
         self.state, self._next = State.IN_STEP, (at - int(gaps[0])) % self.size

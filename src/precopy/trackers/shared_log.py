@@ -137,8 +137,8 @@ def _checked(fd: int, size: int) -> int:
             f"descriptor {fd} cannot be the vhost log: {status.st_size} bytes of shared memory are there, "
             f"{size} are needed"
         )
-    # Memory that is mapped and then cut short kills whoever touches it (SIGBUS); its size is only worth something
-    # where it is sealed.
+    # Memory that is truncated after it was mapped kills a process that touches it (SIGBUS). So the size has to be
+    # sealed.
     try:
         sealed = fcntl.fcntl(fd, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK
     except OSError:

@@ -6,8 +6,9 @@ without handing over, where it executes another program, where it has unmapped t
 has mapped is looked at after its page tables were: what is still there then was there during the scan. What it maps and
 unmaps in between it says itself, as far as it does that through Python (`precopy.abi.mapping_watch`).
 
-No process is asked to do anything. A userfaultfd and an open page map speak of the process that opened them, whoever
-holds the descriptor; so one process finds, and protects again, what others write (`PagemapLog` says how).
+No process is asked to do anything. A userfaultfd and an open page map refer to the process that opened them, even in
+another process that holds the descriptor; so one process finds, and protects again, what others write (`PagemapLog`
+says how).
 """
 
 from __future__ import annotations

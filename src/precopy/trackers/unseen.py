@@ -1,8 +1,8 @@
-"""Writes that no dirty log of Linux hears of, and what is done so that their pages are not lost (law 1).
+"""Writes that no dirty log of Linux reports, and how their pages are found all the same (law 1).
 
 The kernel notes a write when a *CPU* makes it through a page table. Where a device writes (a read with O_DIRECT,
 io_uring, RDMA), it pins the page when the transfer is submitted, takes the page's protection away then, and writes it
-later. A sync in between reports the page and protects it again; the device's write is never heard of. Therefore:
+later. A sync in between reports the page and protects it again; the device's write is never reported. Therefore:
 
 - **Announced**: `begin` and `end` around such a transfer. Its pages count as written in every sync in between, and in
   the next one after its end.
@@ -11,7 +11,7 @@ later. A sync in between reports the page and protects it again; the device's wr
 - **Recent**: where the process has a descriptor that such transfers need, pages that a sync found count as written in
   all syncs of the next `RECENT_S` seconds, too, because a transfer into them may have been under way.
 
-Buffers and recent pages are *perhaps* written: whoever waits until nothing is written compares their content.
+Buffers and recent pages are *perhaps* written: code that waits until nothing is written compares their content.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _SLICE_S = 0.25
 
 
 class UnseenWrites:
-    """For a ram_addr space of ``pages`` pages. ``possible`` says whether this process may have transfers under way that
-    nobody announced; ``now`` is a monotonic clock in seconds. Whoever calls holds a lock."""
+    """For a ram_addr space of ``pages`` pages. ``possible`` says whether this process may have unannounced
+    transfers under way; ``now`` is a monotonic clock in seconds. Callers hold a lock."""
 
     def __init__(self, pages: int, possible: Callable[[], bool], now: Callable[[], float]) -> None:
         self._pages, self._possible, self._now = pages, possible, now

@@ -1,11 +1,11 @@
 """The dirty log of vhost devices: other processes, which set a bit of shared memory for each page they have written.
 
 A device stores the content first and sets the bit second, atomically. Here words are taken atomically first and the
-content is read second (law 1): whoever finds the bit finds the content, and a store that comes later has its bit still
-to come.
+content is read second (law 1): a bit that is found has its content in memory, and the bit of a later store comes
+with a later sync.
 
-All devices of a guest share one log. Whoever asks each of them for its dirty pages walks the same words once a device,
-and finds nothing but in the first walk; here a sync is one walk for all of them.
+All devices of a guest share one log. Asking each of them for its dirty pages would walk the same words once a device,
+and all but the first walk would find nothing; here a sync walks the log once for all devices.
 
 Source: linux/vhost.h (VHOST_SET_LOG_BASE, VHOST_LOG_PAGE); the vhost-user protocol, section "Migration".
 """

@@ -1,8 +1,8 @@
 """The dirty log of an emulated CPU that announces stores: the first to each armed page, or every one.
 
-An announced page may be written without further ado until it is armed again. Whoever lowers a page's flag therefore
-has the CPU forget that, and returns only when the CPU's next store to the page will be announced (law 1); how is the
-CPU's business, and handed in as ``rearming``.
+An announced page may be written without another announcement until it is armed again. Lowering a page's flag therefore
+re-arms the page in the CPU, and returns only when the CPU's next store to it will be announced (law 1). The CPU's way
+of re-arming is handed in as ``rearming``.
 
 The announcement comes *before* the store. A page whose flag is set can therefore be harvested, cleared and read while
 its store is still to come; nothing would report that store again, and law 1 would be broken. So the page or pages of

@@ -147,7 +147,7 @@ class WriteProtection:
 
     def written(self, mapping: Mapping, start: int, count: int, *, protect: bool) -> Iterator[Runs]:
         """Runs of the pages of a range that were written since they were protected, counted from its ``start``; with
-        ``protect``, each is protected when it is returned: whoever stops half-way has to take all as written.
+        ``protect``, each is protected when it is returned: a caller that stops early has to treat all as written.
 
         Raises `KernelCallError`, `Unsupported`.
         """

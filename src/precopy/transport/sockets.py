@@ -36,7 +36,7 @@ _LEAST_WAIT_S = 0.001
 """The kernel counts in ticks of up to 10 ms, so shorter waits would only come back more often."""
 _MODE = 0o600
 _BACKLOG = 128
-"""Connections that may wait to be accepted: whoever comes while these do is told to try again."""
+"""Connections that may wait to be accepted; further ones are told to try again."""
 _NOT_NOW = (errno.EAGAIN, errno.EWOULDBLOCK)
 _NO_SPLICE = (errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP, errno.EBADF)
 
@@ -256,7 +256,7 @@ def _after(buffers: Sequence[Buffer], done: int) -> list[memoryview]:
 
 
 def connect(address: Address, timeout: float) -> SocketStream:
-    """A stream to whoever listens at ``address``. Raises `PeerLost` where nobody does."""
+    """A stream to the listener at ``address``. Raises `PeerLost` where there is none."""
     try:
         if address.path is not None:
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -277,7 +277,7 @@ def connect(address: Address, timeout: float) -> SocketStream:
 class Listener:
     """Listens at ``address``; a Unix socket's file is removed when it is closed.
 
-    Only this user may connect to a Unix socket: it has mode 0600 before it listens, whatever the umask. A stale
+    Only this user may connect to a Unix socket: it has mode 0600 before it listens, under any umask. A stale
     socket file (nobody listens) is replaced. Raises `UsageError` where the address is in use or unusable.
     """
 

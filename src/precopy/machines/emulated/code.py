@@ -1,9 +1,9 @@
 """The CODE client of an emulated guest: drops translations of pages that are written by others than the code itself.
 
 Unicorn invalidates what the guest's own stores hit, through the same mapping and down to the instruction after the
-store. It cannot hear of what is written into its memory by others: a device, the VMM, or the guest through a second
-mapping of the page. Before code of a page is translated, the page's CODE bit is cleared; whoever writes it through
-`DirtyMemory.set_range` has its translations dropped. After a store of the guest itself the same is done at the CPU's
+store. It does not see what others write into its memory: a device, the VMM, or the guest through a second
+mapping of the page. Before code of a page is translated, the page's CODE bit is cleared; a write through
+`DirtyMemory.set_range` drops its translations. After a store of the guest itself the same is done at the CPU's
 next stop, so that a page which holds no code any more is plain memory again.
 """
 

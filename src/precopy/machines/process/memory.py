@@ -92,8 +92,8 @@ class Memory:
 
         ``writers`` says who writes *shared* memory, because the kernel tells this process of its own writes only:
         ``"this process"``; ``"attached"``: also processes that call `precopy.attach` before they write; ``"any"``:
-        whoever it may be, found by comparing all of it with a copy at each sync. Private memory needs no word, nor does
-        anonymous memory (``mmap.mmap(-1, size)``) as long as no child process has it.
+        any process, found by comparing all of it with a copy at each sync. Private memory needs no ``writers``, nor
+        does anonymous memory (``mmap.mmap(-1, size)``) as long as no child process has it.
 
         Raises `UsageError` that says what is missing or wrong. The buffer is kept alive.
         """
@@ -124,7 +124,7 @@ class Memory:
 
     @classmethod
     def over(cls, mapping: mmap.mmap) -> Self:
-        """The memory of a mapping that is known to be private, writable and nobody else's."""
+        """The memory of a mapping that is known to be private, writable and used by nothing else."""
         return cls._over(mapping, len(mapping))
 
     @classmethod
@@ -229,7 +229,7 @@ class Memory:
 
     def touched(self, start: int = 0, length: int | None = None) -> None:
         """``length`` bytes from ``start`` on (default: to the end) were written in a way that the kernel does not
-        notice (docs/memory.md has a table): whoever tracks the memory finds their pages in the next sync.
+        notice (docs/memory.md has a table): their pages are found by the next sync of each tracker.
 
         Call it when the write is done. Raises `UsageError` for bytes outside the memory, and where it is closed.
         """
@@ -239,15 +239,15 @@ class Memory:
         """``with memory.writing(start, length): os.preadv(direct, [memory.view[start:start + length]], at)``: a device
         writes these bytes meanwhile (O_DIRECT, io_uring), which the kernel does not notice where a sync falls into it.
 
-        Whoever tracks the memory finds their pages in every sync in between, and in the next one after the end, which
-        is when the transfer is done, also where it ends with an exception. Raises as `touched` does.
+        Their pages are found by every sync in between and by the next one after the end, which is when the transfer is
+        done, also where it ends with an exception. Raises as `touched` does.
         """
         return self._shared().writing(self._runs(start, length))
 
     def io_buffer(self, start: int = 0, length: int | None = None) -> None:
         """A device may write these bytes at any time from now on: buffers registered with io_uring, memory pinned for
-        RDMA or a GPU. Their pages count as written in every sync, snapshot and point of whoever tracks the memory, now
-        or later. Raises as `touched` does."""
+        RDMA or a GPU. Their pages count as written in every later sync, snapshot and point. Raises as `touched`
+        does."""
         self._shared().buffer(self._runs(start, length))
 
     def _runs(self, start: int, length: int | None) -> Runs:

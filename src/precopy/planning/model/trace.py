@@ -82,7 +82,7 @@ class TraceRound:
 @dataclass(frozen=True)
 class Trace:
     """A recorded migration. ``outcome`` is None where the recording ends before the migration did, and ``note`` then
-    says so. Bitmaps are over the ram_addr space of ``layout``; they may be shared, and nobody changes them."""
+    says so. Bitmaps are over the ram_addr space of ``layout``; they may be shared and must not be changed."""
 
     layout: RamLayout
     facts: RecordedFacts

@@ -18,7 +18,7 @@ def cloud_hypervisor(metrics: Metrics, limits: Limits, now: float) -> Decision:
     That bandwidth is of memory, not of the wire, and of the time of transfer alone: syncs do not count.
     ``limits.downtime_s`` is downtime_ms (300 ms by default). Where no timeout is given it is timeout_s, 3600 s;
     timeout_strategy is cancel (``CANCEL``, its default) or ignore, which ignores the goal and switches over: here that
-    is ``SWITCH``. Until 2026 it made five passes instead, whatever they left.
+    is ``SWITCH``. Until 2026 it always made five passes instead.
 
     Source: Cloud Hypervisor, vmm/src/lib.rs, is_precopy_converged, and vm-migration/src/context.rs,
     MemoryMigrationContext; pull requests 7033 and 7835.

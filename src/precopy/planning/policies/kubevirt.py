@@ -66,7 +66,7 @@ def stall(metrics: Metrics, limits: Limits, now: float) -> Decision:
        40 s, the least seen since the stall is good enough, then after 20 s the next, after 10 s the next, and so on.
     4. At a local minimum that could be sent within 1.5 maxDowntimeMs, QEMU's limit is raised to maxDowntimeMs, and
        QEMU has 60 s to switch over. Otherwise KubeVirt aborts at once; with allowWorkloadDisruption it switches over
-       at the first local minimum, whatever it costs.
+       at the first local minimum, with any downtime.
 
     ``limits.downtime_s`` is maxDowntimeMs (900 ms by default); ``SWITCH`` stands for allowWorkloadDisruption, the other
     timeout policies do in 4 what they do at a timeout. Bandwidth is smoothed (0.4 of the new, 0.6 of the old) over
