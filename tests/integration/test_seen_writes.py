@@ -131,6 +131,15 @@ def private_file() -> contextlib.AbstractContextManager[Try]:
 
 
 @contextlib.contextmanager
+def unwritten_private_file() -> Iterator[Try]:
+    """Of fives, which are the file's."""
+    with tempfile.TemporaryFile() as file:
+        file.write(b"\5" * SIZE)
+        file.flush()
+        yield Try(Memory.adopt(mmap.mmap(file.fileno(), SIZE, flags=mmap.MAP_PRIVATE)), file.fileno())
+
+
+@contextlib.contextmanager
 def anonymous_shared() -> Iterator[Try]:
     memory = shared(mmap.mmap(-1, SIZE))
     words(memory)[:] = 7
@@ -279,7 +288,14 @@ def _(one: Try) -> None:
     assert not any(one.part)
 
 
-@row("stores of a forked child")
+@row("stores through a shared mapping of a file, which this memory maps privately", unwritten_private_file)
+def _(one: Try) -> None:
+    assert one.fd is not None
+    with mmap.mmap(one.fd, SIZE) as other:
+        other[AT : AT + LENGTH] = os.urandom(LENGTH)
+
+
+@row("stores of a forked child into private memory", plain, restored, private_file)
 def _(one: Try) -> None:
     child = os.fork()
     if not child:
