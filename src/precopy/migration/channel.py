@@ -17,6 +17,7 @@ from precopy.wire.native import Abort, Codec, Compare, Frame, PageBatch, Pages, 
 F = TypeVar("F")
 
 _AT_ONCE = 256 << 10
+"""Bytes that one read allocates at most, however many the peer claims to send."""
 
 
 @dataclass(frozen=True)

@@ -55,10 +55,12 @@ from precopy.wire.native import (
 from precopy.wire.native.frames import MAX_DIFFERENT, MAX_TORN
 
 _FEW_RUNS = 16
+"""Runs below which pages are marked run by run, which then costs less than one whole-array operation."""
 _TIME_OUTS = 3
+"""The stream's time-outs that a source may take to bring something new, besides the time of its sync."""
 _SYNC_S_PER_PAGE = 1e-3
-"""A source has nothing to send while it syncs. The slowest way, a call for each page, takes 20 to 50 us a page on a
-machine that is idle."""
+"""Seconds for each page of memory that a source may sync without sending. The slowest way, a call for each page, takes
+20 to 50 us on an idle machine."""
 _SESSION = re.compile("[0-9a-f]{32}")
 
 

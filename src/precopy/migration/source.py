@@ -58,11 +58,14 @@ from precopy.wire.native import (
 )
 
 _PROGRESS_S = 0.1
+"""Seconds between two progress events at least."""
 _MAP_PARTS = 128
+"""Parts of memory whose dirty pages a round's map counts: about as many as fit into a picture."""
 _CANCEL_GRACE_S = 1.0
+"""Seconds from a request to cancel until the stream is cut, if the migration has not ended by itself."""
 _SLACK = 4.0
-"""A switchover that takes longer than the stream's time-out and this many times what was to be expected is given up:
-a link that got slower by half, and a machine that is busy, are no reason; a peer that plays for time is."""
+"""A switchover is given up after the stream's time-out plus this many times its expected time. The factor allows for a
+link that has become slower and for a busy machine; the bound is against a peer that delays."""
 _WAS_CANCELLED = "the migration was cancelled; the guest runs on at the source"
 
 

@@ -20,14 +20,17 @@ from precopy.transport import SocketStream
 
 LOG = logging.getLogger("precopy")
 _ALIVE_S = 0.25
+"""Seconds between two signs of life."""
 _PROGRESS_S = 0.1
+"""Seconds between two progress reports."""
 _ROUND_WAIT_S = 0.1
-"""Between rounds that find little: what is left to send stays little."""
+"""Seconds between rounds that find few pages; little is left to send in the meantime."""
 _GRACE_S = 1.0
 """How long `Background.close` waits for a batch that is being sent before it cuts the link."""
 _MOST_GAP = 0.125
-"""Of the interval: the longest time between two looks for a quiet moment."""
+"""Longest time between two looks for a quiet moment, as a share of the interval."""
 _LEAST_GAP_S = 1e-3
+"""The shortest, in seconds."""
 
 
 class Background(Engine):

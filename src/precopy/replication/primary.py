@@ -38,9 +38,11 @@ FEW_PAGES = 2048
 _SHRINKS = 0.75
 """Convergence: rounds also stop when one shrinks the rest by less than 25 %, which means that they have settled."""
 _ENOUGH_ROUNDS = 10
+"""Convergence: rounds that are made at most."""
 _STAGE_AT_MOST = 16384
 """Pages (64 MiB) that a cutover copies before it sends them; more than these go in a round of their own first."""
 _LAST_POINTS = 6
+"""Points that a cutover sends at most until one finds that nothing was written meanwhile."""
 _SETTLE_S = 0.1
 """Seconds before each further last point, after two that found pages: pages that the log of shared memory reports as
 perhaps written settle in this time, while a program that still writes does not."""

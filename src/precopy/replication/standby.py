@@ -32,6 +32,7 @@ LOG = logging.getLogger("precopy")
 _GRACE_S = 1.0
 """How long `Standby.close` waits for the primary to go after it was told to."""
 _TELL_BATCHES = 64
+"""Batches between two progress reports."""
 _STALLED = 3
 """Timeouts within which a missing page has to come, until all of the memory has come once. Other frames do not count: a
 primary that sends only those would keep the standby from ever having the memory."""

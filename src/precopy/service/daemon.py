@@ -49,8 +49,9 @@ if TYPE_CHECKING:
     from precopy.machines.kvm import KvmGuest
 
 _CANCEL_S = 15.0
+"""Seconds that the end of the process waits for a migration that it cancelled."""
 _CANCEL_ANSWER_S = 8.0
-"""How long who cancels waits for what becomes of it; its own time-out is 10 s."""
+"""Seconds that `cancel` waits for the migration's outcome; its client's time-out is 10 s."""
 _MAX_TIMEOUT_S = 86400.0
 _NAMED_STRANGERS = 20
 _ARRIVAL_S = 5.0

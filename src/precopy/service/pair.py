@@ -19,7 +19,9 @@ from precopy.service.socket import Request, ask
 from precopy.transport import Address, Listener
 
 _START_S = 60.0
+"""Seconds that a child process may take to start on a busy machine."""
 _END_S = 10.0
+"""Seconds that it may take to end before it is killed."""
 
 
 class ProcessFailed(PrecopyError):

@@ -18,7 +18,9 @@ from precopy.errors import PeerError, PeerLost
 from precopy.transport.sockets import Listener, SocketStream
 
 MAX_GUESTS = 64
+"""Connections whose greeting is awaited at once; beyond that the oldest is closed."""
 _UNREAD = 1 << 20
+"""Bytes read from a connection before it is closed: unread ones would reset it before it is told why."""
 
 
 class Opening(Protocol):

@@ -28,10 +28,12 @@ from precopy.ports.stream import SLOWEST_BYTES_PER_S, Buffer, IoVec
 from precopy.transport.address import Address
 
 _BUFFER_BYTES = 4 << 20
+"""Socket buffers asked for: two batches of 2 MiB."""
 _LINGER_S = 2.0
+"""Seconds that closing waits for the peer to read the last bytes."""
 _TAKES_NOTHING, _IS_SILENT = "takes nothing", "is silent"
 _SEND_PARTS = 64
-"""Of its time-out, what a wait for room may take: see above."""
+"""Parts of the time-out, of which a single wait for room takes one."""
 _LEAST_WAIT_S = 0.001
 """The kernel counts in ticks of up to 10 ms, so shorter waits would only come back more often."""
 _MODE = 0o600

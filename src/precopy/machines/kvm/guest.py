@@ -32,6 +32,7 @@ _CR0 = 0x80010033  # PG, WP, NE, ET, MP, PE
 _CR4 = 0x620  # OSXMMEXCPT, OSFXSR, PAE
 _EFER = 0x500  # LMA, LME
 _MEASURED_S = 0.1
+"""Seconds over which the dirty rate is measured to choose a tracker."""
 _RFLAGS = 0x3002  # IOPL 3 and the bit that is always one
 
 

@@ -28,6 +28,7 @@ from precopy.trackers.kvm_ring import KvmDirtyRing
 
 KICK = signal.SIGRTMIN + 4
 _STOP_S = 10.0
+"""Seconds that a vCPU may take to leave KVM_RUN: more than a busy machine needs."""
 
 ExitHandler = Callable[["Vcpu"], None]
 

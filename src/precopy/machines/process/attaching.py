@@ -36,6 +36,7 @@ _BYE = b"precopy bye 1"
 _BACKLOG = 4096
 """Writers that may come between two syncs; the system may allow fewer (net.core.somaxconn)."""
 _TIMEOUT_S = 10.0
+"""Seconds that connecting to the other process and its answers may take."""
 _FORK_S = 1.0
 """Seconds for which a child that was just forked may keep its copy of a socket that was closed here."""
 _CREDENTIALS = struct.Struct("3i")

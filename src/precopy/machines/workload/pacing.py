@@ -9,6 +9,7 @@ from precopy.machines.vcpu.gate import Brake
 from precopy.machines.workload import params
 
 _CATCH_UP_S = 0.05
+"""Seconds of missed bursts that are caught up; more are dropped, so that a pause is not followed by a flood."""
 MAX_INTERVAL_S = 60.0
 """A burst of one write at the slowest rate; the interval comes from guest memory, and so from a peer."""
 

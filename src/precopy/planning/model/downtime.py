@@ -101,3 +101,4 @@ def needed_speed(metrics: Metrics, downtime_limit_s: float) -> float:
 
 
 _FASTEST, _SLOWEST, _EXACT = 1e6, 1e-6, 1e-3
+"""Speeds of the guest that count as any and as none, as factors; and the relative precision between them."""

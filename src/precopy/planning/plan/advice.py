@@ -11,9 +11,11 @@ from precopy.planning.model.sync_cost import SyncCost
 from precopy.planning.plan.plan import PlanInput, carry_out, downtime_after, fits, smallest_limit
 
 _FURTHEST = 1e4
+"""Largest factor by which a lever is tried."""
 _SPARE = 1.01
-"""What is advised is a hundredth more than the least that would do."""
+"""Factor on the smallest change that makes a plan converge, so that rounding what is shown does not undo it."""
 _STEPS = 32
+"""Bisection steps for the smallest change: on the logarithm of the factor, to 2e-9."""
 _GAIN = 2.0
 """Factor by which each lever is tried where the plan converges anyway."""
 

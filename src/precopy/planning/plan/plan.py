@@ -26,9 +26,11 @@ from precopy.planning.plan.exactly import exactly
 from precopy.planning.plan.qemu_model import QemuModel
 
 HANDOVER_S = 5e-3
-"""Stopping the vCPUs, their state, the commit: some milliseconds between two processes of one machine."""
+"""Seconds for stopping the vCPUs, their state and the commit: some milliseconds between two processes of one
+machine."""
 _ROUNDING = 1e-9
 _STEPS, _ANY = 28, 1e12
+"""Bisection steps (to 4e-9 of the interval), and the factor beyond which a rate counts as unbounded."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ LOOK_S, SHORT_LOOK_S = 1.0, 0.1
 RISES = 6
 """Looks that find more bytes than the look before, or none, until the limit is doubled."""
 _MANY = 1000
+"""Looks left in a round from which those that cannot count are skipped in one step."""
 _DEEP = 400
 """Rounds up to which `_looked` recurses, far below Python's limit of 1000 nested calls."""
 
