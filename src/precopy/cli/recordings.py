@@ -80,7 +80,9 @@ def policy_names(_ctx: click.Context, _param: click.Parameter, text: str) -> tup
     names = CONVERGENCE_POLICIES if "all" in given else tuple(dict.fromkeys(given))
     for name in names:
         if name not in CONVERGENCE_POLICIES:
-            raise click.BadParameter(
-                f"no policy is called {name!r}; there are {', '.join(CONVERGENCE_POLICIES)}, and all"
-            )
+            from precopy.cli.suggestions import closest
+
+            said = f"no policy is called {name!r}; there are {', '.join(CONVERGENCE_POLICIES)}, and all"
+            meant = closest(name, (*CONVERGENCE_POLICIES, "all"))
+            raise click.BadParameter(f"{said}. Did you mean {meant!r}?" if meant else said)
     return names

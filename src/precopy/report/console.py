@@ -22,6 +22,8 @@ _WIDE = 160
 """Columns where stdout is no terminal and COLUMNS is not set: enough for most tables in one piece."""
 _LEAST_TEXT = 14
 """Columns of text are broken down to this width before the table is split."""
+_LONGEST_NAME = 20
+"""A word of a column of text, such as a policy's name, is not broken within up to this width."""
 _BETWEEN, _EDGES = 3, 2
 """Cells between two columns and at both edges, of `box.SIMPLE_HEAD`."""
 
@@ -121,7 +123,9 @@ class FittedTable:
 
     def _least(self, index: int) -> int:
         if self.columns[index].text:
-            return min(self._natural(index), _LEAST_TEXT)
+            names = [cell_len(word) for cells, _ in self._rows for word in words(cells[index])]
+            longest = max((one for one in names if one <= _LONGEST_NAME), default=0)
+            return max(min(self._natural(index), _LEAST_TEXT), longest)
         head = words(self.columns[index].head) if self.head else []
         cells = [line for cells, _ in self._rows for line in cells[index].split("\n")]
         return max(map(cell_len, [*head, *cells]), default=0)

@@ -61,6 +61,8 @@ def test_options_are_those_of_the_command() -> None:
         (("run", "--guest", "KVMM"), "kvm"),
         (("run", "--workload", "hot-set"), "hotset"),
         (("migrate", "unix:/a", "unix:/b", "--on-timeout", "cancle"), "cancel"),
+        (("compare", "/etc/hosts", "--policies", "precopy,nvoa"), "nova"),
+        (("compare", "/etc/hosts", "--policies", "qemu-autoconverge"), "qemu-auto-converge"),
     ],
 )
 def test_what_may_have_been_meant(written: tuple[str, ...], meant: str, capsys: pytest.CaptureFixture[str]) -> None:

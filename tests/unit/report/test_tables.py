@@ -64,7 +64,7 @@ def whole(shown: FittedTable, width: int) -> None:
         for head, cell in row.items():
             pieces = words(cell) if column(shown, head).text else cell.split("\n")
             for piece in pieces:
-                breakable = column(shown, head).text and " " not in piece and len(piece) > 12
+                breakable = column(shown, head).text and " " not in piece and len(piece) > 20
                 assert piece in text or breakable, (head, piece)  # only a long word may be broken within
     letters = re.sub(r"\s|─", "", text)
     for cell in shown.rows[-1].values():

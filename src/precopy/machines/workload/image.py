@@ -19,13 +19,13 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from precopy.errors import LayoutError
+from precopy.errors import LayoutError, UsageError
 from precopy.machines.workload import params
 from precopy.machines.workload.programs import CODE_GPA, WORKLOADS, assemble
 from precopy.machines.workload.workload import Workload
 from precopy.memory import GuestMemory, RamLayout, Section
 from precopy.memory.captures.main_memory import main_memory
-from precopy.units import PAGE_SIZE, GuestPhysicalAddress
+from precopy.units import PAGE_SIZE, GuestPhysicalAddress, format_size
 
 PARAMS_GPA = 0x2000
 TABLES_GPA = 0x20000
@@ -93,7 +93,8 @@ def boot_image(
 ) -> BootImage:
     """Writes program, parameters and page tables into ``memory``, after filling the share ``fill`` of its pages with
     random content. The program writes the first ``working_set`` bytes of all sections, largest first, or exactly
-    ``sections``, in that order. Raises `LayoutError` where the layout has no room for them."""
+    ``sections``, in that order. Raises `LayoutError` where the layout has no room for them, `UsageError` where the
+    working set is larger than it."""
     if not 1 <= vcpus <= MAX_VCPUS:
         raise LayoutError(f"a guest has 1 to {MAX_VCPUS} vCPUs, not {vcpus}")
     fill_random(memory, fill)
@@ -151,7 +152,13 @@ def vcpu_segments(
     layout: RamLayout, vcpus: int, working_set: int | None = None, sections: Sequence[Section] | None = None
 ) -> list[list[Section]]:
     """The first ``working_set`` bytes (None: all) of ``sections`` (None: the stamped ones), split evenly over the
-    vCPUs. Raises `LayoutError` where there are too few pages."""
+    vCPUs. Raises `UsageError` for a working set above the layout's memory, `LayoutError` where there are too few
+    pages."""
+    if working_set is not None and working_set > layout.bytes:
+        raise UsageError(
+            f"the working set is {format_size(working_set)}, more than the {format_size(layout.bytes)} of memory; "
+            "a guest writes no more than it has"
+        )
     sections = stamped(layout) if sections is None else sections
     total = sum(section.pages for section in sections)
     if working_set is not None:

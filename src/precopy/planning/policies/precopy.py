@@ -97,7 +97,7 @@ def _end(metrics: Metrics, limits: Limits, expected: Estimate, why: str, late: i
             return decision(Action.THROTTLE, "slowing the guest down", _throttle_for(metrics, limits))
         case TimeoutPolicy.IGNORE:
             return decision(Action.GO_ON, "going on all the same")
-    return decision(Action.GIVE_UP, f"{_range(expected)} of downtime do not fit {format_duration(limit)}")
+    return decision(Action.GIVE_UP, f"{_range(expected)} of downtime now do not fit {format_duration(limit)}")
 
 
 def _rounds_late(metrics: Metrics, limits: Limits, now: float) -> int:

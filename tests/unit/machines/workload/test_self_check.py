@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from precopy.bitmap import Runs
+from precopy.errors import UsageError
 from precopy.machines.workload import WORKLOADS, Workload, boot_image, check, params, params_gpa
 from precopy.machines.workload.image import stamped, vcpu_segments, words_at
 from precopy.machines.workload.self_check import Counted
@@ -99,6 +100,13 @@ class TestImage:
         assert len(set(pages)) == len(pages) == mapped - 160
         sizes = [sum(one.pages for one in part) for part in segments]
         assert max(sizes) - min(sizes) <= 1
+
+    def test_a_working_set_is_no_larger_than_memory(self) -> None:
+        machine = machine_layout("q35", 16 * MIB)
+        everything = [part for part in vcpu_segments(machine, 1) if part]
+        assert vcpu_segments(machine, 1, machine.bytes) == everything
+        with pytest.raises(UsageError, match=r"the working set is .* more than the .* of memory"):
+            vcpu_segments(machine, 1, machine.bytes + 4096)
 
     def test_boot_fills_the_share_that_it_is_told_to(self) -> None:
         with GuestMemory(machine_layout("flat", 4 * MIB)) as memory:

@@ -74,6 +74,9 @@ class TestHopeless:
         decision = decide(known, Limits(downtime_s=0.5), 1.0)
         assert decision.action is Action.GIVE_UP
         assert "1.01 s" in decision.reason
+        settles, now = decision.reason.split(": ")  # two ranges, each named for what it is
+        assert settles.startswith("rounds settle at ")
+        assert now.endswith(" of downtime now do not fit 500.0 ms")
 
     def test_throttles_by_what_is_needed(self) -> None:
         known = metrics(**HOPELESS, rounds=self.rounds(3))
