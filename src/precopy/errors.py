@@ -157,10 +157,12 @@ class NotConverged(PrecopyError):
             f"{remaining / 2**20:.1f} MiB still dirty would mean a downtime of {1e3 * expected_downtime:.0f} ms, "
             f"the limit is {1e3 * downtime_limit:.0f} ms"
         )
-        limit = f"to at least {math.ceil(1e3 * smallest_limit)}ms" if smallest_limit is not None else ""
-        limit = " ".join(filter(None, ["--downtime-limit", limit]))
-        if reason.startswith("out of time"):
-            limit = f"--max-total, {limit}"
+        limit = "--downtime-limit"
+        if smallest_limit is not None and smallest_limit > downtime_limit:  # else not what was missing
+            limit += f" to at least {math.ceil(1e3 * smallest_limit)}ms"
+        for used_up, option in (("out of time", "--max-total"), ("out of rounds", "--max-rounds")):
+            if reason.startswith(used_up):
+                limit = f"{option}, {limit}"
         super().__init__(
             f"did not converge in {rounds} round{'' if rounds == 1 else 's'}: {reason or found}; the guest runs on at "
             f"the source; raise {limit} or --max-bandwidth, or lower the guest's write rate"

@@ -133,6 +133,16 @@ def test_no_exit_code_but_failure_means_two_things() -> None:
             ["30 rounds", "3.0 MiB", "1234 ms", "300 ms", "runs on at the source", "--downtime-limit"],
             {"rounds": 30, "remaining": 3 << 20, "expected_downtime": 1.234, "downtime_limit": 0.3},
         ),
+        (
+            NotConverged(30, 1, 0.6, 0.3, reason="out of rounds: some", smallest_limit=0.4001),
+            ["30 rounds", "raise --max-rounds, --downtime-limit to at least 401ms or --max-bandwidth"],
+            {"smallest_limit": 0.4001},
+        ),
+        (
+            NotConverged(30, 1, 0.6, 0.3, reason="out of rounds: some", smallest_limit=0.032),
+            ["raise --max-rounds, --downtime-limit or --max-bandwidth"],
+            {"smallest_limit": 0.032},
+        ),
         (PeerLost("gone"), ["gone"], {"silent": False}),
         (PeerLost("quiet", silent=True), ["quiet"], {"silent": True}),
         (PeerRefused("no room"), ["refused: no room"], {"reason": "no room"}),

@@ -50,7 +50,7 @@ class SocketStream:
 
     def __init__(self, sock: socket.socket, peer: str, timeout: float, *, copy_free: bool = True) -> None:
         self._socket, self.peer, self.timeout = sock, peer, timeout
-        self._limit = math.inf
+        self._limit = self._limit_s = math.inf
         sock.setblocking(True)
         self._receive_s = math.nan
         self._receive_timeout(timeout)
@@ -86,7 +86,8 @@ class SocketStream:
         return self._socket.fileno()
 
     def limit(self, seconds: float | None) -> None:
-        self._limit = math.inf if seconds is None else time.monotonic() + seconds
+        self._limit_s = math.inf if seconds is None else seconds
+        self._limit = time.monotonic() + self._limit_s
 
     def send(self, buffers: Sequence[Buffer]) -> None:
         rest = buffers
@@ -234,6 +235,9 @@ class _Patience:
             raise self._too_long(now) from error
 
     def _too_long(self, now: float) -> PeerLost:
+        if now >= self._stream._limit:  # what this call took says nothing of it
+            took = f"took longer than {self._stream._limit_s:.2g} s"
+            return PeerLost(f"the exchange with {self._stream.peer} {took}", silent=True)
         did = "take" if self._silence == _TAKES_NOTHING else "send"
         return PeerLost(
             f"{self._stream.peer} did not {did} {self._size} bytes within {now - self._began:.2g} s", silent=True
