@@ -107,7 +107,7 @@ def demo_memory(size: int, as_json: bool) -> int:
 
 
 def _run(size: int, directory: Path, tell: Callable[[str], None]) -> MemoryDemo:
-    """``tell`` is told what is done next."""
+    """``tell`` is called with the name of each step."""
     address = f"unix:{directory / 'standby'}"
     with contextlib.ExitStack() as stack:
         standby = stack.enter_context(_standby(address))

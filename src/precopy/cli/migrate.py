@@ -1,4 +1,4 @@
-"""``precopy migrate``: asks a guest's process to move the guest, and shows how it goes."""
+"""``precopy migrate``: asks a guest's process to move the guest, and shows its progress."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def _print_event(event: Event) -> None:
 
 
 def _report_attempt(attempt: object) -> None:
-    """The rounds of a migration that did not complete, and what was expected last; nothing before the first round."""
+    """The rounds of a migration that did not complete, and its last verdict; nothing before the first round."""
     from precopy.migration import Attempt
     from precopy.report.console import show
     from precopy.report.tables import attempt_line, rounds_table

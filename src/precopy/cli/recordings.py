@@ -1,4 +1,4 @@
-"""What the commands that replay recordings share: the options for other limits, and what is made of them."""
+"""What the commands that replay recordings share: the options for other limits, and the limits made from them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _LIMITS = (
 
 @dataclass(frozen=True)
 class OtherLimits:
-    """What a recorded migration is to be allowed instead; None: what it was. Durations in seconds."""
+    """Limits that replace those of a recorded migration; None keeps one. Durations in seconds."""
 
     downtime_limit: float | None
     max_rounds: int | None

@@ -1,4 +1,4 @@
-"""``precopy snapshot``: what is done with a directory of snapshots while, or after, a program writes it."""
+"""``precopy snapshot``: operations on a directory of snapshots while, or after, a program writes it."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def _host_port(text: str) -> Any:
 
 
 def _control(text: str) -> Any:
-    """A control socket decides what becomes of the guest, so it is one of this machine, with its owner's rights."""
+    """An address of a control socket. It controls the guest, so it has to be a local socket with its owner's rights."""
     address = _address(text)
     if address.path is None:
         raise UsageError(f"{text!r} is no control socket; those are unix:/path")

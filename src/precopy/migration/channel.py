@@ -123,7 +123,7 @@ class Channel:
             self.stream.send([self._preamble + self.codec.send(Abort(reason))])
 
     def _last_word(self, lost: PeerLost) -> PeerError:
-        """Why the peer left, if it said so: what it sent last may still be there to read."""
+        """The peer's reason for leaving, if it sent one: its last frame may still be unread."""
         try:
             if not lost.silent:
                 self.receive()

@@ -1,4 +1,4 @@
-"""Who writes down what a migration does, so that it can be replayed: `precopy.snapshot_store.RecordingWriter`."""
+"""The interface that records a migration for replays; `precopy.recording.files.RecordingWriter` implements it."""
 
 from __future__ import annotations
 

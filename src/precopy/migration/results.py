@@ -12,7 +12,7 @@ from precopy.ports import Throttled
 
 @dataclass(frozen=True)
 class Round:
-    """One sync (x) and the sending of what it found (t).
+    """One sync and the sending of what it found.
 
     The first sync is that of starting to log, when every page is dirty. The last round has ``final`` set and counts
     two syncs: the one that found that little enough is left, and the one after the guest was paused.

@@ -16,7 +16,8 @@ Buffer = bytes | bytearray | memoryview
 
 
 SLOWEST_BYTES_PER_S = 64_000
-"""A peer that takes or sends less, besides its time-out, is given up: a page takes a sixteenth of a second then."""
+"""Bytes a second. A peer that takes or sends less than this, apart from its time-out, is given up: at this rate a page
+takes a sixteenth of a second."""
 
 
 class ByteStream(Protocol):

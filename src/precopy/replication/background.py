@@ -1,5 +1,5 @@
-"""The threads of a replication at the primary: one sends rounds, then points when they are due; the other gives signs
-of life, to the standby and to the program."""
+"""The threads of a replication at the primary: one sends rounds, then points when they are due; the other sends signs
+of life to the standby and reports progress to the program."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _PROGRESS_S = 0.1
 _ROUND_WAIT_S = 0.1
 """Seconds between rounds that find few pages; little is left to send in the meantime."""
 _GRACE_S = 1.0
-"""How long `Background.close` waits for a batch that is being sent before it cuts the link."""
+"""Seconds that `Background.close` waits for a batch that is being sent before it cuts the link."""
 _MOST_GAP = 0.125
 """Longest time between two looks for a quiet moment, as a share of the interval."""
 _LEAST_GAP_S = 1e-3
@@ -86,7 +86,7 @@ class Background(Engine):
         self.end()  # the other thread may be waiting for the program's lock
 
     def _report(self) -> None:
-        """Says that it failed, once: to the log, and to the program."""
+        """Reports the failure once, to the log and to the program."""
         error = self.error
         if error is None:
             return
@@ -99,7 +99,7 @@ class Background(Engine):
                 LOG.exception("on_error raised")
 
     def _say_alive(self) -> None:
-        """Unless somebody uses the engine, and so sends something."""
+        """Sends a sign of life, unless another thread uses the engine and so sends something."""
         if self._engine.acquire(blocking=False):
             try:
                 if not self.over:

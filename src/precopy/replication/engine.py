@@ -52,7 +52,7 @@ class Engine:
 
     @property
     def peer(self) -> str:
-        """Who the standby is, for messages."""
+        """The standby's name, for messages."""
         return self._stream.peer
 
     @property
@@ -82,8 +82,8 @@ class Engine:
 
     @contextlib.contextmanager
     def called(self) -> Iterator[Primary]:
-        """The engine for a thread of the program, which goes before ours. Raises the error that ended the replication,
-        `UsageError` where it is over otherwise. What the caller raises ends it, but for `UsageError`."""
+        """The engine for a thread of the program, which has priority over ours. Raises the error that ended the
+        replication, `UsageError` where it is over otherwise. What the caller raises ends it, but for `UsageError`."""
         with self.waiting(), self._engine:
             self.raise_if_over()
             try:

@@ -1,4 +1,4 @@
-"""What a primary says of its memory before it sends any, and what a standby makes of it.
+"""The greeting in which a primary describes its memory, and the memory that a standby makes from it.
 
 The standby has no memory of its own yet, so the size is the primary's claim: it is held against the standby's `Room`
 before anything is mapped. What is mapped takes memory only as pages come.
@@ -17,7 +17,8 @@ from precopy.wire.native import Hello
 from precopy.wire.native.frames import BlockClaim
 
 MACHINE = "memory of a program"
-"""In the place where a guest's source names its machine, so that neither takes the other for its own kind."""
+"""Stands in the field where a guest's source names its machine, so that neither side takes the other for its own
+kind."""
 _SESSION = re.compile("[0-9a-f]{32}")
 
 

@@ -1,4 +1,4 @@
-"""What a replication tells of itself: records of measured numbers. Seconds and bytes; see each field."""
+"""A replication's progress: records of measured numbers. Seconds and bytes; see each field."""
 
 from __future__ import annotations
 

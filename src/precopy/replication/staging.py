@@ -1,4 +1,4 @@
-"""What a point is sent from: a copy of the pages that changed since the point before, in memory of its own.
+"""Staging, which a point is sent from: a copy, in memory of its own, of the pages that changed since the point before.
 
 Laws:
 
@@ -24,7 +24,7 @@ from precopy.migration.rounds import WINDOW_PAGES
 _AT_ONCE = 1024
 """Pages that are replaced through one temporary (4 MiB, which stays in the cache)."""
 _KEEP_BYTES = 64 << 20
-"""What stays here between points; the rest goes back to the system."""
+"""Bytes of staging that are kept between points; the rest is given back to the system."""
 _HUGE = 2 << 20
 
 Index = npt.NDArray[np.int64]

@@ -33,7 +33,7 @@ NOT_THE_LAST = (
 
 
 def replay_summary(trace: Trace, done: Replayed) -> list[RenderableType]:
-    """What was recorded, and a line a migration: the one that was, and the one that would have been."""
+    """The recording, and two lines: the recorded migration and the replayed one."""
     facts, end, outcome = trace.facts, trace.outcome, done.outcome
     shown = table(
         ("", "l"), ("policy", "l"), ("clear", "l"), ("link", "r"), ("downtime limit", "r"), ("rounds", "r"),
@@ -76,7 +76,7 @@ def replay_summary(trace: Trace, done: Replayed) -> list[RenderableType]:
 
 
 def replay_table(trace: Trace, done: Replayed) -> RenderableType:
-    """A line a round, what was beside what would have been."""
+    """A line a round: the recorded round beside the replayed one."""
     sides = [(f"{side}{name}", "r") for side in ("was: ", "") for name, _ in _ROUND_COLUMNS]
     shown = table(("round", "r"), *sides)
     for number, pair in enumerate(zip_longest(trace.samples, done.outcome.rounds), 1):
@@ -126,7 +126,7 @@ def summary_table(done: Comparison) -> RenderableType:
 
 
 def _downtime(completed: bool, downtime_s: float) -> str:
-    """In brackets where it is only what would have been."""
+    """In brackets where the migration did not complete."""
     if not math.isfinite(downtime_s):
         return "-"
     return format_duration(downtime_s) if completed else f"({format_duration(downtime_s)})"

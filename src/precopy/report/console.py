@@ -105,7 +105,7 @@ class FittedTable:
         return [(group, self._fit(group, width)) for group in groups]
 
     def _fit(self, group: list[int], width: int) -> list[int]:
-        """Widths for ``group``: least ones, and what is left given to columns that are broken, the narrowest first."""
+        """Widths for ``group``: the least ones, with the rest given to columns that are broken, the narrowest first."""
         widths = [self._least(index) for index in group]
         room = width - _width(widths)
         for _ in range(max(room, 0)):

@@ -1,4 +1,4 @@
-"""A guest's RAM layout as a table, and what its lengths cost."""
+"""A guest's RAM layout as a table, and the clears that its block lengths cost."""
 
 from __future__ import annotations
 

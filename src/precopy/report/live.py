@@ -43,7 +43,7 @@ class LiveProgress:
             self._status.stop()
 
     def say(self, what: str) -> None:
-        """Shows ``what`` instead of what was shown before."""
+        """Replaces the text shown by ``what``."""
         self._what, self._progress, self._verdict = what, "", ""
         if self._status is not None:
             self._status.update(Text(what, no_wrap=True, overflow="ellipsis"))

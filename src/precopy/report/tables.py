@@ -77,14 +77,14 @@ def bandwidth(bytes_per_s: float) -> str:
 
 
 def terms_line(options: MigrationOptions) -> str:
-    """What a migration was allowed, as it was understood, in one line."""
+    """The migration's limits as they were understood, in one line."""
     most = "any bandwidth" if options.max_bandwidth is None else f"bandwidth {bandwidth(options.max_bandwidth)}"
     total = "" if options.max_total is None else f", {format_duration(options.max_total)} in all"
     return f"limits: downtime {format_duration(options.downtime_limit)}, {most}, {options.max_rounds} rounds{total}"
 
 
 def tracker_line(done: Migrated) -> str:
-    """What told of the guest's writes, why that, and what changing to it cost, in one line."""
+    """The tracker, why it was chosen, and the pause of changing to it, in one line."""
     paused = (
         f"; the guest stood still for {format_duration(done.tracker_pause_s)} to change" if done.tracker_pause_s else ""
     )
@@ -125,7 +125,7 @@ def attempt_line(attempt: Attempt) -> str:
 
 
 def throttled_line(throttled: Throttled) -> str:
-    """What slowing the guest down took from it, in one line; empty where it was not slowed down."""
+    """The time that throttling took from the guest, in one line; empty where it was not throttled."""
     if not throttled.active_s:
         return ""
     each = ", ".join(format_duration(stolen) for stolen in throttled.stolen_s)
@@ -136,8 +136,8 @@ def throttled_line(throttled: Throttled) -> str:
 
 
 def demo_table(rows: Sequence[DemoRow]) -> RenderableType:
-    """One line a clear policy: how many ioctls it took, what a sync cost, what the guest noticed, and what was sent in
-    which time (the comparison of the memories counts in neither)."""
+    """One line a clear policy: ioctls, times of the first sync and round, downtime, bytes sent and the time of that
+    (the comparison of the memories counts in neither)."""
     shown = table(
         ("clear policy", "l"),
         ("rounds", "r"),
@@ -171,7 +171,7 @@ def demo_table(rows: Sequence[DemoRow]) -> RenderableType:
 
 @dataclass(frozen=True)
 class BenchRow:
-    """One measurement beside its peers: what ran, how fast, how long the guest stood still (None: it did not)."""
+    """One measurement beside its peers: what ran, throughput, and the guest's downtime (None: it had none)."""
 
     what: str
     throughput_bytes_per_s: float

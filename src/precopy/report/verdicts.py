@@ -26,7 +26,7 @@ def sentence(verdict: Verdict) -> str:
 
 
 def after_round(verdict: Verdict) -> str:
-    """The same, with the round after which it was said."""
+    """The same, preceded by the number of the round."""
     return f"after round {verdict.round}: {sentence(verdict)}"
 
 
