@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 
 from precopy.errors import PrecopyError
+from precopy.machines.process.locks import Held
 from precopy.machines.process.memory import Memory
 from precopy.replication.engine import Engine
 from precopy.replication.options import ReplicationOptions
@@ -165,7 +166,7 @@ class Background(Engine):
             # Without the lock at first, so that what is left to copy under it was written just now.
             if not points.due() and points.copy() > FEW_PAGES:
                 points.copy()
-        with self._waiting(), lock:
+        with self._waiting(), Held(lock):
             self._awaits(False)
             taken = self.clock.now()
             # Another thread may hold the engine and be sending. Then not now, because the program waits.

@@ -117,6 +117,8 @@ def verify(directory: str | os.PathLike[str], at: int | None = None) -> Verified
     Raises `UsageError` where there is no directory or no such snapshot, `SnapshotError` where the directory cannot be
     read, `Unsupported` for a compressed one without the extra ``snapshot``.
     """
+    if at is not None:
+        check_count("the number of a snapshot", at, 0)
     began = time.perf_counter()
     damage: dict[int, str] = {}
     read = gone = 0

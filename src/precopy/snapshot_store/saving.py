@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal
 
 from precopy.bitmap import NO_RUNS, Runs
 from precopy.errors import KernelCallError, Unsupported, UsageError
-from precopy.machines.process.locks import check_lock
+from precopy.machines.process.locks import Held, check_lock
 from precopy.machines.process.memory import Memory
 from precopy.memory.packing import Compression, compression_of, compressor
 from precopy.snapshot_store.directory import Directory
@@ -98,7 +98,7 @@ def snapshot(
         label = Label(max(numbers, default=0) + 1, secrets.token_hex(8), None if full else parent, time.time())
         series.lineage.trying = label
         with store.writing(label.number, _LEFT) as fd:
-            with nullcontext() if lock is None else lock:
+            with Held(lock):
                 content = _find(memory, series if tracked else None, label.parent)
                 found = time.perf_counter()
                 header = write(fd, content, label, squeeze)

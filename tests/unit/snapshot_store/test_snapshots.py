@@ -7,6 +7,7 @@ import errno
 import fcntl
 import mmap
 import os
+import resource
 import stat
 import threading
 from pathlib import Path
@@ -955,6 +956,27 @@ def test_what_is_no_lock_to_hold_saves_nothing(tmp_path: Path, lock: Any) -> Non
     with pytest.raises(UsageError, match=r"a context manager that a thread can hold .* take the snapshot between"):
         snapshot(filled().memory, tmp_path / "s", lock=lock)
     assert not (tmp_path / "s").exists()
+
+
+def test_a_lock_that_swallows_errors_does_not_make_a_snapshot_whole(tmp_path: Path) -> None:
+    class Swallowing:
+        def __enter__(self) -> None:
+            pass
+
+        def __exit__(self, *_: object) -> bool:
+            return True
+
+    one = filled()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8 * PAGE_SIZE, limits[1]))
+    try:
+        with pytest.raises(SnapshotError, match="cannot write"):
+            snapshot(one.memory, tmp_path, lock=Swallowing())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert files(tmp_path) == []
+    assert snapshot(one.memory, tmp_path, lock=Swallowing()).number == 1
+    assert np.array_equal(content(restore(tmp_path)), one.rows)
 
 
 @pytest.mark.parametrize("number", ["1", 1.5, 0.0, None, [1]])
