@@ -63,10 +63,10 @@ class DirtySnapshot:
 
 
 class DirtyMemory:
-    """The dirty memory of one guest: ``logs`` are all that hear of writes to the blocks of ``layout``.
+    """The dirty memory of one guest: ``logs`` are all dirty logs of writes to the blocks of ``layout``.
 
     ``regions`` are the guest's memory regions by block name: a client that logs one block has that region's listeners
-    told. Without them, every log has to hear of everything.
+    told. Without them, every log has to cover all pages.
 
     Any thread may call any method.
     """
@@ -105,7 +105,7 @@ class DirtyMemory:
     # Who logs what.
 
     def attach(self, log: DirtyLog) -> None:
-        """One more log hears of writes, such as that of a vhost device that was plugged in. Raises what starting it
+        """Adds a log of writes, such as that of a vhost device that was plugged in. Raises what starting it
         raises."""
         with self._lock:
             if self._migrating:
@@ -113,7 +113,7 @@ class DirtyMemory:
             self.logs = (*self.logs, log)
 
     def detach(self, log: DirtyLog) -> None:
-        """The log hears of no more writes; what it has heard of is taken over first. Raises `ValueError` where it is
+        """Removes a log; the writes that it has logged are taken over first. Raises `ValueError` where it is
         none of these logs."""
         with self._lock:
             logs = list(self.logs)
@@ -131,7 +131,7 @@ class DirtyMemory:
         """MIGRATION begins to log all memory; every log is told. Raises `Unsupported`, `KernelCallError`."""
         with self._lock:
             if self._displayed:
-                self.sync()  # a log that starts may forget what VGA has not heard of yet
+                self.sync()  # a log that starts may forget writes that VGA has not been told of
             started: list[DirtyLog] = []
             try:
                 for log in self.logs:
@@ -151,7 +151,7 @@ class DirtyMemory:
         """MIGRATION logs no more. What VGA logs goes on being logged. May be called twice."""
         with self._lock:
             if self._displayed:
-                self.sync()  # a log that stops may forget what VGA has not heard of yet
+                self.sync()  # a log that stops may forget writes that VGA has not been told of
             self._migrating = False
             for log in self.logs:
                 log.stop()

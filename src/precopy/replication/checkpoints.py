@@ -1,4 +1,4 @@
-"""Points: the memory as it is at one moment at which nobody writes it, sent so that a standby has all of it or nothing.
+"""Points: the memory at one moment at which no thread writes it, sent so that a standby has all of it or nothing.
 
 Law: **A point is exactly the memory's content at one moment at which the program did not write.** `Points.copy` syncs,
 which re-arms what was written, and copies those pages afterwards. What is staged is therefore the memory as it is now

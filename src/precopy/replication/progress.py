@@ -68,7 +68,7 @@ class CutOver:
 
     @property
     def total_s(self) -> float:
-        """The program's downtime, as far as it is this side's doing."""
+        """The part of the program's downtime that this side causes."""
         return self.waited_s + self.copy_s + self.commit_s
 
 

@@ -70,7 +70,7 @@ class ContentLog:
         self._held.clear_all()
 
     def stop(self) -> None:
-        """The copy stays as it is."""
+        """Leaves the copy unchanged."""
         self._running = False
         self._held.clear_all()
 

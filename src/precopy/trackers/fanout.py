@@ -1,14 +1,14 @@
 """One dirty log for several consumers: those that would otherwise take each other's pages away, because a harvest (or
-a clear) of one arms pages that the other has not heard of yet.
+a clear) of one arms pages that the other has not been told of yet.
 
 A harvest of any consumer harvests the shared log, gives each found page to every consumer, and then clears the log:
 pages are armed again before anybody can read them (law 1). From there on each consumer has bitmaps of its own, and a
-clear of one is of no concern to the others. A clear drops only what that consumer was told (law 2): a page that a
+clear of one does not affect the others. A clear drops only what that consumer was told (law 2): a page that a
 neighbour's harvest found meanwhile stays new to it.
 
-Writes that the log cannot hear of reach every consumer in the same way: see unseen.py.
+Writes that the log cannot see reach every consumer in the same way: see unseen.py.
 
-`DirtyMemory` does the same for the clients of one guest; this is for consumers that know nothing of each other, such as
+`DirtyMemory` does the same for the clients of one guest; this is for independent consumers, such as
 a migration and checkpoints of the same memory.
 """
 
@@ -54,18 +54,18 @@ class FanOut:
         self._found = Bitmap(pages)
 
     def consumer(self, name: str) -> Consumer:
-        """A dirty log of its own over the shared one; it hears of writes once it is started."""
+        """A dirty log of its own over the shared one; it reports writes once it is started."""
         return Consumer(self, name)
 
     def touched(self, runs: Runs) -> None:
-        """``runs`` were written, and the log may not have heard of it: the next harvest of every consumer has them."""
+        """``runs`` were written, and the log may have missed it: the next harvest of every consumer has them."""
         with self._lock:
             for consumer in self._started:
                 consumer._tell(Bitmap.from_indexes(self.pages, runs.indexes()))
 
     @contextlib.contextmanager
     def writing(self, runs: Runs) -> Iterator[None]:
-        """``runs`` are written meanwhile in a way that the log may not hear of. Every harvest in between has them, and
+        """``runs`` are written meanwhile in a way that the log may miss. Every harvest in between has them, and
         the next one of every consumer afterwards, also where this ends with an exception."""
         with self._lock:
             self._unseen.begin(runs)
@@ -77,7 +77,7 @@ class FanOut:
                 self.touched(runs)
 
     def buffer(self, runs: Runs) -> None:
-        """``runs`` may be written at any time from now on in a way that the log does not hear of: every harvest has
+        """``runs`` may be written at any time from now on in a way that the log does not see: every harvest has
         them, of every consumer, also of one that starts later."""
         with self._lock:
             self._unseen.buffer(runs)

@@ -12,7 +12,7 @@ their place, or a protected page of the file, and calls them unwritten. Three lo
 - **Private copies.** Of a private mapping of a file (`restore`), a page that was this process's own copy and is not any
   more shows the file again (MADV_DONTNEED).
 
-A page that is found so counts as written in every sync until it is touched again: only then it is known what it is.
+A page that is found so counts as written in every sync until it is touched again: only then its content is known.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whether memory is still what it was when its tracking began: mapped, readable, and not longer than its files.
+"""Checks that memory is still the memory whose tracking began: mapped, readable, and not longer than its files.
 
 Reading what is not there would end the process (SIGSEGV, SIGBUS). So this is looked at before memory is read: at every
 harvest, and whenever its content is asked for. What is unmapped or cut between the look and the reading is not found.

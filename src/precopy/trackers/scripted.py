@@ -1,4 +1,4 @@
-"""A dirty log that does as it is told: for trying a policy against writes that are known, without a kernel."""
+"""A dirty log whose writes are given by the caller, to test a policy without a kernel."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """An emulated guest behind `precopy.ports.VmControl`: the same programs, memory and witness as under KVM, one CPU.
 
 The CPU runs in a thread, on the guest's own host memory. The first store to a page that is armed is announced to a
-`WriteLog` before it is done (tlb.py); the announcement is settled wherever the CPU stands between two instructions.
+`WriteLog` before it is done (tlb.py); the announcement is settled at any stop of the CPU between two instructions.
 Unicorn's CPU is in long mode with flat memory from the start, so the programs' identity mapping needs no page tables
 here.
 """

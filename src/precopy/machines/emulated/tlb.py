@@ -28,7 +28,7 @@ _ENTRIES = 256
 
 class Tlb:
     """Fills the TLB of a Unicorn ``cpu`` that has the sections of ``memory`` mapped. ``no_ram(address)`` is told where
-    the guest uses what is no RAM; its CPU stops then. ``log`` hears of stores to pages that were armed.
+    the guest accesses addresses without RAM; its CPU stops then. Stores to armed pages are announced to ``log``.
 
     Unicorn's TLB has 256 entries at first, and doubles when it is emptied while most of it is in use. So it is emptied
     also after 512 fills, then after twice as many, and so on; at most after four times as many as the guest has pages,

@@ -1,4 +1,4 @@
-"""`attach`: this process writes shared memory that another one has adopted, and that one hears of it."""
+"""`attach`: this process writes shared memory that another one has adopted, and that one finds its writes."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _none_called(name: str, error: Exception) -> UsageError:
 
 
 def _named(name: str) -> SharedFile:
-    """The file of a name, as the list of mappings has it."""
+    """The file of a name, as the list of mappings identifies it."""
     try:
         found = os.stat(_path(name))
     except (OSError, ValueError) as error:

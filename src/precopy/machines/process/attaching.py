@@ -236,7 +236,7 @@ def _last_words(sock: socket.socket, pages: SharedPages) -> Runs | None:
         return Runs.of((0, pages.pages))  # it has written something, and what is not known
     finally:
         _close_all(descriptors)
-    # In pages of the file; what lies outside the memory is none of ours.
+    # In pages of the file; pages outside the memory are dropped.
     first, lengths = table.astype(np.int64).T
     starts = np.clip(first - pages.offset // PAGE_SIZE, 0, pages.pages)
     ends = np.clip(first + lengths - pages.offset // PAGE_SIZE, 0, pages.pages)

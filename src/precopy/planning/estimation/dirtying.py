@@ -75,10 +75,11 @@ def estimate_dirtying(rounds: Sequence[RoundSample], ram_bytes: float, throttle:
 
     Each round is a point (interval, dirty bytes); intervals at another throttle are stretched to the guest's speed at
     this one. Points of similar intervals are averaged, a newer round's with twice the weight of the one's before it.
-    Where a round finds another level than older points have there, those follow it: the shape comes from all rounds,
-    the level from the newest. The points are then made a concave function from 0, and the steps of its slopes are the
-    curve's classes. Below the shortest interval it goes on as all rounds together make likely (`_Shape`). Beyond the
-    longest one it goes on as it was up to ``ram_bytes``, or stays where it is if the working set had been gone round.
+    Where a round differs from older points, those are scaled to it: the shape comes from all rounds, the level from
+    the newest. The points are then made a concave function from 0, and the steps of its slopes are the
+    curve's classes. Below the shortest interval it follows the shape that all rounds make most probable (`_Shape`).
+    Beyond the longest one it keeps its slope up to ``ram_bytes``, or stays constant if the whole working set had been
+    written.
 
     Source: a window's working set is a concave function of its length (Denning and Schwartz, Properties of the
     Working-Set Model, 1972); what goes wrong with a dirty rate instead is in Nathan, Bellur and Kulkarni, Towards a

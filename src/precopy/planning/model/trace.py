@@ -1,4 +1,4 @@
-"""A migration as it was recorded: what can be replayed under another policy, link or clear policy."""
+"""A recorded migration, which can be replayed under another policy, link or clear policy."""
 
 from __future__ import annotations
 
@@ -100,7 +100,8 @@ class Trace:
 
     @property
     def handover_s(self) -> Estimate:
-        """What a downtime has besides its last sync and sending: as it was, or as it was expected to be."""
+        """Seconds of a downtime besides its last sync and sending: measured where the migration completed, else
+        expected."""
         if self.outcome is not None and self.outcome.completed:
             return Estimate.exact(self.outcome.handover_s)
         known = None if self.outcome is None else self.outcome.expected_handover_s

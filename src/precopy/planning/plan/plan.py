@@ -43,7 +43,7 @@ class PlanInput:
     - ``sync_s``: x; ``sync_s_per_byte``: what it grows by for each dirty byte;
     - ``sent_share``: bytes on the wire for each byte of memory; ``read_s_per_byte`` as in `Costs`;
     - ``first_bytes``: what the first round costs, as bytes of later ones, where it was measured: zero pages cost less,
-      and it reads no more than there is; ``first_s``: by how much it is slower than that all the same, as the first
+      and it reads no more than there is; ``first_s``: seconds that it takes beyond these bytes, as the first
       reading of memory may be;
     - ``uncertainty``: how far B, D and the working set may be off, as a share.
     """

@@ -57,16 +57,16 @@ def ramp(metrics: Metrics, limits: Limits, now: float) -> Decision:
 
 
 def stall(metrics: Metrics, limits: Limits, now: float) -> Decision:
-    """KubeVirt, VEP 248 (stall detection): once a migration no longer gets ahead, switch over at a local minimum.
+    """KubeVirt, VEP 248 (stall detection): once a migration makes no progress, switch over at a local minimum.
 
     1. QEMU's rule, with a limit of maxDowntimeMs, but 300 ms at most.
     2. It has *stalled* when an iteration leaves no less than 96 % of the least that any iteration left more than 40 s
        ago.
     3. From then on it waits for a *local minimum*: within 4 % of the least that was left so far. If none comes within
-       40 s, the least seen since the stall is good enough, then after 20 s the next, after 10 s the next, and so on.
-    4. At a local minimum that could be sent within 1.5 maxDowntimeMs, QEMU's limit is raised to maxDowntimeMs, and
-       QEMU has 60 s to switch over. Otherwise KubeVirt aborts at once; with allowWorkloadDisruption it switches over
-       at the first local minimum, with any downtime.
+       40 s, the least since the stall is accepted, after 20 s more the second least, after 10 s more the next, and so
+       on. 4. At a local minimum that could be sent within 1.5 maxDowntimeMs, QEMU's limit is raised to maxDowntimeMs,
+       and QEMU has 60 s to switch over. Otherwise KubeVirt aborts at once; with allowWorkloadDisruption it switches
+       over at the first local minimum, with any downtime.
 
     ``limits.downtime_s`` is maxDowntimeMs (900 ms by default); ``SWITCH`` stands for allowWorkloadDisruption, the other
     timeout policies do in 4 what they do at a timeout. Bandwidth is smoothed (0.4 of the new, 0.6 of the old) over
@@ -114,7 +114,7 @@ def _stalled_at(rounds: Sequence[RoundSample], left: Sequence[float]) -> int | N
 
 
 def _aims(rounds: Sequence[RoundSample], left: Sequence[float], stalled: int) -> list[float]:
-    """For the rounds from the ``stalled`` one on: what counts as the least that was left."""
+    """For each round from the ``stalled`` one on, the bytes left that count as a local minimum."""
     aims, since = [min(left[: stalled + 1])], list[float]()
     patience_s = STALL_WINDOW_S
     deadline_s = rounds[stalled].ended_s + patience_s

@@ -1,4 +1,4 @@
-"""All policies on the same recorded migrations: who completes, with which downtime, and at which price."""
+"""All policies on the same recorded migrations: which of them complete, with which downtime and total time."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Comparison:
 def compare(
     traces: Mapping[str, Trace], policies: Sequence[Policy], limits: Callable[[Limits], Limits] = lambda limits: limits
 ) -> Comparison:
-    """Replays each trace under each policy, within what ``limits`` makes of the limits that it was recorded with.
+    """Replays each trace under each policy, within its recorded limits as changed by ``limits``.
 
     Raises `UsageError` for a trace without a round."""
     scored = []

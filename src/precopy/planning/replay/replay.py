@@ -1,7 +1,7 @@
-"""A recorded migration once more, under another policy, link, clear policy or limits: what would have happened.
+"""Replays a recorded migration under another policy, link, clear policy or other limits.
 
-The guest writes what it wrote (`Timeline`); how long that takes to be found and sent is what changes. The rounds are
-`simulate`'s, and the policy sees after each what it would have seen then.
+The guest's writes stay as recorded (`Timeline`); the times to find and send them change. `simulate` makes the rounds,
+and after each the policy sees what it would have measured then.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from precopy.planning.replay.timeline import Timeline
 
 class TraceWorld:
     """Implements `precopy.planning.World` for one migration: ``begin_s`` is when its first round began, since its
-    start. Moments have to come in order, because a throttled guest is behind from then on."""
+    start. Moments have to come in order, because throttling delays all later writes."""
 
     def __init__(self, timeline: Timeline, costs: Costs, begin_s: float) -> None:
         self._timeline, self._costs = timeline, costs
@@ -53,7 +53,7 @@ class Replayer:
     def run(
         self, policy: Policy, *, bandwidth: float | None = None, clear: str | None = None, limits: Limits | None = None
     ) -> Outcome:
-        """``bandwidth`` in bytes a second of time spent sending. What is None is as it was recorded. Raises
+        """``bandwidth`` in bytes a second of time spent sending. None keeps the recorded value. Raises
         `UsageError` for a clear policy that there is not, or a link that carries nothing."""
         if bandwidth is not None and bandwidth <= 0:
             raise UsageError("a link has a bandwidth above 0")
@@ -85,7 +85,7 @@ def replay(
 
 
 def _costs(trace: Trace, samples: tuple[RoundSample, ...], bandwidth: float | None) -> Costs:
-    """What moving memory cost in all of the recording, as it was: not an estimate that has to hold for what comes."""
+    """The costs measured over the whole recording, exact rather than estimated for later rounds."""
     costs = estimate_costs(samples, trace.handover_s)
     if bandwidth is None:
         sent, send_s = sum(one.sent_bytes for one in samples), sum(one.send_s for one in samples)

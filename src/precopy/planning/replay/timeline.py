@@ -1,4 +1,5 @@
-"""When a recorded guest wrote which page, as far as its dirty bitmaps tell, and so what any other interval would find.
+"""Estimates when a recorded guest wrote each page, from its dirty bitmaps, and so what a sync of any interval would
+find.
 
 Time here is the guest's own, in seconds since its first round was armed: a second in which a third of it was taken
 counts two thirds.

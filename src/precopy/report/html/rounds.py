@@ -21,7 +21,7 @@ _LAST_READING = (
 )
 _REMAINING_READING = (
     "Once the solid line is below the dashed one, the rest can be sent while the guest stands still. A solid line that "
-    "stays level above it means that the guest dirties memory as fast as it is sent. A policy also reckons with the "
+    "stays level above it means that the guest dirties memory as fast as it is sent. A policy also includes the "
     "downtime's other parts, so it may go on for longer."
 )
 _HEAT_READING = (
