@@ -42,8 +42,11 @@ VARIANTS = {
 """The clear policy of each variant, in the order of their history."""
 
 _WARM_UP = 2
+"""Rounds through all variants that are not counted."""
 _IDLE_SYNCS = 200
+"""Syncs of the idle guest, of which the median is shown."""
 _PASS_S, _POLL_S = 30.0, 0.001
+"""Seconds that the guest may take to write its pages once, and between two looks whether it has."""
 _MAIN_CHUNK = 64
 """Pages in a run of main memory that the guest writes; the runs are spread evenly over it."""
 _WHOLE = (64 << 20) // PAGE_SIZE
@@ -75,7 +78,7 @@ class BlockFigures:
 
 @dataclass(frozen=True)
 class VariantFigures:
-    """One variant: ``sync_s`` is x, the sum of its three parts; counts are of one sync (medians)."""
+    """One variant: ``sync_s`` is the sync time, the sum of its three parts; counts are of one sync (medians)."""
 
     variant: str
     clear: str
@@ -191,7 +194,7 @@ def measure(
 
 
 def ratio(measured: SyncBench, variant: str, peer: str) -> float | None:
-    """Median x of one variant over another's, None where either was not measured."""
+    """Median sync time of one variant over another's, None where either was not measured."""
     medians = {one.variant: one.sync_s.median for one in measured.variants}
     return medians[variant] / medians[peer] if {variant, peer} <= medians.keys() else None
 

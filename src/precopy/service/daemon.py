@@ -54,7 +54,9 @@ _CANCEL_ANSWER_S = 8.0
 """Seconds that `cancel` waits for the migration's outcome; its client's time-out is 10 s."""
 _MAX_TIMEOUT_S = 86400.0
 _NAMED_STRANGERS = 20
+"""Refused connections that are named on stderr; further ones are only counted."""
 _ARRIVAL_S = 5.0
+"""Seconds that a request waits for the record of a guest that has just arrived and runs."""
 
 
 class GuestProcess:
@@ -235,7 +237,7 @@ class GuestProcess:
 
     def _handle(self, request: Request, emit: Emit) -> Any:
         if self.state == "receiving" and self.guest.running:
-            # The source knows that the guest runs here, and so may who asks, before `_arrive` is called.
+            # The source, and so a client, may know that the guest runs here before `_arrive` is called.
             self._arrived.wait(_ARRIVAL_S)
         match request.command:
             case "status":

@@ -30,8 +30,11 @@ MAX_CLIENTS = 200
 MAX_WORKERS = 32
 REQUEST_S = 10.0
 _RETRY_S = 0.1
+"""Seconds until the next attempt to accept where the process is out of descriptors."""
 _CLOSE_S = 2.0
+"""Seconds that closing waits for answers under way."""
 _CHUNK = 1 << 16
+"""Bytes of one read."""
 
 
 class Emit(Protocol):

@@ -38,8 +38,11 @@ MOST_PAGES = 1 << 21
 _BINS = 256
 """Steps in which write rates are distinguished."""
 _ITERATIONS = 12
+"""Steps of the fit of write rates."""
 _SHORTEST_S = 1e-6
+"""Seconds. Shorter intervals count as this, so that no rate is infinite."""
 _HALVINGS = 20
+"""Bisection steps, to a millionth of the interval."""
 
 Codes = npt.NDArray[np.uint16]
 Places = npt.NDArray[np.int64]
