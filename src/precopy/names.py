@@ -42,7 +42,10 @@ class TimeoutPolicy(enum.StrEnum):
 
 TIMEOUT_POLICIES = tuple(policy.value for policy in TimeoutPolicy)
 
-ClearPolicyName = Literal["per-page", "merged", "deferred"]
+EverydayClearPolicyName = Literal["merged", "deferred"]
+"""What a migration is offered: few clears, whatever the lengths of its blocks."""
+
+ClearPolicyName = Literal["per-page", EverydayClearPolicyName]
 """Over whole arrays: `precopy.dirty.clear`."""
 
 HistoricClearPolicyName = Literal["before-patch", "rfc-v1", "upstream", "clear-bmap"]
@@ -50,6 +53,7 @@ HistoricClearPolicyName = Literal["before-patch", "rfc-v1", "upstream", "clear-b
 
 AnyClearPolicyName = ClearPolicyName | HistoricClearPolicyName
 
+EVERYDAY_CLEAR_POLICIES: tuple[EverydayClearPolicyName, ...] = get_args(EverydayClearPolicyName)
 CLEAR_POLICIES: tuple[ClearPolicyName, ...] = get_args(ClearPolicyName)
 HISTORIC_CLEAR_POLICIES: tuple[HistoricClearPolicyName, ...] = get_args(HistoricClearPolicyName)
 ALL_CLEAR_POLICIES: tuple[AnyClearPolicyName, ...] = (*CLEAR_POLICIES, *HISTORIC_CLEAR_POLICIES)

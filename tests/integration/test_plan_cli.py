@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from precopy.names import EVERYDAY_CLEAR_POLICIES
 from support.commands import Command, precopy, processes_of, wait_for
 from support.patience import IN_TIME_S
 from support.traces import BANDWIDTH, LAYOUT, hot_and_cold, record, write
@@ -89,6 +90,8 @@ def test_a_layout_gives_ram_and_x() -> None:
     assert before["input"]["sync_s"] == cost["sync_s"] == pytest.approx(21.76e-3, rel=0.02)
     assert before["input"]["ram_bytes"] > 4 << 30
     assert deferred["input"]["sync_cost"]["clears"] == 0
+    advised = {name for lever in before["advice"]["levers"] for name, _ in lever["clears"]}
+    assert advised == set(EVERYDAY_CLEAR_POLICIES)  # what `precopy migrate` takes
     one = planned(*numbers, "--clear", "before-patch", "--listeners", "1", "--clear-cost", "4us", "--sync-time", "1ms")
     assert one["input"]["sync_s"] == pytest.approx(1e-3 + 1088 * 4e-6)
 

@@ -257,6 +257,7 @@ class TestRefusals:
             (("receive", f"unix:/{'x' * 120}"), "longer than 107 bytes"),
             (("migrate", "unix:/nowhere"), "Missing argument 'ADDRESS'"),
             (("migrate", "unix:/a", "unix:/b", "--clear", "never"), "never"),
+            (("migrate", "unix:/a", "unix:/b", "--clear", "before-patch"), "merged"),
             (("status", "tcp:127.0.0.1:7000"), "is no control socket"),
             (("walk",), "No such command 'walk'"),
         ],

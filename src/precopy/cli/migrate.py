@@ -21,7 +21,7 @@ from precopy.cli.options import (
 )
 from precopy.cli.values import ADDRESS, CONTROL, HOST_PORT
 from precopy.errors import PrecopyError, UsageError
-from precopy.names import AnyClearPolicyName, WantedTrackerName
+from precopy.names import EverydayClearPolicyName, WantedTrackerName
 
 if TYPE_CHECKING:
     from precopy.migration import Event, Migrated, MigrationOptions
@@ -59,7 +59,7 @@ def migrate(
     address: Address,
     *,
     tracker: WantedTrackerName | None,
-    clear: AnyClearPolicyName,
+    clear: EverydayClearPolicyName,
     transfer: TransferOptions,
     convergence: ConvergenceOptions,
     verify: bool,

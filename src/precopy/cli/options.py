@@ -11,8 +11,8 @@ import click
 
 from precopy.cli.values import CONTROL, DURATION, POSITIVE_DURATION, RATE, SIZE, WRITE_RATE, Share, Whole
 from precopy.names import (
-    ALL_CLEAR_POLICIES,
     CONVERGENCE_POLICIES,
+    EVERYDAY_CLEAR_POLICIES,
     THROTTLE_MODES,
     TIMEOUT_POLICIES,
     WANTED_TRACKERS,
@@ -273,10 +273,10 @@ convergence_options = as_one(
 
 clear_option = click.option(
     "--clear",
-    type=click.Choice(ALL_CLEAR_POLICIES),
+    type=click.Choice(EVERYDAY_CLEAR_POLICIES),
     default="deferred",
     show_default=True,
-    help="Clear policy: when and how pages found dirty are protected again; the last four are versions of QEMU's.",
+    help="Clear policy: pages found dirty are protected again in the sync, or just before they are read.",
 )
 
 tracker_option = click.option(

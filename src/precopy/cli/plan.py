@@ -12,7 +12,7 @@ from precopy.cli.lazy import LazyGroup
 from precopy.cli.options import as_one, json_option
 from precopy.cli.recordings import either
 from precopy.cli.values import DURATION, RATE, SIZE, Share, Whole
-from precopy.names import ALL_CLEAR_POLICIES, AnyClearPolicyName
+from precopy.names import ALL_CLEAR_POLICIES, EVERYDAY_CLEAR_POLICIES, AnyClearPolicyName
 
 if TYPE_CHECKING:
     from precopy.planning.model.sync_cost import SyncCost
@@ -24,8 +24,8 @@ _SUBCOMMANDS = {"sweep": ("precopy.cli.plan_sweep", "Plan every combination of r
 
 @dataclass(frozen=True)
 class _Asked:
-    """The plan's numbers; their source, in words; a sync's cost under the clear policy asked for and under all of them;
-    and what the layout's text left open."""
+    """The plan's numbers; their source, in words; a sync's cost under the clear policy asked for and under those that
+    `precopy migrate` offers; and what the layout's text left open."""
 
     input: PlanInput
     source: str
@@ -210,20 +210,21 @@ def _from_layout(given: _Given, name: str) -> _Asked:
 
     capture = Capture.find(name)
     layout = capture.layout(given.ram)
-    costs: dict[str, SyncCost] = {
-        clear: sync_cost(
+
+    def cost_of(clear: AnyClearPolicyName) -> SyncCost:
+        return sync_cost(
             layout,
             clear,
             listeners=either(given.listeners, LISTENERS),
             clear_s=either(given.clear_cost, CLEAR_S),
             fixed_s=given.sync_time,
         )
-        for clear in ALL_CLEAR_POLICIES
-    }
-    cost = costs[given.clear or "deferred"]
+
+    cost = cost_of(given.clear or "deferred")
     base = _from_numbers(replace(given, ram=layout.bytes, sync_time=cost.sync_s))
     asked = replace(base, sync_s_per_byte=cost.sync_s_per_byte)
-    return _Asked(asked, f"layout {capture.name}", cost, costs, capture.notes)
+    clears: dict[str, SyncCost] = {name: cost_of(name) for name in EVERYDAY_CLEAR_POLICIES}
+    return _Asked(asked, f"layout {capture.name}", cost, clears, capture.notes)
 
 
 def _from_recording(given: _Given, path: Path) -> _Asked:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from precopy.cli.migrate import migrate
 from precopy.migration import Downtime, Migrated, MigrationOptions, Progress, Range, Verdict
-from precopy.names import CONVERGENCE_POLICIES, THROTTLE_MODES, TIMEOUT_POLICIES
+from precopy.names import CONVERGENCE_POLICIES, EVERYDAY_CLEAR_POLICIES, THROTTLE_MODES, TIMEOUT_POLICIES
 from precopy.planning import Action
 from precopy.planning.policies import POLICIES
 from precopy.ports import Throttled
@@ -304,6 +304,9 @@ class TestNames:
     def test_timeouts_and_throttles(self) -> None:
         assert self.choices("on_timeout") == list(TIMEOUT_POLICIES)
         assert self.choices("throttle") == list(THROTTLE_MODES)
+
+    def test_clear_policies_of_a_migration(self) -> None:
+        assert self.choices("clear") == list(EVERYDAY_CLEAR_POLICIES) == ["merged", "deferred"]
 
     def test_defaults(self) -> None:
         defaults = {one.name: one.default for one in migrate.params}
