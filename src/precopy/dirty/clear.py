@@ -64,7 +64,7 @@ class WholeArrays:
 
 
 class PerPage(WholeArrays):
-    """One clear for each dirty page, at once: QEMU's path for unaligned blocks before the seed's patch.
+    """One clear for each dirty page, at once: QEMU's path for unaligned blocks before the patch series.
 
     Source: ``physical_memory_sync_dirty_bitmap`` calling ``physical_memory_test_and_clear_dirty`` for one page at a
     time, each of which ends in ``memory_region_clear_dirty_bitmap``. This is the reference that others are compared
@@ -84,7 +84,7 @@ class PerPage(WholeArrays):
 
 
 class Merged(WholeArrays):
-    """One clear for all that a sync found, at once: what the seed's patch does, but none where nothing is dirty.
+    """One clear for all that a sync found, at once, as the merged patch does, but none where nothing is dirty.
 
     The tracker makes one call a slot of it, and more only where a gap of clean pages costs more than a call.
     """

@@ -32,7 +32,7 @@ _LEAST_RUN_S = 0.001
 _CREDIT_S = 0.1
 """Seconds of its dirty quota that a vCPU which dirtied less may save up and use at once."""
 _LONGEST_REST_S = 1.0
-"""Longest rest for a dirty quota, in seconds. Pages beyond it are not charged: so many come only of a late look."""
+"""Longest rest for a dirty quota, in seconds. Pages beyond it are not charged: they come only of a late look."""
 
 
 class Rule(Protocol):
