@@ -92,8 +92,8 @@ def _named(store: Directory) -> Iterator[None]:
     except SnapshotDamaged as error:
         raise SnapshotDamaged(
             error.path,
-            f"{error.why}; precopy.verify({str(store.path)!r}) says which snapshots are whole, and at= is "
-            f"for restoring one of them",
+            f"{error.why}; precopy.verify({str(store.path)!r}) says which files are damaged, and at= restores a "
+            f"snapshot that neither is one of them nor follows one, such as any before the first",
         ) from error
 
 

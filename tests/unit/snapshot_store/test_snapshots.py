@@ -835,7 +835,7 @@ def test_damaged_content_is_not_restored(tmp_path: Path, number: int) -> None:
         flip(path, at)
         for options in ({}, {"verify": True}):
             for act in (restore, lambda where, **given: open_memory(where, one.memory.size, **given)):
-                with pytest.raises(SnapshotDamaged, match=r"; precopy\.verify\(.*\) says which snapshots are whole"):
+                with pytest.raises(SnapshotDamaged, match=r"; precopy\.verify\(.*\) says which files are damaged"):
                     act(tmp_path, **options)
         assert number in verify(tmp_path).damage
         path.write_bytes(good)
@@ -1003,3 +1003,20 @@ def test_what_is_no_directory_is_called_what_it_is(tmp_path: Path) -> None:
     (tmp_path / "00000001.snapshot").symlink_to("/dev/zero")
     with pytest.raises(SnapshotError, match="a symbolic link is not followed here; remove it"):
         restore(tmp_path)
+
+
+def test_what_is_said_to_do_about_damage_can_be_done(tmp_path: Path) -> None:
+    one = filled()
+    kept = []
+    for page in range(4):
+        one.write([page], page + 7)
+        snapshot(one.memory, tmp_path)
+        kept.append(one.rows.copy())
+    flip(tmp_path / "00000003.snapshot", PAGE_SIZE + 9)
+    for at in (None, 3, 4):
+        with pytest.raises(SnapshotDamaged, match=r"says which files are damaged, .* such as any before the first$"):
+            restore(tmp_path, at=at)
+    first = min(verify(tmp_path).damage)
+    assert first == 3
+    for number in range(1, first):
+        assert np.array_equal(content(restore(tmp_path, at=number)), kept[number - 1])
