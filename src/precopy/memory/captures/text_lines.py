@@ -30,6 +30,8 @@ _OTHERS = (
 _CONTROL = re.compile(r"(?!^\t)[\x00-\x1f\x7f]")
 """The monitor begins lines of a dispatch tree with a tab."""
 _PROMPT = "(qemu)"
+_MARK = "\ufeff"
+"""What editors on other systems begin a text in UTF-8 with."""
 _HEX = re.compile(r"[0-9a-f]+")
 _DECIMAL = re.compile(r"-?[0-9]+")
 
@@ -112,13 +114,14 @@ class Lines:
 
     Around it may stand what a terminal or virsh adds: the prompt lines of QEMU's monitor, the output of other commands
     between such lines, and empty lines before and after. The last line may lack its line feed.
+    A byte order mark that an editor put before it is passed over.
     """
 
     def __init__(self, what: str, text: str, head: str) -> None:
         if len(text) > MAX_TEXT:
             raise LayoutTextError(what, 1, 1, f"a text of more than {MAX_TEXT} characters")
         self.what = what
-        self._lines = text.split("\n")
+        self._lines = text.removeprefix(_MARK).split("\n")
         found = _outputs(self._lines)
         wanted = [part for part in found if self._lines[part[0]].startswith(head)]
         if len(wanted) > 1:

@@ -316,3 +316,12 @@ def _check_place(error: LayoutTextError, text: str) -> None:
     lines = text.split("\n")
     assert 1 <= error.line <= len(lines)
     assert 1 <= error.column <= len(lines[error.line - 1]) + 1, error
+
+
+def test_a_byte_order_mark_before_a_text_is_passed_over() -> None:
+    assert parse_ramblock(f"\ufeff{RAMBLOCK}") == parse_ramblock(RAMBLOCK)
+    for name in CAPTURES:
+        text = (SHIPPED / name / "mtree-flat.txt").read_text()
+        assert parse_mtree(f"\ufeff{text}") == parse_mtree(text)
+    with pytest.raises(LayoutTextError):
+        parse_ramblock(f"\n\ufeff{RAMBLOCK}")  # only where an editor puts it
