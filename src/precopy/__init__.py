@@ -13,6 +13,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from precopy import moved
+
 if TYPE_CHECKING:
     from precopy.errors import (
         BitmapRangeError,
@@ -152,6 +154,9 @@ __all__ = [
 
 def __dir__() -> list[str]:
     return sorted([*__all__, *(name for name in globals() if name.startswith("__"))])
+
+
+moved.install()
 
 
 def __getattr__(name: str) -> Any:
