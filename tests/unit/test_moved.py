@@ -33,8 +33,8 @@ def test_a_module_of_one_and_one_that_is_gone() -> None:
     )
     assert "function verify" in done.stdout
     with (
-        pytest.warns(DeprecationWarning),
-        pytest.raises(ModuleNotFoundError, match="No module named 'precopy.kvm.gone'"),
+        pytest.warns(DeprecationWarning, match="precopy.kvm is precopy.machines.kvm now"),
+        pytest.raises(ModuleNotFoundError, match=r"No module named 'precopy\.kvm\.gone'"),
     ):
         importlib.import_module("precopy.kvm.gone")
     sys.modules.pop("precopy.kvm", None)
