@@ -39,11 +39,11 @@ class Moved:
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         new = new_name(spec.name) or spec.name
-        warnings.warn(f"{spec.name} is {new} now", DeprecationWarning, stacklevel=2)
         try:
             moved = importlib.import_module(new)
         except ModuleNotFoundError:
             raise ModuleNotFoundError(f"No module named {spec.name!r}", name=spec.name) from None
+        warnings.warn(f"{spec.name} is {new} now", DeprecationWarning, stacklevel=2)
         return _alias(spec.name, moved)
 
     def exec_module(self, module: ModuleType) -> None:
