@@ -48,12 +48,12 @@ def compare(files: tuple[Path, ...], policies: tuple[str, ...], other: OtherLimi
         body = {**compare_body(done), "failed": msgspec.to_builtins(failed)}
         show_document("compare", body)
         return ended(failed, len(scored))
-    from precopy.report.compare_tables import NOT_THE_LAST, scores_table, summary_table
+    from precopy.report.compare_tables import EXPECTED, NOT_THE_LAST, scores_table, summary_table
     from precopy.report.console import show
 
     for one in done.traces:
         show(one.name, scores_table(one))
-    show(NOT_THE_LAST)
+    show(NOT_THE_LAST, EXPECTED)
     if len(done.traces) > 1:
         show(f"all {len(done.traces)} recordings", summary_table(done))
     return ended(failed, len(scored))

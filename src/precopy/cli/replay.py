@@ -45,7 +45,7 @@ def replay(
     from precopy.report.console import show
 
     show(*replay_summary(trace, done))
-    show(replay_table(trace, done))
+    show(*replay_table(trace, done))
 
 
 def _known_policy(file: Path, name: str) -> str:

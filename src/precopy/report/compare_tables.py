@@ -31,6 +31,15 @@ NOT_THE_LAST = (
     "downtime and total"
 )
 
+SYNC_AT_THE_END = (
+    "the sync time of a round is that of the sync that ends it, which found what was dirtied in it; `precopy migrate` "
+    "shows that of the sync that begins it"
+)
+EXPECTED = (
+    "a range of downtime in a reason is what the policy expected from the rounds that it had seen; the downtime beside "
+    "it is what the recorded guest and the link then made of it"
+)
+
 
 def replay_summary(trace: Trace, done: Replayed) -> list[RenderableType]:
     """The recording, and two lines: the recorded migration and the replayed one."""
@@ -72,17 +81,18 @@ def replay_summary(trace: Trace, done: Replayed) -> list[RenderableType]:
     parts += [Text(f"recorded: {end.error}")] if end is not None and end.error else []
     parts += [Text(f"caution: {caution(done)}")] if caution(done) else []
     parts.append(Text(NOT_THE_LAST))
-    return [*parts, Text(f"replayed: {outcome.decision.action.value}, {outcome.decision.reason}")]
+    parts.append(Text(f"replayed: {outcome.decision.action.value}, {outcome.decision.reason}"))
+    return [*parts, Text(EXPECTED)] if outcome.completed else parts
 
 
-def replay_table(trace: Trace, done: Replayed) -> RenderableType:
+def replay_table(trace: Trace, done: Replayed) -> list[RenderableType]:
     """A line a round: the recorded round beside the replayed one."""
     sides = [(f"{side}{name}", "r") for side in ("was: ", "") for name, _ in _ROUND_COLUMNS]
     shown = table(("round", "r"), *sides)
     for number, pair in enumerate(zip_longest(trace.samples, done.outcome.rounds), 1):
         cells = ["" if one is None else value(one) for one in pair for _, value in _ROUND_COLUMNS]
         shown.add_row(str(number), *cells)
-    return shown
+    return [shown, Text(SYNC_AT_THE_END)]
 
 
 def scores_table(scores: Scores) -> RenderableType:

@@ -148,7 +148,7 @@ def trace_tables() -> Iterable[RenderableType]:
     outcome = Replayer(trace).run(POLICIES["precopy"], bandwidth=None, clear=None, limits=trace.facts.limits)
     done = Replayed(trace, "precopy", "merged", None, trace.facts.limits, outcome)
     yield from replay_summary(trace, done)
-    yield replay_table(trace, done)
+    yield from replay_table(trace, done)
     compared = compare({LONG: trace, "short": trace}, list(POLICIES.values())[:3], lambda limits: limits)
     yield from (scores_table(one) for one in compared.traces)
     yield summary_table(compared)
