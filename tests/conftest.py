@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -118,6 +119,8 @@ def is_real(item: pytest.Item) -> bool:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks the real ones. Fast ones first."""
     for item in items:
+        if re.search(r"<.* at 0x[0-9a-f]{6,}", item.nodeid):
+            raise pytest.UsageError(f"{item.nodeid} has an address in its name, which each process has another of")
         if is_real(item):
             item.add_marker("real")
     order = (*_PURE, "bench", "integration")

@@ -86,7 +86,9 @@ class TestAStandbyThatIsGone:
 
 class TestLock:
     @pytest.mark.parametrize(
-        "lock", [asyncio.Lock(), asyncio.Condition, threading.Lock, threading.RLock, object(), "lock", True], ids=repr
+        "lock",
+        [asyncio.Lock(), asyncio.Condition, threading.Lock, threading.RLock, object(), "lock", True],
+        ids=lambda lock: getattr(lock, "__name__", type(lock).__name__),
     )
     def test_what_no_thread_can_hold_is_refused(self, lock: object) -> None:
         with pytest.raises(UsageError, match=r"threading\.Lock") as said:

@@ -951,7 +951,11 @@ def test_an_export_takes_the_place_of_no_snapshot(tmp_path: Path, name: str, lin
     assert {path.name: path.read_bytes() for path in (tmp_path / "s").iterdir()} == before
 
 
-@pytest.mark.parametrize("lock", [asyncio.Lock(), threading.Lock, object(), 3, "lock"], ids=repr)
+@pytest.mark.parametrize(
+    "lock",
+    [asyncio.Lock(), threading.Lock, object(), 3, "lock"],
+    ids=lambda lock: getattr(lock, "__name__", type(lock).__name__),
+)
 def test_what_is_no_lock_to_hold_saves_nothing(tmp_path: Path, lock: Any) -> None:
     with pytest.raises(UsageError, match=r"a context manager that a thread can hold .* take the snapshot between"):
         snapshot(filled().memory, tmp_path / "s", lock=lock)
