@@ -84,6 +84,7 @@ def required() -> set[str]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    os.environ.pop("COLUMNS", None)  # tables depend on no terminal; pytest-xdist sets this for its workers
     unknown = required() - FEATURES.keys()
     if unknown:
         raise pytest.UsageError(f"PRECOPY_REQUIRE names {', '.join(sorted(unknown))}; there are {', '.join(FEATURES)}")
