@@ -132,7 +132,7 @@ class TestText:
         assert f"did not converge in {len(made)} rounds" in done.err
         assert any(one.startswith("not completed: ") for one in rounds)
         assert line.startswith("after round ")
-        assert ": will not converge: D " in line
+        assert ": will not converge: dirty rate is " in line
         pair.guest_has_stayed()
 
     def test_document_of_what_did_not_converge(self, bench: Bench) -> None:

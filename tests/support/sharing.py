@@ -16,7 +16,10 @@ import numpy as np
 
 import precopy
 
-from .patience import IN_TIME_S
+if __package__:
+    from .patience import IN_TIME_S
+else:  # as a script
+    from patience import IN_TIME_S
 
 PAGE = 4096
 
