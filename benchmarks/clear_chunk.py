@@ -19,7 +19,7 @@ GUEST = ["--ram", "1G", "--fill", "1", "--workload", "random", "--write-rate", "
 
 def migration(shift: int) -> Migrated:
     with ProcessPair(GUEST, ["--ram", "1G", "--prealloc"]) as pair:
-        options = MigrationOptions(clear_chunk_shift=shift, downtime_limit=0.05)
+        options = MigrationOptions(clear_chunk_shift=shift, downtime_limit_s=0.05)
         return migrate_guest(pair.source, pair.address, options)
 
 

@@ -137,8 +137,8 @@ class LocalProtocolError(PrecopyError):
 class NotConverged(PrecopyError):
     """The migration gave up before the commit; the guest runs on at the source.
 
-    Data: ``rounds`` made, ``remaining`` bytes, ``expected_downtime`` and ``downtime_limit`` in seconds, ``reason``, and
-    the ``smallest_limit`` with which it would have converged (None: not known, or there is none).
+    Data: ``rounds`` made, ``remaining`` bytes, ``expected_downtime_s`` and ``downtime_limit_s`` in seconds, ``reason``,
+    and the ``smallest_limit`` with which it would have converged (None: not known, or there is none).
     """
 
     exit_code = 4
@@ -147,18 +147,18 @@ class NotConverged(PrecopyError):
         self,
         rounds: int,
         remaining: int,
-        expected_downtime: float,
-        downtime_limit: float,
+        expected_downtime_s: float,
+        downtime_limit_s: float,
         *,
         reason: str = "",
         smallest_limit: float | None = None,
     ) -> None:
         found = (
-            f"{remaining / 2**20:.1f} MiB still dirty would mean a downtime of {1e3 * expected_downtime:.0f} ms, "
-            f"the limit is {1e3 * downtime_limit:.0f} ms"
+            f"{remaining / 2**20:.1f} MiB still dirty would mean a downtime of {1e3 * expected_downtime_s:.0f} ms, "
+            f"the limit is {1e3 * downtime_limit_s:.0f} ms"
         )
         limit = "--downtime-limit"
-        if smallest_limit is not None and smallest_limit > downtime_limit:  # else not what was missing
+        if smallest_limit is not None and smallest_limit > downtime_limit_s:  # else not what was missing
             limit += f" to at least {math.ceil(1e3 * smallest_limit)}ms"
         for used_up, option in (("out of time", "--max-total"), ("out of rounds", "--max-rounds")):
             if reason.startswith(used_up):
@@ -168,7 +168,7 @@ class NotConverged(PrecopyError):
             f"the source; raise {limit} or --max-bandwidth, or lower the guest's write rate"
         )
         self.rounds, self.remaining = rounds, remaining
-        self.expected_downtime, self.downtime_limit = expected_downtime, downtime_limit
+        self.expected_downtime_s, self.downtime_limit_s = expected_downtime_s, downtime_limit_s
         self.reason, self.smallest_limit = reason, smallest_limit
 
 

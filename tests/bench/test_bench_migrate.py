@@ -79,7 +79,7 @@ def test_where_nothing_could_be_measured_the_first_failure_is_the_answer() -> No
 @pytest.mark.needs("kvm")
 def test_a_repeat_that_fails_is_noted_and_the_others_are_made() -> None:
     """A guest of a mebibyte cannot be made, each time, but the raw socket carries as much."""
-    setup = Setup(ram=1 << 20, rewritten=0, write_rate=None, downtime_limit=0.3, verify=False)
+    setup = Setup(ram=1 << 20, rewritten=0, write_rate=None, downtime_limit_s=0.3, verify=False)
     told: list[str] = []
     repeats, failed = measure(setup, 2, False, told.append)
     assert repeats == []

@@ -75,7 +75,7 @@ class VerdictDocument(msgspec.Struct, forbid_unknown_fields=True):
     elapsed_s: float
     action: str
     reason: str
-    limit_s: float
+    downtime_limit_s: float
     converges: bool | None
     more_rounds: RangeDocument
     downtime_s: RangeDocument

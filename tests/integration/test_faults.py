@@ -199,7 +199,7 @@ def test_paused_guest_does_not_wait_until_a_silent_peer_is_told() -> None:
     with Pair(Workload("random", None), ram=32 * MIB, fill=1.0) as pair:
         with proxied_pair(fault, timeout) as (near, far, proxy):
             options = MigrationOptions(
-                max_bandwidth=400_000_000, downtime_limit=PATIENCE
+                max_bandwidth=400_000_000, downtime_limit_s=PATIENCE
             )  # the second round is the last
             ended = migrate(pair.source, pair.destination, (near, far), options)
         assert isinstance(ended.source.error, PeerLost)

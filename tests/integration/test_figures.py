@@ -23,7 +23,7 @@ KINDS = [
 ]
 OPTIONS = {
     "free": MigrationOptions(),
-    "capped": MigrationOptions(max_bandwidth=100_000_000, downtime_limit=0.05),
+    "capped": MigrationOptions(max_bandwidth=100_000_000, downtime_limit_s=0.05),
     "per-page": MigrationOptions(clear="per-page"),
 }
 RAM = 16 * MIB
@@ -70,7 +70,7 @@ def test_a_migration(kind: str, options: MigrationOptions, verify: bool) -> None
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_that_does_not_converge_has_its_rounds(kind: str) -> None:
-    options = MigrationOptions(max_bandwidth=8_000_000, downtime_limit=0.001, max_rounds=3)
+    options = MigrationOptions(max_bandwidth=8_000_000, downtime_limit_s=0.001, max_rounds=3)
     with Pair(Workload("random", None), kind=kind, ram=4 * MIB) as pair, stream_pair() as streams:
         ended = migrate(pair.source, pair.destination, streams, options)
     failure = ended.source.error

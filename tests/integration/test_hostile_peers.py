@@ -134,7 +134,7 @@ class TestSourceHeldUp:
     def test_a_link_that_is_slow_once_the_guest_is_paused(self) -> None:
         """Never silent, and faster than the slowest that is waited for: what bounds it is the switchover's own."""
         fault = Fault("source", "DeviceState", Harm.SLOW)
-        options = MigrationOptions(verify=True, downtime_limit=1.0)
+        options = MigrationOptions(verify=True, downtime_limit_s=1.0)
         with Pair(Workload("random", 1000), ram=64 * MIB, fill=1.0) as pair:
             with proxied_pair(fault, 1.0) as (near, far, proxy):
                 began = time.monotonic()

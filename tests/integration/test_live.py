@@ -95,7 +95,7 @@ class TestJsonLines:
         assert len(verdicts) == len(of_kind(events, "round")) <= 5
         assert verdicts[-1]["action"] == "give up"
         assert verdicts[-1]["converges"] is False
-        assert verdicts[-1]["smallest_downtime_limit_s"]["high"] > verdicts[-1]["limit_s"] == 0.3
+        assert verdicts[-1]["smallest_downtime_limit_s"]["high"] > verdicts[-1]["downtime_limit_s"] == 0.3
         pair.guest_has_stayed()
 
     def test_not_together_with_json(self, bench: Bench) -> None:

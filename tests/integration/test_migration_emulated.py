@@ -64,7 +64,7 @@ def test_counters_add_up(clear: str) -> None:
 
 def test_giving_up_leaves_the_guest_at_the_source() -> None:
     with Pair(Workload("random", None), kind="emulated") as pair, stream_pair() as streams:
-        options = MigrationOptions(downtime_limit=0, max_rounds=3, max_bandwidth=10_000_000)
+        options = MigrationOptions(downtime_limit_s=0, max_rounds=3, max_bandwidth=10_000_000)
         ended = migrate(pair.source, pair.destination, streams, options)
         assert isinstance(ended.source.error, NotConverged)
         assert isinstance(ended.destination.error, PeerRefused)

@@ -227,14 +227,14 @@ class TestLimits:
     def test_giving_up_leaves_the_guest_at_the_source(self) -> None:
         with Pair(Workload("random", None)) as pair, stream_pair() as streams:
             rounds: list[Event] = []
-            options = MigrationOptions(downtime_limit=0, max_rounds=3, max_bandwidth=10_000_000)
+            options = MigrationOptions(downtime_limit_s=0, max_rounds=3, max_bandwidth=10_000_000)
             ended = migrate(pair.source, pair.destination, streams, options, rounds.append)
 
             error = ended.source.error
             assert isinstance(error, NotConverged)
-            assert (error.exit_code, error.rounds, error.downtime_limit) == (4, 3, 0)
+            assert (error.exit_code, error.rounds, error.downtime_limit_s) == (4, 3, 0)
             assert error.remaining > 0
-            assert error.expected_downtime > 0
+            assert error.expected_downtime_s > 0
             assert [event.final for event in rounds if isinstance(event, Round)] == [False] * 3
             assert isinstance(ended.destination.error, PeerRefused)
             assert "did not converge" in str(ended.destination.error)
@@ -252,7 +252,7 @@ class TestLimits:
         # 4 MB/s; 120 ms of it are 480 kB. The guest writes some 0.8 MB/s, so several rounds are needed. So slow a link
         # leaves time for all else that a downtime has, on a busy machine too.
         with Pair(Workload("random", 200), ram=8 * MIB) as pair, stream_pair() as streams:
-            options = MigrationOptions(max_bandwidth=4_000_000, downtime_limit=0.12)
+            options = MigrationOptions(max_bandwidth=4_000_000, downtime_limit_s=0.12)
             done = migrate(pair.source, pair.destination, streams, options).migrated()
             assert len(done.rounds) > 2
             assert done.rounds[-1].sent_bytes < 4_000_000 * 0.2
@@ -265,7 +265,7 @@ class TestFigures:
     def test_counters_add_up(self, clear: str) -> None:
         events: list[Event] = []
         with Pair(Workload("hotset"), layout="q35", ram=32 * MIB) as pair, stream_pair() as streams:
-            options = replace(ARRIVES, clear=clear, max_bandwidth=200_000_000, downtime_limit=0.02)
+            options = replace(ARRIVES, clear=clear, max_bandwidth=200_000_000, downtime_limit_s=0.02)
             ended = migrate(pair.source, pair.destination, streams, options, events.append)
             done, received, log = ended.migrated(), ended.received(), pair.source.dirty
             slots, pages = len(pair.source.vm_memory.slots), pair.source.memory.layout.pages
@@ -352,7 +352,7 @@ class TestFigures:
                 until(lambda: not last.any())
 
             assert last.any()
-            options = MigrationOptions(downtime_limit=0.3)
+            options = MigrationOptions(downtime_limit_s=0.3)
             done = migrate(pair.source, pair.destination, streams, options, emit).migrated()
             assert zeroed == [1]
             assert done.rounds[-1].zero_pages == 1

@@ -136,7 +136,9 @@ class TestMeasurement:
     pytestmark = needs_and_leaves_nothing
 
     def test_figures_agree_with_each_other(self) -> None:
-        measured = measure_migration(ram=RAM, rewritten=REWRITTEN, downtime_limit=LIMIT, settle=0.1, timeout=IN_TIME_S)
+        measured = measure_migration(
+            ram=RAM, rewritten=REWRITTEN, downtime_limit_s=LIMIT, settle=0.1, timeout=IN_TIME_S
+        )
         assert measured.version[0].isdigit()
         assert 0 < measured.downtime_s <= measured.total_s
         assert measured.wall_s / 2 < measured.total_s < measured.wall_s + 0.01

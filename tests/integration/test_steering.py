@@ -36,7 +36,7 @@ class TestHopeless:
         events: list[Event] = []
         with Pair(BUSY, ram=4 * MIB, fill=1.0) as pair:
             with stream_pair() as streams:
-                options = MigrationOptions(max_bandwidth=SLOW, downtime_limit=LIMIT_S)
+                options = MigrationOptions(max_bandwidth=SLOW, downtime_limit_s=LIMIT_S)
                 error = migrate(pair.source, pair.destination, streams, options, events.append).source.error
             assert isinstance(error, NotConverged)
             assert error.rounds <= 5
@@ -50,14 +50,14 @@ class TestHopeless:
 
             pair.replace_destination(pair.another())
             with stream_pair() as again:
-                options = MigrationOptions(max_bandwidth=SLOW, downtime_limit=error.smallest_limit, verify=True)
+                options = MigrationOptions(max_bandwidth=SLOW, downtime_limit_s=error.smallest_limit, verify=True)
                 done = migrate(pair.source, pair.destination, again, options).migrated()
             assert done.downtime.total_s > LIMIT_S
             runs_on(pair.destination)
 
     def test_switches_over_all_the_same_where_that_is_wanted(self) -> None:
         with Pair(BUSY, ram=4 * MIB, fill=1.0) as pair, stream_pair() as streams:
-            options = MigrationOptions(max_bandwidth=SLOW, downtime_limit=LIMIT_S, on_timeout="switch", verify=True)
+            options = MigrationOptions(max_bandwidth=SLOW, downtime_limit_s=LIMIT_S, on_timeout="switch", verify=True)
             done = migrate(pair.source, pair.destination, streams, options).migrated()
             assert done.downtime.total_s > LIMIT_S
             assert done.verdicts[-1].action == "switch over"
@@ -68,7 +68,7 @@ class TestHopeless:
         with Pair(BUSY, ram=8 * MIB, fill=1.0) as pair, stream_pair() as streams:
             events: list[Event] = []
             # The first round takes more than 1.6 s, the second one would take as long.
-            options = MigrationOptions(max_bandwidth=SLOW, downtime_limit=LIMIT_S, max_total=2.5)
+            options = MigrationOptions(max_bandwidth=SLOW, downtime_limit_s=LIMIT_S, max_total=2.5)
             error = migrate(pair.source, pair.destination, streams, options, events.append).source.error
             assert isinstance(error, NotConverged)
             assert "out of time" in error.reason
@@ -82,7 +82,7 @@ class TestHopeless:
     def test_the_first_round_is_cut_short_too(self) -> None:
         with Pair(BUSY, ram=32 * MIB, fill=1.0) as pair, stream_pair() as streams:
             events: list[Event] = []
-            options = MigrationOptions(max_bandwidth=SLOW, downtime_limit=LIMIT_S, max_total=0.5)
+            options = MigrationOptions(max_bandwidth=SLOW, downtime_limit_s=LIMIT_S, max_total=0.5)
             error = migrate(pair.source, pair.destination, streams, options, events.append).source.error
             assert isinstance(error, NotConverged)
             (only,) = (event for event in events if isinstance(event, Round))
@@ -95,7 +95,7 @@ class TestThrottling:
     def test_auto_converge_slows_the_guest_down_until_it_converges(self) -> None:
         with Pair(HALF_AS_BUSY, ram=4 * MIB, fill=1.0, vcpus=2) as pair, stream_pair() as streams:
             options = MigrationOptions(
-                max_bandwidth=SLOW, downtime_limit=LIMIT_S, throttle="auto-converge", verify=True
+                max_bandwidth=SLOW, downtime_limit_s=LIMIT_S, throttle="auto-converge", verify=True
             )
             done = migrate(pair.source, pair.destination, streams, options).migrated()
             assert any(one.action == "throttle" for one in done.verdicts)
@@ -111,7 +111,7 @@ class TestThrottling:
     def test_a_dirty_limit_does_too(self) -> None:
         with Pair(BUSY, ram=4 * MIB, fill=1.0) as pair, stream_pair() as streams:
             options = MigrationOptions(
-                tracker="dirty-ring", max_bandwidth=SLOW, downtime_limit=LIMIT_S, throttle="dirty-limit", verify=True
+                tracker="dirty-ring", max_bandwidth=SLOW, downtime_limit_s=LIMIT_S, throttle="dirty-limit", verify=True
             )
             done = migrate(pair.source, pair.destination, streams, options).migrated()
             assert any(one.action == "throttle" for one in done.verdicts)
@@ -124,7 +124,7 @@ class TestThrottling:
             options = MigrationOptions(
                 tracker="dirty-ring",
                 max_bandwidth=SLOW,
-                downtime_limit=LIMIT_S,
+                downtime_limit_s=LIMIT_S,
                 max_rounds=8,
                 throttle="dirty-limit",
                 max_throttle=0.3,
@@ -147,7 +147,7 @@ class TestThrottling:
     def test_a_guest_that_stays_is_let_go(self) -> None:
         with Pair(BUSY, ram=4 * MIB, fill=1.0) as pair, stream_pair() as streams:
             options = MigrationOptions(
-                max_bandwidth=SLOW, downtime_limit=0, max_rounds=6, throttle="auto-converge", max_throttle=0.5
+                max_bandwidth=SLOW, downtime_limit_s=0, max_rounds=6, throttle="auto-converge", max_throttle=0.5
             )
             assert isinstance(migrate(pair.source, pair.destination, streams, options).source.error, NotConverged)
             taken = pair.source.throttled()
@@ -170,7 +170,7 @@ def test_the_fields_policies_move_a_guest(policy: str) -> None:
 class TestRecording:
     def test_has_the_rounds_and_what_they_found(self, tmp_path: Path) -> None:
         with Pair(Workload("random", 375), ram=6 * MIB, fill=1.0) as pair, stream_pair() as streams:
-            options = MigrationOptions(max_bandwidth=SLOW, downtime_limit=0.15, verify=True)
+            options = MigrationOptions(max_bandwidth=SLOW, downtime_limit_s=0.15, verify=True)
             with RecordingWriter(tmp_path / "recording") as recorder:
                 done = migrate(pair.source, pair.destination, streams, options, recorder=recorder).migrated()
             layout = pair.layout
@@ -194,7 +194,7 @@ class TestRecording:
 
     def test_says_why_a_migration_failed(self, tmp_path: Path) -> None:
         with Pair(BUSY, ram=4 * MIB, fill=1.0) as pair, stream_pair() as streams:
-            options = MigrationOptions(max_bandwidth=SLOW, downtime_limit=LIMIT_S)
+            options = MigrationOptions(max_bandwidth=SLOW, downtime_limit_s=LIMIT_S)
             with RecordingWriter(tmp_path / "recording") as recorder:
                 error = migrate(pair.source, pair.destination, streams, options, recorder=recorder).source.error
             assert isinstance(error, NotConverged)

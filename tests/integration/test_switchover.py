@@ -148,7 +148,7 @@ def test_a_long_sync_keeps_the_link_alive(pair: Pair, monkeypatch: pytest.Monkey
     monkeypatch.setattr("precopy.migration.destination._SYNC_S_PER_PAGE", 0.02)
     monkeypatch.setattr(pair.source.dirty, "logs", (Slow(pair.source.dirty.logs[0], 0.001),))
     with stream_pair(timeout=1.0) as streams:
-        options = MigrationOptions(clear="per-page", downtime_limit=10, on_timeout="switch")
+        options = MigrationOptions(clear="per-page", downtime_limit_s=10, on_timeout="switch")
         done = migrate(pair.source, pair.destination, streams, options).migrated()
     assert done.rounds[0].sync_s > 2.0
     runs_on(pair.destination)

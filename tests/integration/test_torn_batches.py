@@ -70,7 +70,7 @@ class TestLinkThatDamagesData:
         fault = Fault("source", "Pages", Harm.FLIP, only=with_content, rounds=1)
         # The first round takes 0.2 s, in which the guest writes some 400 pages for the last one.
         with Pair(Workload("random", 2000), ram=16 * MIB, fill=1.0) as pair, proxied_pair(fault) as (near, far, proxy):
-            options = MigrationOptions(max_bandwidth=80_000_000, downtime_limit=5)
+            options = MigrationOptions(max_bandwidth=80_000_000, downtime_limit_s=5)
             ended = migrate(pair.source, pair.destination, (near, far), options)
             assert proxy.struck.is_set()
             assert proxy.counts()["RoundEnd"] == 2

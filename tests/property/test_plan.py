@@ -144,7 +144,7 @@ def test_the_simulation_is_what_our_policy_does(asked: PlanInput) -> None:
 
     def both(known: Metrics, limits: Limits, now: float) -> Decision:
         short, full = quick(known, limits, now), decide(known, limits, now)
-        if known.rounds and not math.isclose(full.downtime_s.value, limits.downtime_s, rel_tol=1e-9):
+        if known.rounds and not math.isclose(full.downtime_s.value, limits.downtime_limit_s, rel_tol=1e-9):
             going_on = (Action.GO_ON, Action.WAIT)
             assert short.action is full.action or (short.action in going_on and full.action in going_on)
         return short

@@ -43,7 +43,7 @@ def metrics(draw: st.DrawFn) -> Metrics:
 
 LIMITS = st.builds(
     Limits,
-    downtime_s=st.sampled_from((0.0, 0.001, 0.1, 0.3, 1.05, 5.0)),
+    downtime_limit_s=st.sampled_from((0.0, 0.001, 0.1, 0.3, 1.05, 5.0)),
     max_rounds=st.integers(1, 20),
     timeout_s=st.sampled_from((None, 1.0, 60.0)),
     on_timeout=st.sampled_from(TimeoutPolicy),
@@ -80,7 +80,7 @@ def test_what_a_policy_says(name: str, metrics: Metrics, limits: Limits, later: 
         assert decision.throttle == metrics.throttle, "what is in force stays"
     assert 0 < len(decision.reason) < 200
     assert not {"\n", "inf", "nan"} & set(decision.reason.replace("\n", " \n ").split())
-    assert decision.limit_s >= 0
+    assert decision.downtime_limit_s >= 0
     assert decision.downtime_s.value >= 0
 
 

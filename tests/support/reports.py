@@ -140,7 +140,7 @@ def verdicts(rounds: int, downtime_s: float, total_s: float) -> list[dict[str, A
                 "reason": "what is left takes longer than the limit",
                 "bandwidth_bytes_per_s": estimate(4e8, 0.1),
                 "dirty_rate_bytes_per_s": 9e7,
-                "limit_s": 0.03,
+                "downtime_limit_s": 0.03,
             }
         )
     return made

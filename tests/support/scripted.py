@@ -366,7 +366,7 @@ class Run:
         )
 
 
-OPTIONS = MigrationOptions(downtime_limit=0.006, max_bandwidth=200_000_000, max_rounds=12)
+OPTIONS = MigrationOptions(downtime_limit_s=0.006, max_bandwidth=200_000_000, max_rounds=12)
 """A link and a limit with which the scripted guest takes a few rounds."""
 
 

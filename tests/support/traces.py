@@ -96,7 +96,7 @@ ZERO_SHARE = 0.25
 
 def migrate(guest: Guest, policy: Policy = OURS, limits: Limits | None = None, bandwidth: float = BANDWIDTH) -> Outcome:
     """What becomes of a migration of this guest, its first round included. A part of its memory is zero at first."""
-    world, limits = KnownWorld(guest, costs(bandwidth)), limits or Limits(downtime_s=0.1)
+    world, limits = KnownWorld(guest, costs(bandwidth)), limits or Limits(downtime_limit_s=0.1)
     known = world.costs
     sent = RAM * (1 - ZERO_SHARE) * known.sent_share
     send_s, read_s = sent / bandwidth, RAM * known.read_s_per_byte
@@ -115,7 +115,7 @@ def migrate(guest: Guest, policy: Policy = OURS, limits: Limits | None = None, b
 
 def record(guest: Guest, *, looks: int = 0, policy: Policy = OURS, limits: Limits | None = None) -> Trace:
     """The recording of that migration, with ``looks`` at the dirty log in each round."""
-    limits = limits or Limits(downtime_s=0.1)
+    limits = limits or Limits(downtime_limit_s=0.1)
     outcome = migrate(guest, policy, limits)
     rounds, at = [], 0.0
     for sample in outcome.rounds:

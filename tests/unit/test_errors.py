@@ -131,7 +131,7 @@ def test_no_exit_code_but_failure_means_two_things() -> None:
         (
             NotConverged(30, 3 << 20, 1.234, 0.3),
             ["30 rounds", "3.0 MiB", "1234 ms", "300 ms", "runs on at the source", "--downtime-limit"],
-            {"rounds": 30, "remaining": 3 << 20, "expected_downtime": 1.234, "downtime_limit": 0.3},
+            {"rounds": 30, "remaining": 3 << 20, "expected_downtime_s": 1.234, "downtime_limit_s": 0.3},
         ),
         (
             NotConverged(30, 1, 0.6, 0.3, reason="out of rounds: some", smallest_limit=0.4001),

@@ -35,12 +35,12 @@ _SETTLE_S = 0.5
 @dataclass(frozen=True)
 class Setup:
     """What is migrated: ``ram`` bytes of random content, of which ``rewritten`` bytes are written again and again at
-    ``write_rate`` pages a second (None: as fast as it goes), under ``downtime_limit`` seconds."""
+    ``write_rate`` pages a second (None: as fast as it goes), under ``downtime_limit_s`` seconds."""
 
     ram: int
     rewritten: int
     write_rate: int | None
-    downtime_limit: float
+    downtime_limit_s: float
     verify: bool
 
 
@@ -108,7 +108,7 @@ def _migrate_qemu(setup: Setup) -> QemuMigration:
         ram=setup.ram,
         rewritten=setup.rewritten,
         write_rate=setup.write_rate,
-        downtime_limit=setup.downtime_limit,
+        downtime_limit_s=setup.downtime_limit_s,
         settle=_SETTLE_S,
     )
 
@@ -153,7 +153,7 @@ def _migrate(setup: Setup) -> tuple[Migrated, Overhead]:
         run += ["--workload", "sequential", "--working-set", f"{setup.rewritten}B"]
     else:
         run += ["--workload", "idle"]
-    options = MigrationOptions(downtime_limit=setup.downtime_limit, verify=setup.verify)
+    options = MigrationOptions(downtime_limit_s=setup.downtime_limit_s, verify=setup.verify)
     with ProcessPair(run, [*same, "--prealloc"]) as pair:
         time.sleep(_SETTLE_S)
         done = migrate_guest(pair.source, pair.address, options)

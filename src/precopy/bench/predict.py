@@ -261,7 +261,7 @@ def _migrate(case: Case, record: str = "") -> tuple[Migrated | Failed, list[Verd
     run = [*same, "--fill", "1", "--workload", case.workload, "--write-rate", rate]
     if case.working_set is not None:
         run += ["--working-set", f"{case.working_set}B"]
-    options = MigrationOptions(downtime_limit=case.downtime_limit_s, max_bandwidth=case.max_bandwidth)
+    options = MigrationOptions(downtime_limit_s=case.downtime_limit_s, max_bandwidth=case.max_bandwidth)
     verdicts: list[Verdict] = []
 
     def note(event: object) -> None:

@@ -187,7 +187,7 @@ def _run_once(policy: AnyClearPolicyName, kind: str, began: float, where: str, a
         clear=policy,
         clear_chunk_shift=asked.transfer.clear_chunk_shift,
         max_bandwidth=asked.transfer.max_bandwidth,
-        downtime_limit=asked.transfer.downtime_limit,
+        downtime_limit_s=asked.transfer.downtime_limit_s,
         max_rounds=asked.transfer.max_rounds,
         max_total=_most_s(began, asked.machine.ram, asked.transfer.max_bandwidth),
         verify=True,

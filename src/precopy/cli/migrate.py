@@ -85,7 +85,7 @@ def migrate(
         clear=clear,
         clear_chunk_shift=transfer.clear_chunk_shift,
         max_bandwidth=transfer.max_bandwidth,
-        downtime_limit=transfer.downtime_limit,
+        downtime_limit_s=transfer.downtime_limit_s,
         max_rounds=transfer.max_rounds,
         policy=convergence.policy,
         max_total=convergence.max_total,

@@ -169,11 +169,11 @@ workload_options = as_one(
 
 @dataclass(frozen=True)
 class TransferOptions:
-    """``max_bandwidth`` in bytes a second (None: no limit), ``downtime_limit`` in seconds."""
+    """``max_bandwidth`` in bytes a second (None: no limit), ``downtime_limit_s`` in seconds."""
 
     clear_chunk_shift: int
     max_bandwidth: int | None
-    downtime_limit: float
+    downtime_limit_s: float
     max_rounds: int
 
 
@@ -198,6 +198,7 @@ transfer_options = as_one(
         ),
         click.option(
             "--downtime-limit",
+            "downtime_limit_s",
             type=DURATION,
             default="300ms",
             show_default=True,

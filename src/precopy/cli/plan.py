@@ -43,7 +43,7 @@ class _Given:
     working_set: int | None = None
     bandwidth: float | None = None
     sync_time: float | None = None
-    downtime_limit: float | None = None
+    downtime_limit_s: float | None = None
     max_rounds: int | None = None
     handover: float | None = None
     uncertainty: float | None = None
@@ -73,7 +73,11 @@ class _Plan(LazyGroup):
     "--sync-time", type=DURATION, default=None, help="Time of a sync; with --layout, what it has besides its clears."
 )
 @click.option(
-    "--downtime-limit", type=DURATION, default=None, help="Downtime limit.  [default: 300ms, or the recording's]"
+    "--downtime-limit",
+    "downtime_limit_s",
+    type=DURATION,
+    default=None,
+    help="Downtime limit.  [default: 300ms, or the recording's]",
 )
 @click.option(
     "--max-rounds", type=Whole(1, 500), default=None, help="Rounds at most.  [default: 30, or the recording's]"
@@ -197,7 +201,7 @@ def _from_numbers(given: _Given) -> PlanInput:
 def _with_limits(base: PlanInput, given: _Given) -> PlanInput:
     return replace(
         base,
-        downtime_limit_s=either(given.downtime_limit, base.downtime_limit_s),
+        downtime_limit_s=either(given.downtime_limit_s, base.downtime_limit_s),
         max_rounds=either(given.max_rounds, base.max_rounds),
         handover_s=either(given.handover, base.handover_s),
         uncertainty=either(given.uncertainty, base.uncertainty),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _FIELDS = {
     "sync_time": "sync_s",
     "bandwidth": "bandwidth_bytes_per_s",
-    "downtime_limit": "downtime_limit_s",
+    "downtime_limit_s": "downtime_limit_s",
     "ram": "ram_bytes",
     "working_set": "working_set_bytes",
     "max_rounds": "max_rounds",
@@ -44,7 +44,9 @@ _ADDRESS = r"(tcp|tls)://.+:[0-9]+"
 @click.option("--working-set", type=SIZES, default=(), help="All that the guest writes.  [default: all of RAM]")
 @click.option("--bandwidth", type=RATES, required=True, help="Bandwidth while sending, in bytes (MB/s) or bits (Mb/s).")
 @click.option("--sync-time", type=DURATIONS, required=True, help="Time of a sync.")
-@click.option("--downtime-limit", type=DURATIONS, default="300ms", show_default=True, help="Downtime limit.")
+@click.option(
+    "--downtime-limit", "downtime_limit_s", type=DURATIONS, default="300ms", show_default=True, help="Downtime limit."
+)
 @click.option("--max-rounds", type=COUNTS, default="30", show_default=True, help="Rounds at most.")
 @click.option("--handover", type=DURATIONS, default="5ms", show_default=True, help="Pause, device state, commit.")
 @click.option(
@@ -98,7 +100,7 @@ def _check(grid: Grid) -> None:
     from precopy.errors import UsageError
     from precopy.planning.forecast.simulate import MOST_ROUNDS
 
-    options = {field: f"--{option.replace('_', '-')}" for option, field in _FIELDS.items()}
+    options = {field: f"--{option.removesuffix('_s').replace('_', '-')}" for option, field in _FIELDS.items()}
     for axis in grid.axes:
         least = min(axis.values, default=1)
         if axis.field == "max_rounds" and any(value != int(value) for value in axis.values):

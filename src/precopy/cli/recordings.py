@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _LIMITS = (
-    click.option("--downtime-limit", type=DURATION, default=None, help="Another downtime limit."),
+    click.option("--downtime-limit", "downtime_limit_s", type=DURATION, default=None, help="Another downtime limit."),
     click.option("--max-rounds", type=Whole(1, 500), default=None, help="Give up after this many rounds."),
     click.option("--max-total", type=DURATION, default=None, help="Time that the whole migration may take."),
     click.option(
@@ -40,7 +40,7 @@ _LIMITS = (
 class OtherLimits:
     """Limits that replace those of a recorded migration; None keeps one. Durations in seconds."""
 
-    downtime_limit: float | None
+    downtime_limit_s: float | None
     max_rounds: int | None
     max_total: float | None
     on_timeout: str | None
@@ -56,7 +56,7 @@ def changed(limits: Limits, other: OtherLimits) -> Limits:
 
     made = replace(
         limits,
-        downtime_s=either(other.downtime_limit, limits.downtime_s),
+        downtime_limit_s=either(other.downtime_limit_s, limits.downtime_limit_s),
         max_rounds=either(other.max_rounds, limits.max_rounds),
         timeout_s=either(other.max_total, limits.timeout_s),
         on_timeout=TimeoutPolicy(either(other.on_timeout, limits.on_timeout)),

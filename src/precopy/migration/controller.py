@@ -78,7 +78,7 @@ class Steering:
         if metrics is not None:
             bandwidth = metrics.costs.bandwidth.value
         # The policy is asked about ten times in the bytes of a downtime limit, or of a second if that is less.
-        allowed = int(bandwidth * min(limits.downtime_s, 1.0) / 10) // self._page_size
+        allowed = int(bandwidth * min(limits.downtime_limit_s, 1.0) / 10) // self._page_size
         return Cut(min(max(allowed, LEAST_BATCH_PAGES), WINDOW_PAGES), ends)
 
     def _look(self, interval_s: float) -> None:
@@ -198,7 +198,7 @@ class Steering:
             elapsed_s=now,
             action=decision.action.value,
             reason=decision.reason,
-            limit_s=decision.limit_s,
+            downtime_limit_s=decision.downtime_limit_s,
             converges=ahead.converges,
             more_rounds=Range.of(ahead.more_rounds),
             downtime_s=Range.of(ahead.downtime_s),

@@ -33,7 +33,7 @@ class MigrationOptions:
 
     ``tracker``: what tells of the guest's writes, ``auto`` for whichever suits them, empty for what it has.
     ``clear``: the clear policy; ``clear_chunk_shift``: chunks of 2**shift pages for ``deferred``.
-    ``max_bandwidth``: bytes a second at most, None for no limit. ``downtime_limit``: seconds.
+    ``max_bandwidth``: bytes a second at most, None for no limit. ``downtime_limit_s``: seconds.
     ``policy``: how it is decided when to switch over, by name. ``max_rounds``, ``max_total`` (seconds, None for no
     limit): what the migration may take; ``on_timeout``: what then, one of `precopy.names.TimeoutPolicy`.
     ``throttle``: ``off``, or how the guest is slowed down where it would not converge: ``auto-converge`` takes a share
@@ -46,7 +46,7 @@ class MigrationOptions:
     clear: AnyClearPolicyName = "deferred"
     clear_chunk_shift: int = DEFAULT_CHUNK_SHIFT
     max_bandwidth: int | None = None
-    downtime_limit: float = 0.3
+    downtime_limit_s: float = 0.3
     max_rounds: int = 30
     policy: ConvergencePolicyName = "precopy"
     max_total: float | None = None
@@ -60,7 +60,7 @@ class MigrationOptions:
             raise UsageError(f"no clear policy is called {self.clear!r}; there are {', '.join(ALL_CLEAR_POLICIES)}")
         if self.max_bandwidth is not None:
             check_bandwidth(self.max_bandwidth, MIN_BANDWIDTH)
-        check_seconds("the downtime limit", self.downtime_limit, zero=True)
+        check_seconds("the downtime limit", self.downtime_limit_s, zero=True)
         if self.max_rounds < 1:
             raise UsageError(f"a migration makes at least one round, not {self.max_rounds}")
         self._check_policy()
@@ -86,7 +86,7 @@ class MigrationOptions:
     def limits(self) -> Limits:
         """The same, as policies see it."""
         return Limits(
-            downtime_s=self.downtime_limit,
+            downtime_limit_s=self.downtime_limit_s,
             max_rounds=self.max_rounds,
             timeout_s=self.max_total,
             on_timeout=TimeoutPolicy(self.on_timeout),

@@ -91,7 +91,7 @@ def finite(value: float) -> float | None:
 class Verdict:
     """What is to be expected after ``round`` and the sync after it, ``elapsed_s`` since the migration's start.
 
-    - ``action`` and ``reason``: what the policy said; ``limit_s``: the downtime limit that it applied;
+    - ``action`` and ``reason``: what the policy said; ``downtime_limit_s``: the downtime limit that it applied;
     - ``converges``: whether the guest will be switched over within its downtime limit; None where that is uncertain;
     - ``more_rounds``, ``downtime_s``, ``total_s``: of the migration as it will go (`precopy.planning.Forecast`);
     - ``smallest_downtime_limit_s``: its upper end, set as the limit, makes the migration converge;
@@ -104,7 +104,7 @@ class Verdict:
     elapsed_s: float
     action: str
     reason: str
-    limit_s: float
+    downtime_limit_s: float
     converges: bool | None
     more_rounds: Range
     downtime_s: Range

@@ -170,7 +170,7 @@ class Source:
             policy=options.policy,
             rounds=tuple(self._rounds),
             verdicts=tuple(self._steering.verdicts) if self._steering else (),
-            downtime_limit_s=options.downtime_limit,
+            downtime_limit_s=options.downtime_limit_s,
             total_s=self._moved_until(),
             sent_bytes=sent,
             other_bytes=sent - sum(one.sent_bytes for one in self._rounds),
@@ -243,7 +243,7 @@ class Source:
             rounds=tuple(self._rounds),
             verdicts=tuple(steering.verdicts),
             downtime=downtime,
-            downtime_limit_s=self.options.downtime_limit,
+            downtime_limit_s=self.options.downtime_limit_s,
             total_s=clock.now() - start,
             verify_s=verify_s,
             setup_s=setup_s,
@@ -278,7 +278,7 @@ class Source:
                     rounds.number,
                     verdict.remaining_bytes,
                     decision.downtime_s.value,
-                    decision.limit_s,
+                    decision.downtime_limit_s,
                     reason=decision.reason,
                     smallest_limit=verdict.smallest_downtime_limit_s.high,
                 )
@@ -286,7 +286,7 @@ class Source:
     def _patience(self, steering: Steering) -> float:
         """Seconds that the guest may stand still before it is certain whether it is given away."""
         verdict = steering.verdicts[-1]
-        expected_s = max(self.options.downtime_limit, verdict.downtime_s.value or 0.0, verdict.downtime_s.high or 0.0)
+        expected_s = max(self.options.downtime_limit_s, verdict.downtime_s.value or 0.0, verdict.downtime_s.high or 0.0)
         if self.options.verify:
             bandwidth = verdict.bandwidth_bytes_per_s.low or SLOWEST_BYTES_PER_S
             expected_s += self.vm.memory.layout.bytes / max(bandwidth, SLOWEST_BYTES_PER_S)

@@ -24,7 +24,8 @@ from precopy.memory.packing import compressor
 from precopy.planning import RoundSample
 from precopy.planning.model.trace import NO_CALLS, Look, RecordedFacts, RecordedOutcome, Trace, TraceRound
 from precopy.recording import format as form
-from precopy.recording.format import HEAD, OPENING, SCHEMA, Kind, Packed, Packing, Wrong
+from precopy.recording import older
+from precopy.recording.format import HEAD, KIND, OPENING, OPENINGS, SCHEMA, Kind, Packed, Packing, Wrong
 from precopy.units import format_size
 
 MAX_IN_MEMORY = 2 << 30
@@ -146,7 +147,7 @@ class _Reader:
 
     def __init__(self, path: str, fd: int, size: int) -> None:
         self._path, self._fd, self._size = path, fd, size
-        self._note = ""
+        self._note, self._version = "", form.VERSION
         self._layout: RamLayout | None = None
         self._facts: RecordedFacts | None = None
         self._rounds: list[TraceRound] = []
@@ -179,12 +180,13 @@ class _Reader:
 
     def _check_opening(self) -> None:
         opening = self._read(len(OPENING), 0)
-        if opening == OPENING:
+        if opening in OPENINGS:
+            self._version = OPENINGS[opening]
             return
-        kind, _, version = SCHEMA.rpartition("/")
-        if opening.startswith(f"{kind}/".encode()) and len(opening) == len(OPENING):
+        if opening.startswith(f"{KIND}/".encode()) and len(opening) == len(OPENING):
+            known = " and ".join(str(version) for version in OPENINGS.values())
             raise Unsupported(
-                f"{self._path} is of another version of the recording format, and {version} is known here",
+                f"{self._path} is of another version of the recording format, and {known} are known here",
                 "use the precopy that wrote it",
             )
         raise UsageError(f"{self._path} is no recording: it does not begin with {SCHEMA}")
@@ -226,7 +228,7 @@ class _Reader:
             raise Wrong("it has no place here: the beginning comes first, and once")
         match kind:
             case Kind.BEGIN:
-                begun = form.decode(record, form.Beginning)
+                begun = older.beginning(record) if self._version == 1 else form.decode(record, form.Beginning)
                 form.check_facts(begun.facts)
                 self._layout, self._facts = begun.layout(), begun.facts
             case Kind.LOOK:

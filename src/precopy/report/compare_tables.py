@@ -143,7 +143,7 @@ def _downtime(completed: bool, downtime_s: float) -> str:
 
 
 def _limit(limits: Limits) -> str:
-    return format_duration(limits.downtime_s)
+    return format_duration(limits.downtime_limit_s)
 
 
 def _yes(completed: bool) -> str:

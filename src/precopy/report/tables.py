@@ -80,7 +80,7 @@ def terms_line(options: MigrationOptions) -> str:
     """The migration's limits as they were understood, in one line."""
     most = "any bandwidth" if options.max_bandwidth is None else f"bandwidth {bandwidth(options.max_bandwidth)}"
     total = "" if options.max_total is None else f", {format_duration(options.max_total)} in all"
-    return f"limits: downtime {format_duration(options.downtime_limit)}, {most}, {options.max_rounds} rounds{total}"
+    return f"limits: downtime {format_duration(options.downtime_limit_s)}, {most}, {options.max_rounds} rounds{total}"
 
 
 def tracker_line(done: Migrated) -> str:

@@ -65,11 +65,11 @@ def _outlook(verdict: Verdict) -> str:
         )
     doubt = "may not converge" if verdict.converges is None else "will not converge"
     enough, likely = verdict.smallest_downtime_limit_s.high, verdict.downtime_s.value
-    within = enough is not None and enough <= verdict.limit_s
-    if within and verdict.converges is None and likely is not None and likely <= verdict.limit_s:
+    within = enough is not None and enough <= verdict.downtime_limit_s
+    if within and verdict.converges is None and likely is not None and likely <= verdict.downtime_limit_s:
         return (
             f"probably converges in {_rounds(verdict.more_rounds)}, downtime {durations(verdict.downtime_s)} "
-            f"(limit {_duration(verdict.limit_s)}), done in {durations(_from_now(verdict))}"
+            f"(limit {_duration(verdict.downtime_limit_s)}), done in {durations(_from_now(verdict))}"
         )
     if within:
         return f"{doubt} in the rounds and the time that it has: {_load(verdict)}"

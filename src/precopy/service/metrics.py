@@ -53,7 +53,7 @@ _VERDICT: dict[str, tuple[str, Callable[[Verdict], float]]] = {
         "Whether it converges within its limit: 1 or 0, NaN where that is uncertain.",
         lambda one: math.nan if one.converges is None else float(one.converges),
     ),
-    "downtime_limit_seconds": ("The downtime limit that is applied.", lambda one: one.limit_s),
+    "downtime_limit_seconds": ("The downtime limit that is applied.", lambda one: one.downtime_limit_s),
     "throttle_ratio": ("The share of the vCPUs' time that is taken.", lambda one: one.throttle),
 }
 _RANGES: dict[str, tuple[str, Callable[[Verdict], Range]]] = {

@@ -234,7 +234,7 @@ def test_a_guest_that_does_not_converge_stays() -> None:
     def script(source: ScriptedGuest, _: ScriptedGuest) -> None:
         source.hot, source.per_s = 150, 400_000.0
 
-    run = lawful(migrate(replace(OPTIONS, downtime_limit=0.0001), prepare=script))
+    run = lawful(migrate(replace(OPTIONS, downtime_limit_s=0.0001), prepare=script))
     assert isinstance(run.source_error, NotConverged)
     assert [type(event) for event in run.events if not isinstance(event, Round)].count(Verdict) >= 1
 

@@ -132,11 +132,11 @@ class TestFailures:
         with pytest.raises(UsageError, match="there is no file"):
             read_recording(path)
         path.write_bytes(b"\x7fELF and so on, for a while")
-        with pytest.raises(UsageError, match=r"it does not begin with precopy\.recording/1"):
+        with pytest.raises(UsageError, match=r"it does not begin with precopy\.recording/2"):
             read_recording(path)
         with pytest.raises(UsageError, match="no regular file"):
             read_recording("/dev/zero")
-        path.write_bytes(b"precopy.recording/2\n" + bytes(100))
+        path.write_bytes(b"precopy.recording/3\n" + bytes(100))
         with pytest.raises(Unsupported, match="use the precopy that wrote it"):
             read_recording(path)
 

@@ -39,7 +39,7 @@ FINE = Verdict(
     elapsed_s=1.5,
     action=Action.GO_ON.value,
     reason="48 ms of downtime now, 12 ms at best",
-    limit_s=0.3,
+    downtime_limit_s=0.3,
     converges=True,
     more_rounds=exactly(3.0),
     downtime_s=Range(0.048, 0.041, 0.055),
@@ -174,7 +174,7 @@ def test_ranges(low: float | None, high: float | None, said: str) -> None:
 
 @given(st.floats(1e-6, 1e4))
 def test_limit_that_is_shown_is_enough_and_not_much_more(seconds: float) -> None:
-    said = sentence(replace(HOPELESS, limit_s=0.0, smallest_downtime_limit_s=exactly(seconds)))
+    said = sentence(replace(HOPELESS, downtime_limit_s=0.0, smallest_downtime_limit_s=exactly(seconds)))
     shown = parse_duration(said.rpartition("limit ")[2])
     step = max(0.1 * seconds, 1e-6)
     assert seconds * (1 - 1e-5) <= shown <= seconds + step * 1.01

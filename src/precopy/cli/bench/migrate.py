@@ -22,7 +22,14 @@ if TYPE_CHECKING:
     "--rewritten", type=SIZE, default="256M", show_default=True, help="Bytes that the guest rewrites (0: idle guest)."
 )
 @click.option("--write-rate", type=WRITE_RATE, default="max", show_default=True, help="Pages rewritten a second.")
-@click.option("--downtime-limit", type=DURATION, default="300ms", show_default=True, help="For precopy and for QEMU.")
+@click.option(
+    "--downtime-limit",
+    "downtime_limit_s",
+    type=DURATION,
+    default="300ms",
+    show_default=True,
+    help="For precopy and for QEMU.",
+)
 @click.option("--repeat", type=Whole(1), default=3, show_default=True, help="How often, all in turn.")
 @click.option("--verify", is_flag=True, help="Compare both memories byte for byte each time (not counted).")
 @click.option(
@@ -33,7 +40,7 @@ def migrate(
     ram: int,
     rewritten: int,
     write_rate: int | None,
-    downtime_limit: float,
+    downtime_limit_s: float,
     *,
     repeat: int,
     verify: bool,
@@ -54,7 +61,7 @@ def migrate(
 
     if against_qemu and not qemu_installed():
         raise Unsupported("qemu-system-x86_64 is not installed", "run scripts/install-debian-packages")
-    host, setup = host_facts(), Setup(ram, rewritten, write_rate, downtime_limit, verify)
+    host, setup = host_facts(), Setup(ram, rewritten, write_rate, downtime_limit_s, verify)
     idle = idle_sync(min(setup.ram, 512 << 20))
     repeats, failed = measure(
         setup,

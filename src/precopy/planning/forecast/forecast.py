@@ -55,7 +55,7 @@ def forecast(metrics: Metrics, limits: Limits, now: float, policy: Decide = deci
     outcomes = [simulate(metrics, world, policy, limits, now, most_rounds=_AHEAD) for world in _worlds(metrics)]
     likely = outcomes[0]
     rate = metrics.dirty_rate
-    enough = limits.downtime_s * (1 + _ROUNDING)
+    enough = limits.downtime_limit_s * (1 + _ROUNDING)
     fits = [one.completed and one.downtime_s <= enough for one in outcomes]
     decision, unknown = policy(metrics, limits, now), doubt(metrics.rounds)
     downtime_s = unknown.downtime(_range([one.downtime_s for one in outcomes]), ahead=not decision.ends)
@@ -72,7 +72,7 @@ def forecast(metrics: Metrics, limits: Limits, now: float, policy: Decide = deci
         smallest_downtime_limit_s=_least(smallest_downtime(metrics), expected_downtime(metrics).total_s, downtime_s),
         bandwidth_bytes_per_s=unknown.bandwidth(metrics.costs.bandwidth),
         dirty_rate_bytes_per_s=rate,
-        largest_dirty_rate_bytes_per_s=rate * needed_speed(metrics, limits.downtime_s) if rate else math.inf,
+        largest_dirty_rate_bytes_per_s=rate * needed_speed(metrics, limits.downtime_limit_s) if rate else math.inf,
         likely=likely,
     )
 

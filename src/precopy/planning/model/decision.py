@@ -29,13 +29,13 @@ class Action(enum.Enum):
 @dataclass(frozen=True, slots=True)
 class Decision:
     """``action`` and ``reason``, in words for people. ``downtime_s``: expected of switching over now;
-    ``limit_s``: the downtime limit that was applied (some policies raise it as they go); ``throttle``: the share of
-    the vCPUs' time to take from now on."""
+    ``downtime_limit_s``: the downtime limit that was applied (some policies raise it as they go); ``throttle``: the
+    share of the vCPUs' time to take from now on."""
 
     action: Action
     reason: str
     downtime_s: Estimate
-    limit_s: float
+    downtime_limit_s: float
     throttle: float = 0.0
 
     @property
@@ -48,7 +48,7 @@ class Decision:
         policy makes of a round that is half done, it may see otherwise when it is done."""
         if limits.timed_out(now):
             return self.ends
-        return self.action is Action.SWITCH_OVER and self.downtime_s.value <= self.limit_s
+        return self.action is Action.SWITCH_OVER and self.downtime_s.value <= self.downtime_limit_s
 
 
 Decide = Callable[[Metrics, Limits, float], Decision]

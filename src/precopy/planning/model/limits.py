@@ -9,11 +9,11 @@ from precopy.names import TimeoutPolicy
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """``downtime_s``: the downtime limit; ``max_rounds``; ``timeout_s``: of the whole migration (None: none);
+    """``downtime_limit_s``: the downtime limit; ``max_rounds``; ``timeout_s``: of the whole migration (None: none);
     ``on_timeout``: what then; ``max_throttle``: the largest share of the vCPUs' time that may be taken (0: the guest is
     not throttled)."""
 
-    downtime_s: float = 0.3
+    downtime_limit_s: float = 0.3
     max_rounds: int = 30
     timeout_s: float | None = None
     on_timeout: TimeoutPolicy = TimeoutPolicy.CANCEL

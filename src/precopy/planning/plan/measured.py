@@ -31,7 +31,7 @@ def measured_input(trace: Trace) -> PlanInput:
         dirty_rate_bytes_per_s=curve.dirty_bytes(shortest_s) / shortest_s,
         working_set_bytes=min(curve.working_set, trace.ram_bytes),
         sync_s=costs.sync_s,
-        downtime_limit_s=trace.facts.limits.downtime_s,
+        downtime_limit_s=trace.facts.limits.downtime_limit_s,
         max_rounds=trace.facts.limits.max_rounds,
         handover_s=costs.handover_s.value,
         uncertainty=min(off, _MOST_UNCERTAIN),

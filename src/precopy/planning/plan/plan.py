@@ -103,7 +103,7 @@ class PlanInput:
         return Metrics(self.ram_bytes, (), self.begin_bytes, self.dirty, 0.0, costs)
 
     def limits(self) -> Limits:
-        return Limits(downtime_s=self.downtime_limit_s, max_rounds=self.max_rounds)
+        return Limits(downtime_limit_s=self.downtime_limit_s, max_rounds=self.max_rounds)
 
 
 @dataclass(frozen=True, slots=True)

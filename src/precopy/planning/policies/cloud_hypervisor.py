@@ -16,7 +16,7 @@ def cloud_hypervisor(metrics: Metrics, limits: Limits, now: float) -> Decision:
     bandwidth of the last iteration.
 
     That bandwidth is of memory, not of the wire, and of the time of transfer alone: syncs do not count.
-    ``limits.downtime_s`` is downtime_ms (300 ms by default). Where no timeout is given it is timeout_s, 3600 s;
+    ``limits.downtime_limit_s`` is downtime_ms (300 ms by default). Where no timeout is given it is timeout_s, 3600 s;
     timeout_strategy is cancel (``CANCEL``, its default) or ignore, which ignores the goal and switches over: here that
     is ``SWITCH``. Until 2026 it always made five passes instead.
 
@@ -25,9 +25,9 @@ def cloud_hypervisor(metrics: Metrics, limits: Limits, now: float) -> Decision:
     """
     last = metrics.rounds[-1] if metrics.rounds else None
     bandwidth = last.read_bytes / last.transfer_s if last is not None and last.transfer_s > 0 else 0.0
-    here = Situation(metrics, limits, now, bandwidth, limits.downtime_s)
+    here = Situation(metrics, limits, now, bandwidth, limits.downtime_limit_s)
     if metrics.remaining_bytes <= 0:
         return here.decision(Action.SWITCH_OVER, "nothing is pending")
-    if expected_downtime(metrics, bandwidth).value <= limits.downtime_s:
+    if expected_downtime(metrics, bandwidth).value <= limits.downtime_limit_s:
         return here.decision(Action.SWITCH_OVER, here.compared("are within"))
     return here.guard(TIMEOUT_S) or here.decision(Action.GO_ON, here.compared("are more than"))

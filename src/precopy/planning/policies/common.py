@@ -30,14 +30,14 @@ def expected_downtime(metrics: Metrics, bandwidth: float) -> Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """A call of a policy: ``bandwidth``, bytes a second, and ``limit_s``, the downtime limit, are the values that the
-    project uses at ``now``."""
+    """A call of a policy: ``bandwidth``, bytes a second, and ``downtime_limit_s``, the downtime limit, are the values
+    that the project uses at ``now``."""
 
     metrics: Metrics
     limits: Limits
     now: float
     bandwidth: float
-    limit_s: float
+    downtime_limit_s: float
 
     @property
     def throttle(self) -> float:
@@ -47,15 +47,17 @@ class Situation:
     @property
     def threshold(self) -> float:
         """Bytes that can be sent within the downtime limit."""
-        return self.bandwidth * self.limit_s
+        return self.bandwidth * self.downtime_limit_s
 
     def decision(self, action: Action, reason: str, throttle: float | None = None) -> Decision:
         expected = expected_downtime(self.metrics, self.bandwidth)
-        return Decision(action, reason, expected, self.limit_s, self.throttle if throttle is None else throttle)
+        return Decision(
+            action, reason, expected, self.downtime_limit_s, self.throttle if throttle is None else throttle
+        )
 
     def compared(self, relation: str) -> str:
         """A reason: what is pending, ``relation``, and the threshold."""
-        rate, limit = format_rate(self.bandwidth), format_duration(self.limit_s)
+        rate, limit = format_rate(self.bandwidth), format_duration(self.downtime_limit_s)
         pending = format_size(self.metrics.remaining_bytes)
         return f"{pending} pending {relation} {format_size(self.threshold)} = {rate} x {limit}"
 

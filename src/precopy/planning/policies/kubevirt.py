@@ -45,15 +45,15 @@ def ramp(metrics: Metrics, limits: Limits, now: float) -> Decision:
     """KubeVirt, VEP 291 (dynamic downtime tuning): QEMU's rule, with a downtime limit that starts at 150 ms and is
     raised in equal steps, one every 10 s from the third iteration on, up to maxDowntimeMs.
 
-    ``limits.downtime_s`` is maxDowntimeMs, at which the ramp ends: with 1050 ms it is the VEP's 150, 300, ... 1050 ms.
-    Where no timeout is given it is completionTimeoutPerGiB, 150 s for each GiB; then KubeVirt aborts (``CANCEL``) or,
-    with allowWorkloadDisruption, pauses the guest (``SWITCH``). Its progressTimeout is left out.
+    ``limits.downtime_limit_s`` is maxDowntimeMs, at which the ramp ends: with 1050 ms it is the VEP's 150, 300, ...
+    1050 ms. Where no timeout is given it is completionTimeoutPerGiB, 150 s for each GiB; then KubeVirt aborts
+    (``CANCEL``) or, with allowWorkloadDisruption, pauses the guest (``SWITCH``). Its progressTimeout is left out.
 
     Source: KubeVirt enhancements, veps/sig-compute/291-dynamic-downtime-tuning. The code that was merged (tuneDowntime
     in virt-launcher) divides by seven instead of six and starts to wait at once, not at the third iteration.
     """
-    limit_s = ramped_limit(metrics.rounds, limits.downtime_s, now)
-    return threshold_decision(metrics, limits, now, limit_s, _timeout_s(metrics))
+    downtime_limit_s = ramped_limit(metrics.rounds, limits.downtime_limit_s, now)
+    return threshold_decision(metrics, limits, now, downtime_limit_s, _timeout_s(metrics))
 
 
 def stall(metrics: Metrics, limits: Limits, now: float) -> Decision:
@@ -68,21 +68,21 @@ def stall(metrics: Metrics, limits: Limits, now: float) -> Decision:
        and QEMU has 60 s to switch over. Otherwise KubeVirt aborts at once; with allowWorkloadDisruption it switches
        over at the first local minimum, with any downtime.
 
-    ``limits.downtime_s`` is maxDowntimeMs (900 ms by default); ``SWITCH`` stands for allowWorkloadDisruption, the other
-    timeout policies do in 4 what they do at a timeout. Bandwidth is smoothed (0.4 of the new, 0.6 of the old) over
-    KubeVirt's looks at QEMU's, which here are one a round. Where no timeout is given it is completionTimeoutPerGiB, 150
-    s for each GiB; that a downtime must fit twice that is left out. A larger remainder can switch over where a smaller
-    one does not: less is progress, and no stall.
+    ``limits.downtime_limit_s`` is maxDowntimeMs (900 ms by default); ``SWITCH`` stands for allowWorkloadDisruption, the
+    other timeout policies do in 4 what they do at a timeout. Bandwidth is smoothed (0.4 of the new, 0.6 of the old)
+    over KubeVirt's looks at QEMU's, which here are one a round. Where no timeout is given it is
+    completionTimeoutPerGiB, 150 s for each GiB; that a downtime must fit twice that is left out. A larger remainder can
+    switch over where a smaller one does not: less is progress, and no stall.
 
     Source: KubeVirt enhancements, veps/sig-compute/248-migration-convergence; virt-launcher, stallDetector.
     """
-    most_s, rounds = limits.downtime_s, metrics.rounds
+    most_s, rounds = limits.downtime_limit_s, metrics.rounds
     left = [*(one.remaining_bytes for one in rounds[:-1]), metrics.remaining_bytes] if rounds else []
     stalled = _stalled_at(rounds, left)
     aims = [] if stalled is None else _aims(rounds, left, stalled)
     raised_s = _raised_at(rounds, left, aims, limits)
-    limit_s = min(most_s, QEMU_LIMIT_S) if raised_s is None else most_s
-    here = Situation(metrics, limits, now, measured_bandwidth(rounds), limit_s)
+    downtime_limit_s = min(most_s, QEMU_LIMIT_S) if raised_s is None else most_s
+    here = Situation(metrics, limits, now, measured_bandwidth(rounds), downtime_limit_s)
     ended = switch_below_threshold(here) or here.guard(_timeout_s(metrics))
     if ended is not None:
         return ended
@@ -143,7 +143,7 @@ def _raised_at(
     for index, one in enumerate(rounds):
         sample = measured_bandwidth(rounds[: index + 1])
         bandwidth = EWMA_ALPHA * sample + (1 - EWMA_ALPHA) * bandwidth if bandwidth > 0 else sample
-        possible = left[index] <= POSSIBLE_FACTOR * limits.downtime_s * bandwidth
+        possible = left[index] <= POSSIBLE_FACTOR * limits.downtime_limit_s * bandwidth
         if index >= stalled and possible and _is_minimum(left[index], aims[index - stalled]):
             return one.ended_s
     return None

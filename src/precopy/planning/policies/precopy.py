@@ -45,7 +45,7 @@ def decide(metrics: Metrics, limits: Limits, now: float) -> Decision:
     4. Wait for a local minimum while only a guest that writes less than it mostly does would fit.
     5. Otherwise, go on.
     """
-    expected, limit = expected_downtime(metrics).total_s, limits.downtime_s
+    expected, limit = expected_downtime(metrics).total_s, limits.downtime_limit_s
 
     def decision(action: Action, reason: str, throttle: float = metrics.throttle) -> Decision:
         return Decision(action, reason, expected, limit, throttle)
@@ -83,7 +83,7 @@ def _no_reason_to_wait(metrics: Metrics, expected: Estimate, least: Estimate, la
 
 def _end(metrics: Metrics, limits: Limits, expected: Estimate, why: str, late: int) -> Decision:
     """The decision, by ``limits.on_timeout``, where time or rounds are used up or the migration cannot converge."""
-    limit = limits.downtime_s
+    limit = limits.downtime_limit_s
 
     def decision(action: Action, reason: str, throttle: float = metrics.throttle) -> Decision:
         return Decision(action, f"{why}: {reason}", expected, limit, throttle)
@@ -118,7 +118,7 @@ def _is_settling(metrics: Metrics, limits: Limits, expected: Estimate) -> bool:
     if remaining >= before:
         return True
     pairs = max(limits.max_rounds - len(rounds), 0) / 2
-    return expected.value * math.pow(remaining / before, pairs) > limits.downtime_s
+    return expected.value * math.pow(remaining / before, pairs) > limits.downtime_limit_s
 
 
 def _stands_still(metrics: Metrics) -> bool:
@@ -150,7 +150,7 @@ def _throttle_for(metrics: Metrics, limits: Limits) -> float:
     costs, rate = metrics.costs, metrics.dirty_rate
     # Assumes an unbounded working set: the curve below the shortest round is the least certain part of it.
     known = replace(metrics, dirty=DirtyCurve.of(rate, math.inf))
-    speed = needed_speed(known, _MARGIN * limits.downtime_s)
+    speed = needed_speed(known, _MARGIN * limits.downtime_limit_s)
     if rate > 0:
         per_byte = costs.s_per_byte(costs.bandwidth.low) + costs.sync_s_per_byte
         speed = min(speed, _HALF / (rate * per_byte))

@@ -89,12 +89,12 @@ def proxmox(metrics: Metrics, limits: Limits, now: float) -> Decision:
     """Proxmox VE: QEMU's rule, with a downtime limit that starts at migrate_downtime and is doubled each time that six
     looks at the migration found more remaining than the look before (or nothing). There is no highest limit.
 
-    ``limits.downtime_s`` is migrate_downtime (100 ms by default), at which it starts. Looks are 1 s apart, and 100 ms
-    once less remains than an average look sees sent; here they are reckoned from the rounds, see `doublings`. A round
-    that is longer than a look nearly always counts, also where each is shorter than the one before. Proxmox has no
-    timeout.
+    ``limits.downtime_limit_s`` is migrate_downtime (100 ms by default), at which it starts. Looks are 1 s apart, and
+    100 ms once less remains than an average look sees sent; here they are reckoned from the rounds, see `doublings`. A
+    round that is longer than a look nearly always counts, also where each is shorter than the one before. Proxmox has
+    no timeout.
 
     Source: qemu-server, PVE/QemuMigrate.pm, phase2 (the loop around query-migrate); PVE/QemuServer.pm for the default.
     """
     times = doublings(metrics.rounds, metrics.ram_bytes)
-    return threshold_decision(metrics, limits, now, limits.downtime_s * 2.0**times)
+    return threshold_decision(metrics, limits, now, limits.downtime_limit_s * 2.0**times)

@@ -52,10 +52,10 @@ def switch_below_threshold(here: Situation) -> Decision | None:
 
 
 def threshold_decision(
-    metrics: Metrics, limits: Limits, now: float, limit_s: float, own_timeout_s: float | None = None
+    metrics: Metrics, limits: Limits, now: float, downtime_limit_s: float, own_timeout_s: float | None = None
 ) -> Decision:
-    """What QEMU does with a downtime limit of ``limit_s``, within the user's time and rounds."""
-    here = Situation(metrics, limits, now, measured_bandwidth(metrics.rounds), limit_s)
+    """What QEMU does with a downtime limit of ``downtime_limit_s``, within the user's time and rounds."""
+    here = Situation(metrics, limits, now, measured_bandwidth(metrics.rounds), downtime_limit_s)
     ended = switch_below_threshold(here) or here.guard(own_timeout_s)
     return ended or here.decision(Action.GO_ON, here.compared("are not below"))
 
@@ -63,12 +63,12 @@ def threshold_decision(
 def qemu(metrics: Metrics, limits: Limits, now: float) -> Decision:
     """QEMU: switch over when pending bytes are below bandwidth x downtime-limit.
 
-    ``limits.downtime_s`` is downtime-limit (300 ms by default). QEMU has no timeout and counts no rounds.
+    ``limits.downtime_limit_s`` is downtime-limit (300 ms by default). QEMU has no timeout and counts no rounds.
 
     Source: QEMU, migration/migration.c, migration_update_counters (the threshold) and migration_iteration_run.
     avail-switchover-bandwidth, which replaces the bandwidth where it is set, is not modelled.
     """
-    return threshold_decision(metrics, limits, now, limits.downtime_s)
+    return threshold_decision(metrics, limits, now, limits.downtime_limit_s)
 
 
 def auto_converge(metrics: Metrics, limits: Limits, now: float) -> Decision:
@@ -83,7 +83,7 @@ def auto_converge(metrics: Metrics, limits: Limits, now: float) -> Decision:
     defaults in migration/options.c. The syncs between rounds that QEMU 9.2 and later make while throttling are not
     modelled, nor is cpu-throttle-tailslow (off by default).
     """
-    here = Situation(metrics, limits, now, measured_bandwidth(metrics.rounds), limits.downtime_s)
+    here = Situation(metrics, limits, now, measured_bandwidth(metrics.rounds), limits.downtime_limit_s)
     ended = switch_below_threshold(here) or here.guard()
     if ended is not None:
         return ended

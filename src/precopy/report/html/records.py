@@ -85,7 +85,7 @@ class Verdict(Struct, frozen=True):
     action: str
     reason: str
     smallest_downtime_limit_s: Estimate | None = None
-    limit_s: Number | None = None
+    downtime_limit_s: Number | None = None
 
 
 class Throttled(Struct, frozen=True):

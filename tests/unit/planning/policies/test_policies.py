@@ -84,7 +84,7 @@ def test_qemu_switches_over_where_the_cover_letter_says(dirty_rate: float, x: fl
     t = dirty_rate * x / (bandwidth - dirty_rate)
     dirty = dirty_rate * (x + t)
     metrics = metrics_of(rounds_of((t, x, bandwidth * t, dirty, dirty)))
-    below, above = (decide("qemu", metrics, Limits(downtime_s=smallest * factor)) for factor in (0.99, 1.01))
+    below, above = (decide("qemu", metrics, Limits(downtime_limit_s=smallest * factor)) for factor in (0.99, 1.01))
     assert below.action is Action.GO_ON
     assert above.action is Action.SWITCH_OVER
     assert above.downtime_s.value == pytest.approx(smallest, rel=1e-3)
@@ -102,16 +102,16 @@ def test_qemu_measures_over_a_window_that_holds_the_sync() -> None:
 
 def test_qemu_does_not_switch_at_the_threshold_itself() -> None:
     at = metrics_of(steady(1, 1.0, GB, 0.5 * GB))
-    assert decide("qemu", at, Limits(downtime_s=0.5)).action is Action.GO_ON
+    assert decide("qemu", at, Limits(downtime_limit_s=0.5)).action is Action.GO_ON
     just_below = metrics_of(steady(1, 1.0, GB, 0.5 * GB - 4096))
-    assert decide("qemu", just_below, Limits(downtime_s=0.5)).action is Action.SWITCH_OVER
+    assert decide("qemu", just_below, Limits(downtime_limit_s=0.5)).action is Action.SWITCH_OVER
 
 
 def test_qemu_says_why_in_numbers() -> None:
     metrics = metrics_of(steady(1, 1.0, 2 * GB, 412 * (1 << 20)))
-    decision = decide("qemu", metrics, Limits(downtime_s=0.3))
+    decision = decide("qemu", metrics, Limits(downtime_limit_s=0.3))
     assert decision.reason == "412 MiB pending are below 572 MiB = 2.00 GB/s x 300.0 ms"
-    assert decision.limit_s == 0.3
+    assert decision.downtime_limit_s == 0.3
 
 
 def test_before_the_first_round_nothing_is_known() -> None:
@@ -125,7 +125,7 @@ def test_before_the_first_round_nothing_is_known() -> None:
 
 
 def test_auto_converge_throttles_every_second_dirty_period_up_to_99_percent() -> None:
-    limits = Limits(downtime_s=0.01, max_rounds=1000, max_throttle=0.99)
+    limits = Limits(downtime_limit_s=0.01, max_rounds=1000, max_throttle=0.99)
     throttle, taken = 0.0, []
     for count in range(1, 31):
         decision = decide("qemu-auto-converge", metrics_of(steady(count, 2.0, GB, 0.6 * GB), throttle), limits)
@@ -144,7 +144,7 @@ def test_auto_converge_takes_no_more_than_is_allowed() -> None:
 
 
 def test_auto_converge_counts_short_rounds_together_and_does_not_forget() -> None:
-    limits = Limits(downtime_s=0.01, max_rounds=1000, max_throttle=0.99)
+    limits = Limits(downtime_limit_s=0.01, max_rounds=1000, max_throttle=0.99)
 
     def actions(rounds: tuple[RoundSample, ...]) -> list[Action]:
         counts = range(1, len(rounds) + 1)
@@ -173,10 +173,10 @@ def test_the_ramp_is_that_of_vep_291() -> None:
 
 def test_the_ramp_lets_qemu_switch_over_later() -> None:
     rounds = steady(8, 10.0, 10 * GB, 0.5 * GB)  # 0.5 s of downtime; the ramp starts at 20 s
-    limits = Limits(downtime_s=1.05)
+    limits = Limits(downtime_limit_s=1.05)
     actions = [decide("kubevirt-ramp", metrics_of(rounds[:count]), limits).action for count in range(1, 9)]
     assert actions == [Action.GO_ON] * 4 + [Action.SWITCH_OVER] * 4
-    assert decide("kubevirt-ramp", metrics_of(rounds[:5]), limits).limit_s == pytest.approx(0.6)
+    assert decide("kubevirt-ramp", metrics_of(rounds[:5]), limits).downtime_limit_s == pytest.approx(0.6)
 
 
 def remaining(*left: float, every: float = 10.0) -> tuple[RoundSample, ...]:
@@ -185,7 +185,7 @@ def remaining(*left: float, every: float = 10.0) -> tuple[RoundSample, ...]:
 
 
 def test_a_stall_is_found_when_forty_seconds_bring_less_than_four_percent() -> None:
-    limits = Limits(downtime_s=0.1, max_rounds=1000)
+    limits = Limits(downtime_limit_s=0.1, max_rounds=1000)
     getting_ahead = remaining(10 * GB, 9.8 * GB, 9.7 * GB, 9.65 * GB, 9.59 * GB)
     assert decide("kubevirt-stall", metrics_of(getting_ahead), limits).action is Action.GO_ON
     stalled = remaining(10 * GB, 9.8 * GB, 9.7 * GB, 9.65 * GB, 9.61 * GB)
@@ -195,20 +195,20 @@ def test_a_stall_is_found_when_forty_seconds_bring_less_than_four_percent() -> N
 
 
 def test_a_stalled_migration_waits_for_a_local_minimum() -> None:
-    limits = Limits(downtime_s=0.9, max_rounds=1000)
+    limits = Limits(downtime_limit_s=0.9, max_rounds=1000)
     high = remaining(0.8 * GB, 0.8 * GB, 0.6 * GB, 0.8 * GB, 0.8 * GB)
     waiting = decide("kubevirt-stall", metrics_of(high), limits)
     assert waiting.action is Action.WAIT
-    assert waiting.limit_s == 0.3
+    assert waiting.downtime_limit_s == 0.3
     low = remaining(0.8 * GB, 0.8 * GB, 0.6 * GB, 0.8 * GB, 0.8 * GB, 0.62 * GB)
     switching = decide("kubevirt-stall", metrics_of(low), limits)
     assert switching.action is Action.SWITCH_OVER
-    assert switching.limit_s == 0.9
+    assert switching.downtime_limit_s == 0.9
 
 
 def test_a_stalled_migration_asks_less_of_its_minimum_with_time() -> None:
     """0.6 GB never comes again: after 40 s the least since the stall is aimed at, 20 s later the next."""
-    limits = Limits(downtime_s=0.9, max_rounds=1000)
+    limits = Limits(downtime_limit_s=0.9, max_rounds=1000)
     left = [0.8 * GB, 0.8 * GB, 0.6 * GB, 0.8 * GB, 0.8 * GB, 0.8 * GB, 0.75 * GB, 0.8 * GB]
     assert decide("kubevirt-stall", metrics_of(remaining(*left)), limits).action is Action.WAIT
     again = decide("kubevirt-stall", metrics_of(remaining(*left, 0.8 * GB)), limits)
@@ -220,16 +220,16 @@ def test_a_stalled_migration_asks_less_of_its_minimum_with_time() -> None:
 
 
 def test_a_minimum_that_might_fit_gets_a_minute_and_one_that_cannot_none() -> None:
-    limits = Limits(downtime_s=0.5, max_rounds=1000)
+    limits = Limits(downtime_limit_s=0.5, max_rounds=1000)
     stalled = [0.7 * GB] * 5  # 1.4 times what fits
     near = decide("kubevirt-stall", metrics_of(remaining(*stalled)), limits)
     assert near.action is Action.WAIT
-    assert near.limit_s == 0.5
+    assert near.downtime_limit_s == 0.5
     assert decide("kubevirt-stall", metrics_of(remaining(*stalled, *[0.7 * GB] * 6)), limits).action is Action.WAIT
     assert decide("kubevirt-stall", metrics_of(remaining(*stalled, *[0.7 * GB] * 7)), limits).action is Action.GIVE_UP
     far = metrics_of(remaining(*[0.8 * GB] * 5))  # 1.6 times
     assert decide("kubevirt-stall", far, limits).action is Action.GIVE_UP
-    disrupting = Limits(downtime_s=0.5, max_rounds=1000, on_timeout=TimeoutPolicy.SWITCH)
+    disrupting = Limits(downtime_limit_s=0.5, max_rounds=1000, on_timeout=TimeoutPolicy.SWITCH)
     assert decide("kubevirt-stall", far, disrupting).action is Action.SWITCH_OVER
     assert decide("kubevirt-stall", metrics_of(remaining(*stalled)), disrupting).action is Action.SWITCH_OVER
 
@@ -254,15 +254,15 @@ def test_nova_takes_a_small_guest_for_two_gib() -> None:
 
 def test_nova_goes_by_the_clock_and_ends_by_it() -> None:
     metrics = metrics_of(steady(3, 1.0, GB, 0.3 * GB), ram_bytes=2 * GIB)
-    limits = Limits(downtime_s=0.5, max_rounds=1000)
-    applied = [decide("nova", metrics, limits, now).limit_s for now in (0.0, 150.0, 150.5, 900.5, 1500.5)]
+    limits = Limits(downtime_limit_s=0.5, max_rounds=1000)
+    applied = [decide("nova", metrics, limits, now).downtime_limit_s for now in (0.0, 150.0, 150.5, 900.5, 1500.5)]
     assert applied == pytest.approx([0.05, 0.05, 0.095, 0.32, 0.5])
     assert decide("nova", metrics, limits, 899.0).action is Action.GO_ON
     assert decide("nova", metrics, limits, 901.0).action is Action.SWITCH_OVER
     hopeless = metrics_of(steady(3, 1.0, GB, GB), ram_bytes=2 * GIB)
     assert decide("nova", hopeless, limits, 1599.0).action is Action.GO_ON
     assert decide("nova", hopeless, limits, 1600.0).action is Action.GIVE_UP
-    forced = Limits(downtime_s=0.5, max_rounds=1000, on_timeout=TimeoutPolicy.SWITCH)
+    forced = Limits(downtime_limit_s=0.5, max_rounds=1000, on_timeout=TimeoutPolicy.SWITCH)
     assert decide("nova", hopeless, forced, 1600.0).action is Action.SWITCH_OVER
 
 
@@ -271,7 +271,7 @@ def test_nova_goes_by_the_clock_and_ends_by_it() -> None:
 
 def test_proxmox_doubles_after_six_looks_that_found_more() -> None:
     """Rounds of 2.5 s, so that each sync is seen as a rise; a tenth of the memory is left each time."""
-    limits = Limits(downtime_s=0.1, max_rounds=1000)
+    limits = Limits(downtime_limit_s=0.1, max_rounds=1000)
     rounds = steady(40, 2.5, 10 * GB, 8 * GB)
     counts = [doublings(rounds[:count], 4 * GIB) for count in range(1, 41)]
     assert counts[0] == 0
@@ -279,7 +279,7 @@ def test_proxmox_doubles_after_six_looks_that_found_more() -> None:
     # The first round is no rise: a rise each for the six syncs after it are seen in the seventh round.
     assert [counts.index(times) + 1 for times in (1, 2, 3)] == [7, 13, 19]
     decision = decide("proxmox", metrics_of(rounds[:13]), limits)
-    assert decision.limit_s == pytest.approx(0.4)
+    assert decision.downtime_limit_s == pytest.approx(0.4)
 
 
 def test_proxmox_looks_more_often_once_little_remains() -> None:
@@ -303,9 +303,9 @@ def test_cloud_hypervisor_does_not_count_the_sync() -> None:
     metrics = metrics_of(rounds_of((1.0, 1.0, GB, 0.29 * GB, 0.29 * GB)))
     assert decide("cloud-hypervisor", metrics, Limits()).action is Action.SWITCH_OVER
     assert decide("qemu", metrics, Limits()).action is Action.GO_ON
-    assert decide("cloud-hypervisor", metrics, Limits(downtime_s=0.28)).action is Action.GO_ON
+    assert decide("cloud-hypervisor", metrics, Limits(downtime_limit_s=0.28)).action is Action.GO_ON
     at_goal = metrics_of(rounds_of((1.0, 1.0, GB, 0.5 * GB, 0.5 * GB)))
-    assert decide("cloud-hypervisor", at_goal, Limits(downtime_s=0.5)).action is Action.SWITCH_OVER
+    assert decide("cloud-hypervisor", at_goal, Limits(downtime_limit_s=0.5)).action is Action.SWITCH_OVER
 
 
 def test_cloud_hypervisor_waits_an_hour() -> None:
@@ -331,21 +331,21 @@ def test_out_of_time_or_rounds(name: str, limits: dict[str, float]) -> None:
     }
     for on_timeout, action in wanted.items():
         allowed = 0.8 if on_timeout is TimeoutPolicy.THROTTLE else 0.0
-        asked = Limits(downtime_s=0.1, on_timeout=on_timeout, max_throttle=allowed, **limits)  # type: ignore[arg-type]
+        asked = Limits(downtime_limit_s=0.1, on_timeout=on_timeout, max_throttle=allowed, **limits)  # type: ignore[arg-type]
         decision = decide(name, metrics, asked)
         assert decision.action is action
         assert decision.throttle == allowed
     before = metrics_of(metrics.rounds[:4])
-    cancelling = Limits(downtime_s=0.1, **limits)  # type: ignore[arg-type]
+    cancelling = Limits(downtime_limit_s=0.1, **limits)  # type: ignore[arg-type]
     assert decide(name, before, cancelling).action is Action.GO_ON
 
 
 @pytest.mark.parametrize("name", FIELD_POLICIES)
 def test_throttling_at_a_timeout_needs_leave_and_stays(name: str) -> None:
     rounds = steady(5, 1.0, GB, 3 * GB)
-    forbidden = Limits(downtime_s=0.1, timeout_s=5.0, on_timeout=TimeoutPolicy.THROTTLE)
+    forbidden = Limits(downtime_limit_s=0.1, timeout_s=5.0, on_timeout=TimeoutPolicy.THROTTLE)
     assert decide(name, metrics_of(rounds), forbidden).action is Action.GIVE_UP
-    allowed = Limits(downtime_s=0.1, timeout_s=5.0, on_timeout=TimeoutPolicy.THROTTLE, max_throttle=0.8)
+    allowed = Limits(downtime_limit_s=0.1, timeout_s=5.0, on_timeout=TimeoutPolicy.THROTTLE, max_throttle=0.8)
     throttled = decide(name, metrics_of(rounds, throttle=0.8), allowed)
     assert throttled.action is Action.GO_ON
     assert throttled.throttle == 0.8
@@ -365,7 +365,7 @@ def test_a_whole_migration(name: str, rate: float) -> None:
         assert outcome.downtime_s < 0.35
     elif name == "proxmox":  # knows no highest limit
         assert outcome.completed
-        assert outcome.decision.limit_s == pytest.approx(0.3 * 8)
+        assert outcome.decision.downtime_limit_s == pytest.approx(0.3 * 8)
     else:
         assert outcome.decision.action is Action.GIVE_UP
         stalled = name == "kubevirt-stall"  # which is known after 43 s

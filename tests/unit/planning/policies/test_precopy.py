@@ -13,21 +13,21 @@ from support.planning import GB, metrics, sample, samples
 
 class TestSwitchingOver:
     def test_once_the_downtime_fits(self) -> None:
-        decision = decide(metrics(remaining=0.2 * GB, rounds=samples(0.2 * GB)), Limits(downtime_s=0.3), 1.0)
+        decision = decide(metrics(remaining=0.2 * GB, rounds=samples(0.2 * GB)), Limits(downtime_limit_s=0.3), 1.0)
         assert decision.action is Action.SWITCH_OVER
         assert decision.downtime_s.value == pytest.approx(0.01 + 0.2 + 0.0003)
-        assert decision.limit_s == 0.3
+        assert decision.downtime_limit_s == 0.3
 
     def test_not_while_it_does_not(self) -> None:
-        assert decide(metrics(remaining=0.4 * GB), Limits(downtime_s=0.3), 1.0).action is Action.GO_ON
+        assert decide(metrics(remaining=0.4 * GB), Limits(downtime_limit_s=0.3), 1.0).action is Action.GO_ON
 
     def test_what_counts_is_the_upper_end_while_rounds_still_gain(self) -> None:
         known = metrics(remaining=0.28 * GB, rounds=samples(0.28 * GB), spread=0.1)
-        assert decide(known, Limits(downtime_s=0.3), 1.0).action is Action.GO_ON
+        assert decide(known, Limits(downtime_limit_s=0.3), 1.0).action is Action.GO_ON
 
     def test_and_the_value_where_they_gain_little(self) -> None:
         known = metrics(remaining=0.28 * GB, rate=9 * GB, working_set=0.28 * GB, spread=0.1, rounds=samples(0.28 * GB))
-        decision = decide(known, Limits(downtime_s=0.3), 1.0)
+        decision = decide(known, Limits(downtime_limit_s=0.3), 1.0)
         assert decision.action is Action.SWITCH_OVER
         assert "little" in decision.reason
 
@@ -35,23 +35,23 @@ class TestSwitchingOver:
         """On a busy machine the range may stay wide: then rounds that stand still decide."""
         still = [0.5 * GB, *[0.2801 * GB] * 5]
         known = metrics(remaining=0.28 * GB, spread=0.1, rounds=samples(*still, 0.28 * GB))
-        decision = decide(known, Limits(downtime_s=0.3), 1.0)
+        decision = decide(known, Limits(downtime_limit_s=0.3), 1.0)
         assert decision.action is Action.SWITCH_OVER
         assert "gained nothing" in decision.reason
         gaining = metrics(remaining=0.28 * GB, spread=0.1, rounds=samples(*still[:-2], 0.28 * GB))
-        assert decide(gaining, Limits(downtime_s=0.3), 1.0).action is Action.GO_ON
+        assert decide(gaining, Limits(downtime_limit_s=0.3), 1.0).action is Action.GO_ON
 
     def test_and_the_value_where_there_are_no_more_rounds(self) -> None:
         known = metrics(remaining=0.28 * GB, spread=0.1, rounds=samples(0.5 * GB, 0.28 * GB))
-        assert decide(known, Limits(downtime_s=0.3, max_rounds=3), 1.0).action is Action.GO_ON
-        decision = decide(known, Limits(downtime_s=0.3, max_rounds=2), 1.0)
+        assert decide(known, Limits(downtime_limit_s=0.3, max_rounds=3), 1.0).action is Action.GO_ON
+        decision = decide(known, Limits(downtime_limit_s=0.3, max_rounds=2), 1.0)
         assert decision.action is Action.SWITCH_OVER
         assert "no more rounds" in decision.reason
 
     def test_sync_and_handover_count(self) -> None:
         known = metrics(remaining=0.25 * GB, x=0.04, handover=0.03)
-        assert decide(known, Limits(downtime_s=0.3), 1.0).action is Action.GO_ON
-        assert decide(known, Limits(downtime_s=0.33), 1.0).action is Action.SWITCH_OVER
+        assert decide(known, Limits(downtime_limit_s=0.3), 1.0).action is Action.GO_ON
+        assert decide(known, Limits(downtime_limit_s=0.33), 1.0).action is Action.SWITCH_OVER
 
 
 HOPELESS = {"rate": 2 * GB, "remaining": 16 * GB}
@@ -71,7 +71,7 @@ class TestHopeless:
 
     def test_a_working_set_that_does_not_fit_names_its_downtime(self) -> None:
         known = metrics(rate=9 * GB, working_set=GB, remaining=GB, rounds=samples(GB, GB, GB))
-        decision = decide(known, Limits(downtime_s=0.5), 1.0)
+        decision = decide(known, Limits(downtime_limit_s=0.5), 1.0)
         assert decision.action is Action.GIVE_UP
         assert "1.01 s" in decision.reason
         settles, now = decision.reason.split(": ")  # two ranges, each named for what it is
@@ -80,22 +80,22 @@ class TestHopeless:
 
     def test_throttles_by_what_is_needed(self) -> None:
         known = metrics(**HOPELESS, rounds=self.rounds(3))
-        decision = decide(known, Limits(downtime_s=0.3, max_throttle=0.99), 1.0)
+        decision = decide(known, Limits(downtime_limit_s=0.3, max_throttle=0.99), 1.0)
         assert decision.action is Action.THROTTLE
         assert decision.throttle == pytest.approx(0.75)  # D has to fall to half of B
         slow_sync = metrics(rate=2 * GB, remaining=16 * GB, rounds=self.rounds(3), x=0.2)
-        decision = decide(slow_sync, Limits(downtime_s=0.3, max_throttle=0.99), 1.0)
+        decision = decide(slow_sync, Limits(downtime_limit_s=0.3, max_throttle=0.99), 1.0)
         assert decision.throttle == pytest.approx(1 - (1 - 0.2 / 0.24) / 2, abs=0.01)  # to B (1 - x / 0.8 y)
 
     def test_throttles_no_more_than_allowed_and_gives_up_after_that(self) -> None:
-        limits = Limits(downtime_s=0.3, max_throttle=0.2)
+        limits = Limits(downtime_limit_s=0.3, max_throttle=0.2)
         decision = decide(metrics(**HOPELESS, rounds=self.rounds(3)), limits, 1.0)
         assert (decision.action, decision.throttle) == (Action.THROTTLE, 0.2)
         tried = metrics(**HOPELESS, rounds=samples(*[16 * GB] * 3, throttle=0.2), throttle=0.2)
         assert decide(tried, limits, 1.0).action is Action.GIVE_UP
 
     def test_switches_over_at_a_local_minimum_where_that_is_wanted(self) -> None:
-        limits = Limits(downtime_s=0.3, on_timeout=TimeoutPolicy.SWITCH)
+        limits = Limits(downtime_limit_s=0.3, on_timeout=TimeoutPolicy.SWITCH)
         falling = metrics(**{**HOPELESS, "remaining": 4 * GB}, rounds=samples(16 * GB, 8 * GB, 4 * GB))
         assert decide(falling, limits, 1.0).action is Action.WAIT
         risen = metrics(**{**HOPELESS, "remaining": 8 * GB}, rounds=samples(16 * GB, 4 * GB, 8 * GB))
@@ -111,7 +111,7 @@ class TestHopeless:
         known = metrics(
             rate=9 * GB, working_set=0.35 * GB, remaining=0.35 * GB, spread=0.2, rounds=samples(*[0.35 * GB] * 4)
         )
-        decision = decide(known, Limits(downtime_s=0.3), 1.0)
+        decision = decide(known, Limits(downtime_limit_s=0.3), 1.0)
         assert decision.action is Action.WAIT
 
 

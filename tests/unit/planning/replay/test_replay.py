@@ -61,7 +61,7 @@ def rounds_of(most: int) -> Policy:
 
     def after(metrics: Metrics, limits: Limits, now: float) -> Decision:
         action = Action.SWITCH_OVER if len(metrics.rounds) >= most else Action.GO_ON
-        return Decision(action, "as told", Estimate.exact(0.0), limits.downtime_s)
+        return Decision(action, "as told", Estimate.exact(0.0), limits.downtime_limit_s)
 
     return Policy("as told", "this test", after)
 

@@ -49,7 +49,7 @@ def measure_migration(
     ram: int = DEFAULT_RAM,
     rewritten: int = DEFAULT_REWRITTEN,
     write_rate: int | None = None,
-    downtime_limit: float = 0.3,
+    downtime_limit_s: float = 0.3,
     max_bandwidth: int | None = None,
     settle: float = 0.5,
     timeout: float = 120.0,
@@ -57,7 +57,7 @@ def measure_migration(
     """Starts two QEMUs on this host, migrates a guest over a Unix socket once, and ends them.
 
     ``ram`` bytes of random content, of which the guest rewrites ``rewritten`` bytes (0: none), 8 bytes a
-    page, at ``write_rate`` pages a second (None: as fast as it can); ``downtime_limit`` in seconds,
+    page, at ``write_rate`` pages a second (None: as fast as it can); ``downtime_limit_s`` in seconds,
     ``max_bandwidth`` in bytes a second (None: not limited). The guest rewrites for ``settle`` seconds
     before. ``timeout`` limits the start and the migration, each, in seconds. Both sides' memory is
     allocated before. Needs twice ``ram`` of free memory.
@@ -71,11 +71,11 @@ def measure_migration(
     with QemuPair(ram=ram, rewritten=rewritten, write_rate=write_rate, timeout=timeout) as pair:
         version = pair.version()
         written = pair.measure_write_rate("source", settle)
-        completed = pair.migrate(downtime_limit, max_bandwidth)
-    return summarize(completed, version, downtime_limit, written)
+        completed = pair.migrate(downtime_limit_s, max_bandwidth)
+    return summarize(completed, version, downtime_limit_s, written)
 
 
-def summarize(completed: Completed, version: str, downtime_limit: float, write_rate: float) -> QemuMigration:
+def summarize(completed: Completed, version: str, downtime_limit_s: float, write_rate: float) -> QemuMigration:
     """The figures of a completed migration. Raises `PeerProtocolError` if QEMU's answer lacks one."""
     answer = completed.answer
     total_s = _figure(answer, "total-time") / 1000
@@ -88,7 +88,7 @@ def summarize(completed: Completed, version: str, downtime_limit: float, write_r
         transferred_bytes=transferred,
         throughput_bytes_per_s=transferred / max(total_s, 1e-3),
         rounds=int(_figure(answer, "ram", "dirty-sync-count")),
-        downtime_limit_s=downtime_limit,
+        downtime_limit_s=downtime_limit_s,
         wall_s=completed.wall_s,
         wall_throughput_bytes_per_s=transferred / completed.wall_s,
         stop_to_resume_s=completed.stop_to_resume_s,

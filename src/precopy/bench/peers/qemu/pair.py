@@ -118,17 +118,17 @@ class QemuPair:
         """``size`` bytes of guest-physical memory at ``address``, also of a guest that is paused."""
         return self._run(self._machines[side].read_ram(address, size))
 
-    def migrate(self, downtime_limit: float, max_bandwidth: int | None = None) -> Completed:
+    def migrate(self, downtime_limit_s: float, max_bandwidth: int | None = None) -> Completed:
         """Migrates the guest, once, from source to destination.
 
-        ``downtime_limit`` in seconds, ``max_bandwidth`` in bytes a second (None: not limited).
+        ``downtime_limit_s`` in seconds, ``max_bandwidth`` in bytes a second (None: not limited).
 
         Raises `NotConverged` when the time is up (the guest then runs on at the source) and `PeerRefused`
         if QEMU gives up.
         """
-        if not 0 < downtime_limit <= 2000:
-            raise UsageError(f"{downtime_limit} s is not a downtime limit that QEMU takes (up to 2000 s)")
-        return self._run(self._migrate(downtime_limit, max_bandwidth or _UNLIMITED))
+        if not 0 < downtime_limit_s <= 2000:
+            raise UsageError(f"{downtime_limit_s} s is not a downtime limit that QEMU takes (up to 2000 s)")
+        return self._run(self._migrate(downtime_limit_s, max_bandwidth or _UNLIMITED))
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         return self._runner.run(work)
@@ -151,10 +151,10 @@ class QemuPair:
                     return
         raise GuestError(f"the guest in QEMU did not come up in {self._timeout:.0f} s")
 
-    async def _migrate(self, downtime_limit: float, max_bandwidth: int) -> Completed:
+    async def _migrate(self, downtime_limit_s: float, max_bandwidth: int) -> Completed:
         source, destination = self._machines["source"], self._machines["destination"]
         await source.execute("migrate-set-capabilities", capabilities=[{"capability": "events", "state": True}])
-        limit_ms = max(1, round(1000 * downtime_limit))
+        limit_ms = max(1, round(1000 * downtime_limit_s))
         await source.execute("migrate-set-parameters", max_bandwidth=max_bandwidth, downtime_limit=limit_ms)
         await destination.execute("migrate-incoming", uri=f"unix:{_SOCKET}")
         start = time.perf_counter()
@@ -166,7 +166,7 @@ class QemuPair:
                 resumed = await _wait_for(destination, "RESUME")
                 answer = await _final_answer(source)
         except TimeoutError:
-            raise await _give_up(source, downtime_limit) from None
+            raise await _give_up(source, downtime_limit_s) from None
         return Completed(answer, wall_s, resumed - stopped)
 
 
@@ -207,14 +207,14 @@ def _timestamp(event: Json) -> float:
     return float(event["timestamp"]["seconds"] + 1e-6 * event["timestamp"]["microseconds"])
 
 
-async def _give_up(source: Machine, downtime_limit: float) -> NotConverged | PeerLost:
+async def _give_up(source: Machine, downtime_limit_s: float) -> NotConverged | PeerLost:
     answer = await source.execute("query-migrate")
     if answer.get("status") == "completed":
         return PeerLost("QEMU completed the migration, but the guest did not resume at the destination in time")
     await source.execute("migrate_cancel")
     ram = answer.get("ram", {})
     expected = answer.get("expected-downtime", 0) / 1000
-    return NotConverged(ram.get("dirty-sync-count", 0), ram.get("remaining", 0), expected, downtime_limit)
+    return NotConverged(ram.get("dirty-sync-count", 0), ram.get("remaining", 0), expected, downtime_limit_s)
 
 
 def _make_directory(stack: contextlib.ExitStack, rom: bytes) -> Path:
