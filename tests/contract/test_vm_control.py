@@ -137,7 +137,7 @@ MODES = [0.0, 0.2, 0.99, 0.5, 0.8]
 def until_taken(guest: Guest, more_than_s: float) -> Throttled:
     """Waits until more than so many seconds were taken from each vCPU; returns all that was taken."""
     end = time.monotonic() + IN_TIME_S
-    while min((throttled := guest.throttled()).stolen_s) <= more_than_s:
+    while min((throttled := guest.throttled()).throttled_s) <= more_than_s:
         assert time.monotonic() < end, "nothing is taken"
         time.sleep(0.005)
     return throttled
@@ -152,7 +152,7 @@ def test_a_share_that_cannot_be_taken_is_refused(guest: Guest, share: float) -> 
     with pytest.raises(UsageError, match="the share that is taken of a vCPU's time"):
         guest.throttle(share)
     assert steps_after(guest, 0) > 0
-    assert guest.throttled().stolen_s == (0.0,)
+    assert guest.throttled().throttled_s == (0.0,)
 
 
 def test_what_was_never_throttled_has_lost_nothing(guest: Guest) -> None:
@@ -197,7 +197,7 @@ def test_a_paused_guest_is_throttled_once_it_runs(guest: Guest) -> None:
     time.sleep(0.05)
     assert guest.throttled() == paused
     guest.resume()
-    until_taken(guest, paused.stolen_s[0])
+    until_taken(guest, paused.throttled_s[0])
 
 
 @pytest.mark.parametrize("pattern", ["sequential", "idle"])
@@ -206,17 +206,17 @@ def test_a_pause_does_not_wait_for_a_rest(make: Callable[[], Guest], pattern: st
     """A pause that did would raise `GuestError` after seconds."""
     guest = make()
     guest.boot(Workload(pattern, rate))
-    (brake,) = guest._throttle._brakes
+    (gate,) = guest._throttle._gates
     for _ in range(3):
         guest.resume()
         time.sleep(0.02)
-        brake.take(3600, partial(guest._interrupt, 0))
+        gate.sleep_for(3600, partial(guest._interrupt, 0))
         time.sleep(0.02)
-        assert brake.resting
+        assert gate.sleeping
         guest.pause()
-        assert not brake.resting
+        assert not gate.sleeping
         assert guest.check().ok
-    assert guest.throttled().stolen_s[0] > 0
+    assert guest.throttled().throttled_s[0] > 0
 
 
 def test_two_hundred_changes_of_mind_end_with_a_guest_that_runs(guest: Guest) -> None:
@@ -266,7 +266,7 @@ def test_where_there_can_be_no_dirty_limit_ending_one_says_so_and_changes_nothin
     guest.throttle(0.5)
     with pytest.raises(Unsupported):
         guest.limit_dirtying(None)
-    before = guest.throttled().stolen_s[0]
+    before = guest.throttled().throttled_s[0]
     until_taken(guest, before)
 
 

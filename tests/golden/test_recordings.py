@@ -40,8 +40,9 @@ def test_what_was_recorded(path: Path) -> None:
     for sample, old in zip(trace.samples, wrote["samples"], strict=True):
         for name in ("number", "transfer_s", "send_s", "scan_s", "clear_s", "sync_s", "ended_s"):
             assert getattr(sample, name) == old[name]
-        for name in ("sent_bytes", "read_bytes", "dirty_bytes", "remaining_bytes", "throttle"):
+        for name in ("sent_bytes", "read_bytes", "dirty_bytes", "remaining_bytes"):
             assert getattr(sample, name) == old[name]
+        assert sample.throttled_share == old["throttle"]
     assert trace.outcome is not None
     for name, value in wrote["outcome"].items():
         assert getattr(trace.outcome, name) == value

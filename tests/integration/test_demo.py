@@ -54,7 +54,7 @@ class RoundDocument(msgspec.Struct, forbid_unknown_fields=True):
     dirty_rate_bytes_per_s: float
     ended_s: float
     remaining_bytes: int
-    throttle: float
+    throttled_share: float
     dirty_map: list[int]
     pending_pages: int
     again_pages: int
@@ -85,11 +85,11 @@ class VerdictDocument(msgspec.Struct, forbid_unknown_fields=True):
     dirty_rate_bytes_per_s: float
     bandwidth_bytes_per_s: RangeDocument
     remaining_bytes: int
-    throttle: float
+    throttle_to: float
 
 
 class ThrottledDocument(msgspec.Struct, forbid_unknown_fields=True):
-    stolen_s: list[float]
+    throttled_s: list[float]
     active_s: float
 
 

@@ -95,12 +95,12 @@ class TestThrottling:
     def test_auto_converge_slows_the_guest_down_until_it_converges(self) -> None:
         with Pair(HALF_AS_BUSY, ram=4 * MIB, fill=1.0, vcpus=2) as pair, stream_pair() as streams:
             options = MigrationOptions(
-                max_bandwidth=SLOW, downtime_limit_s=LIMIT_S, throttle="auto-converge", verify=True
+                max_bandwidth=SLOW, downtime_limit_s=LIMIT_S, throttle_mode="auto-converge", verify=True
             )
             done = migrate(pair.source, pair.destination, streams, options).migrated()
             assert any(one.action == "throttle" for one in done.verdicts)
-            assert done.rounds[-2].throttle > 0.3
-            assert len(done.throttled.stolen_s) == 2
+            assert done.rounds[-2].throttled_share > 0.3
+            assert len(done.throttled.throttled_s) == 2
             assert 0.3 < done.throttled.share < 1
             assert done.guest_time_lost_s > done.downtime.total_s
             assert pair.destination.watch().unequal == []
@@ -111,7 +111,11 @@ class TestThrottling:
     def test_a_dirty_limit_does_too(self) -> None:
         with Pair(BUSY, ram=4 * MIB, fill=1.0) as pair, stream_pair() as streams:
             options = MigrationOptions(
-                tracker="dirty-ring", max_bandwidth=SLOW, downtime_limit_s=LIMIT_S, throttle="dirty-limit", verify=True
+                tracker="dirty-ring",
+                max_bandwidth=SLOW,
+                downtime_limit_s=LIMIT_S,
+                throttle_mode="dirty-limit",
+                verify=True,
             )
             done = migrate(pair.source, pair.destination, streams, options).migrated()
             assert any(one.action == "throttle" for one in done.verdicts)
@@ -126,19 +130,19 @@ class TestThrottling:
                 max_bandwidth=SLOW,
                 downtime_limit_s=LIMIT_S,
                 max_rounds=8,
-                throttle="dirty-limit",
+                throttle_mode="dirty-limit",
                 max_throttle=0.3,
             )
             events: list[Event] = []
             migrate(pair.source, pair.destination, streams, options, events.append)
-            assert 0 < max(one.throttle for one in verdicts(events)) <= 0.3
+            assert 0 < max(one.throttle_to for one in verdicts(events)) <= 0.3
             # What is allowed is a share of what the guest was seen to dirty; where it then dirties more, more is taken.
             assert 0 < pair.source.throttled().share < 0.65
 
     def test_a_dirty_limit_without_a_ring_is_refused_before_anything_is_sent(self) -> None:
         with Pair(BUSY, ram=8 * MIB) as pair, stream_pair() as streams:
             events: list[Event] = []
-            options = MigrationOptions(throttle="dirty-limit")
+            options = MigrationOptions(throttle_mode="dirty-limit")
             error = migrate(pair.source, pair.destination, streams, options, events.append).source.error
             assert isinstance(error, Unsupported)
             assert not [event for event in events if isinstance(event, Round)]
@@ -147,7 +151,7 @@ class TestThrottling:
     def test_a_guest_that_stays_is_let_go(self) -> None:
         with Pair(BUSY, ram=4 * MIB, fill=1.0) as pair, stream_pair() as streams:
             options = MigrationOptions(
-                max_bandwidth=SLOW, downtime_limit_s=0, max_rounds=6, throttle="auto-converge", max_throttle=0.5
+                max_bandwidth=SLOW, downtime_limit_s=0, max_rounds=6, throttle_mode="auto-converge", max_throttle=0.5
             )
             assert isinstance(migrate(pair.source, pair.destination, streams, options).source.error, NotConverged)
             taken = pair.source.throttled()
@@ -160,7 +164,7 @@ class TestThrottling:
 def test_the_fields_policies_move_a_guest(policy: str) -> None:
     with Pair(Workload("random", 50), ram=4 * MIB, fill=1.0) as pair, stream_pair() as streams:
         throttle = "auto-converge" if policy == "qemu-auto-converge" else "off"
-        options = MigrationOptions(policy=policy, max_bandwidth=SLOW, verify=True, throttle=throttle)
+        options = MigrationOptions(policy=policy, max_bandwidth=SLOW, verify=True, throttle_mode=throttle)
         done = migrate(pair.source, pair.destination, streams, options).migrated()
         assert done.policy == policy
         assert pair.destination.watch().unequal == []
@@ -206,5 +210,5 @@ class TestRecording:
 
 
 def test_a_policy_that_throttles_needs_to_be_told_how() -> None:
-    with pytest.raises(UsageError, match="say how with throttle"):
+    with pytest.raises(UsageError, match="say how with throttle_mode"):
         MigrationOptions(policy="qemu-auto-converge")

@@ -59,7 +59,7 @@ class Work:
     @property
     def left_s(self) -> float:
         """Seconds that were not taken, of all vCPUs."""
-        return len(self.lost.stolen_s) * self.lost.active_s - sum(self.lost.stolen_s)
+        return len(self.lost.throttled_s) * self.lost.active_s - sum(self.lost.throttled_s)
 
 
 def vcpus_s(guest: KvmGuest) -> float:
@@ -81,7 +81,7 @@ class TestDutyCycle:
                     tries.append(Work.of(guest))
                 assert self.takes(share, tries[-1])
                 for slowly in tries:  # what is left is all that it works in, and there it keeps its pace
-                    assert len(slowly.lost.stolen_s) == vcpus
+                    assert len(slowly.lost.throttled_s) == vcpus
                     assert slowly.steps < PACE * (1.2 * slowly.left_s / vcpus + CATCH_UP_S)
                 assert tries[-1].steps_per_s > 0.5 * (1 - share) * freely
             guest.throttle(0)
@@ -92,7 +92,7 @@ class TestDutyCycle:
     def takes(share: float, work: Work) -> bool:
         """Whether ``share`` was taken of all vCPUs together, and of each; less where threads wake late."""
         lost, least = work.lost, share * work.punctuality
-        each = [stolen_s / lost.active_s for stolen_s in lost.stolen_s]
+        each = [stolen_s / lost.active_s for stolen_s in lost.throttled_s]
         return 0.75 * least < lost.share < 1.15 * share and 0.6 * least < min(each) <= max(each) < 1.2 * share
 
     @pytest.mark.parametrize("vcpus", [1, 2])
@@ -178,7 +178,7 @@ class Copy:
 
 class TestDirtyLimit:
     def test_a_guest_that_dirties_more_dirties_about_what_it_may(self, ring_guest: KvmGuest) -> None:
-        guest, vcpus = ring_guest, len(ring_guest.throttled().stolen_s)
+        guest, vcpus = ring_guest, len(ring_guest.throttled().throttled_s)
         copy = Copy(guest)
         freely = copy.bytes_per_s()
         limit = freely / 4
@@ -186,7 +186,7 @@ class TestDirtyLimit:
         slowly = copy.bytes_per_s()
         lost = guest.throttled()
         assert limit / 2 < slowly < limit * 2
-        assert min(lost.stolen_s) > 0.4 * lost.active_s
+        assert min(lost.throttled_s) > 0.4 * lost.active_s
         guest.limit_dirtying(None)
         lost = guest.throttled()
         assert copy.bytes_per_s() > 0
@@ -218,18 +218,18 @@ class TestDirtyLimit:
         ring_guest.dirty.stop()
         ring_guest.limit_dirtying(PAGE_SIZE)
         until(lambda: ring_guest.throttled().active_s > 0.1)
-        assert sum(ring_guest.throttled().stolen_s) == 0
+        assert sum(ring_guest.throttled().throttled_s) == 0
         runs_on(ring_guest)
 
     def test_takes_the_place_of_a_duty_cycle_and_the_other_way_round(self, ring_guest: KvmGuest) -> None:
         ring_guest.throttle(0.8)
-        until(lambda: min(ring_guest.throttled().stolen_s) > 0.02)
+        until(lambda: min(ring_guest.throttled().throttled_s) > 0.02)
         ring_guest.limit_dirtying(1e12)
         before = ring_guest.throttled()
         time.sleep(0.1)
         assert (ring_guest.throttled() - before).share < 0.1
         ring_guest.throttle(0.8)
-        until(lambda: min((ring_guest.throttled() - before).stolen_s) > 0.05)
+        until(lambda: min((ring_guest.throttled() - before).throttled_s) > 0.05)
 
     def test_holds_the_tracker_fast(self, ring_guest: KvmGuest) -> None:
         ring_guest.dirty.stop()

@@ -266,7 +266,7 @@ def test_a_throttled_guest_is_the_same_guest_at_another_speed(world: World, thro
     """Rounds at one throttle say what is dirtied at another."""
     slowed = replace(world, curve=lambda interval: world.curve(interval * (1 - throttle)))
     samples = slowed.rounds(count)
-    throttled = [replace(one, throttle=throttle) for one in samples]
+    throttled = [replace(one, throttled_share=throttle) for one in samples]
     as_it_is, _ = estimate_dirtying(throttled, RAM, throttle)
     let_go, _ = estimate_dirtying(throttled, RAM, 0.0)
     interval = samples[-1].interval_s
@@ -389,14 +389,14 @@ def any_rounds(draw: st.DrawFn) -> tuple[RoundSample, ...]:
     samples = []
     for number in range(1, draw(st.integers(1, 15)) + 1):
         figures = draw(st.lists(FIGURES, min_size=10, max_size=10))
-        samples.append(RoundSample(number, *figures, throttle=draw(st.sampled_from([0.0, 0.2, 0.99, 1.0]))))
+        samples.append(RoundSample(number, *figures, throttled_share=draw(st.sampled_from([0.0, 0.2, 0.99, 1.0]))))
     return tuple(samples)
 
 
 @given(any_rounds(), st.sampled_from([0.0, 0.5, 0.99]))
 @settings(max_examples=200)
 def test_whatever_was_measured_the_figures_can_be_meant(samples: tuple[RoundSample, ...], throttle: float) -> None:
-    metrics = observe(RAM, samples, 4096.0, HANDOVER, throttle=throttle)
+    metrics = observe(RAM, samples, 4096.0, HANDOVER, throttled_share=throttle)
     costs, curve = metrics.costs, metrics.dirty
     assert 0 < costs.bandwidth.low <= costs.bandwidth.value <= costs.bandwidth.high < math.inf
     fixed = (costs.sent_share, costs.read_s_per_byte, costs.sync_s, costs.sync_s_per_byte)
@@ -407,4 +407,4 @@ def test_whatever_was_measured_the_figures_can_be_meant(samples: tuple[RoundSamp
     assert all(one <= other * (1 + 1e-6) for one, other in pairwise(ends))
     assert curve.working_set <= RAM * (1 + 1e-6)
     assert metrics.rounds == samples
-    assert (metrics.remaining_bytes, metrics.throttle) == (4096.0, throttle)
+    assert (metrics.remaining_bytes, metrics.throttled_share) == (4096.0, throttle)

@@ -115,7 +115,7 @@ def test_throttling_makes_it_converge_and_says_what_that_cost(bandwidth: float, 
     outcome = forecast(known, Limits(limit, max_throttle=0.99, max_rounds=400), 0.0).likely
     assert outcome.completed
     assert outcome.downtime_s <= limit * (1 + 1e-9)
-    lost = sum(one.throttle * one.interval_s for one in outcome.rounds) + outcome.downtime_s
+    lost = sum(one.throttled_share * one.interval_s for one in outcome.rounds) + outcome.downtime_s
     assert outcome.guest_time_lost_s == pytest.approx(lost)
     assert lost > outcome.downtime_s
 

@@ -73,11 +73,11 @@ def test_what_a_policy_says(name: str, metrics: Metrics, limits: Limits, later: 
     decide, now = FIELD_POLICIES[name].decide, moment(metrics, later)
     decision = decide(metrics, limits, now)
     assert decide(metrics, limits, now) == decision, "pure"
-    assert 0 <= decision.throttle <= limits.max_throttle
+    assert 0 <= decision.throttle_to <= limits.max_throttle
     if decision.action is Action.THROTTLE:
-        assert decision.throttle > min(metrics.throttle, limits.max_throttle)
-    elif metrics.throttle <= limits.max_throttle:
-        assert decision.throttle == metrics.throttle, "what is in force stays"
+        assert decision.throttle_to > min(metrics.throttled_share, limits.max_throttle)
+    elif metrics.throttled_share <= limits.max_throttle:
+        assert decision.throttle_to == metrics.throttled_share, "what is in force stays"
     assert 0 < len(decision.reason) < 200
     assert not {"\n", "inf", "nan"} & set(decision.reason.replace("\n", " \n ").split())
     assert decision.downtime_limit_s >= 0

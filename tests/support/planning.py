@@ -30,7 +30,7 @@ def metrics(
         dirty=DirtyCurve.of(rate, working_set),
         dirty_spread=spread,
         costs=Costs(Estimate.within(bandwidth, spread), 1.0, 0.0, x, 0.0, Estimate.exact(handover)),
-        throttle=throttle,
+        throttled_share=throttle,
     )
 
 
@@ -48,7 +48,7 @@ def sample(number: int, remaining: float, *, ended: float | None = None, throttl
         read_bytes=0.9 * GB,
         dirty_bytes=remaining,
         remaining_bytes=remaining,
-        throttle=throttle,
+        throttled_share=throttle,
     )
 
 

@@ -63,7 +63,7 @@ def migration(rounds: int = 5, *, live: bool = False, clear: str = "deferred", s
         more = {
             "remaining_bytes": after,
             "ended_s": 0.2 * number,
-            "throttle": 0.0,
+            "throttled_share": 0.0,
             "dirty_map": dirty_map(number, count),
         }
         made.append(round_of(number, count, number == rounds, **(more if live else {})))
@@ -84,7 +84,7 @@ def migration(rounds: int = 5, *, live: bool = False, clear: str = "deferred", s
         "tracker_pause_s": 0.0,
         "clear": clear,
         "clear_chunk_shift": 15,
-        **({"policy": "ours", "throttled": {"stolen_s": [0.02], "active_s": 0.1}} if live else {}),
+        **({"policy": "ours", "throttled": {"throttled_s": [0.02], "active_s": 0.1}} if live else {}),
         "rounds": made,
         "downtime_limit_s": 0.03,
         "total_s": total,

@@ -107,7 +107,7 @@ def migrate(guest: Guest, policy: Policy = OURS, limits: Limits | None = None, b
     first = RoundSample(1, now, transfer_s, send_s, 0.0, read_s, sync_s, sent, RAM, found, found)
 
     def seen(rounds: tuple[RoundSample, ...], remaining: float, throttle: float) -> Metrics:
-        return observe(RAM, rounds, remaining, known.handover_s, throttle=throttle)
+        return observe(RAM, rounds, remaining, known.handover_s, throttled_share=throttle)
 
     outcome = simulate(seen((first,), found, 0.0), world, policy.decide, limits, now, observe=seen)
     return replace(outcome, rounds=(first, *outcome.rounds), sent_bytes=outcome.sent_bytes + sent)
@@ -119,7 +119,7 @@ def record(guest: Guest, *, looks: int = 0, policy: Policy = OURS, limits: Limit
     outcome = migrate(guest, policy, limits)
     rounds, at = [], 0.0
     for sample in outcome.rounds:
-        speed = 1 - sample.throttle
+        speed = 1 - sample.throttled_share
         marks = [sample.interval_s * (number + 1) / (looks + 1) for number in range(looks)]
         seen = tuple(Look(mark, guest.written(at, at + mark * speed)) for mark in marks)
         end = at + sample.interval_s * speed

@@ -90,7 +90,7 @@ def migrate(
         policy=convergence.policy,
         max_total=convergence.max_total,
         on_timeout=convergence.on_timeout,
-        throttle=convergence.throttle,
+        throttle_mode=convergence.throttle_mode,
         max_throttle=convergence.max_throttle,
         verify=verify,
     )

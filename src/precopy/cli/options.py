@@ -222,7 +222,7 @@ class ConvergenceOptions:
     policy: ConvergencePolicyName
     max_total: float | None
     on_timeout: TimeoutPolicy
-    throttle: ThrottleMode
+    throttle_mode: ThrottleMode
     max_throttle: float
 
 
@@ -257,6 +257,7 @@ convergence_options = as_one(
         ),
         click.option(
             "--throttle",
+            "throttle_mode",
             type=click.Choice(THROTTLE_MODES),
             default="off",
             show_default=True,

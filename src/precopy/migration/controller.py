@@ -88,7 +88,7 @@ class Steering:
 
     def begin(self, tracker: str) -> None:
         """The first round is about to begin. Raises `Unsupported` where the guest cannot be slowed down as wanted."""
-        if self.options.throttle == "dirty-limit":
+        if self.options.throttle_mode == "dirty-limit":
             self.vm.limit_dirtying(None)  # raises now, and not after some rounds
         if self._recorder is not None:
             facts = RecordedFacts(
@@ -109,7 +109,7 @@ class Steering:
         complete, and what to do next; the guest is throttled as it says. Raises `Unsupported`, `GuestError`."""
         remaining_bytes = self.bitmap.pending.count() * self._page_size
         throttle = self._taken()
-        done = replace(done, ended_s=now, remaining_bytes=remaining_bytes, throttle=throttle)
+        done = replace(done, ended_s=now, remaining_bytes=remaining_bytes, throttled_share=throttle)
         self.samples.append(self._sample(done, sync))
         self._record()
         self._round_trip_s = min(self._round_trip_s, done.ack_s)
@@ -118,7 +118,7 @@ class Steering:
             tuple(self.samples),
             remaining_bytes,
             self.handover_s,
-            throttle=throttle,
+            throttled_share=throttle,
         )
         self._metrics = metrics
         ahead = forecast(metrics, self.limits, now, self.policy.decide)
@@ -126,7 +126,7 @@ class Steering:
         self.verdicts.append(verdict)
         self._emit(verdict)
         if decision.action is Action.THROTTLE:
-            self._slow_down(decision.throttle, metrics)
+            self._slow_down(decision.throttle_to, metrics)
         return done, decision
 
     def _record(self) -> None:
@@ -152,13 +152,13 @@ class Steering:
         return _HANDOVER_S + _ROUND_TRIPS * self._round_trip_s
 
     def _slow_down(self, share: float, metrics: Metrics) -> None:
-        if share == self._asked and self.options.throttle != "dirty-limit":
+        if share == self._asked and self.options.throttle_mode != "dirty-limit":
             return
         self._slowed, self._asked = True, share
-        if self.options.throttle == "dirty-limit":
+        if self.options.throttle_mode == "dirty-limit":
             last = metrics.rounds[-1]
-            rate = last.dirty_bytes / last.interval_s * (1 - share) / (1 - metrics.throttle)
-            per_vcpu = max(rate, self._page_size) / len(self._before.stolen_s)
+            rate = last.dirty_bytes / last.interval_s * (1 - share) / (1 - metrics.throttled_share)
+            per_vcpu = max(rate, self._page_size) / len(self._before.throttled_s)
             self.vm.limit_dirtying(per_vcpu, self.limits.max_throttle)
         else:
             self.vm.throttle(share)
@@ -167,7 +167,7 @@ class Steering:
         """The share of the vCPUs' time that was taken since this was asked last: measured for a dirty limit, which
         takes only what it needs."""
         before, self._seen = self._seen, self.vm.throttled()
-        if self.options.throttle != "dirty-limit":
+        if self.options.throttle_mode != "dirty-limit":
             return self._asked
         return min((self._seen - before).share, MAX_THROTTLE) if self._slowed else 0.0
 
@@ -187,7 +187,7 @@ class Steering:
             read_bytes=(done.sent_pages + done.zero_pages) * self._page_size,
             dirty_bytes=sync.new_dirty_pages * self._page_size,
             remaining_bytes=done.remaining_bytes,
-            throttle=done.throttle,
+            throttled_share=done.throttled_share,
         )
 
     @staticmethod
@@ -208,5 +208,5 @@ class Steering:
             dirty_rate_bytes_per_s=ahead.dirty_rate_bytes_per_s,
             bandwidth_bytes_per_s=Range.of(ahead.bandwidth_bytes_per_s),
             remaining_bytes=int(metrics.remaining_bytes),
-            throttle=decision.throttle,
+            throttle_to=decision.throttle_to,
         )

@@ -36,10 +36,10 @@ class MigrationOptions:
     ``max_bandwidth``: bytes a second at most, None for no limit. ``downtime_limit_s``: seconds.
     ``policy``: how it is decided when to switch over, by name. ``max_rounds``, ``max_total`` (seconds, None for no
     limit): what the migration may take; ``on_timeout``: what then, one of `precopy.names.TimeoutPolicy`.
-    ``throttle``: ``off``, or how the guest is slowed down where it would not converge: ``auto-converge`` takes a share
-    of every vCPU's time, ``dirty-limit`` limits how fast each vCPU dirties memory; ``max_throttle``: the largest share
-    taken. ``verify``: compare the paused memories byte for byte and check the guest's invariant at the destination
-    before the commit (the time is reported, not part of downtime).
+    ``throttle_mode``: ``off``, or how the guest is slowed down where it would not converge: ``auto-converge`` takes a
+    share of every vCPU's time, ``dirty-limit`` limits how fast each vCPU dirties memory; ``max_throttle``: the largest
+    share taken. ``verify``: compare the paused memories byte for byte and check the guest's invariant at the
+    destination before the commit (the time is reported, not part of downtime).
     """
 
     tracker: WantedTrackerName | Literal[""] = ""
@@ -51,7 +51,7 @@ class MigrationOptions:
     policy: ConvergencePolicyName = "precopy"
     max_total: float | None = None
     on_timeout: TimeoutPolicy = TimeoutPolicy.CANCEL
-    throttle: ThrottleMode = "off"
+    throttle_mode: ThrottleMode = "off"
     max_throttle: float = 0.99
     verify: bool = False
 
@@ -69,7 +69,7 @@ class MigrationOptions:
         for what, value, known in (
             ("policy", self.policy, CONVERGENCE_POLICIES),
             ("time-out policy", self.on_timeout, TIMEOUT_POLICIES),
-            ("way to throttle", self.throttle, THROTTLE_MODES),
+            ("way to throttle", self.throttle_mode, THROTTLE_MODES),
         ):
             if value not in known:
                 raise UsageError(f"no {what} is called {value!r}; there are {', '.join(known)}")
@@ -77,9 +77,11 @@ class MigrationOptions:
             check_seconds("the time that a migration may take", self.max_total)
         if not 0 < self.max_throttle <= MAX_THROTTLE:
             raise UsageError(f"the largest throttle has to be above 0 and at most {MAX_THROTTLE}")
-        if self.throttle == "off" and self.policy == "qemu-auto-converge":
-            raise UsageError("the policy qemu-auto-converge slows the guest down; say how with throttle (--throttle)")
-        if self.throttle == "off" and self.on_timeout == TimeoutPolicy.THROTTLE:
+        if self.throttle_mode == "off" and self.policy == "qemu-auto-converge":
+            raise UsageError(
+                "the policy qemu-auto-converge slows the guest down; say how with throttle_mode (--throttle)"
+            )
+        if self.throttle_mode == "off" and self.on_timeout == TimeoutPolicy.THROTTLE:
             raise UsageError("the guest cannot be slowed down at the time-out where throttling is off")
 
     @property
@@ -90,5 +92,5 @@ class MigrationOptions:
             max_rounds=self.max_rounds,
             timeout_s=self.max_total,
             on_timeout=TimeoutPolicy(self.on_timeout),
-            max_throttle=0.0 if self.throttle == "off" else self.max_throttle,
+            max_throttle=0.0 if self.throttle_mode == "off" else self.max_throttle,
         )

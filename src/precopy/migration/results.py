@@ -31,7 +31,8 @@ class Round:
     - ``sent_bytes``: all bytes given to the stream; ``bandwidth``: those a second of ``send_s``;
     - ``dirty_rate``: bytes of pages newly dirtied, a second, between the sync before and this one;
     - ``ended_s``: since the migration's start, when the sync after it was done (the last round: when it had arrived);
-    - ``remaining_bytes``: pages to be sent after that sync; ``throttle``: the share of the vCPUs' time that was taken;
+    - ``remaining_bytes``: pages to be sent after that sync; ``throttled_share``: the share of the vCPUs' time that was
+      taken;
     - ``dirty_map``: how many pages were to be sent in each of equal parts of the ram_addr space, when it began; empty
       for the last round, in which the guest waits.
     """
@@ -61,7 +62,7 @@ class Round:
     dirty_rate_bytes_per_s: float
     ended_s: float = 0.0
     remaining_bytes: int = 0
-    throttle: float = 0.0
+    throttled_share: float = 0.0
     dirty_map: tuple[int, ...] = ()
     pending_pages: int = 0
     again_pages: int = 0
@@ -96,8 +97,8 @@ class Verdict:
     - ``more_rounds``, ``downtime_s``, ``total_s``: of the migration as it will go (`precopy.planning.Forecast`);
     - ``smallest_downtime_limit_s``: its upper end, set as the limit, makes the migration converge;
     - ``largest_dirty_rate_bytes_per_s``: with which it would converge within the limit (None: with any);
-    - ``dirty_rate_bytes_per_s``: D now; ``bandwidth_bytes_per_s``: B; ``remaining_bytes``; ``throttle``: the share of
-      the vCPUs' time that is taken from now on.
+    - ``dirty_rate_bytes_per_s``: D now; ``bandwidth_bytes_per_s``: B; ``remaining_bytes``; ``throttle_to``: the share
+      of the vCPUs' time that is taken from now on.
     """
 
     round: int
@@ -114,7 +115,7 @@ class Verdict:
     dirty_rate_bytes_per_s: float
     bandwidth_bytes_per_s: Range
     remaining_bytes: int
-    throttle: float
+    throttle_to: float
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,7 @@ class Migrated:
     @property
     def guest_time_lost_s(self) -> float:
         """What the guest lost of its time: the downtime, and what throttling took from each vCPU on average."""
-        return self.downtime.total_s + sum(self.throttled.stolen_s) / max(len(self.throttled.stolen_s), 1)
+        return self.downtime.total_s + sum(self.throttled.throttled_s) / max(len(self.throttled.throttled_s), 1)
 
     @property
     def outcome(self) -> RecordedOutcome:

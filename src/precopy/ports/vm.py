@@ -41,21 +41,21 @@ MAX_THROTTLE = 0.99
 
 @dataclass(frozen=True)
 class Throttled:
-    """What throttling has cost a guest since it was made: ``stolen_s``, the seconds that each vCPU was made to stand
+    """What throttling has cost a guest since it was made: ``throttled_s``, the seconds that each vCPU was made to stand
     still; ``active_s``, for how long a throttle was in force while the guest was not paused. Both are measured."""
 
-    stolen_s: tuple[float, ...]
+    throttled_s: tuple[float, ...]
     active_s: float
 
     @property
     def share(self) -> float:
         """The share of the guest's time that was taken while a throttle was in force; 0 where none ever was."""
-        vcpu_s = self.active_s * len(self.stolen_s)
-        return sum(self.stolen_s) / vcpu_s if vcpu_s else 0.0
+        vcpu_s = self.active_s * len(self.throttled_s)
+        return sum(self.throttled_s) / vcpu_s if vcpu_s else 0.0
 
     def __sub__(self, earlier: Throttled) -> Throttled:
-        stolen_s = tuple(now - then for now, then in zip(self.stolen_s, earlier.stolen_s, strict=True))
-        return Throttled(stolen_s, self.active_s - earlier.active_s)
+        throttled_s = tuple(now - then for now, then in zip(self.throttled_s, earlier.throttled_s, strict=True))
+        return Throttled(throttled_s, self.active_s - earlier.active_s)
 
 
 class VmControl(Protocol):

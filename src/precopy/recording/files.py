@@ -237,7 +237,7 @@ class _Reader:
                     raise Wrong("it is a look that is not after the one before")
                 self._looks.append(Look(look.interval_s, self._bitmap(words, look.dirty)))
             case Kind.ROUND:
-                one = form.decode(record, form.RoundRecord)
+                one = older.round_record(record) if self._version == 1 else form.decode(record, form.RoundRecord)
                 form.check_sample(one.sample, self._rounds[-1].sample if self._rounds else None)
                 dirty = self._bitmap(words, one.dirty)
                 self._rounds.append(TraceRound(one.sample, dirty, tuple(self._looks), one.did))

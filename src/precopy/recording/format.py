@@ -214,7 +214,7 @@ def check_sample(sample: RoundSample, before: RoundSample | None) -> None:
     number, began_s = (1, 0.0) if before is None else (before.number + 1, before.ended_s)
     if sample.number != number:
         raise Wrong(f"it is of round {sample.number}, and {number} is the next")
-    if not sample.throttle < 1 or sample.interval_s <= 0:
+    if not sample.throttled_share < 1 or sample.interval_s <= 0:
         raise Wrong("it took no time, or the guest all of it")
     if sample.ended_s < began_s + sample.interval_s * (1 - _CLOCKS) - _CLOCKS:
         raise Wrong("it ended before it can have been done")

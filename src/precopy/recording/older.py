@@ -1,16 +1,17 @@
 """Recordings that older versions wrote: their records, as today's.
 
-Version 1 called the downtime limit ``downtime_s``.
+Version 1 called the downtime limit ``downtime_s``, and the share of the time that throttling took ``throttle``.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
+from precopy.dirty import LogCounters
 from precopy.names import TimeoutPolicy
-from precopy.planning import Estimate, Limits
-from precopy.planning.model.trace import RecordedFacts
-from precopy.recording.format import Beginning, BlockRecord, PageSize, SectionRecord, decode
+from precopy.planning import Estimate, Limits, RoundSample
+from precopy.planning.model.trace import NO_CALLS, RecordedFacts
+from precopy.recording.format import Beginning, BlockRecord, Packed, PageSize, RoundRecord, SectionRecord, decode
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,38 @@ class BeginningOfVersion1:
     page_size: PageSize
     blocks: list[BlockRecord]
     sections: list[SectionRecord]
+
+
+@dataclass(frozen=True)
+class SampleOfVersion1:
+    number: int
+    ended_s: float
+    transfer_s: float
+    send_s: float
+    scan_s: float
+    clear_s: float
+    sync_s: float
+    sent_bytes: float
+    read_bytes: float
+    dirty_bytes: float
+    remaining_bytes: float
+    throttle: float = 0.0
+
+    def now(self) -> RoundSample:
+        return RoundSample(*(getattr(self, field.name) for field in fields(self)))
+
+
+@dataclass(frozen=True)
+class RoundOfVersion1:
+    sample: SampleOfVersion1
+    dirty: Packed
+    did: LogCounters = NO_CALLS
+
+
+def round_record(record: bytes) -> RoundRecord:
+    """That of version 1. Raises `Wrong`."""
+    old = decode(record, RoundOfVersion1)
+    return RoundRecord(old.sample.now(), old.dirty, old.did)
 
 
 def beginning(record: bytes) -> Beginning:

@@ -22,7 +22,7 @@ _ROUND_COLUMNS: tuple[tuple[str, Callable[[RoundSample], str]], ...] = (
     ("sync time", lambda one: format_duration(one.sync_s)),
     ("transfer time", lambda one: format_duration(one.transfer_s)),
     ("dirtied", lambda one: format_size(one.dirty_bytes)),
-    ("throttle", lambda one: f"{one.throttle:.0%}"),
+    ("throttle", lambda one: f"{one.throttled_share:.0%}"),
 )
 
 

@@ -41,7 +41,7 @@ def caution(done: Replayed) -> str:
 
 def time_lost_s(rounds: Sequence[RoundSample], downtime_s: float) -> float:
     """What a migration took from each vCPU: by throttling, and the downtime."""
-    return sum(one.throttle * one.interval_s for one in rounds) + downtime_s
+    return sum(one.throttled_share * one.interval_s for one in rounds) + downtime_s
 
 
 def replay_body(file: str, trace: Trace, done: Replayed) -> dict[str, Any]:

@@ -128,7 +128,7 @@ def throttled_line(throttled: Throttled) -> str:
     """The time that throttling took from the guest, in one line; empty where it was not throttled."""
     if not throttled.active_s:
         return ""
-    each = ", ".join(format_duration(stolen) for stolen in throttled.stolen_s)
+    each = ", ".join(format_duration(throttled_s) for throttled_s in throttled.throttled_s)
     return (
         f"throttled for {format_duration(throttled.active_s)}: {100 * throttled.share:.0f} % of the vCPUs' time was "
         f"taken ({each})"

@@ -50,11 +50,11 @@ def durations(seconds: Range) -> str:
 
 def _meanwhile(verdict: Verdict) -> str:
     """What is done about it in the next round."""
-    share = f"{100 * verdict.throttle:.0f} %"
+    share = f"{100 * verdict.throttle_to:.0f} %"
     if verdict.action == Action.THROTTLE.value:
         return f"throttling by {share}"
     waiting = "waiting for a local minimum" if verdict.action == Action.WAIT.value else ""
-    return ", ".join(filter(None, (waiting, f"throttled by {share}" if verdict.throttle else "")))
+    return ", ".join(filter(None, (waiting, f"throttled by {share}" if verdict.throttle_to else "")))
 
 
 def _outlook(verdict: Verdict) -> str:

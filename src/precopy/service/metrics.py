@@ -54,7 +54,7 @@ _VERDICT: dict[str, tuple[str, Callable[[Verdict], float]]] = {
         lambda one: math.nan if one.converges is None else float(one.converges),
     ),
     "downtime_limit_seconds": ("The downtime limit that is applied.", lambda one: one.downtime_limit_s),
-    "throttle_ratio": ("The share of the vCPUs' time that is taken.", lambda one: one.throttle),
+    "throttle_ratio": ("The share of the vCPUs' time that is taken.", lambda one: one.throttle_to),
 }
 _RANGES: dict[str, tuple[str, Callable[[Verdict], Range]]] = {
     "expected_downtime_seconds": ("The downtime to be expected.", lambda one: one.downtime_s),

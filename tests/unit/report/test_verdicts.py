@@ -49,7 +49,7 @@ FINE = Verdict(
     dirty_rate_bytes_per_s=40 * MB,
     bandwidth_bytes_per_s=Range(100 * MB, 95 * MB, 105 * MB),
     remaining_bytes=4 << 20,
-    throttle=0.0,
+    throttle_to=0.0,
 )
 HOPELESS = replace(
     FINE,
@@ -76,11 +76,11 @@ ENDLESS = replace(HOPELESS, smallest_downtime_limit_s=exactly(None), dirty_rate_
             "converges in 1 to 4 more rounds, downtime 900 us to 1.2 s, done in 0 us",
         ),
         (
-            replace(FINE, action=Action.THROTTLE.value, throttle=0.4, total_s=exactly(3.6)),
+            replace(FINE, action=Action.THROTTLE.value, throttle_to=0.4, total_s=exactly(3.6)),
             "throttling by 40 %; converges in 3 more rounds, downtime 41 to 55 ms, done in 2.1 s",
         ),
         (
-            replace(FINE, throttle=0.4, total_s=exactly(3.6)),
+            replace(FINE, throttle_to=0.4, total_s=exactly(3.6)),
             "throttled by 40 %; converges in 3 more rounds, downtime 41 to 55 ms, done in 2.1 s",
         ),
         (replace(FINE, action=Action.SWITCH_OVER.value), "switching over: downtime 41 to 55 ms"),
@@ -90,7 +90,7 @@ ENDLESS = replace(HOPELESS, smallest_downtime_limit_s=exactly(None), dirty_rate_
         ),
         (HOPELESS, "will not converge: dirty rate is 0.90 of the bandwidth; smallest downtime limit 1.9 s"),
         (
-            replace(HOPELESS, action=Action.WAIT.value, throttle=0.25),
+            replace(HOPELESS, action=Action.WAIT.value, throttle_to=0.25),
             (
                 "waiting for a local minimum, throttled by 25 %; will not converge: "
                 "dirty rate is 0.90 of the bandwidth; smallest downtime limit 1.9 s"
@@ -303,7 +303,7 @@ class TestNames:
 
     def test_timeouts_and_throttles(self) -> None:
         assert self.choices("on_timeout") == list(TIMEOUT_POLICIES)
-        assert self.choices("throttle") == list(THROTTLE_MODES)
+        assert self.choices("throttle_mode") == list(THROTTLE_MODES)
 
     def test_clear_policies_of_a_migration(self) -> None:
         assert self.choices("clear") == list(EVERYDAY_CLEAR_POLICIES) == ["merged", "deferred"]
@@ -311,5 +311,5 @@ class TestNames:
     def test_defaults(self) -> None:
         defaults = {one.name: one.default for one in migrate.params}
         options = MigrationOptions()
-        for name in ("policy", "max_total", "on_timeout", "throttle", "max_throttle"):
+        for name in ("policy", "max_total", "on_timeout", "throttle_mode", "max_throttle"):
             assert defaults[name] == getattr(options, name)

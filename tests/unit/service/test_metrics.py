@@ -47,7 +47,7 @@ VERDICT = Verdict(
     dirty_rate_bytes_per_s=4e7,
     bandwidth_bytes_per_s=Range(1e8, 9e7, 1.1e8),
     remaining_bytes=4 << 20,
-    throttle=0.4,
+    throttle_to=0.4,
 )
 
 

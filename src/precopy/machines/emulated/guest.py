@@ -19,8 +19,8 @@ from precopy.errors import GuestError, Unsupported
 from precopy.machines.emulated.code import CodeClient
 from precopy.machines.emulated.exclusive import STOP_S, Exclusive
 from precopy.machines.emulated.tlb import Tlb
-from precopy.machines.vcpu.gate import Brake
-from precopy.machines.vcpu.throttle import Throttle
+from precopy.machines.vcpu.gate import VcpuGate
+from precopy.machines.vcpu.throttle import VcpuThrottle
 from precopy.machines.workload import BURST_PORT, IDLE_PORT, Workload, boot_image, check, params_words
 from precopy.machines.workload.pacing import Pacer
 from precopy.memory import GuestMemory
@@ -76,8 +76,8 @@ class EmulatedGuest:
             address = memory.host(section.block).address + section.offset * PAGE_SIZE
             self._cpu.mem_map_ptr(section.gpa, section.pages * PAGE_SIZE, unicorn.UC_PROT_ALL, address)
         self._cpu.hook_add(unicorn.UC_HOOK_INSN, self._on_out, None, 1, 0, x86_const.UC_X86_INS_OUT)
-        self._halt = Brake()
-        self._throttle = Throttle([self._halt], self._interrupt)
+        self._halt = VcpuGate()
+        self._throttle = VcpuThrottle([self._halt], self._interrupt)
         self._pacer = Pacer(params_words(memory, 0), self._halt)
         self.error: GuestError | None = None
         self._change = threading.Condition()
@@ -131,7 +131,7 @@ class EmulatedGuest:
             self._change.notify_all()
 
     def throttle(self, share: float) -> None:
-        self._throttle.take(share)
+        self._throttle.throttle_to(share)
 
     def limit_dirtying(self, bytes_per_s: float | None, max_share: float = MAX_THROTTLE) -> None:  # noqa: ARG002
         """Raises `Unsupported`."""
@@ -196,11 +196,11 @@ class EmulatedGuest:
                 self._halt.wait()
         else:
             self.error = GuestError(f"the guest wrote to port {port:#x}, where nothing is")
-        if self._halt.is_set() or self._halt.resting or self.error:
+        if self._halt.is_set() or self._halt.sleeping or self.error:
             cpu.emu_stop()
 
     def _interrupt(self, _number: int) -> None:
-        """Returns once the CPU is where it notices that it is to rest. Raises `GuestError`."""
+        """Returns once the CPU is where it notices that it is to sleep. Raises `GuestError`."""
         with self._exclusive.section():
             pass
 
@@ -222,10 +222,10 @@ class EmulatedGuest:
                 self._park()
             if self._closing:
                 return
-            self._halt.rest()
+            self._halt.throttle_sleep()
             try:
                 with self._exclusive.executing():
-                    if not self._halt.resting:
+                    if not self._halt.sleeping:
                         self._run()
                 self._tlb.settle()
                 if self._tlb.code is not None:

@@ -16,8 +16,8 @@ from precopy.machines.kvm.memory import VmMemory
 from precopy.machines.kvm.system import KvmSystem
 from precopy.machines.kvm.tracker_choice import choose
 from precopy.machines.kvm.vcpu import Vcpu, install_kick_handler
-from precopy.machines.vcpu.gate import Brake
-from precopy.machines.vcpu.throttle import Throttle
+from precopy.machines.vcpu.gate import VcpuGate
+from precopy.machines.vcpu.throttle import VcpuThrottle
 from precopy.machines.workload import BURST_PORT, IDLE_PORT, BootImage, Workload, boot_image, check, params_words
 from precopy.machines.workload.pacing import Pacer
 from precopy.memory import DirtyClient, GuestMemory, Section
@@ -58,9 +58,9 @@ class KvmGuest:
         self.memory = memory
         self.running = False
         self._smram_listener, self._ring_entries = smram_listener, ring_entries
-        self._brakes = [Brake() for _ in range(vcpus)]
-        self._throttle = Throttle(self._brakes, self._interrupt)
-        self._pacers = [Pacer(params_words(memory, number), brake) for number, brake in enumerate(self._brakes)]
+        self._gates = [VcpuGate() for _ in range(vcpus)]
+        self._throttle = VcpuThrottle(self._gates, self._interrupt)
+        self._pacers = [Pacer(params_words(memory, number), gate) for number, gate in enumerate(self._gates)]
         self._system = KvmSystem()
         try:
             self._vm = self._make_vm(tracker)
@@ -160,7 +160,7 @@ class KvmGuest:
         return VirtualMachine(
             self._system,
             self.memory,
-            self._brakes,
+            self._gates,
             self._on_io,
             tracker,
             smram_listener=self._smram_listener,
@@ -201,7 +201,7 @@ class KvmGuest:
             vcpu.resume()
 
     def throttle(self, share: float) -> None:
-        self._throttle.take(share)
+        self._throttle.throttle_to(share)
 
     def limit_dirtying(self, bytes_per_s: float | None, max_share: float = MAX_THROTTLE) -> None:
         """As `VmControl.limit_dirtying`, by the dirty ring, which alone says which vCPU dirtied a page."""

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from precopy.machines.kvm.memory import VmMemory
 from precopy.machines.kvm.system import KvmSystem
 from precopy.machines.kvm.vcpu import ExitHandler, Vcpu
-from precopy.machines.vcpu.gate import Brake
+from precopy.machines.vcpu.gate import VcpuGate
 from precopy.memory import GuestMemory
 
 
 class VirtualMachine:
-    """A stopped vCPU for each of ``brakes`` over ``memory``, which stays the caller's; the other arguments are
+    """A stopped vCPU for each of ``gates`` over ``memory``, which stays the caller's; the other arguments are
     `VmMemory`'s.
 
     Raises `Unsupported`, `KernelCallError`, `UsageError`.
@@ -24,7 +24,7 @@ class VirtualMachine:
         self,
         system: KvmSystem,
         memory: GuestMemory,
-        brakes: Sequence[Brake],
+        gates: Sequence[VcpuGate],
         on_io: ExitHandler,
         tracker: str,
         *,
@@ -37,10 +37,8 @@ class VirtualMachine:
             self.memory = VmMemory(self.fd, memory, tracker, smram_listener=smram_listener, ring_entries=ring_entries)
             undo.callback(self.memory.close)
             self.vcpus: list[Vcpu] = []
-            for number, brake in enumerate(brakes):
-                vcpu = Vcpu(
-                    system, self.fd, number, on_io, halt=brake, ring=self.memory.ring, ring_entries=ring_entries
-                )
+            for number, gate in enumerate(gates):
+                vcpu = Vcpu(system, self.fd, number, on_io, halt=gate, ring=self.memory.ring, ring_entries=ring_entries)
                 undo.callback(vcpu.close)
                 self.vcpus.append(vcpu)
             for vcpu in self.vcpus:

@@ -23,7 +23,7 @@ from precopy.abi import kvm
 from precopy.abi.ioctl import call
 from precopy.errors import GuestError
 from precopy.machines.kvm.system import KvmSystem
-from precopy.machines.vcpu.gate import Brake
+from precopy.machines.vcpu.gate import VcpuGate
 from precopy.trackers.kvm_ring import KvmDirtyRing
 
 KICK = signal.SIGRTMIN + 4
@@ -58,7 +58,7 @@ class Vcpu:
         number: int,
         on_io: ExitHandler,
         *,
-        halt: Brake | None = None,
+        halt: VcpuGate | None = None,
         ring: KvmDirtyRing | None = None,
         ring_entries: int = 0,
     ) -> None:
@@ -78,7 +78,7 @@ class Vcpu:
         self.cpuid = bytes(table.entries)[: table.nent * ctypes.sizeof(kvm.CpuidEntry)]
         """The entries of ``struct kvm_cpuid2`` that it has."""
         self.error: GuestError | None = None
-        self.halt = halt or Brake()
+        self.halt = halt or VcpuGate()
         self.halt.set()
         self._change = threading.Condition()
         self._wanted = False  # to run
@@ -166,9 +166,9 @@ class Vcpu:
 
     def _rest(self) -> None:
         """Stands still where it was interrupted for that, and may enter the guest again unless it is to stop."""
-        self.halt.rest()
+        self.halt.throttle_sleep()
         with self._change:
-            if self._wanted and not self.halt.resting:
+            if self._wanted and not self.halt.sleeping:
                 self.run.immediate_exit = 0
 
     def _enter(self) -> bool:

@@ -16,15 +16,15 @@ _NEVER = math.inf
 
 
 class Times(NamedTuple):
-    """Seconds in which a vCPU was not paused (``ran_s``), and how many of them were taken from it (``taken_s``)."""
+    """Seconds in which a vCPU was not paused (``ran_s``), and how many of them were taken from it (``throttled_s``)."""
 
     ran_s: float
-    taken_s: float
+    throttled_s: float
 
 
-class Brake:
-    """Set at first. `set`, `clear` and `is_set` are as a `threading.Event`'s; all but `wait` and `rest` may be called
-    from any thread at any time, and a vCPU that waits or rests ends that at once when the brake is set.
+class VcpuGate:
+    """Set at first. `set`, `clear` and `is_set` are as a `threading.Event`'s; all but `wait` and `throttle_sleep` may
+    be called from any thread at any time, and a vCPU that waits or sleeps ends that at once when the gate is set.
 
     What is taken is measured: from when the vCPU was stopped until it goes on.
     """
@@ -32,12 +32,12 @@ class Brake:
     def __init__(self) -> None:
         self._change = threading.Condition()
         self._set = True
-        self._cleared_at = self._ran_s = self._taken_s = 0.0
-        self._since: float | None = None  # when the present rest began; None: the vCPU is not resting
+        self._cleared_at = self._ran_s = self._throttled_s = 0.0
+        self._since: float | None = None  # when the present throttle sleep began; None: there is none
         self._until = _NEVER  # when it ends
 
     @property
-    def resting(self) -> bool:
+    def sleeping(self) -> bool:
         """Whether the vCPU is to stand still for a while."""
         return self._since is not None
 
@@ -47,7 +47,7 @@ class Brake:
         with self._change:
             now = time.monotonic()
             ran_s = self._ran_s if self._set else self._ran_s + now - self._cleared_at
-            return Times(ran_s, self._taken(now))
+            return Times(ran_s, self._throttled(now))
 
     def is_set(self) -> bool:
         return self._set
@@ -67,9 +67,9 @@ class Brake:
                 self._cleared_at = time.monotonic()
             self._set = False
 
-    def take(self, seconds: float, interrupt: Callable[[], None]) -> None:
-        """Has the vCPU rest for ``seconds`` from when ``interrupt`` has stopped it; does nothing where it is paused or
-        already rests. Raises what ``interrupt`` raises."""
+    def sleep_for(self, seconds: float, interrupt: Callable[[], None]) -> None:
+        """Has the vCPU sleep for ``seconds`` from when ``interrupt`` has stopped it; does nothing where it is paused or
+        already sleeps. Raises what ``interrupt`` raises."""
         with self._change:
             if self._set or self._since is not None or seconds <= 0:
                 return
@@ -84,7 +84,7 @@ class Brake:
                     self._change.notify_all()
 
     def release(self) -> None:
-        """Ends the present rest."""
+        """Ends the present throttle sleep."""
         with self._change:
             self._end(time.monotonic())
             self._change.notify_all()
@@ -97,7 +97,7 @@ class Brake:
             return self._own(time.monotonic())
 
     def wait(self, seconds: float = _NEVER) -> None:
-        """Waits for ``seconds`` on the vCPU's own clock, or until the brake is set."""
+        """Waits for ``seconds`` on the vCPU's own clock, or until the gate is set."""
         with self._change:
             end = self._own(time.monotonic()) + seconds
             while not self._set:
@@ -109,8 +109,8 @@ class Brake:
                     return
                 self._sleep(left if self._until == _NEVER else self._until - now)
 
-    def rest(self) -> None:
-        """Stands still for as long as the vCPU is to rest."""
+    def throttle_sleep(self) -> None:
+        """Stands still for as long as the vCPU is to sleep."""
         with self._change:
             while self._since is not None and (left := self._until - time.monotonic()) > 0:
                 self._sleep(left)
@@ -121,14 +121,14 @@ class Brake:
     def _sleep(self, seconds: float) -> None:
         self._change.wait(None if seconds == _NEVER else seconds)
 
-    def _taken(self, now: float) -> float:
+    def _throttled(self, now: float) -> float:
         if self._since is None or self._until == _NEVER:  # the vCPU may not have stopped yet
-            return self._taken_s
-        return self._taken_s + now - self._since
+            return self._throttled_s
+        return self._throttled_s + now - self._since
 
     def _own(self, now: float) -> float:
-        return now - self._taken(now)
+        return now - self._throttled(now)
 
     def _end(self, now: float) -> None:
-        self._taken_s = self._taken(now)
+        self._throttled_s = self._throttled(now)
         self._since, self._until = None, _NEVER

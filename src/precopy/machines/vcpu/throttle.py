@@ -7,7 +7,7 @@ Two rules, one of which is in force at a time, each for every vCPU on its own:
 - a *dirty quota* takes time only from a vCPU that dirties more than it may, for as long as the excess would have taken
   at the permitted rate. QEMU's dirty limit does so whenever a vCPU's dirty ring is full (system/dirtylimit.c).
 
-A thread that there is only while something is in force looks at each vCPU now and then and has its `Brake` take the
+A thread that there is only while something is in force looks at each vCPU now and then and has its `VcpuGate` take the
 time that its rule says. What was really taken is measured, and the next look makes up for the difference.
 """
 
@@ -21,18 +21,19 @@ from functools import partial
 from typing import Protocol
 
 from precopy.errors import GuestError, PrecopyError, UsageError
-from precopy.machines.vcpu.gate import Brake, Times
+from precopy.machines.vcpu.gate import Times, VcpuGate
 from precopy.ports.vm import MAX_THROTTLE, Throttled
 from precopy.units import PAGE_SIZE
 
 _SLICE_S = 0.01
 """Seconds from one look at a vCPU's times to the next."""
 _LEAST_RUN_S = 0.001
-"""Shortest run of a vCPU between two rests, in seconds. With a large share rests get longer instead of runs shorter."""
+"""Shortest run of a vCPU between two throttle sleeps, in seconds. With a large share sleeps get longer instead of runs
+shorter."""
 _CREDIT_S = 0.1
 """Seconds of its dirty quota that a vCPU which dirtied less may save up and use at once."""
-_LONGEST_REST_S = 1.0
-"""Longest rest for a dirty quota, in seconds. Pages beyond it are not charged: they come only of a late look."""
+_LONGEST_SLEEP_S = 1.0
+"""Longest sleep for a dirty quota, in seconds. Pages beyond it are not charged: they come only of a late look."""
 
 
 class Rule(Protocol):
@@ -52,12 +53,12 @@ class DutyCycle:
         self._owed_s = 0.0
 
     def look(self, times: Times) -> tuple[float, float]:
-        self._owed_s += self._share * (times.ran_s - self._last.ran_s) - (times.taken_s - self._last.taken_s)
+        self._owed_s += self._share * (times.ran_s - self._last.ran_s) - (times.throttled_s - self._last.throttled_s)
         self._last = times
         # A host that was slow is made up for, but not without limit.
-        rest_s = min(max(self._owed_s, 0.0) / (1 - self._share), 2 * self._share * self._slice_s)
-        self._owed_s = min(self._owed_s, rest_s * (1 - self._share))
-        return rest_s, (1 - self._share) * self._slice_s
+        sleep_s = min(max(self._owed_s, 0.0) / (1 - self._share), 2 * self._share * self._slice_s)
+        self._owed_s = min(self._owed_s, sleep_s * (1 - self._share))
+        return sleep_s, (1 - self._share) * self._slice_s
 
 
 class DirtyQuota:
@@ -77,23 +78,23 @@ class DirtyQuota:
         ran_s, worked_s = times.ran_s - self._last.ran_s, self._worked(times) - self._worked(self._last)
         self._last = times
         self._excess = max(self._excess + self._pages - before - self._rate * ran_s, -_CREDIT_S * self._rate)
-        most_s = min(worked_s * self._most / (1 - self._most), _LONGEST_REST_S)
-        rest_s = min(max(self._excess, 0.0) / self._rate, most_s)
-        self._excess = min(self._excess, rest_s * self._rate)
-        share = rest_s / (rest_s + worked_s) if rest_s else 0.0
-        return rest_s, max((1 - share) * _SLICE_S, _LEAST_RUN_S)
+        most_s = min(worked_s * self._most / (1 - self._most), _LONGEST_SLEEP_S)
+        sleep_s = min(max(self._excess, 0.0) / self._rate, most_s)
+        self._excess = min(self._excess, sleep_s * self._rate)
+        share = sleep_s / (sleep_s + worked_s) if sleep_s else 0.0
+        return sleep_s, max((1 - share) * _SLICE_S, _LEAST_RUN_S)
 
     @staticmethod
     def _worked(times: Times) -> float:
-        return times.ran_s - times.taken_s
+        return times.ran_s - times.throttled_s
 
 
-class Throttle:
-    """Throttles the vCPUs of ``brakes``, of which ``interrupt`` stops the one of a number: out of the guest, in its
-    own thread, where it rests. Nothing is in force at first; `close` it."""
+class VcpuThrottle:
+    """Throttles the vCPUs of ``gates``, of which ``interrupt`` stops the one of a number: out of the guest, in its
+    own thread, where it sleeps. Nothing is in force at first; `close` it."""
 
-    def __init__(self, brakes: Sequence[Brake], interrupt: Callable[[int], None]) -> None:
-        self._brakes, self._interrupt = brakes, interrupt
+    def __init__(self, gates: Sequence[VcpuGate], interrupt: Callable[[int], None]) -> None:
+        self._gates, self._interrupt = gates, interrupt
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._ended = threading.Event()
@@ -104,7 +105,7 @@ class Throttle:
         self.limits = False
         """Whether a dirty limit is in force."""
 
-    def take(self, share: float) -> None:
+    def throttle_to(self, share: float) -> None:
         """Takes this share of every vCPU's time. Raises `UsageError`, `GuestError`, and what made the last throttle end
         before its time, unless nothing is to be taken (0)."""
         _check_share(share)
@@ -113,11 +114,11 @@ class Throttle:
             if not share:
                 self._failed = None
             else:
-                self._begin([DutyCycle(share, brake.times) for brake in self._brakes])
+                self._begin([DutyCycle(share, gate.times) for gate in self._gates])
 
     def limit(self, bytes_per_s: float, dirtied: Callable[[int], int], most: float = MAX_THROTTLE) -> None:
         """Limits each vCPU to ``bytes_per_s`` of dirty memory, taking at most the share ``most`` of its time.
-        ``dirtied(number)`` is the count of pages that vCPU has dirtied. Raises as `take`."""
+        ``dirtied(number)`` is the count of pages that vCPU has dirtied. Raises as `throttle_to`."""
         _check_share(most)
         if not 0 < bytes_per_s < math.inf:
             raise UsageError(f"a dirty limit has to be above 0 bytes a second, not {bytes_per_s}")
@@ -125,8 +126,8 @@ class Throttle:
             self._end()
             pages_per_s = bytes_per_s / PAGE_SIZE
             rules = [
-                DirtyQuota(pages_per_s, partial(dirtied, number), brake.times, most)
-                for number, brake in enumerate(self._brakes)
+                DirtyQuota(pages_per_s, partial(dirtied, number), gate.times, most)
+                for number, gate in enumerate(self._gates)
             ]
             self._begin(rules)
             self.limits = True
@@ -143,7 +144,7 @@ class Throttle:
             active_s = self._active_s
             if self._thread is not None:
                 active_s += (self._ran_s() if self._failed_at_s is None else self._failed_at_s) - self._began_s
-            return Throttled(tuple(brake.times.taken_s for brake in self._brakes), active_s)
+            return Throttled(tuple(gate.times.throttled_s for gate in self._gates), active_s)
 
     def close(self) -> None:
         """Ends throttling for good. May be called twice."""
@@ -152,7 +153,7 @@ class Throttle:
             self._end()
 
     def _ran_s(self) -> float:
-        return max(brake.times.ran_s for brake in self._brakes)  # all are set and cleared together
+        return max(gate.times.ran_s for gate in self._gates)  # all are set and cleared together
 
     def _begin(self, rules: Sequence[Rule]) -> None:
         if self._closed:
@@ -170,8 +171,8 @@ class Throttle:
             self._ended.set()
             self._thread.join()
             self._thread = None
-            for brake in self._brakes:
-                brake.release()
+            for gate in self._gates:
+                gate.release()
             self._active_s += (self._ran_s() if self._failed_at_s is None else self._failed_at_s) - self._began_s
             self._failed_at_s = None
         self.limits = False
@@ -188,10 +189,10 @@ class Throttle:
 
     def _look(self, number: int, rule: Rule) -> float:
         """Returns when to look next."""
-        brake = self._brakes[number]
-        rest_s, run_s = rule.look(brake.times)
-        brake.take(rest_s, partial(self._interrupt, number))
-        return time.monotonic() + rest_s + run_s
+        gate = self._gates[number]
+        sleep_s, run_s = rule.look(gate.times)
+        gate.sleep_for(sleep_s, partial(self._interrupt, number))
+        return time.monotonic() + sleep_s + run_s
 
 
 def _check_share(share: float) -> None:

@@ -69,9 +69,11 @@ _Point = tuple[float, float, float]
 _Floats = npt.NDArray[np.float64]
 
 
-def estimate_dirtying(rounds: Sequence[RoundSample], ram_bytes: float, throttle: float) -> tuple[DirtyCurve, float]:
-    """W, the dirty bytes of an interval, for a guest at ``throttle``; and its relative spread: nine times in ten, the
-    next round's dirty bytes differ from W by no more than this share.
+def estimate_dirtying(
+    rounds: Sequence[RoundSample], ram_bytes: float, throttled_share: float
+) -> tuple[DirtyCurve, float]:
+    """W, the dirty bytes of an interval, for a guest at ``throttled_share``; and its relative spread: nine times in
+    ten, the next round's dirty bytes differ from W by no more than this share.
 
     Each round is a point (interval, dirty bytes); intervals at another throttle are stretched to the guest's speed at
     this one. Points of similar intervals are averaged, a newer round's with twice the weight of the one's before it.
@@ -88,7 +90,8 @@ def estimate_dirtying(rounds: Sequence[RoundSample], ram_bytes: float, throttle:
     known = _Known()
     found, ahead = [], 0.0
     for one in telling(rounds):
-        interval, dirty = _stretched(one.interval_s, one.throttle, throttle), min(one.dirty_bytes, ram_bytes)
+        interval = _stretched(one.interval_s, one.throttled_share, throttled_share)
+        dirty = min(one.dirty_bytes, ram_bytes)
         if interval > _TICK_S:
             found.append((interval, dirty, known.follow(interval, dirty)))
             known.add(interval, dirty)
@@ -104,11 +107,12 @@ def estimate_dirtying(rounds: Sequence[RoundSample], ram_bytes: float, throttle:
     return curve, _spread(curve, found, doubt)
 
 
-def _stretched(interval_s: float, throttle: float, now: float) -> float:
-    """The interval at throttle ``now`` in which a guest writes as much as it did in ``interval_s`` at ``throttle``."""
-    if throttle == now:
+def _stretched(interval_s: float, throttled_share: float, now: float) -> float:
+    """The interval, throttled by ``now``, in which a guest writes as much as it did in ``interval_s`` at
+    ``throttled_share``."""
+    if throttled_share == now:
         return interval_s
-    return interval_s * (1 - min(throttle, _STOPPED)) / (1 - min(now, _STOPPED))
+    return interval_s * (1 - min(throttled_share, _STOPPED)) / (1 - min(now, _STOPPED))
 
 
 def _settled(intervals: list[float], ahead: float) -> float:

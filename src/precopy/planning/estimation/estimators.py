@@ -25,15 +25,15 @@ def observe(
     remaining_bytes: float,
     handover_s: Estimate,
     *,
-    throttle: float = 0.0,
+    throttled_share: float = 0.0,
 ) -> Metrics:
-    """What a policy decides by right after a sync, with the guest at ``throttle``. Raises `UsageError` without any
-    round."""
+    """What a policy decides by right after a sync, with the guest throttled by ``throttled_share``. Raises `UsageError`
+    without any round."""
     if not rounds:
         raise UsageError("nothing is known of a migration before its first round; estimate from one round or more")
-    dirty, spread = estimate_dirtying(rounds, ram_bytes, throttle)
+    dirty, spread = estimate_dirtying(rounds, ram_bytes, throttled_share)
     costs = estimate_costs(rounds, handover_s)
-    return Metrics(ram_bytes, rounds, remaining_bytes, dirty, spread, costs, throttle)
+    return Metrics(ram_bytes, rounds, remaining_bytes, dirty, spread, costs, throttled_share)
 
 
 def estimate_costs(rounds: Sequence[RoundSample], handover_s: Estimate) -> Costs:

@@ -94,7 +94,7 @@ def _worlds(metrics: Metrics) -> list[CurveWorld]:
     """The likely one, and both ends of its range unless everything is known exactly."""
     costs, spread = metrics.costs, metrics.dirty_spread
     bandwidth, handover = costs.bandwidth, costs.handover_s
-    curve = metrics.dirty.scaled(1 / (1 - metrics.throttle)) if metrics.throttle else metrics.dirty
+    curve = metrics.dirty.scaled(1 / (1 - metrics.throttled_share)) if metrics.throttled_share else metrics.dirty
     worlds = [CurveWorld(costs, curve)]
     if spread or bandwidth.low < bandwidth.high or handover.low < handover.high:
         worlds.append(_world(metrics, bandwidth.high, handover.low, curve.times(max(1 - spread, 0.0))))

@@ -29,9 +29,9 @@ class World(Protocol):
     @property
     def costs(self) -> Costs: ...
 
-    def dirtied(self, start_s: float, end_s: float, throttle: float) -> float:
+    def dirtied(self, start_s: float, end_s: float, throttled_share: float) -> float:
         """Bytes of the pages that the guest writes between two moments since the migration's start, with the share
-        ``throttle`` of its time taken."""
+        ``throttled_share`` of its time taken."""
         ...
 
 
@@ -42,8 +42,8 @@ class CurveWorld:
     costs: Costs
     curve: DirtyCurve
 
-    def dirtied(self, start_s: float, end_s: float, throttle: float) -> float:
-        return self.curve.dirty_bytes((end_s - start_s) * (1 - throttle))
+    def dirtied(self, start_s: float, end_s: float, throttled_share: float) -> float:
+        return self.curve.dirty_bytes((end_s - start_s) * (1 - throttled_share))
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class Outcome:
 
 
 Observe = Callable[[tuple[RoundSample, ...], float, float], Metrics]
-"""What is known after a round: (all rounds, bytes remaining, throttle in force) to metrics."""
+"""What is known after a round: (all rounds, bytes remaining, throttled share) to metrics."""
 
 
 def simulate(
@@ -87,24 +87,24 @@ def simulate(
     bytes.
     """
     costs, bandwidth = world.costs, world.costs.bandwidth.value
-    made, stolen, sent = len(metrics.rounds), 0.0, 0.0
+    made, throttled_s, sent = len(metrics.rounds), 0.0, 0.0
     while True:
         decision = decide(metrics, limits, now)
         if decision.ends or len(metrics.rounds) >= made + most_rounds:
             break
-        throttle = decision.throttle
+        throttled_share = decision.throttle_to
         besides_s = 0.0 if metrics.rounds else first_s
         whole_s = costs.transfer_s(metrics.remaining_bytes, bandwidth) + besides_s
         share = _share_before_its_end(metrics, whole_s, decide, limits, now)
         read = metrics.remaining_bytes * share
         left = metrics.remaining_bytes - read
         transfer_s = costs.transfer_s(read, bandwidth) + besides_s * share
-        found = world.dirtied(now, now + transfer_s, throttle)
+        found = world.dirtied(now, now + transfer_s, throttled_share)
         sync_s = costs.x_s(found)
-        found = world.dirtied(now, now + transfer_s + sync_s, throttle)
+        found = world.dirtied(now, now + transfer_s + sync_s, throttled_share)
         now += transfer_s + sync_s
         sent += read * costs.sent_share
-        stolen += throttle * (transfer_s + sync_s)
+        throttled_s += throttled_share * (transfer_s + sync_s)
         sample = RoundSample(
             number=len(metrics.rounds) + 1,
             ended_s=now,
@@ -117,10 +117,10 @@ def simulate(
             read_bytes=read,
             dirty_bytes=found,
             remaining_bytes=min(found + left, metrics.ram_bytes),
-            throttle=throttle,
+            throttled_share=throttled_share,
         )
-        metrics = _after(metrics, sample, throttle, observe)
-    late = world.dirtied(now, now + PAUSE_S, metrics.throttle)
+        metrics = _after(metrics, sample, throttled_share, observe)
+    late = world.dirtied(now, now + PAUSE_S, metrics.throttled_share)
     size = metrics.remaining_bytes + late
     downtime_s = costs.x_s(late) + costs.transfer_s(size, bandwidth) + costs.handover_s.value
     completed = decision.action is Action.SWITCH_OVER
@@ -131,7 +131,7 @@ def simulate(
         downtime_s=downtime_s,
         total_s=now + (downtime_s if completed else 0.0),
         sent_bytes=sent + (size * costs.sent_share if completed else 0.0),
-        guest_time_lost_s=stolen + (downtime_s if completed else 0.0),
+        guest_time_lost_s=throttled_s + (downtime_s if completed else 0.0),
     )
 
 
@@ -157,11 +157,13 @@ def _share_before_its_end(metrics: Metrics, whole_s: float, decide: Decide, limi
     return high
 
 
-def _after(metrics: Metrics, sample: RoundSample, throttle: float, observe: Observe | None) -> Metrics:
+def _after(metrics: Metrics, sample: RoundSample, throttled_share: float, observe: Observe | None) -> Metrics:
     rounds = (*metrics.rounds, sample)
     if observe is not None:
-        return observe(rounds, sample.remaining_bytes, throttle)
+        return observe(rounds, sample.remaining_bytes, throttled_share)
     curve = metrics.dirty
-    if throttle != metrics.throttle:
-        curve = curve.scaled((1 - throttle) / (1 - metrics.throttle))
-    return replace(metrics, rounds=rounds, remaining_bytes=sample.remaining_bytes, dirty=curve, throttle=throttle)
+    if throttled_share != metrics.throttled_share:
+        curve = curve.scaled((1 - throttled_share) / (1 - metrics.throttled_share))
+    return replace(
+        metrics, rounds=rounds, remaining_bytes=sample.remaining_bytes, dirty=curve, throttled_share=throttled_share
+    )

@@ -14,7 +14,7 @@ from precopy.planning.model.metrics import Metrics
 class Action(enum.Enum):
     """- ``GO_ON``: another round;
     - ``WAIT``: another round, in the hope of a moment in which the guest writes less (a local minimum);
-    - ``THROTTLE``: another round, with ``Decision.throttle`` of the vCPUs' time taken;
+    - ``THROTTLE``: another round, with ``Decision.throttle_to`` of the vCPUs' time taken;
     - ``SWITCH_OVER``: pause the guest and send the rest;
     - ``GIVE_UP``: leave the guest where it is.
     """
@@ -29,14 +29,14 @@ class Action(enum.Enum):
 @dataclass(frozen=True, slots=True)
 class Decision:
     """``action`` and ``reason``, in words for people. ``downtime_s``: expected of switching over now;
-    ``downtime_limit_s``: the downtime limit that was applied (some policies raise it as they go); ``throttle``: the
+    ``downtime_limit_s``: the downtime limit that was applied (some policies raise it as they go); ``throttle_to``: the
     share of the vCPUs' time to take from now on."""
 
     action: Action
     reason: str
     downtime_s: Estimate
     downtime_limit_s: float
-    throttle: float = 0.0
+    throttle_to: float = 0.0
 
     @property
     def ends(self) -> bool:

@@ -25,7 +25,7 @@ class RoundSample:
     - ``sync_s``: x of the sync after it (log_sync, bitmap sync, log_clear);
     - ``sent_bytes``: all bytes given to the stream; ``read_bytes``: the pages that they stand for, zero pages included;
     - ``dirty_bytes``: pages that the sync found newly dirty; ``remaining_bytes``: pages to be sent after it;
-    - ``throttle``: the share of the vCPUs' time that was taken meanwhile.
+    - ``throttled_share``: the share of the vCPUs' time that was taken meanwhile.
     """
 
     number: int
@@ -39,7 +39,7 @@ class RoundSample:
     read_bytes: float
     dirty_bytes: float
     remaining_bytes: float
-    throttle: float = 0.0
+    throttled_share: float = 0.0
 
     @property
     def interval_s(self) -> float:
@@ -85,9 +85,9 @@ class Metrics:
     """What a policy decides by, right after a sync: the ``rounds`` made so far, ``remaining_bytes`` to be sent, and
     what the estimators make of them.
 
-    ``dirty``: bytes dirtied in an interval, at the throttle in force now; ``dirty_spread``: how far an interval's dirty
-    bytes are off from it, as a share, about nine times in ten. ``throttle``: the share of the vCPUs' time that is
-    taken now.
+    ``dirty``: bytes dirtied in an interval, at the throttled share in force now; ``dirty_spread``: how far an
+    interval's dirty bytes are off from it, as a share, about nine times in ten. ``throttled_share``: the share of the
+    vCPUs' time that is taken now.
     """
 
     ram_bytes: int
@@ -96,7 +96,7 @@ class Metrics:
     dirty: DirtyCurve
     dirty_spread: float
     costs: Costs
-    throttle: float = 0.0
+    throttled_share: float = 0.0
 
     @property
     def dirty_rate(self) -> float:
@@ -111,7 +111,9 @@ class Metrics:
         dirtied += self.dirty.rate * self.costs.x_s(dirtied)
         remaining = min((unsent_bytes + dirtied) * _SAFE, self.ram_bytes)
         # `replace` would take twice as long, and a sweep spends most of its time here.
-        return Metrics(self.ram_bytes, self.rounds, remaining, self.dirty, self.dirty_spread, self.costs, self.throttle)
+        return Metrics(
+            self.ram_bytes, self.rounds, remaining, self.dirty, self.dirty_spread, self.costs, self.throttled_share
+        )
 
 
 _SAFE = 1.05

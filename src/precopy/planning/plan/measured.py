@@ -17,13 +17,13 @@ def measured_input(trace: Trace) -> PlanInput:
     is that of the estimates. Raises `UsageError` for a recording without a round."""
     samples = trace.samples
     last = samples[-1] if samples else None
-    throttle = last.throttle if last else 0.0
+    throttled_share = last.throttled_share if last else 0.0
     remaining = last.remaining_bytes if last else 0.0
-    seen = observe(trace.ram_bytes, samples, remaining, trace.handover_s, throttle=throttle)
+    seen = observe(trace.ram_bytes, samples, remaining, trace.handover_s, throttled_share=throttled_share)
     costs, bandwidth = seen.costs, seen.costs.bandwidth.value
-    curve = seen.dirty.scaled(1 / (1 - throttle)) if throttle else seen.dirty
+    curve = seen.dirty.scaled(1 / (1 - throttled_share)) if throttled_share else seen.dirty
     off = max(seen.dirty_spread, (costs.bandwidth.high - costs.bandwidth.low) / (2 * bandwidth))
-    shortest_s = max(DIRTY_RATE_INTERVAL_S, min(one.interval_s * (1 - one.throttle) for one in samples))
+    shortest_s = max(DIRTY_RATE_INTERVAL_S, min(one.interval_s * (1 - one.throttled_share) for one in samples))
     per_byte = costs.s_per_byte(bandwidth)
     return PlanInput(
         ram_bytes=trace.ram_bytes,

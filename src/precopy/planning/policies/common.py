@@ -40,20 +40,20 @@ class Situation:
     downtime_limit_s: float
 
     @property
-    def throttle(self) -> float:
-        """The throttle in force; never more than is allowed."""
-        return min(self.metrics.throttle, self.limits.max_throttle)
+    def throttled_share(self) -> float:
+        """The throttled share in force; never more than is allowed."""
+        return min(self.metrics.throttled_share, self.limits.max_throttle)
 
     @property
     def threshold(self) -> float:
         """Bytes that can be sent within the downtime limit."""
         return self.bandwidth * self.downtime_limit_s
 
-    def decision(self, action: Action, reason: str, throttle: float | None = None) -> Decision:
+    def decision(self, action: Action, reason: str, throttle_to: float | None = None) -> Decision:
         expected = expected_downtime(self.metrics, self.bandwidth)
-        return Decision(
-            action, reason, expected, self.downtime_limit_s, self.throttle if throttle is None else throttle
-        )
+        if throttle_to is None:
+            throttle_to = self.throttled_share
+        return Decision(action, reason, expected, self.downtime_limit_s, throttle_to)
 
     def compared(self, relation: str) -> str:
         """A reason: what is pending, ``relation``, and the threshold."""
@@ -82,7 +82,7 @@ class Situation:
                 expected = expected_downtime(self.metrics, self.bandwidth).value
                 cost = f"{format_duration(expected)} of downtime" if math.isfinite(expected) else "an unknown downtime"
                 return self.decision(Action.SWITCH_OVER, f"{why}: switching over with {cost}")
-            case TimeoutPolicy.THROTTLE if self.throttle < allowed:
+            case TimeoutPolicy.THROTTLE if self.throttled_share < allowed:
                 reason = f"{why}: throttling the guest by {allowed:.0%}"
                 return self.decision(Action.THROTTLE, reason, allowed)
             case TimeoutPolicy.THROTTLE if allowed > 0:

@@ -47,8 +47,8 @@ def decide(metrics: Metrics, limits: Limits, now: float) -> Decision:
     """
     expected, limit = expected_downtime(metrics).total_s, limits.downtime_limit_s
 
-    def decision(action: Action, reason: str, throttle: float = metrics.throttle) -> Decision:
-        return Decision(action, reason, expected, limit, throttle)
+    def decision(action: Action, reason: str, throttle_to: float = metrics.throttled_share) -> Decision:
+        return Decision(action, reason, expected, limit, throttle_to)
 
     if expected.high <= limit:
         return decision(Action.SWITCH_OVER, f"{_range(expected)} of downtime fit the limit")
@@ -60,8 +60,8 @@ def decide(metrics: Metrics, limits: Limits, now: float) -> Decision:
     if late or hopeless:
         settles = _settles(least)
         if not late and limits.max_throttle and not _exhausted(metrics, limits):
-            throttle = _throttle_for(metrics, limits)
-            return decision(Action.THROTTLE, f"{settles} unless the guest is slowed down", throttle)
+            throttle_to = _throttle_for(metrics, limits)
+            return decision(Action.THROTTLE, f"{settles} unless the guest is slowed down", throttle_to)
         why = settles if hopeless else "out of time" if limits.timed_out(now) else "out of rounds"
         return _end(metrics, limits, expected, why, late)
     if least.value > limit:
@@ -85,8 +85,8 @@ def _end(metrics: Metrics, limits: Limits, expected: Estimate, why: str, late: i
     """The decision, by ``limits.on_timeout``, where time or rounds are used up or the migration cannot converge."""
     limit = limits.downtime_limit_s
 
-    def decision(action: Action, reason: str, throttle: float = metrics.throttle) -> Decision:
-        return Decision(action, f"{why}: {reason}", expected, limit, throttle)
+    def decision(action: Action, reason: str, throttle_to: float = metrics.throttled_share) -> Decision:
+        return Decision(action, f"{why}: {reason}", expected, limit, throttle_to)
 
     match limits.on_timeout:
         case TimeoutPolicy.SWITCH:
@@ -141,7 +141,7 @@ def _is_local_minimum(metrics: Metrics) -> bool:
 
 def _exhausted(metrics: Metrics, limits: Limits) -> bool:
     """Whether a round was made with the largest throttle that is allowed, or nearly."""
-    return metrics.throttle >= _NEARLY * limits.max_throttle
+    return metrics.throttled_share >= _NEARLY * limits.max_throttle
 
 
 def _throttle_for(metrics: Metrics, limits: Limits) -> float:
@@ -154,8 +154,8 @@ def _throttle_for(metrics: Metrics, limits: Limits) -> float:
     if rate > 0:
         per_byte = costs.s_per_byte(costs.bandwidth.low) + costs.sync_s_per_byte
         speed = min(speed, _HALF / (rate * per_byte))
-    wanted = 1 - (1 - metrics.throttle) * min(speed, 1.0)
-    return min(max(wanted, metrics.throttle), limits.max_throttle)
+    wanted = 1 - (1 - metrics.throttled_share) * min(speed, 1.0)
+    return min(max(wanted, metrics.throttled_share), limits.max_throttle)
 
 
 def _settles(least: Estimate) -> str:

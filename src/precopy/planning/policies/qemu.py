@@ -87,11 +87,11 @@ def auto_converge(metrics: Metrics, limits: Limits, now: float) -> Decision:
     ended = switch_below_threshold(here) or here.guard()
     if ended is not None:
         return ended
-    wanted = round(here.throttle + INCREMENT, 2) if here.throttle > 0 else INITIAL
-    throttle = min(wanted, MOST, limits.max_throttle)
-    if throttle > here.throttle and _raises_throttle(metrics.rounds):
-        reason = f"dirtied more than {TRIGGER:.0%} of what was sent, twice: throttling the guest by {throttle:.0%}"
-        return here.decision(Action.THROTTLE, reason, throttle)
+    wanted = round(here.throttled_share + INCREMENT, 2) if here.throttled_share > 0 else INITIAL
+    throttle_to = min(wanted, MOST, limits.max_throttle)
+    if throttle_to > here.throttled_share and _raises_throttle(metrics.rounds):
+        reason = f"dirtied more than {TRIGGER:.0%} of what was sent, twice: throttling the guest by {throttle_to:.0%}"
+        return here.decision(Action.THROTTLE, reason, throttle_to)
     return here.decision(Action.GO_ON, here.compared("are not below"))
 
 

@@ -26,19 +26,19 @@ class TraceWorld:
 
     def __init__(self, timeline: Timeline, costs: Costs, begin_s: float) -> None:
         self._timeline, self._costs = timeline, costs
-        self._at, self._guest, self._throttle = begin_s, 0.0, 0.0
+        self._at, self._guest, self._throttled_share = begin_s, 0.0, 0.0
 
     @property
     def costs(self) -> Costs:
         return self._costs
 
-    def dirtied(self, start_s: float, end_s: float, throttle: float) -> float:
+    def dirtied(self, start_s: float, end_s: float, throttled_share: float) -> float:
         """Raises `ValueError` for an interval that begins before the last one did."""
         if start_s < self._at:
             raise ValueError(f"{start_s} is before {self._at}")
-        self._guest += (start_s - self._at) * (1 - self._throttle)
-        self._at, self._throttle = start_s, throttle
-        return self._timeline.dirtied(self._guest, self._guest + (end_s - start_s) * (1 - throttle))
+        self._guest += (start_s - self._at) * (1 - self._throttled_share)
+        self._at, self._throttled_share = start_s, throttled_share
+        return self._timeline.dirtied(self._guest, self._guest + (end_s - start_s) * (1 - throttled_share))
 
 
 class Replayer:
@@ -64,8 +64,8 @@ class Replayer:
         world = TraceWorld(self._timeline, costs, begin_s)
         done = _first_round(samples[0], world, begin_s, trace.ram_bytes)
 
-        def seen(rounds: tuple[RoundSample, ...], remaining_bytes: float, throttle: float) -> Metrics:
-            return observe(trace.ram_bytes, rounds, remaining_bytes, trace.handover_s, throttle=throttle)
+        def seen(rounds: tuple[RoundSample, ...], remaining_bytes: float, throttled_share: float) -> Metrics:
+            return observe(trace.ram_bytes, rounds, remaining_bytes, trace.handover_s, throttled_share=throttled_share)
 
         start = seen((done,), done.remaining_bytes, 0.0)
         outcome = simulate(start, world, policy.decide, limits, done.ended_s, observe=seen)
@@ -107,5 +107,5 @@ def _first_round(recorded: RoundSample, world: TraceWorld, begin_s: float, ram_b
         sync_s=sync_s,
         dirty_bytes=found,
         remaining_bytes=found,
-        throttle=0.0,
+        throttled_share=0.0,
     )

@@ -229,7 +229,7 @@ def _mixed(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 
 def _round_of(one: TraceRound, begin: float, chosen: Bitmap, places: _Places) -> _Round:
-    speed, interval = 1 - one.sample.throttle, max(one.sample.interval_s, _SHORTEST_S)
+    speed, interval = 1 - one.sample.throttled_share, max(one.sample.interval_s, _SHORTEST_S)
     looks = [look for look in one.looks if look.interval_s < interval][: _BINS - 2]
     pages = Bitmap(chosen.size, one.dirty.words & chosen.words).indexes()
     slices = np.full(pages.size, len(looks), np.uint8)

@@ -60,8 +60,8 @@ def _sentences(done: Migration, within: bool) -> tuple[str, ...]:
     limit = duration(done.downtime_limit_s)
     held = "within" if within else "above"
     said = [sent, f"The downtime is {held} its limit of {limit}."]
-    if done.throttled and any(done.throttled.stolen_s):
-        taken = sum(done.throttled.stolen_s)
+    if done.throttled and any(done.throttled.throttled_s):
+        taken = sum(done.throttled.throttled_s)
         said.append(
             f"To slow the guest's writes down, {duration(taken)} were taken from its CPUs within "
             f"{duration(done.throttled.active_s)}."

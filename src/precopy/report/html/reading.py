@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from precopy.errors import UsageError
+from precopy.report.html.older import as_today
 from precopy.report.html.records import (
     BenchMigrate,
     BenchPredict,
@@ -79,6 +80,7 @@ def _record(value: Any, where: str) -> Document:
         return _other(match[0], value, where)
     if version != "1":
         raise UsageError(f"{where} is {match[0]}; this precopy reads {kind} documents of version 1")
+    value = as_today(value)
     if kind == "demo":
         return _demo(value, where)
     return _convert(value, _KINDS[kind], where)

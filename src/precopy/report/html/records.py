@@ -57,7 +57,7 @@ class Round(Struct, frozen=True):
     bandwidth_bytes_per_s: Number | None
     dirty_rate_bytes_per_s: Number | None
     remaining_bytes: Number | None = None
-    throttle: Number | None = None
+    throttled_share: Number | None = None
     dirty_map: Cells | None = None
     send_s: Number | None = None
     new_dirty_pages: Count | None = None
@@ -91,7 +91,7 @@ class Verdict(Struct, frozen=True):
 class Throttled(Struct, frozen=True):
     """Seconds that were taken from each vCPU, and for how long a throttle was in force."""
 
-    stolen_s: Annotated[tuple[Number, ...], Meta(max_length=1024)]
+    throttled_s: Annotated[tuple[Number, ...], Meta(max_length=1024)]
     active_s: Number
 
 

@@ -78,7 +78,7 @@ def times_figure(done: Migration, prefix: str) -> Figure:
 
 
 def _rounds_table(done: Migration) -> Table:
-    throttled = any(one.throttle for one in done.rounds)
+    throttled = any(one.throttled_share for one in done.rounds)
     remains = any(one.remaining_bytes is not None for one in done.rounds)
     explained = all(one.pending_pages is not None for one in done.rounds)
     pages = ["dirty pages", *(["new ones", "again", "to send"] if explained else []), "pages sent", "zero pages"]
@@ -102,7 +102,7 @@ def _rounds_table(done: Migration) -> Table:
         if remains:
             row.append(NONE if one.remaining_bytes is None else format_size(one.remaining_bytes))
         if throttled:
-            row.append(f"{100 * (one.throttle or 0):.0f} %")
+            row.append(f"{100 * (one.throttled_share or 0):.0f} %")
         rows.append((*row, count_text(one.get_log_ioctls), count_text(one.clear_log_ioctls)))
     caption = "Rounds: times, pages, bandwidth, dirty rate, and ioctls that get and clear dirty bits."
     if explained:

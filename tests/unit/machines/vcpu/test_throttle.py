@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from precopy.errors import GuestError, KernelCallError, UsageError
-from precopy.machines.vcpu.gate import Brake, Times
-from precopy.machines.vcpu.throttle import DirtyQuota, DutyCycle, Rule, Throttle
+from precopy.machines.vcpu.gate import Times, VcpuGate
+from precopy.machines.vcpu.throttle import DirtyQuota, DutyCycle, Rule, VcpuThrottle
 from precopy.machines.workload import params
 from precopy.machines.workload.pacing import Pacer
 from precopy.ports import Throttled
@@ -30,11 +30,11 @@ def nothing() -> None:
 
 
 @pytest.fixture
-def brake() -> Brake:
+def gate() -> VcpuGate:
     """Of a vCPU that runs."""
-    brake = Brake()
-    brake.clear()
-    return brake
+    gate = VcpuGate()
+    gate.clear()
+    return gate
 
 
 def in_thread(run: Callable[[], None]) -> threading.Thread:
@@ -50,112 +50,112 @@ def ends(thread: threading.Thread) -> bool:
 
 class TestBrake:
     def test_is_set_at_first_and_takes_nothing_while_it_is(self) -> None:
-        brake = Brake()
-        assert brake.is_set()
-        brake.take(HOUR, nothing)
-        brake.rest()
-        brake.wait()
-        assert brake.times == Times(0, 0)
-        assert not brake.resting
+        gate = VcpuGate()
+        assert gate.is_set()
+        gate.sleep_for(HOUR, nothing)
+        gate.throttle_sleep()
+        gate.wait()
+        assert gate.times == Times(0, 0)
+        assert not gate.sleeping
 
-    def test_time_runs_while_it_is_not_set(self, brake: Brake) -> None:
-        brake.clear()
+    def test_time_runs_while_it_is_not_set(self, gate: VcpuGate) -> None:
+        gate.clear()
         time.sleep(0.01)
-        brake.set()
-        times = brake.times
+        gate.set()
+        times = gate.times
         assert times.ran_s >= 0.01
-        assert times.taken_s == 0
-        brake.set()
-        assert brake.times == times
+        assert times.throttled_s == 0
+        gate.set()
+        assert gate.times == times
 
-    def test_a_rest_lasts_as_long_as_was_said_and_is_what_was_taken(self, brake: Brake) -> None:
+    def test_a_rest_lasts_as_long_as_was_said_and_is_what_was_taken(self, gate: VcpuGate) -> None:
         began = time.monotonic()
-        brake.take(0.03, nothing)
-        assert brake.resting
-        brake.rest()
+        gate.sleep_for(0.03, nothing)
+        assert gate.sleeping
+        gate.throttle_sleep()
         assert time.monotonic() - began >= 0.03
-        assert not brake.resting
-        times = brake.times
-        assert 0.03 <= times.taken_s <= times.ran_s
-        brake.rest()
-        assert brake.times.taken_s == times.taken_s
+        assert not gate.sleeping
+        times = gate.times
+        assert 0.03 <= times.throttled_s <= times.ran_s
+        gate.throttle_sleep()
+        assert gate.times.throttled_s == times.throttled_s
 
-    def test_a_rest_begins_once_the_vcpu_was_stopped(self, brake: Brake) -> None:
+    def test_a_rest_begins_once_the_vcpu_was_stopped(self, gate: VcpuGate) -> None:
         taken: list[float] = []
 
         def interrupt() -> None:
-            assert brake.resting
+            assert gate.sleeping
             time.sleep(0.03)
-            taken.append(brake.times.taken_s)
+            taken.append(gate.times.throttled_s)
 
-        brake.take(HOUR, interrupt)
+        gate.sleep_for(HOUR, interrupt)
         assert taken == [0]
-        brake.release()
+        gate.release()
 
-    def test_a_vcpu_that_rests_is_not_told_to_rest_again(self, brake: Brake) -> None:
-        brake.take(0.001, nothing)
-        brake.take(HOUR, pytest.fail)
-        brake.rest()
-        assert not brake.resting
+    def test_a_vcpu_that_rests_is_not_told_to_rest_again(self, gate: VcpuGate) -> None:
+        gate.sleep_for(0.001, nothing)
+        gate.sleep_for(HOUR, pytest.fail)
+        gate.throttle_sleep()
+        assert not gate.sleeping
 
-    def test_an_interrupt_that_fails_leaves_no_rest_without_end(self, brake: Brake) -> None:
+    def test_an_interrupt_that_fails_leaves_no_rest_without_end(self, gate: VcpuGate) -> None:
         def fail() -> None:
             raise GuestError("it does not stop")
 
         with pytest.raises(GuestError):
-            brake.take(0.001, fail)
-        assert ends(in_thread(brake.rest))
+            gate.sleep_for(0.001, fail)
+        assert ends(in_thread(gate.throttle_sleep))
 
-    def test_a_pause_that_comes_while_the_vcpu_is_interrupted_ends_its_rest(self, brake: Brake) -> None:
+    def test_a_pause_that_comes_while_the_vcpu_is_interrupted_ends_its_rest(self, gate: VcpuGate) -> None:
         def pause_and_resume() -> None:
-            brake.set()
-            brake.clear()
+            gate.set()
+            gate.clear()
 
-        brake.take(HOUR, pause_and_resume)
-        assert not brake.resting
-        assert ends(in_thread(brake.rest))
+        gate.sleep_for(HOUR, pause_and_resume)
+        assert not gate.sleeping
+        assert ends(in_thread(gate.throttle_sleep))
 
-    @pytest.mark.parametrize("end", [Brake.set, Brake.release])
-    @pytest.mark.parametrize("stand_still", [Brake.rest, Brake.wait, lambda brake: brake.wait(0.02)])
+    @pytest.mark.parametrize("end", [VcpuGate.set, VcpuGate.release])
+    @pytest.mark.parametrize("stand_still", [VcpuGate.throttle_sleep, VcpuGate.wait, lambda gate: gate.wait(0.02)])
     def test_a_rest_is_ended_by(
-        self, brake: Brake, end: Callable[[Brake], None], stand_still: Callable[[Brake], None]
+        self, gate: VcpuGate, end: Callable[[VcpuGate], None], stand_still: Callable[[VcpuGate], None]
     ) -> None:
-        brake.take(HOUR, nothing)
-        thread = in_thread(lambda: stand_still(brake))
+        gate.sleep_for(HOUR, nothing)
+        thread = in_thread(lambda: stand_still(gate))
         time.sleep(0.05)
         assert thread.is_alive()
-        end(brake)
-        assert not brake.resting
-        assert brake.times.taken_s >= 0.05
-        brake.set()  # what waits on waits for this
+        end(gate)
+        assert not gate.sleeping
+        assert gate.times.throttled_s >= 0.05
+        gate.set()  # what waits on waits for this
         assert ends(thread)
 
-    def test_its_own_clock_stands_still_while_the_vcpu_rests(self, brake: Brake) -> None:
-        brake.take(0.05, nothing)
-        own = brake.now()
-        brake.rest()
-        before, now, after = time.monotonic(), brake.now(), time.monotonic()
+    def test_its_own_clock_stands_still_while_the_vcpu_rests(self, gate: VcpuGate) -> None:
+        gate.sleep_for(0.05, nothing)
+        own = gate.now()
+        gate.throttle_sleep()
+        before, now, after = time.monotonic(), gate.now(), time.monotonic()
         assert now - own < after - own
-        assert before <= now + brake.times.taken_s <= after
+        assert before <= now + gate.times.throttled_s <= after
 
-    def test_a_wait_lasts_longer_by_what_is_taken_in_it(self, brake: Brake) -> None:
+    def test_a_wait_lasts_longer_by_what_is_taken_in_it(self, gate: VcpuGate) -> None:
         began = time.monotonic()
-        thread = in_thread(lambda: brake.wait(1.0))
+        thread = in_thread(lambda: gate.wait(1.0))
         for _ in range(3):
             time.sleep(0.005)
-            brake.take(0.02, nothing)
-            while brake.resting:
+            gate.sleep_for(0.02, nothing)
+            while gate.sleeping:
                 time.sleep(0.001)
         assert ends(thread)
         assert time.monotonic() - began >= 1.06
-        assert brake.times.taken_s == pytest.approx(0.06, abs=1e-6)
+        assert gate.times.throttled_s == pytest.approx(0.06, abs=1e-6)
 
-    def test_a_pacer_does_not_catch_up_with_what_was_taken(self, brake: Brake) -> None:
+    def test_a_pacer_does_not_catch_up_with_what_was_taken(self, gate: VcpuGate) -> None:
         page = np.zeros(PAGE_SIZE // 8, np.uint64)
         page[params.INTERVAL_NS // 8] = 10_000_000
-        pacer = Pacer(page, brake)
+        pacer = Pacer(page, gate)
         pacer.restart()
-        brake.take(0.1, nothing)
+        gate.sleep_for(0.1, nothing)
         began = time.monotonic()
         for _ in range(3):
             pacer.wait()
@@ -166,23 +166,23 @@ class Simulated:
     """A vCPU under a rule, which comes late to whatever it is told, and dirties ``pages_per_s`` while it runs."""
 
     def __init__(self, pages_per_s: float = 0.0) -> None:
-        self.ran_s = self.taken_s = self.pages = 0.0
+        self.ran_s = self.throttled_s = self.pages = 0.0
         self._rate = pages_per_s
 
     @property
     def times(self) -> Times:
-        return Times(self.ran_s, self.taken_s)
+        return Times(self.ran_s, self.throttled_s)
 
     @property
     def worked_s(self) -> float:
-        return self.ran_s - self.taken_s
+        return self.ran_s - self.throttled_s
 
     def dirtied(self) -> int:
         return int(self.pages)
 
     def rest(self, seconds: float) -> None:
         self.ran_s += seconds
-        self.taken_s += seconds
+        self.throttled_s += seconds
 
     def work(self, seconds: float) -> None:
         self.ran_s += seconds
@@ -191,11 +191,11 @@ class Simulated:
     def under(self, rule: Rule, lateness: Iterator[float], looks: int) -> None:
         self.work(0.001)
         for _ in range(looks):
-            rest_s, run_s = rule.look(self.times)
-            assert rest_s >= 0
+            sleep_s, run_s = rule.look(self.times)
+            assert sleep_s >= 0
             assert run_s >= 0.00099
-            if rest_s:
-                self.rest(rest_s + next(lateness))
+            if sleep_s:
+                self.rest(sleep_s + next(lateness))
             self.work(run_s + next(lateness))
 
 
@@ -213,24 +213,24 @@ class TestDutyCycle:
         vcpu = Simulated()
         vcpu.under(DutyCycle(share, vcpu.times), over_and_over(lateness), looks=300)
         # A share so small that the lateness of a rest alone is more cannot be had.
-        assert vcpu.taken_s / vcpu.ran_s == pytest.approx(share, abs=0.02)
+        assert vcpu.throttled_s / vcpu.ran_s == pytest.approx(share, abs=0.02)
 
     @pytest.mark.parametrize(("share", "slice_s"), [(0.2, 0.01), (0.5, 0.01), (0.9, 0.01), (0.95, 0.02), (0.99, 0.1)])
     def test_slices(self, share: float, slice_s: float) -> None:
         vcpu = Simulated()
         rule = DutyCycle(share, vcpu.times)
         vcpu.work((1 - share) * slice_s)
-        rest_s, run_s = rule.look(vcpu.times)
-        assert rest_s == pytest.approx(share * slice_s)
+        sleep_s, run_s = rule.look(vcpu.times)
+        assert sleep_s == pytest.approx(share * slice_s)
         assert run_s == pytest.approx((1 - share) * slice_s)
 
     def test_a_host_that_stood_still_is_made_up_for_by_one_slice(self) -> None:
         vcpu = Simulated()
         rule = DutyCycle(0.5, vcpu.times)
         vcpu.work(60)
-        rest_s, run_s = rule.look(vcpu.times)
-        assert rest_s == pytest.approx(0.01)
-        vcpu.rest(rest_s)
+        sleep_s, run_s = rule.look(vcpu.times)
+        assert sleep_s == pytest.approx(0.01)
+        vcpu.rest(sleep_s)
         vcpu.work(run_s)
         assert rule.look(vcpu.times)[0] == pytest.approx(0.005)
 
@@ -262,7 +262,7 @@ class TestDirtyQuota:
     def test_from_a_vcpu_that_dirties_less_nothing_is_taken(self, part: float, lateness: list[float]) -> None:
         vcpu = Simulated(part * self.QUOTA)
         vcpu.under(self.quota(vcpu), over_and_over(lateness), looks=300)
-        assert vcpu.taken_s <= 0.002  # half a page of rounding, once
+        assert vcpu.throttled_s <= 0.002  # half a page of rounding, once
 
     def test_what_was_dirtied_before_does_not_count(self) -> None:
         vcpu = Simulated(1e6)
@@ -289,37 +289,37 @@ class TestDirtyQuota:
         rule = self.quota(vcpu)
         vcpu.work(worked_s)
         vcpu.pages += pages
-        rest_s, _ = rule.look(vcpu.times)
-        assert rest_s <= min(1.0, worked_s * 99 * (1 + 1e-9))
-        vcpu.rest(rest_s)
+        sleep_s, _ = rule.look(vcpu.times)
+        assert sleep_s <= min(1.0, worked_s * 99 * (1 + 1e-9))
+        vcpu.rest(sleep_s)
         assert rule.look(vcpu.times)[0] == pytest.approx(0, abs=1e-9), "what could not be taken is forgiven"
 
 
 @pytest.fixture
-def throttle(brake: Brake) -> Iterator[Throttle]:
-    throttle = Throttle([brake], lambda _: None)
+def throttle(gate: VcpuGate) -> Iterator[VcpuThrottle]:
+    throttle = VcpuThrottle([gate], lambda _: None)
     yield throttle
     throttle.close()
 
 
 class TestThrottle:
     @pytest.mark.parametrize("bytes_per_s", [0, -1, float("nan"), float("inf")])
-    def test_a_limit_that_is_none_is_refused(self, throttle: Throttle, bytes_per_s: float) -> None:
+    def test_a_limit_that_is_none_is_refused(self, throttle: VcpuThrottle, bytes_per_s: float) -> None:
         with pytest.raises(UsageError, match="a dirty limit has to be above 0"):
             throttle.limit(bytes_per_s, lambda _: 0)
         assert not throttle.limits
 
-    def test_one_rule_is_in_force_at_a_time(self, throttle: Throttle) -> None:
+    def test_one_rule_is_in_force_at_a_time(self, throttle: VcpuThrottle) -> None:
         throttle.limit(1, lambda _: 0)
         assert throttle.limits
-        throttle.take(0.5)
+        throttle.throttle_to(0.5)
         assert not throttle.limits
         throttle.limit(1, lambda _: 0)
         throttle.unlimit()
         assert not throttle.limits
         assert throttle._thread is None
 
-    def test_what_fails_is_told_to_whoever_throttles_next(self, throttle: Throttle) -> None:
+    def test_what_fails_is_told_to_whoever_throttles_next(self, throttle: VcpuThrottle) -> None:
         looks = 0
 
         def dirtied(_: int) -> int:
@@ -333,31 +333,31 @@ class TestThrottle:
         assert throttle._thread is not None
         assert ends(throttle._thread)
         with pytest.raises(KernelCallError):
-            throttle.take(0.5)
-        throttle.take(0.5)
+            throttle.throttle_to(0.5)
+        throttle.throttle_to(0.5)
 
-    def test_or_forgotten_where_nothing_is_to_be_taken(self, throttle: Throttle) -> None:
+    def test_or_forgotten_where_nothing_is_to_be_taken(self, throttle: VcpuThrottle) -> None:
         def dirtied(_: int) -> int:
             raise KernelCallError("KVM_RESET_DIRTY_RINGS", "the VM", 5)
 
         with contextlib.suppress(KernelCallError):  # the first count is taken at once
             throttle.limit(1, dirtied)
-        throttle.take(0)
-        throttle.take(0.5)
+        throttle.throttle_to(0)
+        throttle.throttle_to(0.5)
 
     def test_a_limit_takes_from_who_exceeds_it_alone(self) -> None:
-        brakes = [Brake(), Brake()]
-        throttle = Throttle(brakes, lambda _: None)
-        for brake in brakes:
-            brake.clear()
+        gates = [VcpuGate(), VcpuGate()]
+        throttle = VcpuThrottle(gates, lambda _: None)
+        for gate in gates:
+            gate.clear()
         pages = iter(range(0, 1 << 40, 100))
         throttle.limit(PAGE_SIZE, lambda number: 0 if number == 0 else next(pages))
         end = time.monotonic() + IN_TIME_S
-        while not throttle.throttled().stolen_s[1]:
+        while not throttle.throttled().throttled_s[1]:
             assert time.monotonic() < end
             time.sleep(0.001)
         throttle.close()
-        assert throttle.throttled().stolen_s[0] == 0
+        assert throttle.throttled().throttled_s[0] == 0
 
 
 def test_the_share_that_was_taken() -> None:

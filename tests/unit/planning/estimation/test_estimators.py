@@ -28,9 +28,9 @@ def test_nothing_is_known_before_the_first_round() -> None:
 
 def test_what_is_observed_carries_what_it_was_made_of() -> None:
     rounds = (sample(1, 4e9, 1e9),)
-    metrics = observe(RAM, rounds, 1e9, HANDOVER, throttle=0.25)
+    metrics = observe(RAM, rounds, 1e9, HANDOVER, throttled_share=0.25)
     assert (metrics.ram_bytes, metrics.rounds, metrics.remaining_bytes) == (RAM, rounds, 1e9)
-    assert metrics.throttle == 0.25
+    assert metrics.throttled_share == 0.25
     assert metrics.costs.handover_s == HANDOVER
 
 
@@ -133,7 +133,7 @@ def test_older_points_take_up_the_level_of_newer_rounds() -> None:
 
 
 def test_rounds_at_another_throttle_count_at_the_speed_of_this_one() -> None:
-    slowed = [replace(sample(number, 2e9, 5e8), throttle=0.75) for number in (1, 2)]
+    slowed = [replace(sample(number, 2e9, 5e8), throttled_share=0.75) for number in (1, 2)]
     curve, _ = estimate_dirtying(slowed, RAM, 0.5)
     assert curve.dirty_bytes(1.0) == pytest.approx(5e8)
     as_slow, _ = estimate_dirtying(slowed, RAM, 0.75)

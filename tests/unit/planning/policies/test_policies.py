@@ -130,7 +130,7 @@ def test_auto_converge_throttles_every_second_dirty_period_up_to_99_percent() ->
     for count in range(1, 31):
         decision = decide("qemu-auto-converge", metrics_of(steady(count, 2.0, GB, 0.6 * GB), throttle), limits)
         assert (decision.action is Action.THROTTLE) == (count % 2 == 0 and throttle < 0.99), count
-        throttle = decision.throttle
+        throttle = decision.throttle_to
         if decision.action is Action.THROTTLE:
             taken.append(throttle)
     assert taken == [0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99]
@@ -139,7 +139,7 @@ def test_auto_converge_throttles_every_second_dirty_period_up_to_99_percent() ->
 
 def test_auto_converge_takes_no_more_than_is_allowed() -> None:
     metrics = metrics_of(steady(2, 2.0, GB, 0.6 * GB))
-    assert decide("qemu-auto-converge", metrics, Limits(max_throttle=0.15)).throttle == 0.15
+    assert decide("qemu-auto-converge", metrics, Limits(max_throttle=0.15)).throttle_to == 0.15
     assert decide("qemu-auto-converge", metrics, Limits()).action is Action.GO_ON
 
 
@@ -334,7 +334,7 @@ def test_out_of_time_or_rounds(name: str, limits: dict[str, float]) -> None:
         asked = Limits(downtime_limit_s=0.1, on_timeout=on_timeout, max_throttle=allowed, **limits)  # type: ignore[arg-type]
         decision = decide(name, metrics, asked)
         assert decision.action is action
-        assert decision.throttle == allowed
+        assert decision.throttle_to == allowed
     before = metrics_of(metrics.rounds[:4])
     cancelling = Limits(downtime_limit_s=0.1, **limits)  # type: ignore[arg-type]
     assert decide(name, before, cancelling).action is Action.GO_ON
@@ -348,7 +348,7 @@ def test_throttling_at_a_timeout_needs_leave_and_stays(name: str) -> None:
     allowed = Limits(downtime_limit_s=0.1, timeout_s=5.0, on_timeout=TimeoutPolicy.THROTTLE, max_throttle=0.8)
     throttled = decide(name, metrics_of(rounds, throttle=0.8), allowed)
     assert throttled.action is Action.GO_ON
-    assert throttled.throttle == 0.8
+    assert throttled.throttle_to == 0.8
 
 
 @pytest.mark.parametrize("name", FIELD_POLICIES)

@@ -82,15 +82,15 @@ class TestHopeless:
         known = metrics(**HOPELESS, rounds=self.rounds(3))
         decision = decide(known, Limits(downtime_limit_s=0.3, max_throttle=0.99), 1.0)
         assert decision.action is Action.THROTTLE
-        assert decision.throttle == pytest.approx(0.75)  # D has to fall to half of B
+        assert decision.throttle_to == pytest.approx(0.75)  # D has to fall to half of B
         slow_sync = metrics(rate=2 * GB, remaining=16 * GB, rounds=self.rounds(3), x=0.2)
         decision = decide(slow_sync, Limits(downtime_limit_s=0.3, max_throttle=0.99), 1.0)
-        assert decision.throttle == pytest.approx(1 - (1 - 0.2 / 0.24) / 2, abs=0.01)  # to B (1 - x / 0.8 y)
+        assert decision.throttle_to == pytest.approx(1 - (1 - 0.2 / 0.24) / 2, abs=0.01)  # to B (1 - x / 0.8 y)
 
     def test_throttles_no_more_than_allowed_and_gives_up_after_that(self) -> None:
         limits = Limits(downtime_limit_s=0.3, max_throttle=0.2)
         decision = decide(metrics(**HOPELESS, rounds=self.rounds(3)), limits, 1.0)
-        assert (decision.action, decision.throttle) == (Action.THROTTLE, 0.2)
+        assert (decision.action, decision.throttle_to) == (Action.THROTTLE, 0.2)
         tried = metrics(**HOPELESS, rounds=samples(*[16 * GB] * 3, throttle=0.2), throttle=0.2)
         assert decide(tried, limits, 1.0).action is Action.GIVE_UP
 
@@ -143,7 +143,7 @@ class TestOutOfTime:
         known = metrics(rate=0.99 * GB, remaining=4 * GB, rounds=samples(4 * GB))
         decision = decide(known, limits, 2.0)
         assert decision.action is Action.THROTTLE
-        assert 0 < decision.throttle <= 0.5
+        assert 0 < decision.throttle_to <= 0.5
 
     def test_a_downtime_that_fits_comes_first(self) -> None:
         assert decide(metrics(remaining=0), Limits(timeout_s=1), 5.0).action is Action.SWITCH_OVER
@@ -151,7 +151,7 @@ class TestOutOfTime:
 
 def test_a_throttle_in_force_stays() -> None:
     known = metrics(remaining=4 * GB, rounds=samples(4 * GB, throttle=0.3), throttle=0.3)
-    assert decide(known, Limits(max_throttle=0.9), 1.0).throttle == 0.3
+    assert decide(known, Limits(max_throttle=0.9), 1.0).throttle_to == 0.3
 
 
 def test_an_idle_guest_is_switched_over() -> None:

@@ -133,7 +133,7 @@ class TestAgainstTheTruth:
         was, again = migrate(guest, limits=limits), replay(record(guest, looks=8), OURS, limits=limits)
         assert was.completed
         assert again.completed
-        assert off(again.rounds[-1].throttle, was.rounds[-1].throttle) < 0.15
+        assert off(again.rounds[-1].throttled_share, was.rounds[-1].throttled_share) < 0.15
         assert off(again.downtime_s, was.downtime_s) < 0.2
         assert off(again.guest_time_lost_s, was.guest_time_lost_s) < 0.2
 

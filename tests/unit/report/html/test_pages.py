@@ -420,3 +420,34 @@ def test_nothing_lies_below_the_staircase(points: list[tuple[float, float]]) -> 
     for x, y in points:
         height = min((b for a, b in front if a <= x), default=10)
         assert y >= height
+
+
+def _as_it_was(value: Any) -> Any:
+    """A document under the names that version 0.1 gave to its fields."""
+    if isinstance(value, list):
+        return [_as_it_was(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    was = {name: _as_it_was(field) for name, field in value.items()}
+    for now, then in (
+        ("throttled_share", "throttle"),
+        ("throttle_to", "throttle"),
+        ("downtime_limit_s", "limit_s" if "action" in value else "downtime_limit_s"),
+        ("throttled_s", "stolen_s"),
+    ):
+        if now in was:
+            was[then] = was.pop(now)
+    return was
+
+
+@pytest.mark.parametrize("kind", ["migrate", "demo", "bench-migrate"])
+def test_names_that_older_files_have(kind: str) -> None:
+    document, migration = reports.ALL[kind](), reports.migrate()
+    if kind == "demo":
+        document["runs"] = [{**run, **migration} if run["completed"] else run for run in document["runs"]]
+    if kind == "bench-migrate":
+        document["repeats"] = [{**repeat, "precopy": migration} for repeat in document["repeats"]]
+    older = _as_it_was(document)
+    assert older != document
+    assert "throttled_share" not in json.dumps(older)
+    assert page(older).html == page(document).html
