@@ -159,7 +159,7 @@ def steps(pattern: str) -> float:
             guest.resume()
             time.sleep(1)
             guest.pause()
-            counts.append(guest.check().steps)
+            counts.append(guest.self_check().steps)
     return (counts[1] - counts[0]) / 1e6
 
 

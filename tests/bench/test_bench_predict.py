@@ -83,7 +83,7 @@ def test_the_document(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 @pytest.mark.needs("kvm")
 def test_one_that_fails_is_counted_and_the_others_go_on() -> None:
-    """The first has less than a handover takes, the second cannot even begin, the third has nothing to wait for."""
+    """The first has less than a switchover takes, the second cannot even begin, the third has nothing to wait for."""
     hopeless = replace(hopeless_grid(1)[0], ram=32 << 20, downtime_limit_s=0.0005, converges=True)
     impossible = replace(grid(1)[0], ram=4096)
     easy = Case("random", 20, None, 80_000_000, 2.0, 16 << 20)

@@ -54,7 +54,7 @@ def steps_after(guest: Guest, more_than: int) -> int:
         guest.resume()
         time.sleep(0.01)
         guest.pause()
-        if (steps := guest.check().steps) > more_than:
+        if (steps := guest.self_check().steps) > more_than:
             return steps
     raise AssertionError("the guest makes no steps")
 
@@ -62,13 +62,13 @@ def steps_after(guest: Guest, more_than: int) -> int:
 def test_is_made_paused_and_makes_no_step(guest: Guest) -> None:
     assert not guest.running
     time.sleep(0.05)
-    assert guest.check().steps == 0
+    assert guest.self_check().steps == 0
 
 
 def test_runs_only_between_resume_and_pause(guest: Guest) -> None:
     done = steps_after(guest, 0)
     time.sleep(0.05)
-    assert guest.check().steps == done
+    assert guest.self_check().steps == done
     assert steps_after(guest, done) > done
 
 
@@ -79,17 +79,17 @@ def test_pausing_and_resuming_twice_is_like_once(guest: Guest) -> None:
     assert guest.pause() >= 0
     assert guest.pause() >= 0
     assert not guest.running
-    assert guest.check().ok
+    assert guest.self_check().ok
 
 
 def test_a_hundred_pauses_keep_the_invariant(guest: Guest) -> None:
     for _ in range(100):
         guest.resume()
         guest.pause()
-        assert guest.check().ok
+        assert guest.self_check().ok
 
 
-@pytest.mark.parametrize("action", ["save_state", "check"])
+@pytest.mark.parametrize("action", ["save_state", "self_check"])
 def test_a_running_guest_shows_nothing(guest: Guest, action: str) -> None:
     guest.resume()
     with pytest.raises(GuestError, match="that runs"):
@@ -104,10 +104,10 @@ def test_state_and_memory_make_the_same_guest(guest: Guest, make: Callable[[], G
     for mine, theirs in zip(guest.memory.hosts, twin.memory.hosts, strict=True):
         theirs.words[:] = mine.words
     twin.load_state(guest.save_state())
-    assert twin.check().steps == done
+    assert twin.self_check().steps == done
     assert steps_after(twin, done) > done
-    assert twin.check().ok
-    assert guest.check().steps == done
+    assert twin.self_check().ok
+    assert guest.self_check().steps == done
 
 
 @pytest.mark.parametrize("state", [b"", b"\xc1", b"\x80", b"\x91\x80", b"\x81\xa1\xff\x00", b"\x00" * 100])
@@ -174,7 +174,7 @@ def test_a_throttle_takes_its_share_until_it_is_ended(guest: Guest) -> None:
     time.sleep(0.05)
     assert guest.throttled() == ended
     guest.pause()
-    assert guest.check().ok
+    assert guest.self_check().ok
     assert guest.throttled() == ended
 
 
@@ -182,14 +182,14 @@ def test_a_throttled_guest_gets_on(guest: Guest) -> None:
     guest.throttle(0.99)
     done = steps_after(guest, 0)
     assert steps_after(guest, done) > done
-    assert guest.check().ok
+    assert guest.self_check().ok
 
 
 def test_a_paused_guest_is_throttled_once_it_runs(guest: Guest) -> None:
     guest.throttle(0.8)
     time.sleep(0.05)
     assert guest.throttled() == Throttled((0.0,), 0.0)
-    assert guest.check().steps == 0
+    assert guest.self_check().steps == 0
     guest.resume()
     until_taken(guest, 0.05)
     guest.pause()
@@ -215,7 +215,7 @@ def test_a_pause_does_not_wait_for_a_rest(make: Callable[[], Guest], pattern: st
         assert gate.sleeping
         guest.pause()
         assert not gate.sleeping
-        assert guest.check().ok
+        assert guest.self_check().ok
     assert guest.throttled().throttled_s[0] > 0
 
 
@@ -229,11 +229,11 @@ def test_two_hundred_changes_of_mind_end_with_a_guest_that_runs(guest: Guest) ->
         guest.pause()
         assert len(throttling()) <= 1
         if turn % 20 == 0:
-            assert guest.check().ok
-    done = guest.check().steps
+            assert guest.self_check().ok
+    done = guest.self_check().steps
     guest.throttle(0)
     assert steps_after(guest, done) > done
-    assert guest.check().ok
+    assert guest.self_check().ok
 
 
 def test_throttle_changes_while_another_thread_pauses_and_resumes(guest: Guest) -> None:
@@ -256,9 +256,9 @@ def test_throttle_changes_while_another_thread_pauses_and_resumes(guest: Guest) 
         stop.set()
         thread.join()
     guest.throttle(0)
-    done = guest.check().steps
+    done = guest.self_check().steps
     assert steps_after(guest, done) > done
-    assert guest.check().ok
+    assert guest.self_check().ok
 
 
 def test_where_there_can_be_no_dirty_limit_ending_one_says_so_and_changes_nothing(guest: Guest) -> None:

@@ -23,7 +23,7 @@ from precopy.units import PAGE_SIZE
 from support.traces import BANDWIDTH, hot_and_cold, record, write
 
 ZSTD = importlib.util.find_spec("zstandard") is not None
-TRACE = record(hot_and_cold(BANDWIDTH / PAGE_SIZE, 64), looks=1)
+TRACE = record(hot_and_cold(BANDWIDTH / PAGE_SIZE, 64), mid_round=1)
 
 
 @pytest.fixture(scope="module")

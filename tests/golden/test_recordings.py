@@ -28,15 +28,15 @@ def test_what_was_recorded(path: Path) -> None:
     assert trace.note == ""
     for name in ("machine", "guest", "tracker", "clear", "clear_chunk_shift", "policy", "max_bandwidth"):
         assert getattr(trace.facts, name) == facts[name]
-    assert trace.facts.handover_s.value == facts["handover_s"]["value"]
+    assert trace.facts.switchover_overhead_s.value == facts["handover_s"]["value"]
     assert trace.facts.limits.downtime_limit_s == limits["downtime_s"]
     assert trace.facts.limits.max_rounds == limits["max_rounds"]
     assert trace.facts.limits.timeout_s == limits["timeout_s"]
     assert trace.facts.limits.on_timeout == limits["on_timeout"]
     assert trace.facts.limits.max_throttle == limits["max_throttle"]
     assert [one.dirty.count() for one in trace.rounds] == wrote["dirty_pages"]
-    looks = [[[look.interval_s, look.dirty.count()] for look in one.looks] for one in trace.rounds]
-    assert looks == wrote["looks"]
+    samples = [[[sample.interval_s, sample.dirty.count()] for sample in one.mid_round] for one in trace.rounds]
+    assert samples == wrote["looks"]
     for sample, old in zip(trace.samples, wrote["samples"], strict=True):
         for name in ("number", "transfer_s", "send_s", "scan_s", "clear_s", "sync_s", "ended_s"):
             assert getattr(sample, name) == old[name]
@@ -44,7 +44,9 @@ def test_what_was_recorded(path: Path) -> None:
             assert getattr(sample, name) == old[name]
         assert sample.throttled_share == old["throttle"]
     assert trace.outcome is not None
-    for name, value in wrote["outcome"].items():
+    then = wrote["outcome"]
+    assert trace.outcome.expected_switchover_overhead_s == then.pop("expected_handover_s")
+    for name, value in then.items():
         assert getattr(trace.outcome, name) == value
 
 

@@ -178,9 +178,9 @@ class TestDeviceThatWritesCode:
                 guest.guest.resume()
                 time.sleep(0.02)
                 guest.guest.pause()
-                witness = guest.guest.check()
-                assert witness.ok
-                assert witness.steps > 0
+                found = guest.guest.self_check()
+                assert found.ok
+                assert found.steps > 0
 
 
 class TestCodeBits:

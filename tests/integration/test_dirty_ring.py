@@ -131,7 +131,7 @@ class Copy:
         self.round()
         differ = np.flatnonzero(self.words[0] != self.guest.memory.hosts[0].words) * 8 // PAGE_SIZE
         assert not differ.size, f"{np.unique(differ).size} pages were lost, the first of them {differ[0]}"
-        assert self.guest.check().ok
+        assert self.guest.self_check().ok
 
 
 def more_steps(guest: KvmGuest, count: int) -> None:
@@ -212,7 +212,7 @@ class TestRingsThatFillUp:
             more_steps(guest, 10_000)
             guest.pause()
             assert ring.full_exits > 0
-            assert guest.check().ok
+            assert guest.self_check().ok
 
     def test_a_ring_that_is_never_collected_is_relieved_by_its_vcpu(self) -> None:
         with ring_guest(256) as guest:
@@ -222,7 +222,7 @@ class TestRingsThatFillUp:
             guest.pause()
             assert ring_of(guest).full_exits > 10
             guest.dirty.sync()
-            assert guest.check().ok
+            assert guest.self_check().ok
 
 
 def count_relieved(ring: KvmDirtyRing) -> list[int]:
@@ -415,7 +415,7 @@ class TestUseTracker:
             sregs = kvm.Sregs()
             call(guest._vcpus[0].fd, kvm.GET_SREGS, sregs, target="vCPU 0")
             assert (sregs.cs.dpl, sregs.ss.dpl) == (0, 0)
-            assert guest.check().ok
+            assert guest.self_check().ok
 
     def test_a_paused_guest_stays_paused(self) -> None:
         with ring_guest(1024) as guest:
@@ -424,7 +424,7 @@ class TestUseTracker:
             guest.resume()
             more_steps(guest, 100)
             guest.pause()
-            assert guest.check().ok
+            assert guest.self_check().ok
 
     def test_nothing_happens_where_it_has_that_tracker(self) -> None:
         with ring_guest(1024) as guest:

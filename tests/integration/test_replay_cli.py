@@ -20,7 +20,7 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     directory = tmp_path_factory.mktemp("recordings")
     paths = str(directory / "in-order"), str(directory / "hot")
     for path, guest in zip(paths, (sequential(0.5 * LINK), hot_and_cold(2 * LINK, 512)), strict=True):
-        write(record(guest, looks=4), path)
+        write(record(guest, mid_round=4), path)
     return paths
 
 

@@ -191,10 +191,10 @@ class TestRecording:
             assert one.sample.remaining_bytes == made.remaining_bytes
             if not after.final:  # whose figures are those of two syncs
                 assert one.dirty.count() == after.dirty_pages
-            for look in one.looks:
+            for look in one.mid_round:
                 assert 0 < look.interval_s < one.sample.interval_s
                 assert not np.any(look.dirty.words & ~one.dirty.words), "a look found what the sync did not"
-        assert any(one.looks for one in trace.rounds)
+        assert any(one.mid_round for one in trace.rounds)
 
     def test_says_why_a_migration_failed(self, tmp_path: Path) -> None:
         with Pair(BUSY, ram=4 * MIB, fill=1.0) as pair, stream_pair() as streams:

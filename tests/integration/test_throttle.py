@@ -165,7 +165,7 @@ class Copy:
         """Whether it has every page of the guest, which is paused for that, after a last round."""
         self.guest.pause()
         self._round()
-        return bool(np.array_equal(self._words, self.guest.memory.hosts[0].words)) and self.guest.check().ok
+        return bool(np.array_equal(self._words, self.guest.memory.hosts[0].words)) and self.guest.self_check().ok
 
     def _round(self) -> int:
         found = self._bitmap.sync().dirty_pages

@@ -169,7 +169,7 @@ class Migration(RuleBasedStateMachine):
     @rule(plan=events)
     def look(self, plan: list[Event]) -> None:
         self.plan = plan
-        self.looked = self.bitmap.look()
+        self.looked = self.bitmap.mid_round()
         self.plan = []
 
     @rule(plan=events, index=st.integers(0, 5), read=st.booleans())
@@ -327,8 +327,8 @@ class LooksTakeAway(Migration):
     """A look that keeps what it finds to itself."""
 
     class Bitmap(MigrationBitmap):
-        def look(self) -> Any:
-            super().look().clear_all()
+        def mid_round(self) -> Any:
+            super().mid_round().clear_all()
             return Bitmap(self.layout.end_page)
 
     make_bitmap = Bitmap

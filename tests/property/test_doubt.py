@@ -24,7 +24,7 @@ MIGRATIONS = 120
 @dataclass(frozen=True)
 class Machine:
     """How unlike each other rounds are: standard deviation of the logarithms of their rates and dirty bytes, and what
-    a round and a handover take longer (seconds, exponential)."""
+    a round and a switchover take longer (seconds, exponential)."""
 
     noise: float
     stall_s: float
@@ -55,7 +55,7 @@ def sent_before_its_end(metrics: Metrics, limits: Limits, now: float, send_s: fl
     """Which share of a round is sent before the policy, asked after each sixteenth, cuts it short."""
     for part in range(1, 16):
         unsent, then = metrics.remaining_bytes * (1 - part / 16), send_s * part / 16
-        if decide(metrics.in_round(unsent, then), limits, now + then).cuts_short(limits, now + then):
+        if decide(metrics.in_round(unsent, then), limits, now + then).ends_round_early(limits, now + then):
             return part / 16
     return 1.0
 

@@ -282,7 +282,7 @@ def test_what_a_sync_costs(world: World, count: int, sync_s: float, per_byte: fl
     costs = estimate_costs(samples, HANDOVER)
     for one in (samples[0], samples[-1]):
         truth = sync_s + per_byte * one.dirty_bytes
-        assert abs(costs.x_s(one.dirty_bytes) - truth) <= 0.25 * truth + 2e-5
+        assert abs(costs.sync_time_s(one.dirty_bytes) - truth) <= 0.25 * truth + 2e-5
 
 
 @given(worlds(jitter=0.05), st.integers(1, 8))
@@ -291,7 +291,7 @@ def test_what_reading_and_sending_cost(world: World, count: int) -> None:
     costs = estimate_costs(samples, HANDOVER)
     assert abs(costs.sent_share - 1) < 1e-9
     assert abs(costs.read_s_per_byte - READ_S) < 1e-14
-    assert costs.handover_s == HANDOVER
+    assert costs.switchover_overhead_s == HANDOVER
 
 
 PAGE = 4096

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from precopy.planning import (
     Action,
-    CurveWorld,
+    CurveGuest,
     Limits,
     Metrics,
     TimeoutPolicy,
@@ -39,7 +39,7 @@ def test_the_smallest_downtime_is_the_cover_letters(bandwidth: float, ratio: flo
 @given(bandwidths, st.floats(0.0, 0.9), st.floats(0.0, 0.01), st.floats(0.1, 2.0))
 def test_rounds_shrink_by_d_over_b(bandwidth: float, ratio: float, x: float, limit: float) -> None:
     known = metrics(bandwidth=bandwidth, rate=ratio * bandwidth, x=x, ram=100 * bandwidth)
-    outcome = simulate(known, CurveWorld(known.costs, known.dirty), decide, Limits(limit, max_rounds=400), 0.0)
+    outcome = simulate(known, CurveGuest(known.costs, known.dirty), decide, Limits(limit, max_rounds=400), 0.0)
     assume(outcome.completed)
     remaining = 100.0 * bandwidth
     for one in outcome.rounds:
@@ -76,7 +76,7 @@ def test_the_limit_that_is_named_makes_it_converge(
     least = smallest_downtime(known).high
     assume(math.isfinite(least))
     limits = Limits(least * 1.01, max_rounds=499)
-    outcome = simulate(known, CurveWorld(known.costs, known.dirty), decide, limits, 0.0)
+    outcome = simulate(known, CurveGuest(known.costs, known.dirty), decide, limits, 0.0)
     assume(len(outcome.rounds) < 499)  # D all but as large as B: the limit is reached, but not so soon
     assert outcome.completed
 

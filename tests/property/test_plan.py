@@ -8,10 +8,10 @@ from dataclasses import replace
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from precopy.planning import Action, CurveWorld, DirtyClass, DirtyCurve, Limits, Metrics, decide, simulate
+from precopy.planning import Action, CurveGuest, DirtyClass, DirtyCurve, Limits, Metrics, decide, simulate
 from precopy.planning.model.decision import Decision
 from precopy.planning.plan.advice import advise
-from precopy.planning.plan.exactly import exactly
+from precopy.planning.plan.exact_policy import exact_policy
 from precopy.planning.plan.plan import (
     PlanInput,
     carry_out,
@@ -110,7 +110,7 @@ def plans(draw: st.DrawFn, *, plain: bool = False) -> PlanInput:
         sync_s=draw(st.just(0.0) | syncs),
         downtime_limit_s=draw(limits),
         max_rounds=draw(st.integers(1, 40)),
-        handover_s=draw(st.floats(1e-4, 0.02)),
+        switchover_overhead_s=draw(st.floats(1e-4, 0.02)),
         uncertainty=draw(st.floats(0.0, 0.5)),
     )
     if plain or draw(st.booleans()):
@@ -140,7 +140,7 @@ def test_closed_forms_say_what_the_simulation_does(asked: PlanInput) -> None:
 def test_the_simulation_is_what_our_policy_does(asked: PlanInput) -> None:
     """`exactly` is `decide` without its words, but for the first round, which it makes in any case."""
     metrics, allowed = asked.metrics(), asked.limits()
-    quick = exactly(metrics, allowed)
+    quick = exact_policy(metrics, allowed)
 
     def both(known: Metrics, limits: Limits, now: float) -> Decision:
         short, full = quick(known, limits, now), decide(known, limits, now)
@@ -149,7 +149,7 @@ def test_the_simulation_is_what_our_policy_does(asked: PlanInput) -> None:
             assert short.action is full.action or (short.action in going_on and full.action in going_on)
         return short
 
-    simulate(metrics, CurveWorld(metrics.costs, metrics.dirty), both, allowed, 0.0)
+    simulate(metrics, CurveGuest(metrics.costs, metrics.dirty), both, allowed, 0.0)
 
 
 @given(plans())
@@ -236,7 +236,7 @@ EXTREMES = {
     "sync_s": [0.0, 1e-6, 2e6],
     "downtime_limit_s": [1e-6, 2e6],
     "max_rounds": [1, 500],
-    "handover_s": [0.0, 2e6],
+    "switchover_overhead_s": [0.0, 2e6],
     "uncertainty": [0.0, 0.1, 0.99],
 }
 

@@ -14,7 +14,7 @@ from precopy.dirty import LogCounters
 from precopy.memory.layout import RamLayout
 from precopy.names import ALL_CLEAR_POLICIES
 from precopy.planning import OURS, Estimate, Limits, RoundSample, TimeoutPolicy
-from precopy.planning.model.trace import Look, RecordedFacts, RecordedOutcome, Trace, TraceRound
+from precopy.planning.model.trace import MidRoundSample, RecordedFacts, RecordedOutcome, Trace, TraceRound
 from precopy.planning.replay.replay import Replayer
 from precopy.planning.replay.timeline import Timeline
 from precopy.recording.files import read_recording
@@ -62,17 +62,17 @@ def traces(draw: st.DrawFn) -> Trace:
         pages = draw(st.lists(st.sampled_from(layout.runs.indexes().tolist()), max_size=40))
         transfer_s, sync_s = draw(some_seconds), draw(some_seconds)
         at += transfer_s + sync_s
-        looks = sorted(set(draw(st.lists(st.floats(1e-5, 200), max_size=3))))
-        looks = tuple(
-            Look(when, Bitmap.from_indexes(end, pages[: len(pages) * n // (len(looks) + 1)]))
-            for n, when in enumerate(looks, 1)
+        mid_round = sorted(set(draw(st.lists(st.floats(1e-5, 200), max_size=3))))
+        mid_round = tuple(
+            MidRoundSample(when, Bitmap.from_indexes(end, pages[: len(pages) * n // (len(mid_round) + 1)]))
+            for n, when in enumerate(mid_round, 1)
         )
         numbers = draw(st.lists(st.floats(0, 1), min_size=3, max_size=3))
         sample = RoundSample(
             number, at, transfer_s, *(part * transfer_s / 3 for part in numbers), sync_s, draw(sizes), draw(sizes),
             draw(sizes), draw(sizes), draw(st.floats(0, 0.99)),
         )  # fmt: skip
-        rounds.append(TraceRound(sample, Bitmap.from_indexes(end, pages), looks, draw(counters)))
+        rounds.append(TraceRound(sample, Bitmap.from_indexes(end, pages), mid_round, draw(counters)))
     outcome = draw(st.none() | outcomes())
     note = "the recording ends before the migration did" if outcome is None else ""
     return Trace(layout, draw(facts), tuple(rounds), outcome, note)

@@ -275,15 +275,15 @@ def runs_on(guest: Any, *, idle: bool = False) -> None:
         before = steps(guest)
         until(lambda: steps(guest) > before)
     guest.pause()
-    witness = guest.check()
+    found = guest.self_check()
     guest.resume()
-    assert witness.ok, witness.broken
+    assert found.ok, found.broken
 
 
 def stands_still(guest: Any) -> None:
     """The guest is paused, and its memory is what its own count of writes says."""
     assert not guest.running
     before = steps(guest)
-    witness = guest.check()
-    assert witness.ok, witness.broken
+    found = guest.self_check()
+    assert found.ok, found.broken
     assert steps(guest) == before

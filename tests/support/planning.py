@@ -17,7 +17,7 @@ def metrics(
     ram: float = 16 * GB,
     remaining: float | None = None,
     x: float = 0.01,
-    handover: float = 0.0,
+    overhead: float = 0.0,
     spread: float = 0.0,
     rounds: tuple[RoundSample, ...] = (),
     throttle: float = 0.0,
@@ -29,7 +29,7 @@ def metrics(
         remaining_bytes=ram if remaining is None else remaining,
         dirty=DirtyCurve.of(rate, working_set),
         dirty_spread=spread,
-        costs=Costs(Estimate.within(bandwidth, spread), 1.0, 0.0, x, 0.0, Estimate.exact(handover)),
+        costs=Costs(Estimate.within(bandwidth, spread), 1.0, 0.0, x, 0.0, Estimate.exact(overhead)),
         throttled_share=throttle,
     )
 

@@ -24,7 +24,7 @@ from precopy.memory import GuestMemory, RamLayout
 from precopy.memory.layout import RamBlock
 from precopy.migration import Destination, Migrated, MigrationOptions, Received, Source
 from precopy.migration.results import Event
-from precopy.ports import Throttled, TrackerChoice, Witness
+from precopy.ports import SelfCheck, Throttled, TrackerChoice
 from precopy.ports.stream import Buffer, IoVec
 from precopy.units import PAGE_SIZE
 
@@ -204,7 +204,7 @@ class ScriptedGuest:
             raise GuestError(f"a state of {len(state)} bytes does not fit this machine")
         self.steps, self.seed, self.hot = struct.unpack("<QQQ", state)
 
-    def check(self) -> Witness:
+    def self_check(self) -> SelfCheck:
         """Makes all steps again in a memory of its own, and compares."""
         self._call("check")
         model = ScriptedGuest(World(), "model", hot=self.hot, seed=self.seed)
@@ -216,7 +216,7 @@ class ScriptedGuest:
             for block in LAYOUT.blocks
             for row in np.flatnonzero((self.memory.pages(block) != model.memory.pages(block)).any(axis=1))
         ]
-        return Witness(self.steps, LAYOUT.pages, tuple(wrong))
+        return SelfCheck(self.steps, LAYOUT.pages, tuple(wrong))
 
 
 class Harm(enum.Enum):

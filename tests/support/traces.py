@@ -14,7 +14,7 @@ from precopy.bitmap import Bitmap
 from precopy.memory.layout import RamLayout
 from precopy.planning import OURS, Costs, Estimate, Limits, Metrics, Outcome, Policy, RoundSample, simulate
 from precopy.planning.estimation.estimators import observe
-from precopy.planning.model.trace import Look, RecordedFacts, RecordedOutcome, Trace, TraceRound
+from precopy.planning.model.trace import MidRoundSample, RecordedFacts, RecordedOutcome, Trace, TraceRound
 from precopy.recording.files import RecordingWriter
 from precopy.units import PAGE_SIZE
 
@@ -66,8 +66,8 @@ def hot_and_cold(rate: float, hot: int, share: float = 0.9) -> Guest:
     return _guest(rate, pick)
 
 
-class KnownWorld:
-    """Implements `precopy.planning.World` for a guest whose writes are known."""
+class KnownGuest:
+    """Implements `precopy.planning.GuestModel` for a guest whose writes are known."""
 
     def __init__(self, guest: Guest, costs: Costs) -> None:
         self._guest, self.costs = guest, costs
@@ -87,7 +87,7 @@ def costs(bandwidth: float = BANDWIDTH) -> Costs:
         read_s_per_byte=2e-11,
         sync_s=5e-4,
         sync_s_per_byte=1e-12,
-        handover_s=Estimate.exact(5e-3),
+        switchover_overhead_s=Estimate.exact(5e-3),
     )
 
 
@@ -96,38 +96,40 @@ ZERO_SHARE = 0.25
 
 def migrate(guest: Guest, policy: Policy = OURS, limits: Limits | None = None, bandwidth: float = BANDWIDTH) -> Outcome:
     """What becomes of a migration of this guest, its first round included. A part of its memory is zero at first."""
-    world, limits = KnownWorld(guest, costs(bandwidth)), limits or Limits(downtime_limit_s=0.1)
-    known = world.costs
+    model, limits = KnownGuest(guest, costs(bandwidth)), limits or Limits(downtime_limit_s=0.1)
+    known = model.costs
     sent = RAM * (1 - ZERO_SHARE) * known.sent_share
     send_s, read_s = sent / bandwidth, RAM * known.read_s_per_byte
     transfer_s = send_s + read_s
-    sync_s = known.x_s(world.dirtied(BEGIN_S, BEGIN_S + transfer_s, 0.0))
+    sync_s = known.sync_time_s(model.dirtied(BEGIN_S, BEGIN_S + transfer_s, 0.0))
     now = BEGIN_S + transfer_s + sync_s
-    found = world.dirtied(BEGIN_S, now, 0.0)
+    found = model.dirtied(BEGIN_S, now, 0.0)
     first = RoundSample(1, now, transfer_s, send_s, 0.0, read_s, sync_s, sent, RAM, found, found)
 
     def seen(rounds: tuple[RoundSample, ...], remaining: float, throttle: float) -> Metrics:
-        return observe(RAM, rounds, remaining, known.handover_s, throttled_share=throttle)
+        return observe(RAM, rounds, remaining, known.switchover_overhead_s, throttled_share=throttle)
 
-    outcome = simulate(seen((first,), found, 0.0), world, policy.decide, limits, now, observe=seen)
+    outcome = simulate(seen((first,), found, 0.0), model, policy.decide, limits, now, observe=seen)
     return replace(outcome, rounds=(first, *outcome.rounds), sent_bytes=outcome.sent_bytes + sent)
 
 
-def record(guest: Guest, *, looks: int = 0, policy: Policy = OURS, limits: Limits | None = None) -> Trace:
-    """The recording of that migration, with ``looks`` at the dirty log in each round."""
+def record(guest: Guest, *, mid_round: int = 0, policy: Policy = OURS, limits: Limits | None = None) -> Trace:
+    """The recording of that migration, with ``mid_round`` samples of the dirty log in each round."""
     limits = limits or Limits(downtime_limit_s=0.1)
     outcome = migrate(guest, policy, limits)
     rounds, at = [], 0.0
     for sample in outcome.rounds:
         speed = 1 - sample.throttled_share
-        marks = [sample.interval_s * (number + 1) / (looks + 1) for number in range(looks)]
-        seen = tuple(Look(mark, guest.written(at, at + mark * speed)) for mark in marks)
+        marks = [sample.interval_s * (number + 1) / (mid_round + 1) for number in range(mid_round)]
+        seen = tuple(MidRoundSample(mark, guest.written(at, at + mark * speed)) for mark in marks)
         end = at + sample.interval_s * speed
         rounds.append(TraceRound(sample, guest.written(at, end), seen))
         at = end
-    handover_s = costs().handover_s
-    facts = RecordedFacts("none", "simulated", "scripted", "merged", 15, policy.name, limits, None, handover_s)
-    sync_s, send_s = 1e-3, outcome.downtime_s - 1e-3 - handover_s.value
+    switchover_overhead_s = costs().switchover_overhead_s
+    facts = RecordedFacts(
+        "none", "simulated", "scripted", "merged", 15, policy.name, limits, None, switchover_overhead_s
+    )
+    sync_s, send_s = 1e-3, outcome.downtime_s - 1e-3 - switchover_overhead_s.value
     end_of = RecordedOutcome(
         outcome.completed, outcome.total_s, outcome.sent_bytes, outcome.downtime_s, 1e-3, sync_s, send_s, 2e-3, 2e-3
     )
@@ -141,8 +143,8 @@ def write(trace: Trace, path: str | os.PathLike[str]) -> None:
     with RecordingWriter(path) as writer:
         writer.begin(trace.layout, trace.facts)
         for one in trace.rounds:
-            for look in one.looks:
-                writer.look(look.interval_s, look.dirty)
+            for sample in one.mid_round:
+                writer.mid_round(sample.interval_s, sample.dirty)
             writer.round(one.sample, one.dirty, one.did)
         if trace.outcome is not None:
             writer.end(trace.outcome)

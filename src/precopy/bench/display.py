@@ -146,7 +146,7 @@ def measure(
             migration.verify()
             guest.dirty.stop()
         display.close()
-        return timings.result(frames, guest.check().steps, migration.pages if migration else None)
+        return timings.result(frames, guest.self_check().steps, migration.pages if migration else None)
 
 
 class _Timings:

@@ -45,7 +45,7 @@ class _Given:
     sync_time: float | None = None
     downtime_limit_s: float | None = None
     max_rounds: int | None = None
-    handover: float | None = None
+    switchover_overhead_s: float | None = None
     uncertainty: float | None = None
     layout: str | None = None
     clear: AnyClearPolicyName | None = None
@@ -83,7 +83,9 @@ class _Plan(LazyGroup):
     "--max-rounds", type=Whole(1, 500), default=None, help="Rounds at most.  [default: 30, or the recording's]"
 )
 @click.option(
+    "--switchover-overhead",
     "--handover",
+    "switchover_overhead_s",
     type=DURATION,
     default=None,
     help="What a downtime has besides its last sync and its last round: pause, device state, commit.  [default: 5ms]",
@@ -203,7 +205,7 @@ def _with_limits(base: PlanInput, given: _Given) -> PlanInput:
         base,
         downtime_limit_s=either(given.downtime_limit_s, base.downtime_limit_s),
         max_rounds=either(given.max_rounds, base.max_rounds),
-        handover_s=either(given.handover, base.handover_s),
+        switchover_overhead_s=either(given.switchover_overhead_s, base.switchover_overhead_s),
         uncertainty=either(given.uncertainty, base.uncertainty),
     )
 
@@ -232,7 +234,7 @@ def _from_layout(given: _Given, name: str) -> _Asked:
 
 
 def _from_recording(given: _Given, path: Path) -> _Asked:
-    from precopy.planning.plan.measured import measured_input
+    from precopy.planning.plan.measured_input import measured_input
     from precopy.recording.files import read_recording
 
     base = _with_limits(measured_input(read_recording(path)), given)

@@ -25,7 +25,7 @@ _FIELDS = {
     "ram": "ram_bytes",
     "working_set": "working_set_bytes",
     "max_rounds": "max_rounds",
-    "handover": "handover_s",
+    "switchover_overhead_s": "switchover_overhead_s",
     "dirty_rate": "dirty_rate_bytes_per_s",
 }
 """Options and what they are in a plan. The first that varies has a line a value in the table, the last is its edge."""
@@ -48,7 +48,15 @@ _ADDRESS = r"(tcp|tls)://.+:[0-9]+"
     "--downtime-limit", "downtime_limit_s", type=DURATIONS, default="300ms", show_default=True, help="Downtime limit."
 )
 @click.option("--max-rounds", type=COUNTS, default="30", show_default=True, help="Rounds at most.")
-@click.option("--handover", type=DURATIONS, default="5ms", show_default=True, help="Pause, device state, commit.")
+@click.option(
+    "--switchover-overhead",
+    "--handover",
+    "switchover_overhead_s",
+    type=DURATIONS,
+    default="5ms",
+    show_default=True,
+    help="Pause, device state, commit.",
+)
 @click.option(
     "--csv",
     "csv_file",

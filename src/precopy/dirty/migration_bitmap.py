@@ -83,7 +83,7 @@ class MigrationBitmap:
         self.dirty.clear_all()
         self.memory.sync()
         self.dirty = self.memory.exchange(DirtyClient.MIGRATION, self.dirty)
-        if self._spare is not None:  # there were looks
+        if self._spare is not None:  # there were mid-round samples
             self.dirty.add(self._seen)
             self._seen.clear_all()
         harvested = self._now()
@@ -95,7 +95,7 @@ class MigrationBitmap:
         self.policy.harvested(self.dirty, self.memory, tick)
         return SyncStats(harvested - start, merged - harvested, self._now() - merged, found, new)
 
-    def look(self) -> Bitmap:
+    def mid_round(self) -> Bitmap:
         """What was written since the last sync and is not pending, without taking it over: the next sync finds it. Lent
         until then. Pending pages are skipped: they will be read after this sample anyway, so laws 1 and 2 hold. Raises
         what the log raises."""

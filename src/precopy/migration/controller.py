@@ -12,27 +12,23 @@ from precopy.dirty import MigrationBitmap, SyncStats
 from precopy.migration.options import MigrationOptions
 from precopy.migration.recorder import Recorder
 from precopy.migration.results import Range, Round, Verdict, finite
-from precopy.migration.rounds import LEAST_BATCH_PAGES, WINDOW_PAGES, Cut
+from precopy.migration.rounds import LEAST_BATCH_PAGES, WINDOW_PAGES, EarlyEnd
 from precopy.planning import Action, Decision, Estimate, Forecast, Metrics, RoundSample, forecast
 from precopy.planning.estimation.estimators import observe
+from precopy.planning.model.switchover import switchover_overhead
 from precopy.planning.model.trace import RecordedFacts
 from precopy.planning.policies import POLICIES
 from precopy.ports import Throttled, VmControl
 from precopy.ports.vm import MAX_THROTTLE
 
-_HANDOVER_S = Estimate(0.0015, 0.0008, 0.005)
-"""Seconds assumed for stopping vCPUs, saving, sending and loading their state, and the commit, before any was measured.
-The round trips are apart. docs/planning.md has the measurements."""
-_ROUND_TRIPS = 3
-"""Round trips to the peer in a switchover."""
 _FAST = 1e9
 """Bytes a second assumed of a link without a limit in the first round."""
-_FIRST_LOOK_S = 0.01
-"""Seconds from a sync to the recording's first look at the dirty log; each later look comes after twice the time.
-Replays need to know when in a round a page was written."""
+_FIRST_SAMPLE_S = 0.01
+"""Seconds from a sync to the recording's first mid-round sample of the dirty log; each later one comes after twice the
+time. Replays need to know when in a round a page was written."""
 
 
-class Steering:
+class ConvergenceController:
     """Decides after each round of ``vm``; ``bitmap`` has the pages to be sent. ``emit`` gets each verdict, ``recorder``
     the measurements."""
 
@@ -54,37 +50,37 @@ class Steering:
         self._emit = emit
         self._round_trip_s = round_trip_s
         self._page_size = vm.memory.layout.page_size
-        self._look_s = _FIRST_LOOK_S
+        self._next_sample_s = _FIRST_SAMPLE_S
         self._began_s = 0.0
         self._metrics: Metrics | None = None
         self._asked = 0.0
         self._before = self._seen = vm.throttled()
         self._slowed = False
 
-    def cut(self, now: float) -> Cut:
+    def early_end(self, now: float) -> EarlyEnd:
         """How the round that begins ``now`` may end early: where the policy would end the migration in its middle."""
         metrics, limits = self._metrics, self.limits
         self._began_s = now
 
         def ends(unsent_bytes: int, interval_s: float) -> bool:
-            self._look(interval_s)
+            self._sample_mid_round(interval_s)
             then = now + interval_s
             if metrics is None:  # the first round is cut short only for the time
                 return limits.timed_out(then)
             known = metrics.in_round(unsent_bytes, interval_s)
-            return self.policy.decide(known, limits, then).cuts_short(limits, then)
+            return self.policy.decide(known, limits, then).ends_round_early(limits, then)
 
         bandwidth = float(self.options.max_bandwidth or _FAST)
         if metrics is not None:
             bandwidth = metrics.costs.bandwidth.value
         # The policy is asked about ten times in the bytes of a downtime limit, or of a second if that is less.
         allowed = int(bandwidth * min(limits.downtime_limit_s, 1.0) / 10) // self._page_size
-        return Cut(min(max(allowed, LEAST_BATCH_PAGES), WINDOW_PAGES), ends)
+        return EarlyEnd(min(max(allowed, LEAST_BATCH_PAGES), WINDOW_PAGES), ends)
 
-    def _look(self, interval_s: float) -> None:
-        if self._recorder is not None and interval_s >= self._look_s:
-            self._recorder.look(interval_s, self.bitmap.look())
-            self._look_s = 2 * interval_s
+    def _sample_mid_round(self, interval_s: float) -> None:
+        if self._recorder is not None and interval_s >= self._next_sample_s:
+            self._recorder.mid_round(interval_s, self.bitmap.mid_round())
+            self._next_sample_s = 2 * interval_s
 
     def begin(self, tracker: str) -> None:
         """The first round is about to begin. Raises `Unsupported` where the guest cannot be slowed down as wanted."""
@@ -100,7 +96,7 @@ class Steering:
                 policy=self.options.policy,
                 limits=self.limits,
                 max_bandwidth=self.options.max_bandwidth,
-                handover_s=self.handover_s,
+                switchover_overhead_s=self.switchover_overhead_s,
             )
             self._recorder.begin(self.vm.memory.layout, facts)
 
@@ -117,7 +113,7 @@ class Steering:
             self.vm.memory.layout.bytes,
             tuple(self.samples),
             remaining_bytes,
-            self.handover_s,
+            self.switchover_overhead_s,
             throttled_share=throttle,
         )
         self._metrics = metrics
@@ -130,7 +126,7 @@ class Steering:
         return done, decision
 
     def _record(self) -> None:
-        self._look_s = _FIRST_LOOK_S
+        self._next_sample_s = _FIRST_SAMPLE_S
         if self._recorder is not None:
             before, self._counters = self._counters, self.bitmap.memory.counters
             self._recorder.round(self.samples[-1], self.bitmap.dirty, self._counters - before)
@@ -147,9 +143,9 @@ class Steering:
             self.vm.throttle(0.0)
 
     @property
-    def handover_s(self) -> Estimate:
+    def switchover_overhead_s(self) -> Estimate:
         """Seconds expected in a downtime besides its last sync and sending."""
-        return _HANDOVER_S + _ROUND_TRIPS * self._round_trip_s
+        return switchover_overhead(self._round_trip_s)
 
     def _slow_down(self, share: float, metrics: Metrics) -> None:
         if share == self._asked and self.options.throttle_mode != "dirty-limit":

@@ -367,7 +367,7 @@ class Destination:
         self._load_s = loaded - began
         broken: tuple[str, ...] = ()
         if prepare.compared:
-            broken = self.vm.check().broken
+            broken = self.vm.self_check().broken
             self._verify_s = began - self._stated_at + self._clock.now() - loaded
         self._channel.send(
             Ready(

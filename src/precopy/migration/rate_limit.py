@@ -8,14 +8,14 @@ _BURST_S = 0.005
 """Seconds of unused bandwidth that are kept; more is dropped, so that a pause is not followed by a burst."""
 
 
-class Pace:
+class RateLimiter:
     """Sleeps so that no more than ``rate`` bytes a second pass (None: no limit)."""
 
     def __init__(self, rate: int | None, clock: Clock) -> None:
         self.rate, self._clock = rate, clock
         self._free_at = clock.now()
 
-    def passed(self, size: int) -> None:
+    def sent(self, size: int) -> None:
         """Accounts for ``size`` bytes that were just sent, and waits until more may be."""
         if self.rate is None:
             return

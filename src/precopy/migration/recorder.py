@@ -12,7 +12,7 @@ from precopy.planning.model.trace import NO_CALLS, RecordedFacts, RecordedOutcom
 
 
 class Recorder(Protocol):
-    """Called by the source: ``begin``, then for each round any number of ``look`` and one ``round``, then ``end``.
+    """Called by the source: ``begin``, then for each round any number of ``mid_round`` and one ``round``, then ``end``.
     Bitmaps are over the ram_addr space and only lent: they change after the call.
 
     No call raises: a recording that cannot be written ends, and the migration goes on.
@@ -22,8 +22,8 @@ class Recorder(Protocol):
         """Before the first round."""
         ...
 
-    def look(self, interval_s: float, dirty: Bitmap) -> None:
-        """A look at the dirty log in mid-round: all pages found dirty until ``interval_s`` after the last sync."""
+    def mid_round(self, interval_s: float, dirty: Bitmap) -> None:
+        """A mid-round sample of the dirty log: all pages found dirty until ``interval_s`` after the last sync."""
         ...
 
     def round(self, sample: RoundSample, dirty: Bitmap, did: LogCounters = NO_CALLS) -> None:

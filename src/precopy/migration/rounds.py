@@ -21,7 +21,7 @@ from precopy.bitmap import NO_RUNS, Runs
 from precopy.dirty import MigrationBitmap, SyncStats
 from precopy.errors import PeerProtocolError, UnreportedWrites
 from precopy.migration.channel import NO_CONTENT, Channel, Content
-from precopy.migration.rate_limit import Pace
+from precopy.migration.rate_limit import RateLimiter
 from precopy.migration.results import Round
 from precopy.ports import Clock, MemoryReader
 from precopy.wire.native import Alive, PageBatch, RoundAck, RoundEnd
@@ -44,7 +44,7 @@ _ALIVE_S = 0.25
 
 
 @dataclass(frozen=True)
-class Cut:
+class EarlyEnd:
     """When to end a round early: every ``pages`` pages, ``ends`` is called with the bytes of the round that are left
     and the seconds since the sync before it."""
 
@@ -73,12 +73,12 @@ class Rounds:
         memory: MemoryReader,
         channel: Channel,
         *,
-        pace: Pace,
+        rate_limiter: RateLimiter,
         clock: Clock,
         tick: Callable[[], None],
     ) -> None:
         self.bitmap, self.memory, self.channel = bitmap, memory, channel
-        self.pace, self.clock, self.tick = pace, clock, tick
+        self.rate_limiter, self.clock, self.tick = rate_limiter, clock, tick
         self.number = 0
         self._batch = BATCH_PAGES
         self._torn: list[PageBatch] = []
@@ -133,10 +133,10 @@ class Rounds:
             self._alive_at = now
             self.channel.send(Alive())
 
-    def send(self, sync: SyncStats, *, final: SyncStats | None = None, cut: Cut | None = None) -> Round:
-        """Sends all that is pending and waits until it has arrived, unless ``cut`` ends the round before: then what is
-        left stays pending. ``sync`` is this round's sync, for the record; ``final`` that of the paused guest, after
-        which nothing is written any more."""
+    def send(self, sync: SyncStats, *, final: SyncStats | None = None, early_end: EarlyEnd | None = None) -> Round:
+        """Sends all that is pending and waits until it has arrived, unless ``early_end`` ends the round before: then
+        what is left stays pending. ``sync`` is this round's sync, for the record; ``final`` that of the paused guest,
+        after which nothing is written any more."""
         self.number += 1
         self.tick()
         sent_before, tally = self.channel.sent_bytes, _Tally()
@@ -144,19 +144,19 @@ class Rounds:
         start = self.synced_at if final is None else self.clock.now()
         pending = self.bitmap.pending.count()
         # A batch that tears is sent again, so small rounds have small ones; they tear less often, too.
-        most = min(BATCH_PAGES, cut.pages if cut else BATCH_PAGES)
+        most = min(BATCH_PAGES, early_end.pages if early_end else BATCH_PAGES)
         small = pending // _LEAST_BATCHES if self.number > 1 else most
         self._batch = min(max(small, LEAST_BATCH_PAGES), most)
         asked = 0
 
         def enough() -> bool:
-            """Whether the policy ends the round here; it is asked every ``cut.pages`` pages."""
+            """Whether the policy ends the round here; it is asked every ``early_end.pages`` pages."""
             nonlocal asked
             done = tally.sent_pages + tally.zero_pages
-            if cut is None or done - asked < cut.pages:
+            if early_end is None or done - asked < early_end.pages:
                 return False
             asked = done
-            return cut.ends((pending - done) * self.memory.layout.page_size, self.clock.now() - start)
+            return early_end.ends((pending - done) * self.memory.layout.page_size, self.clock.now() - start)
 
         for runs in self._windows(tally):
             if self._send_window(runs, tally, enough):
@@ -222,7 +222,7 @@ class Rounds:
             self._send_batch(NO_CONTENT, cut[lo:hi], tally)
         tally.zero_pages += zero.pages
         # Views and addresses are made for the whole window at once; a batch takes its slice of them.
-        cut, bounds = content.cut(self.pace.batch_pages(self.memory.layout.page_size, self._batch, _BATCH_S))
+        cut, bounds = content.cut(self.rate_limiter.batch_pages(self.memory.layout.page_size, self._batch, _BATCH_S))
         parts = Content.of(self.memory, cut)
         for lo, hi in pairwise(bounds):
             self._send_batch(parts[lo:hi], NO_RUNS, tally)
@@ -236,7 +236,7 @@ class Rounds:
         self.tick()
         before, began = self.channel.sent_bytes, self.clock.now()
         batch = self.channel.send_pages(Pages, content, zero)
-        self.pace.passed(self.channel.sent_bytes - before)
+        self.rate_limiter.sent(self.channel.sent_bytes - before)
         tally.send_s += self.clock.now() - began
         tally.batches.append(batch)
 

@@ -32,9 +32,9 @@ from precopy.errors import (
     PrecopyError,
 )
 from precopy.migration.channel import Channel
-from precopy.migration.controller import Steering
+from precopy.migration.controller import ConvergenceController
 from precopy.migration.options import MigrationOptions
-from precopy.migration.rate_limit import Pace
+from precopy.migration.rate_limit import RateLimiter
 from precopy.migration.recorder import Recorder
 from precopy.migration.results import Attempt, Committing, Downtime, Event, Migrated, Progress, Round
 from precopy.migration.rounds import Rounds
@@ -101,7 +101,7 @@ class Source:
         self._commit_lock = threading.Lock()
         self.guest_is = GuestIs.HERE
         self._rounds: list[Round] = []
-        self._steering: Steering | None = None
+        self._controller: ConvergenceController | None = None
         self._next_progress = 0.0
         self._saved_at: float | None = None
         self._bitmap: MigrationBitmap | None = None
@@ -154,8 +154,8 @@ class Source:
 
     def _release(self) -> None:
         with contextlib.suppress(KernelCallError, GuestError):  # must not stand in for what became of the guest
-            if self._steering is not None:
-                self._steering.release()
+            if self._controller is not None:
+                self._controller.release()
 
     def _record_end(self, outcome: RecordedOutcome) -> None:
         if self._recorder is not None:
@@ -169,7 +169,7 @@ class Source:
             clear=options.clear,
             policy=options.policy,
             rounds=tuple(self._rounds),
-            verdicts=tuple(self._steering.verdicts) if self._steering else (),
+            verdicts=tuple(self._controller.verdicts) if self._controller else (),
             downtime_limit_s=options.downtime_limit_s,
             total_s=self._moved_until(),
             sent_bytes=sent,
@@ -183,9 +183,11 @@ class Source:
         return self._elapsed() if self._saved_at is None else self._saved_at - self._started
 
     def _outcome_of(self, failure: BaseException) -> RecordedOutcome:
-        handover_s = self._steering.handover_s if self._steering else None
+        switchover_overhead_s = self._controller.switchover_overhead_s if self._controller else None
         total_s, sent = self._moved_until(), self._moved_bytes()
-        return RecordedOutcome(False, total_s, sent, error=_reason(failure), expected_handover_s=handover_s)
+        return RecordedOutcome(
+            False, total_s, sent, error=_reason(failure), expected_switchover_overhead_s=switchover_overhead_s
+        )
 
     def _keep_guest(self, ran: bool, failure: BaseException) -> None:
         try:
@@ -219,18 +221,18 @@ class Source:
             raise PeerProtocolError("the destination welcomes another session")
         policy = clear_policy(self.options.clear, layout, self.options.clear_chunk_shift)
         bitmap = MigrationBitmap(dirty, policy, clock.now)
-        steering = self._steering = Steering(
+        controller = self._controller = ConvergenceController(
             self.vm, bitmap, self.options, round_trip_s, emit=self._emit, recorder=self._recorder
         )
         self._bitmap = bitmap
-        pace = Pace(self.options.max_bandwidth, clock)
-        rounds = Rounds(bitmap, self.vm.memory, self._channel, pace=pace, clock=clock, tick=self._tick)
+        rate_limiter = RateLimiter(self.options.max_bandwidth, clock)
+        rounds = Rounds(bitmap, self.vm.memory, self._channel, rate_limiter=rate_limiter, clock=clock, tick=self._tick)
         dirty.start()
         bitmap.mark_all()
         setup_s = clock.now() - start
-        steering.begin(choice.tracker)
-        sync = self._converge(bitmap, rounds, steering)
-        downtime, verify_s, compared = self._switch_over(rounds, sync, self._patience(steering))
+        controller.begin(choice.tracker)
+        sync = self._converge(bitmap, rounds, controller)
+        downtime, verify_s, compared = self._switch_over(rounds, sync, self._patience(controller))
         return Migrated(
             session=self.session,
             guest=self.vm.kind,
@@ -241,7 +243,7 @@ class Source:
             clear_chunk_shift=self.options.clear_chunk_shift,
             policy=self.options.policy,
             rounds=tuple(self._rounds),
-            verdicts=tuple(steering.verdicts),
+            verdicts=tuple(controller.verdicts),
             downtime=downtime,
             downtime_limit_s=self.options.downtime_limit_s,
             total_s=clock.now() - start,
@@ -250,7 +252,7 @@ class Source:
             sent_bytes=self._moved_bytes(),
             ram_bytes=layout.bytes,
             compared_pages=compared,
-            throttled=steering.throttled,
+            throttled=controller.throttled,
             verify_bytes=self._channel.sent_in(Compare),
             setup_bytes=self._channel.sent_in(Hello),
             other_bytes=self._moved_bytes() - self._channel.sent_in(Pages, RoundEnd),
@@ -260,20 +262,20 @@ class Source:
         """What went to the stream for moving the guest: neither its hello nor verification."""
         return self._channel.sent_bytes - self._channel.sent_in(Hello, Compare)
 
-    def _converge(self, bitmap: MigrationBitmap, rounds: Rounds, steering: Steering) -> SyncStats:
+    def _converge(self, bitmap: MigrationBitmap, rounds: Rounds, controller: ConvergenceController) -> SyncStats:
         """Rounds until the policy says to switch over; returns the sync before that. Raises `NotConverged`."""
         self._phase = "rounds"
         sync = rounds.sync()
         while True:
             dirty_map = bitmap.pending.counts(_MAP_PARTS)
-            done = rounds.send(sync, cut=steering.cut(rounds.synced_at - self._started))
+            done = rounds.send(sync, early_end=controller.early_end(rounds.synced_at - self._started))
             sync = rounds.sync()
-            done, decision = steering.after(done, sync, rounds.synced_at - self._started)
+            done, decision = controller.after(done, sync, rounds.synced_at - self._started)
             self._record(replace(done, dirty_map=dirty_map))
             if decision.action is Action.SWITCH_OVER:
                 return sync
             if decision.action is Action.GIVE_UP:
-                verdict = steering.verdicts[-1]
+                verdict = controller.verdicts[-1]
                 raise NotConverged(
                     rounds.number,
                     verdict.remaining_bytes,
@@ -283,9 +285,9 @@ class Source:
                     smallest_limit=verdict.smallest_downtime_limit_s.high,
                 )
 
-    def _patience(self, steering: Steering) -> float:
+    def _patience(self, controller: ConvergenceController) -> float:
         """Seconds that the guest may stand still before it is certain whether it is given away."""
-        verdict = steering.verdicts[-1]
+        verdict = controller.verdicts[-1]
         expected_s = max(self.options.downtime_limit_s, verdict.downtime_s.value or 0.0, verdict.downtime_s.high or 0.0)
         if self.options.verify:
             bandwidth = verdict.bandwidth_bytes_per_s.low or SLOWEST_BYTES_PER_S
@@ -371,7 +373,7 @@ class Source:
 
     def _progress(self, now: float) -> Progress:
         elapsed = now - self._started
-        verdict = self._steering.verdicts[-1] if self._steering and self._rounds else None
+        verdict = self._controller.verdicts[-1] if self._controller and self._rounds else None
         bandwidth = self._moved_bytes() / max(elapsed, 1e-9)
         eta = None
         if verdict is not None:

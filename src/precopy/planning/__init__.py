@@ -4,12 +4,12 @@ Pure functions, without I/O and without clocks. Data flows one way::
 
     RoundSample  ->  estimators.observe  ->  Metrics  ->  decide (or another policy)  ->  Decision
                                                |
-                                               +------->  forecast  =  simulate(decide, CurveWorld)
+                                               +------->  forecast  =  simulate(decide, CurveGuest)
 """
 
 from precopy.names import TimeoutPolicy
 from precopy.planning.forecast.forecast import Forecast, forecast
-from precopy.planning.forecast.simulate import CurveWorld, Outcome, World, simulate
+from precopy.planning.forecast.simulate import CurveGuest, GuestModel, Outcome, simulate
 from precopy.planning.model.curve import DirtyClass, DirtyCurve
 from precopy.planning.model.decision import Action, Decide, Decision, Policy
 from precopy.planning.model.downtime import ExpectedDowntime, expected_downtime, needed_speed, smallest_downtime
@@ -22,7 +22,7 @@ __all__ = [
     "OURS",
     "Action",
     "Costs",
-    "CurveWorld",
+    "CurveGuest",
     "Decide",
     "Decision",
     "DirtyClass",
@@ -30,13 +30,13 @@ __all__ = [
     "Estimate",
     "ExpectedDowntime",
     "Forecast",
+    "GuestModel",
     "Limits",
     "Metrics",
     "Outcome",
     "Policy",
     "RoundSample",
     "TimeoutPolicy",
-    "World",
     "decide",
     "expected_downtime",
     "forecast",

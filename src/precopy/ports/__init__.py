@@ -7,7 +7,7 @@ from precopy.dirty.log import DirtyLog, LogCounters
 from precopy.ports.clock import Clock, SystemClock
 from precopy.ports.ram import MemoryReader, MemoryWriter
 from precopy.ports.stream import Buffer, ByteStream, IoVec
-from precopy.ports.vm import Throttled, TrackerChoice, VmControl, Witness
+from precopy.ports.vm import SelfCheck, Throttled, TrackerChoice, VmControl
 
 __all__ = [
     "Buffer",
@@ -18,9 +18,9 @@ __all__ = [
     "LogCounters",
     "MemoryReader",
     "MemoryWriter",
+    "SelfCheck",
     "SystemClock",
     "Throttled",
     "TrackerChoice",
     "VmControl",
-    "Witness",
 ]

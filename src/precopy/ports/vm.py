@@ -10,7 +10,7 @@ from precopy.ports.ram import MemoryWriter
 
 
 @dataclass(frozen=True)
-class Witness:
+class SelfCheck:
     """What the guest's own invariant says of its paused memory.
 
     ``steps`` is how many writes the guest had made; ``pages`` how many pages were looked at; ``broken`` names up to a
@@ -122,6 +122,6 @@ class VmControl(Protocol):
         """Puts a saved state into a paused guest. Raises `GuestError` where it does not fit this machine."""
         ...
 
-    def check(self) -> Witness:
+    def self_check(self) -> SelfCheck:
         """Holds a paused guest's memory against its own invariant."""
         ...

@@ -22,7 +22,7 @@ from precopy.memory.host import available_memory
 from precopy.memory.layout import RamLayout
 from precopy.memory.packing import compressor
 from precopy.planning import RoundSample
-from precopy.planning.model.trace import NO_CALLS, Look, RecordedFacts, RecordedOutcome, Trace, TraceRound
+from precopy.planning.model.trace import NO_CALLS, MidRoundSample, RecordedFacts, RecordedOutcome, Trace, TraceRound
 from precopy.recording import format as form
 from precopy.recording import older
 from precopy.recording.format import HEAD, KIND, OPENING, OPENINGS, SCHEMA, Kind, Packed, Packing, Wrong
@@ -78,8 +78,8 @@ class RecordingWriter:
             self._write(OPENING)
         self._add(Kind.BEGIN, lambda _: form.Beginning.of(layout, facts))
 
-    def look(self, interval_s: float, dirty: Bitmap) -> None:
-        self._add(Kind.LOOK, lambda packed: form.LookRecord(interval_s, packed), dirty)
+    def mid_round(self, interval_s: float, dirty: Bitmap) -> None:
+        self._add(Kind.MID_ROUND, lambda packed: form.MidRoundRecord(interval_s, packed), dirty)
 
     def round(self, sample: RoundSample, dirty: Bitmap, did: LogCounters = NO_CALLS) -> None:
         self._add(Kind.ROUND, lambda packed: form.RoundRecord(sample, packed, did), dirty)
@@ -151,7 +151,7 @@ class _Reader:
         self._layout: RamLayout | None = None
         self._facts: RecordedFacts | None = None
         self._rounds: list[TraceRound] = []
-        self._looks: list[Look] = []
+        self._mid_round: list[MidRoundSample] = []
         self._outcome: RecordedOutcome | None = None
         self._empty: Bitmap | None = None
         self._in_memory = 0
@@ -231,19 +231,19 @@ class _Reader:
                 begun = older.beginning(record) if self._version == 1 else form.decode(record, form.Beginning)
                 form.check_facts(begun.facts)
                 self._layout, self._facts = begun.layout(), begun.facts
-            case Kind.LOOK:
-                look = form.decode(record, form.LookRecord)
-                if look.interval_s <= (self._looks[-1].interval_s if self._looks else 0.0):
-                    raise Wrong("it is a look that is not after the one before")
-                self._looks.append(Look(look.interval_s, self._bitmap(words, look.dirty)))
+            case Kind.MID_ROUND:
+                sample = form.decode(record, form.MidRoundRecord)
+                if sample.interval_s <= (self._mid_round[-1].interval_s if self._mid_round else 0.0):
+                    raise Wrong("it is a mid-round sample that is not after the one before")
+                self._mid_round.append(MidRoundSample(sample.interval_s, self._bitmap(words, sample.dirty)))
             case Kind.ROUND:
                 one = older.round_record(record) if self._version == 1 else form.decode(record, form.RoundRecord)
                 form.check_sample(one.sample, self._rounds[-1].sample if self._rounds else None)
                 dirty = self._bitmap(words, one.dirty)
-                self._rounds.append(TraceRound(one.sample, dirty, tuple(self._looks), one.did))
-                self._looks.clear()
+                self._rounds.append(TraceRound(one.sample, dirty, tuple(self._mid_round), one.did))
+                self._mid_round.clear()
             case Kind.END:
-                outcome = form.decode(record, RecordedOutcome)
+                outcome = older.outcome(record) if self._version == 1 else form.decode(record, RecordedOutcome)
                 form.check_outcome(outcome)
                 self._outcome = outcome
             case _:

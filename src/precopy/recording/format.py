@@ -7,7 +7,7 @@
 
 The checksum is of the block's first 8 bytes and its payload, seeded with its offset in the file. All numbers are
 little-endian. A payload is the length of its record (u32), the record (JSON), and its bitmap's bytes, if it has one.
-The first block is the beginning, then come looks and rounds, and the end is the last: docs/recordings.md.
+The first block is the beginning, then come mid-round samples and rounds, and the end is the last: docs/recordings.md.
 
 Law 5 holds here, too: no field is believed before it was held against its bound, and nothing is allocated because of
 one that was not. What fails is a `SnapshotDamaged` that names the offset.
@@ -60,7 +60,7 @@ class Kind(enum.IntEnum):
     """What a block holds."""
 
     BEGIN = 1
-    LOOK = 2
+    MID_ROUND = 2
     ROUND = 3
     END = 4
 
@@ -141,7 +141,7 @@ class Beginning:
 
 
 @dataclass(frozen=True)
-class LookRecord:
+class MidRoundRecord:
     interval_s: float
     dirty: Packed
 
@@ -200,9 +200,9 @@ def _check_numbers(record: Any) -> None:
 
 def check_facts(facts: RecordedFacts) -> None:
     """Raises `Wrong` for what no migration can have been told."""
-    handover, shift = facts.handover_s, facts.clear_chunk_shift
-    if not all(0 <= part <= _MOST_SECONDS for part in (handover.value, handover.low, handover.high)):
-        raise Wrong("the handover that it expects is no time")
+    overhead, shift = facts.switchover_overhead_s, facts.clear_chunk_shift
+    if not all(0 <= part <= _MOST_SECONDS for part in (overhead.value, overhead.low, overhead.high)):
+        raise Wrong("the switchover overhead that it expects is no time")
     if facts.clear not in ALL_CLEAR_POLICIES or not MIN_CHUNK_SHIFT <= shift <= MAX_CHUNK_SHIFT:
         raise Wrong(f"no clear policy is called {facts.clear!r}, or none has chunks of 2^{shift} pages")
     if not facts.limits.max_throttle < 1 or facts.max_bandwidth == 0:
@@ -222,10 +222,10 @@ def check_sample(sample: RoundSample, before: RoundSample | None) -> None:
 
 def check_outcome(outcome: RecordedOutcome) -> None:
     """Raises `Wrong`."""
-    parts = outcome.handover_s + outcome.final_sync_s + outcome.final_send_s
-    known = outcome.expected_handover_s
+    parts = outcome.switchover_overhead_s + outcome.final_sync_s + outcome.final_send_s
+    known = outcome.expected_switchover_overhead_s
     if known is not None and not all(0 <= part <= _MOST_SECONDS for part in (known.value, known.low, known.high)):
-        raise Wrong("the handover that it expected is no time")
+        raise Wrong("the switchover overhead that it expected is no time")
     if not math.isclose(parts, outcome.downtime_s, rel_tol=1e-6, abs_tol=1e-9):
         raise Wrong("the parts of its downtime are not its downtime")
 

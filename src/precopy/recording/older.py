@@ -1,6 +1,7 @@
 """Recordings that older versions wrote: their records, as today's.
 
-Version 1 called the downtime limit ``downtime_s``, and the share of the time that throttling took ``throttle``.
+Version 1 called the downtime limit ``downtime_s``, the share of the time that throttling took ``throttle``, and the
+switchover's overhead ``handover_s``.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from dataclasses import dataclass, fields
 from precopy.dirty import LogCounters
 from precopy.names import TimeoutPolicy
 from precopy.planning import Estimate, Limits, RoundSample
-from precopy.planning.model.trace import NO_CALLS, RecordedFacts
+from precopy.planning.model.trace import NO_CALLS, RecordedFacts, RecordedOutcome
 from precopy.recording.format import Beginning, BlockRecord, Packed, PageSize, RoundRecord, SectionRecord, decode
 
 
@@ -48,7 +49,7 @@ class FactsOfVersion1:
             policy=self.policy,
             limits=self.limits.now(),
             max_bandwidth=self.max_bandwidth,
-            handover_s=self.handover_s,
+            switchover_overhead_s=self.handover_s,
         )
 
 
@@ -84,6 +85,29 @@ class RoundOfVersion1:
     sample: SampleOfVersion1
     dirty: Packed
     did: LogCounters = NO_CALLS
+
+
+@dataclass(frozen=True)
+class OutcomeOfVersion1:
+    completed: bool
+    total_s: float
+    sent_bytes: float
+    downtime_s: float = 0.0
+    pause_s: float = 0.0
+    final_sync_s: float = 0.0
+    final_send_s: float = 0.0
+    state_s: float = 0.0
+    commit_s: float = 0.0
+    error: str = ""
+    expected_handover_s: Estimate | None = None
+
+    def now(self) -> RecordedOutcome:
+        return RecordedOutcome(*(getattr(self, field.name) for field in fields(self)))
+
+
+def outcome(record: bytes) -> RecordedOutcome:
+    """That of version 1. Raises `Wrong`."""
+    return decode(record, OutcomeOfVersion1).now()
 
 
 def round_record(record: bytes) -> RoundRecord:

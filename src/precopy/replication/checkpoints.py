@@ -20,7 +20,7 @@ from precopy.bitmap import Bitmap
 from precopy.errors import PeerProtocolError
 from precopy.memory import GuestMemory
 from precopy.migration.channel import Channel
-from precopy.migration.rate_limit import Pace
+from precopy.migration.rate_limit import RateLimiter
 from precopy.migration.rounds import BATCH_PAGES, Rounds
 from precopy.ports import Clock
 from precopy.replication.staging import Staging
@@ -41,14 +41,14 @@ class Points:
         memory: GuestMemory,
         channel: Channel,
         *,
-        pace: Pace,
+        rate_limiter: RateLimiter,
         clock: Clock,
         tick: Callable[[], None],
         perhaps: Callable[[], Bitmap],
     ) -> None:
         self._perhaps = perhaps
         self._rounds, self._bitmap, self._channel = rounds, rounds.bitmap, channel
-        self._pace, self._clock, self._tick = pace, clock, tick
+        self._rate_limiter, self._clock, self._tick = rate_limiter, clock, tick
         self._page_size = memory.layout.page_size
         self.staging = Staging(memory)
         self.number = 0
@@ -91,11 +91,11 @@ class Points:
         """Sends the sealed point and waits until the standby has it. Raises `PeerError`."""
         before, began = self._channel.sent_bytes, self._clock.now()
         batches = pages = 0
-        for content, zero in self.staging.batches(self._pace.batch_pages(self._page_size, BATCH_PAGES)):
+        for content, zero in self.staging.batches(self._rate_limiter.batch_pages(self._page_size, BATCH_PAGES)):
             self._tick()
             sent = self._channel.sent_bytes
             self._channel.send_pages(Pages, content, zero)
-            self._pace.passed(self._channel.sent_bytes - sent)
+            self._rate_limiter.sent(self._channel.sent_bytes - sent)
             batches, pages = batches + 1, pages + content.runs.pages + zero.pages
         self._channel.send(Point(self.number + 1, batches, pages))
         ack = self._channel.expect(PointAck)

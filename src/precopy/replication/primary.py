@@ -25,7 +25,7 @@ from precopy.errors import (
 from precopy.machines.process.memory import Memory
 from precopy.memory import RamBlock
 from precopy.migration.channel import Channel
-from precopy.migration.rate_limit import Pace
+from precopy.migration.rate_limit import RateLimiter
 from precopy.migration.results import Round
 from precopy.migration.rounds import Rounds
 from precopy.ports import ByteStream, Clock
@@ -66,10 +66,10 @@ class Primary:
         log = _OpenLog(memory)
         self._dirty = DirtyMemory(memory.layout, log)
         self._bitmap = MigrationBitmap(self._dirty, clear_policy("merged", memory.layout), clock.now)
-        pace = Pace(max_bandwidth, clock)
-        self._rounds = Rounds(self._bitmap, contents, self.channel, pace=pace, clock=clock, tick=tick)
+        rate_limiter = RateLimiter(max_bandwidth, clock)
+        self._rounds = Rounds(self._bitmap, contents, self.channel, rate_limiter=rate_limiter, clock=clock, tick=tick)
         self.points = Points(
-            self._rounds, contents, self.channel, pace=pace, clock=clock, tick=tick, perhaps=log.perhaps
+            self._rounds, contents, self.channel, rate_limiter=rate_limiter, clock=clock, tick=tick, perhaps=log.perhaps
         )
         self._last: Round | None = None
         self._left_before = math.inf

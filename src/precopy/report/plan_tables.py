@@ -87,8 +87,8 @@ def _input_line(asked: PlanInput, source: str) -> str:
         f"{source + ': ' if source else ''}{format_size(asked.ram_bytes)} of memory{zero}, dirty rate "
         f"{format_rate(asked.dirty_rate_bytes_per_s)} of {format_size(asked.working_set_bytes)}, bandwidth "
         f"{bandwidth(asked.bandwidth_bytes_per_s)}, sync time {_sync(asked)}, downtime limit "
-        f"{format_duration(asked.downtime_limit_s)} in {asked.max_rounds} rounds, handover "
-        f"{format_duration(asked.handover_s)}"
+        f"{format_duration(asked.downtime_limit_s)} in {asked.max_rounds} rounds, "
+        f"switchover overhead {format_duration(asked.switchover_overhead_s)}"
     )
 
 
@@ -139,7 +139,8 @@ def _letter_line(made: Plan) -> str:
     settles = _UNSETTLED if math.isinf(critical) else f"transfer time {format_duration(critical)}"
     return (
         'QEMU as the patch series "migration: merge fragmented clear_dirty ioctls" models it (no working set, no '
-        f"handover): {settles}, bandwidth as QEMU measures it {_rate(letter.estimated_bandwidth_bytes_per_s)}; "
+        f"switchover overhead): {settles}, bandwidth as QEMU measures it "
+        f"{_rate(letter.estimated_bandwidth_bytes_per_s)}; "
         + (
             "no downtime limit will do"
             if math.isinf(limit)

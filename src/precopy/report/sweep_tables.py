@@ -18,7 +18,7 @@ _NAMES: dict[str, tuple[str, Callable[[float], str]]] = {
     "sync_s": ("sync time", format_duration),
     "downtime_limit_s": ("downtime limit", format_duration),
     "max_rounds": ("rounds", lambda count: f"{count:.0f}"),
-    "handover_s": ("handover", format_duration),
+    "switchover_overhead_s": ("switchover overhead", format_duration),
 }
 """What a plan's numbers are called, and how they are written."""
 

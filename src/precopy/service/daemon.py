@@ -259,11 +259,11 @@ class GuestProcess:
         self._need("running", "paused", "unknown")
         pause_s = self.guest.pause() if self.guest.running else 0.0
         try:
-            witness = self.guest.check()
+            found = self.guest.self_check()
         finally:
             if self.state == "running":
                 self.guest.resume()
-        return Checked(witness.ok, witness.steps, witness.pages, witness.broken, pause_s)
+        return Checked(found.ok, found.steps, found.pages, found.broken, pause_s)
 
     def _pause(self) -> Status:
         self._need("running")

@@ -205,7 +205,7 @@ class TestRealCpu:
                 bitmap.sync()
                 take_some()
             guest.pause()
-            assert guest.check().steps > 0
+            assert guest.self_check().steps > 0
             bitmap.sync()
             take_some()
             for block, copied in zip(memory.layout.blocks, copy, strict=True):

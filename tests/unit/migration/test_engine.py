@@ -55,7 +55,7 @@ def lawful(run: Run) -> Run:
     if there:
         run.destination.pause()
         assert run.equal
-        assert run.destination.check().broken == ()
+        assert run.destination.self_check().broken == ()
     else:
         assert run.destination_error is not None
     assert not run.source.log.started

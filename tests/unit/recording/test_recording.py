@@ -24,7 +24,7 @@ from precopy.recording.format import HEAD, OPENING, Kind
 from precopy.units import PAGE_SIZE
 from support.traces import BANDWIDTH, LAYOUT, PAGES, hot_and_cold, record, write
 
-TRACE = record(hot_and_cold(BANDWIDTH / PAGE_SIZE, 512), looks=3)
+TRACE = record(hot_and_cold(BANDWIDTH / PAGE_SIZE, 512), mid_round=3)
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ class TestFailures:
         (why,) = said
         assert why == f"{path} ends here, the migration goes on: File too large"
         trace = read_recording(path)
-        assert trace.rounds == tuple(replace(one, looks=()) for one in TRACE.rounds[: len(trace.rounds)])
+        assert trace.rounds == tuple(replace(one, mid_round=()) for one in TRACE.rounds[: len(trace.rounds)])
         assert "cut short at byte 3000" in trace.note
 
     def test_what_is_no_recording(self, path: Path) -> None:

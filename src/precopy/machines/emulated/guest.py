@@ -1,4 +1,4 @@
-"""An emulated guest behind `precopy.ports.VmControl`: the same programs, memory and witness as under KVM, one CPU.
+"""An emulated guest behind `precopy.ports.VmControl`: the same programs, memory and self-check as under KVM, one CPU.
 
 The CPU runs in a thread, on the guest's own host memory. The first store to a page that is armed is announced to a
 `WriteLog` before it is done (tlb.py); the announcement is settled at any stop of the CPU between two instructions.
@@ -21,11 +21,11 @@ from precopy.machines.emulated.exclusive import STOP_S, Exclusive
 from precopy.machines.emulated.tlb import Tlb
 from precopy.machines.vcpu.gate import VcpuGate
 from precopy.machines.vcpu.throttle import VcpuThrottle
-from precopy.machines.workload import BURST_PORT, IDLE_PORT, Workload, boot_image, check, params_words
+from precopy.machines.workload import BURST_PORT, IDLE_PORT, Workload, boot_image, check_stamps, params_words
 from precopy.machines.workload.pacing import Pacer
 from precopy.memory import GuestMemory
 from precopy.memory.topology.log_mask import DirtyClient
-from precopy.ports import Throttled, TrackerChoice, Witness
+from precopy.ports import SelfCheck, Throttled, TrackerChoice
 from precopy.ports.vm import MAX_THROTTLE
 from precopy.units import PAGE_SIZE
 
@@ -160,9 +160,9 @@ class EmulatedGuest:
             self._cpu.reg_write(self._ids[name], value)
         self._code_is_new()
 
-    def check(self) -> Witness:
+    def self_check(self) -> SelfCheck:
         self._need_paused("check")
-        return check(self.memory, 1)
+        return check_stamps(self.memory, 1)
 
     def choose_tracker(self, wanted: str) -> TrackerChoice:
         """As `VmControl.choose_tracker`: there is one."""

@@ -18,10 +18,10 @@ from precopy.machines.kvm.tracker_choice import choose
 from precopy.machines.kvm.vcpu import Vcpu, install_kick_handler
 from precopy.machines.vcpu.gate import VcpuGate
 from precopy.machines.vcpu.throttle import VcpuThrottle
-from precopy.machines.workload import BURST_PORT, IDLE_PORT, BootImage, Workload, boot_image, check, params_words
+from precopy.machines.workload import BURST_PORT, IDLE_PORT, BootImage, Workload, boot_image, check_stamps, params_words
 from precopy.machines.workload.pacing import Pacer
 from precopy.memory import DirtyClient, GuestMemory, Section
-from precopy.ports import Throttled, TrackerChoice, Witness
+from precopy.ports import SelfCheck, Throttled, TrackerChoice
 from precopy.ports.vm import MAX_THROTTLE
 from precopy.trackers import kvm_ring
 
@@ -224,9 +224,9 @@ class KvmGuest:
         self._need_paused("load")
         state.load(self._vcpus, saved)
 
-    def check(self) -> Witness:
+    def self_check(self) -> SelfCheck:
         self._need_paused("check")
-        return check(self.memory, len(self._vcpus))
+        return check_stamps(self.memory, len(self._vcpus))
 
     def _need_paused(self, what: str) -> None:
         if self.running:

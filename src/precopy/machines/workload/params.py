@@ -12,7 +12,7 @@ BURST = 0x08
 INTERVAL_NS = 0x10
 """Nanoseconds that a burst should take, for the host."""
 WORKLOAD = 0x18
-"""Index in WORKLOADS, for the witness on whichever host the guest is by then."""
+"""Index in WORKLOADS, for the self-check on whichever host the guest is by then."""
 PAGES = 0x20
 """Pages that this vCPU writes."""
 HOT = 0x28

@@ -5,7 +5,7 @@ port I/O. Registers: rbx points to the vCPU's parameters (see params.py), r12 is
 
 Each program turns the step into the index of a page among the vCPU's pages; the shared tail turns the index into an
 address, stores the stamp (step + 1) into the page's first word, and counts the step. So the content of memory is a
-function of STEP alone, which is what witness.py checks: a lost write leaves an older stamp than that function says.
+function of STEP alone, which is what self_check.py checks: a lost write leaves an older stamp than that function says.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The guest as witness: what its paused memory must hold, computed from its step counter alone.
+"""The self-check of a guest: what its paused memory must hold, computed from its step counter alone.
 
 Every page's stamp is one more than the last step that wrote the page. Each program's order is a formula that can be
 inverted, so the last step that wrote a page follows from the page's number and STEP without replaying anything. A page
@@ -22,7 +22,7 @@ from precopy.machines.workload import params
 from precopy.machines.workload.image import params_words, words_at
 from precopy.machines.workload.programs import HOTSET_COLD_EVERY, WORKLOADS
 from precopy.memory import GuestMemory
-from precopy.ports import Witness
+from precopy.ports import SelfCheck
 from precopy.units import PAGE_SIZE, GuestPhysicalAddress
 
 _NAMED = 8
@@ -117,7 +117,7 @@ class Counted:
         return np.concatenate([part[:: PAGE_SIZE // 8].view(np.int64) for part in words])
 
 
-def check(memory: GuestMemory, vcpus: int) -> Witness:
+def check_stamps(memory: GuestMemory, vcpus: int) -> SelfCheck:
     """Holds the paused guest's memory against its programs' counters."""
     steps = pages = 0
     broken: list[str] = []
@@ -132,7 +132,7 @@ def check(memory: GuestMemory, vcpus: int) -> Witness:
         if counted.pattern != "idle":
             pages += counted.pages
             broken += [f"vCPU {vcpu}, {what}" for what in _wrong(counted, found)]
-    return Witness(steps, pages, tuple(broken[:_NAMED]))
+    return SelfCheck(steps, pages, tuple(broken[:_NAMED]))
 
 
 def _wrong(counted: Counted, found: Indexes) -> list[str]:

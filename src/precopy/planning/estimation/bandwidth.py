@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from precopy.planning.estimation.weighting import FORGET, telling, weighted_median
+from precopy.planning.estimation.weighting import FORGET, recent_rounds, weighted_median
 from precopy.planning.model.estimate import Estimate
 from precopy.planning.model.metrics import RoundSample
 
@@ -41,7 +41,7 @@ def estimate_bandwidth(rounds: Sequence[RoundSample]) -> Estimate:
     maximum, as in BBR (draft-ietf-ccwg-bbr), would follow the burst; all bytes over all time would follow the stall.
     QEMU takes the last window of at least 100 ms as it is, its sync included.
     """
-    samples = [(one.sent_bytes, max(one.send_s, _TICK_S)) for one in telling(rounds) if one.sent_bytes >= 1]
+    samples = [(one.sent_bytes, max(one.send_s, _TICK_S)) for one in recent_rounds(rounds) if one.sent_bytes >= 1]
     if not samples:
         return _UNKNOWN
     enough = _ENOUGH_S * sum(sent for sent, _ in samples) / sum(took for _, took in samples)

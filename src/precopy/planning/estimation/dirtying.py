@@ -11,7 +11,7 @@ from itertools import pairwise, product
 import numpy as np
 import numpy.typing as npt
 
-from precopy.planning.estimation.weighting import FORGET, pooled, telling, weighted_median
+from precopy.planning.estimation.weighting import FORGET, pooled, recent_rounds, weighted_median
 from precopy.planning.model.curve import DirtyClass, DirtyCurve
 from precopy.planning.model.metrics import RoundSample
 
@@ -89,7 +89,7 @@ def estimate_dirtying(
     """
     known = _Known()
     found, ahead = [], 0.0
-    for one in telling(rounds):
+    for one in recent_rounds(rounds):
         interval = _stretched(one.interval_s, one.throttled_share, throttled_share)
         dirty = min(one.dirty_bytes, ram_bytes)
         if interval > _TICK_S:

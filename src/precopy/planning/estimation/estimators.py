@@ -9,7 +9,7 @@ from itertools import combinations
 from precopy.errors import UsageError
 from precopy.planning.estimation.bandwidth import estimate_bandwidth
 from precopy.planning.estimation.dirtying import estimate_dirtying
-from precopy.planning.estimation.weighting import FORGET, telling, weighted_median
+from precopy.planning.estimation.weighting import FORGET, recent_rounds, weighted_median
 from precopy.planning.model.estimate import Estimate
 from precopy.planning.model.metrics import Costs, Metrics, RoundSample
 
@@ -23,7 +23,7 @@ def observe(
     ram_bytes: int,
     rounds: tuple[RoundSample, ...],
     remaining_bytes: float,
-    handover_s: Estimate,
+    switchover_overhead_s: Estimate,
     *,
     throttled_share: float = 0.0,
 ) -> Metrics:
@@ -32,18 +32,18 @@ def observe(
     if not rounds:
         raise UsageError("nothing is known of a migration before its first round; estimate from one round or more")
     dirty, spread = estimate_dirtying(rounds, ram_bytes, throttled_share)
-    costs = estimate_costs(rounds, handover_s)
+    costs = estimate_costs(rounds, switchover_overhead_s)
     return Metrics(ram_bytes, rounds, remaining_bytes, dirty, spread, costs, throttled_share)
 
 
-def estimate_costs(rounds: Sequence[RoundSample], handover_s: Estimate) -> Costs:
+def estimate_costs(rounds: Sequence[RoundSample], switchover_overhead_s: Estimate) -> Costs:
     """What rounds and syncs cost here, by weighted medians in which newer rounds count more.
 
     The first round reads all memory, with its zero pages and untouched pages; later rounds read what the guest writes.
     So the cost of reading and the share that is sent come from later rounds. Before there is one, all that is read
     counts as sent.
     """
-    kept = telling(rounds)
+    kept = recent_rounds(rounds)
     later = [one for one in kept if one.number > 1 and one.read_bytes >= 1]
     reading = later or [one for one in kept if one.read_bytes >= 1]
     per_byte, sent, read, recency = [], 0.0, 0.0, 1.0
@@ -59,7 +59,7 @@ def estimate_costs(rounds: Sequence[RoundSample], handover_s: Estimate) -> Costs
         read_s_per_byte=weighted_median(per_byte),
         sync_s=sync_s,
         sync_s_per_byte=sync_s_per_byte,
-        handover_s=handover_s,
+        switchover_overhead_s=switchover_overhead_s,
     )
 
 

@@ -14,7 +14,7 @@ _MOST = 10
 """Rounds that are looked at, at most: with `FORGET` a round before the last nine weighs 2 % of the newest or less."""
 
 
-def telling(rounds: Sequence[RoundSample]) -> Sequence[RoundSample]:
+def recent_rounds(rounds: Sequence[RoundSample]) -> Sequence[RoundSample]:
     """The rounds that estimates are made from: the first, which is the longest, and the last nine."""
     return rounds if len(rounds) <= _MOST else (rounds[0], *rounds[1 - _MOST :])
 

@@ -15,7 +15,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from precopy.planning.estimation.weighting import telling, weighted_median
+from precopy.planning.estimation.weighting import recent_rounds, weighted_median
 from precopy.planning.model.estimate import Estimate
 from precopy.planning.model.metrics import RoundSample
 
@@ -61,7 +61,9 @@ class Doubt:
 
 def doubt(rounds: Sequence[RoundSample]) -> Doubt:
     """The doubt after these rounds; 0 without rounds, where a plan gives the numbers."""
-    sent = [(one.sent_bytes / one.send_s, one.send_s) for one in telling(rounds) if one.sent_bytes > 0 < one.send_s]
+    sent = [
+        (one.sent_bytes / one.send_s, one.send_s) for one in recent_rounds(rounds) if one.sent_bytes > 0 < one.send_s
+    ]
     if len(sent) < 2:
         return Doubt(1.0 if rounds else 0.0)
     middle, time = weighted_median(sent), sum(took for _, took in sent)

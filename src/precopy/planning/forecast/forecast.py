@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 
 from precopy.planning.forecast.doubt import doubt
-from precopy.planning.forecast.simulate import CurveWorld, Outcome, simulate
+from precopy.planning.forecast.simulate import CurveGuest, Outcome, simulate
 from precopy.planning.model.curve import DirtyCurve
 from precopy.planning.model.decision import Decide, Decision
 from precopy.planning.model.downtime import expected_downtime, needed_speed, smallest_downtime
@@ -52,7 +52,7 @@ def forecast(metrics: Metrics, limits: Limits, now: float, policy: Decide = deci
     """Carries the migration on from ``metrics`` at ``now`` seconds since its start: once with what was estimated, and
     once with each end of its range (the fast link with the quiet guest, the slow one with the busy one). The ranges of
     downtime and total time are widened for a busy machine (doubt.py)."""
-    outcomes = [simulate(metrics, world, policy, limits, now, most_rounds=_AHEAD) for world in _worlds(metrics)]
+    outcomes = [simulate(metrics, guest, policy, limits, now, most_rounds=_AHEAD) for guest in _guests(metrics)]
     likely = outcomes[0]
     rate = metrics.dirty_rate
     enough = limits.downtime_limit_s * (1 + _ROUNDING)
@@ -90,18 +90,20 @@ def _least(*estimates: Estimate) -> Estimate:
     return Estimate(*(min(getattr(one, end) for one in estimates) for end in ("value", "low", "high")))
 
 
-def _worlds(metrics: Metrics) -> list[CurveWorld]:
+def _guests(metrics: Metrics) -> list[CurveGuest]:
     """The likely one, and both ends of its range unless everything is known exactly."""
     costs, spread = metrics.costs, metrics.dirty_spread
-    bandwidth, handover = costs.bandwidth, costs.handover_s
+    bandwidth, overhead = costs.bandwidth, costs.switchover_overhead_s
     curve = metrics.dirty.scaled(1 / (1 - metrics.throttled_share)) if metrics.throttled_share else metrics.dirty
-    worlds = [CurveWorld(costs, curve)]
-    if spread or bandwidth.low < bandwidth.high or handover.low < handover.high:
-        worlds.append(_world(metrics, bandwidth.high, handover.low, curve.times(max(1 - spread, 0.0))))
-        worlds.append(_world(metrics, bandwidth.low, handover.high, curve.times(1 + spread)))
-    return worlds
+    guests = [CurveGuest(costs, curve)]
+    if spread or bandwidth.low < bandwidth.high or overhead.low < overhead.high:
+        guests.append(_guest(metrics, bandwidth.high, overhead.low, curve.times(max(1 - spread, 0.0))))
+        guests.append(_guest(metrics, bandwidth.low, overhead.high, curve.times(1 + spread)))
+    return guests
 
 
-def _world(metrics: Metrics, bandwidth: float, handover_s: float, curve: DirtyCurve) -> CurveWorld:
-    costs = replace(metrics.costs, bandwidth=Estimate.exact(bandwidth), handover_s=Estimate.exact(handover_s))
-    return CurveWorld(costs, curve)
+def _guest(metrics: Metrics, bandwidth: float, switchover_overhead_s: float, curve: DirtyCurve) -> CurveGuest:
+    costs = replace(
+        metrics.costs, bandwidth=Estimate.exact(bandwidth), switchover_overhead_s=Estimate.exact(switchover_overhead_s)
+    )
+    return CurveGuest(costs, curve)

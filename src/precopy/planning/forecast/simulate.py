@@ -1,7 +1,7 @@
 """A migration carried out on paper: rounds of a guest and a link that are given, with any policy.
 
 The forecast of a running migration, `precopy plan`, and the replay of a recorded one are all this function; they
-differ in their `World`.
+differ in their `GuestModel`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _CUTS = 7
 """Bisection steps for the moment at which a round ends early: 7 find it to 1/128 of the round."""
 
 
-class World(Protocol):
+class GuestModel(Protocol):
     """The guest and link that a simulation runs on: the costs (the values of their estimates) and the dirtied bytes."""
 
     @property
@@ -36,7 +36,7 @@ class World(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class CurveWorld:
+class CurveGuest:
     """A guest that dirties ``curve`` when it is not throttled, over a link with ``costs``."""
 
     costs: Costs
@@ -70,7 +70,7 @@ Observe = Callable[[tuple[RoundSample, ...], float, float], Metrics]
 
 def simulate(
     metrics: Metrics,
-    world: World,
+    guest: GuestModel,
     decide: Decide,
     limits: Limits,
     now: float,
@@ -86,7 +86,7 @@ def simulate(
     and link stay as they are in ``metrics``. ``first_s``: seconds of a migration's first round beyond the time of its
     bytes.
     """
-    costs, bandwidth = world.costs, world.costs.bandwidth.value
+    costs, bandwidth = guest.costs, guest.costs.bandwidth.value
     made, throttled_s, sent = len(metrics.rounds), 0.0, 0.0
     while True:
         decision = decide(metrics, limits, now)
@@ -99,9 +99,9 @@ def simulate(
         read = metrics.remaining_bytes * share
         left = metrics.remaining_bytes - read
         transfer_s = costs.transfer_s(read, bandwidth) + besides_s * share
-        found = world.dirtied(now, now + transfer_s, throttled_share)
-        sync_s = costs.x_s(found)
-        found = world.dirtied(now, now + transfer_s + sync_s, throttled_share)
+        found = guest.dirtied(now, now + transfer_s, throttled_share)
+        sync_s = costs.sync_time_s(found)
+        found = guest.dirtied(now, now + transfer_s + sync_s, throttled_share)
         now += transfer_s + sync_s
         sent += read * costs.sent_share
         throttled_s += throttled_share * (transfer_s + sync_s)
@@ -120,9 +120,9 @@ def simulate(
             throttled_share=throttled_share,
         )
         metrics = _after(metrics, sample, throttled_share, observe)
-    late = world.dirtied(now, now + PAUSE_S, metrics.throttled_share)
+    late = guest.dirtied(now, now + PAUSE_S, metrics.throttled_share)
     size = metrics.remaining_bytes + late
-    downtime_s = costs.x_s(late) + costs.transfer_s(size, bandwidth) + costs.handover_s.value
+    downtime_s = costs.sync_time_s(late) + costs.transfer_s(size, bandwidth) + costs.switchover_overhead_s.value
     completed = decision.action is Action.SWITCH_OVER
     return Outcome(
         completed=completed,
@@ -142,7 +142,7 @@ def _share_before_its_end(metrics: Metrics, whole_s: float, decide: Decide, limi
 
     def ends(share: float) -> bool:
         known, then = metrics.in_round(remaining * (1 - share), whole_s * share), now + whole_s * share
-        return decide(known, limits, then).cuts_short(limits, then)
+        return decide(known, limits, then).ends_round_early(limits, then)
 
     low, high = 0.0, 1.0
     if limits.timeout_s is not None and now < limits.timeout_s < now + whole_s:

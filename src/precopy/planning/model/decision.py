@@ -43,7 +43,7 @@ class Decision:
         """Whether no further round is made."""
         return self.action is Action.SWITCH_OVER or self.action is Action.GIVE_UP
 
-    def cuts_short(self, limits: Limits, now: float) -> bool:
+    def ends_round_early(self, limits: Limits, now: float) -> bool:
         """Whether a round is cut short for it in mid-round: because the rest fits, or because time is up. What else a
         policy makes of a round that is half done, it may see otherwise when it is done."""
         if limits.timed_out(now):
@@ -56,7 +56,7 @@ Decide = Callable[[Metrics, Limits, float], Decision]
 what it needs to remember is in ``metrics.rounds``.
 
 It is called after each sync; and in mid-round, with what would then remain (`Metrics.in_round`): where that is reason
-enough (`Decision.cuts_short`), the round is cut short, and it is asked again after another sync."""
+enough (`Decision.ends_round_early`), the round is cut short, and it is asked again after another sync."""
 
 
 @dataclass(frozen=True, slots=True)

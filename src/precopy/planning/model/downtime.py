@@ -21,7 +21,7 @@ class ExpectedDowntime:
     final_sync_s: float
     clear_s: float
     send_s: float
-    handover_s: Estimate
+    switchover_overhead_s: Estimate
     total_s: Estimate
 
 
@@ -30,20 +30,20 @@ def expected_downtime(metrics: Metrics) -> ExpectedDowntime:
     costs = metrics.costs
     late = metrics.dirty.dirty_bytes(PAUSE_S)
     size = metrics.remaining_bytes + late
-    sync_s = costs.x_s(late)
+    sync_s = costs.sync_time_s(late)
     clear_s = size * costs.read_s_per_byte
     sent = size * costs.sent_share
     fixed = sync_s + clear_s
-    bandwidth, handover = costs.bandwidth, costs.handover_s
+    bandwidth, overhead = costs.bandwidth, costs.switchover_overhead_s
     return ExpectedDowntime(
         final_sync_s=sync_s,
         clear_s=clear_s,
         send_s=sent / bandwidth.value,
-        handover_s=handover,
+        switchover_overhead_s=overhead,
         total_s=Estimate(
-            fixed + sent / bandwidth.value + handover.value,
-            fixed + sent / bandwidth.high + handover.low,
-            fixed + sent / bandwidth.low + handover.high,
+            fixed + sent / bandwidth.value + overhead.value,
+            fixed + sent / bandwidth.high + overhead.low,
+            fixed + sent / bandwidth.low + overhead.high,
         ),
     )
 
@@ -58,14 +58,14 @@ def smallest_downtime(metrics: Metrics, speed: float = 1.0) -> Estimate:
     curve, costs, spread = metrics.dirty, metrics.costs, metrics.dirty_spread
     if speed != 1.0:
         curve = curve.scaled(speed)
-    bandwidth, handover = costs.bandwidth, costs.handover_s
+    bandwidth, overhead = costs.bandwidth, costs.switchover_overhead_s
     settled = _settled(curve, costs, bandwidth.value)
     if spread == 0.0 and bandwidth.low == bandwidth.high:
-        return handover + settled
+        return overhead + settled
     return Estimate(
-        settled + handover.value,
-        _settled(curve.times(max(1 - spread, 0.0)), costs, bandwidth.high) + handover.low,
-        _settled(curve.times(1 + spread), costs, bandwidth.low) + handover.high,
+        settled + overhead.value,
+        _settled(curve.times(max(1 - spread, 0.0)), costs, bandwidth.high) + overhead.low,
+        _settled(curve.times(1 + spread), costs, bandwidth.low) + overhead.high,
     )
 
 

@@ -56,8 +56,8 @@ class Costs:
     - ``bandwidth``: B, bytes on the wire a second of time spent sending (syncs, scans and clears excluded);
     - ``sent_share``: bytes on the wire for each byte of memory (zero pages cost next to none);
     - ``read_s_per_byte``: scanning for zero pages, clearing while reading, and all else that is not sending;
-    - ``handover_s``: what a downtime has besides its last sync and its last round: stopping the vCPUs, their state,
-      the commit.
+    - ``switchover_overhead_s``: what a downtime has besides its last sync and its last round: stopping the vCPUs, their
+      state, the commit.
     """
 
     bandwidth: Estimate
@@ -65,7 +65,7 @@ class Costs:
     read_s_per_byte: float
     sync_s: float
     sync_s_per_byte: float
-    handover_s: Estimate
+    switchover_overhead_s: Estimate
 
     def s_per_byte(self, bandwidth: float) -> float:
         """Seconds to read and send a byte of memory at ``bandwidth``."""
@@ -75,7 +75,7 @@ class Costs:
         """t of a round of ``read_bytes`` of memory at ``bandwidth``."""
         return read_bytes * self.s_per_byte(bandwidth)
 
-    def x_s(self, dirty_bytes: float) -> float:
+    def sync_time_s(self, dirty_bytes: float) -> float:
         """x of a sync that finds ``dirty_bytes``."""
         return self.sync_s + dirty_bytes * self.sync_s_per_byte
 
@@ -108,7 +108,7 @@ class Metrics:
         """What would be known if a round were cut short ``interval_s`` after the last sync, with ``unsent_bytes`` of it
         left: those, and what the guest is likely to have dirtied by the end of another sync; on the safe side."""
         dirtied = self.dirty.dirty_bytes(interval_s) * (1 + self.dirty_spread)
-        dirtied += self.dirty.rate * self.costs.x_s(dirtied)
+        dirtied += self.dirty.rate * self.costs.sync_time_s(dirtied)
         remaining = min((unsent_bytes + dirtied) * _SAFE, self.ram_bytes)
         # `replace` would take twice as long, and a sweep spends most of its time here.
         return Metrics(

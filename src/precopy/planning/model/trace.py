@@ -21,7 +21,7 @@ class RecordedFacts:
     - ``machine``, ``guest``: what runs the guest, and its kind; ``tracker``: what tells of its writes;
     - ``clear``, ``clear_chunk_shift``: the clear policy; ``policy``, ``limits``: how it is decided when to switch over;
     - ``max_bandwidth``: bytes a second at most, None for no limit;
-    - ``handover_s``: what a downtime is expected to have besides its last sync and sending.
+    - ``switchover_overhead_s``: what a downtime is expected to have besides its last sync and sending.
     """
 
     machine: str
@@ -32,15 +32,15 @@ class RecordedFacts:
     policy: str
     limits: Limits
     max_bandwidth: int | None
-    handover_s: Estimate
+    switchover_overhead_s: Estimate
 
 
 @dataclass(frozen=True)
 class RecordedOutcome:
-    """How a migration ended. ``expected_handover_s`` is what a downtime was expected to have besides its last sync and
-    sending, in the end. ``downtime_s`` is the sum of the parts after it, all 0 where it did not complete; then
-    ``error`` says why, in one sentence. ``total_s``: since its start; ``sent_bytes``: all bytes
-    given to the stream, the last round's included; verification is in neither."""
+    """How a migration ended. ``expected_switchover_overhead_s`` is what a downtime was expected to have besides its
+    last sync and sending, in the end. ``downtime_s`` is the sum of the parts after it, all 0 where it did not complete;
+    then ``error`` says why, in one sentence. ``total_s``: since its start; ``sent_bytes``: all bytes given to the
+    stream, the last round's included; verification is in neither."""
 
     completed: bool
     total_s: float
@@ -52,17 +52,17 @@ class RecordedOutcome:
     state_s: float = 0.0
     commit_s: float = 0.0
     error: str = ""
-    expected_handover_s: Estimate | None = None
+    expected_switchover_overhead_s: Estimate | None = None
 
     @property
-    def handover_s(self) -> float:
+    def switchover_overhead_s(self) -> float:
         """What the downtime had besides its last sync and sending."""
         return self.pause_s + self.state_s + self.commit_s
 
 
 @dataclass(frozen=True)
-class Look:
-    """A look at the dirty log in mid-round: all pages found dirty until ``interval_s`` after the last sync."""
+class MidRoundSample:
+    """A mid-round sample of the dirty log: all pages found dirty until ``interval_s`` after the last sync."""
 
     interval_s: float
     dirty: Bitmap
@@ -70,12 +70,12 @@ class Look:
 
 @dataclass(frozen=True)
 class TraceRound:
-    """A round and the sync after it: all pages that this sync harvested, the looks before it (ascending), and what the
-    dirty log did from the sync before until after this one."""
+    """A round and the sync after it: all pages that this sync harvested, the mid-round samples before it (ascending),
+    and what the dirty log did from the sync before until after this one."""
 
     sample: RoundSample
     dirty: Bitmap
-    looks: tuple[Look, ...] = ()
+    mid_round: tuple[MidRoundSample, ...] = ()
     did: LogCounters = NO_CALLS
 
 
@@ -99,10 +99,10 @@ class Trace:
         return tuple(one.sample for one in self.rounds)
 
     @property
-    def handover_s(self) -> Estimate:
+    def switchover_overhead_s(self) -> Estimate:
         """Seconds of a downtime besides its last sync and sending: measured where the migration completed, else
         expected."""
         if self.outcome is not None and self.outcome.completed:
-            return Estimate.exact(self.outcome.handover_s)
-        known = None if self.outcome is None else self.outcome.expected_handover_s
-        return known or self.facts.handover_s
+            return Estimate.exact(self.outcome.switchover_overhead_s)
+        known = None if self.outcome is None else self.outcome.expected_switchover_overhead_s
+        return known or self.facts.switchover_overhead_s

@@ -5,9 +5,9 @@ t + x is read by the next one:
 
     r(1) = RAM        r(n + 1) = W(t + x)        W(interval) = min(D interval, working set)
 
-The downtime after n rounds is x + r(n + 1) / B + handover. It falls with every round, so the smallest limit is what it
-is after the last round that is allowed. `simulate` says when `decide` switches over; the closed forms here say the
-same of the two limits, in a few microseconds, for a sweep.
+The downtime after n rounds is x + r(n + 1) / B + switchover overhead. It falls with every round, so the smallest limit
+is what it is after the last round that is allowed. `simulate` says when `decide` switches over; the closed forms here
+say the same of the two limits, in a few microseconds, for a sweep.
 """
 
 from __future__ import annotations
@@ -16,18 +16,16 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from precopy.planning.forecast.simulate import CurveWorld, Outcome, simulate
+from precopy.planning.forecast.simulate import CurveGuest, Outcome, simulate
 from precopy.planning.model.curve import DirtyCurve
 from precopy.planning.model.downtime import PAUSE_S, smallest_downtime
 from precopy.planning.model.estimate import Estimate
 from precopy.planning.model.limits import Limits
 from precopy.planning.model.metrics import Costs, Metrics
-from precopy.planning.plan.exactly import exactly
+from precopy.planning.model.switchover import SWITCHOVER_OVERHEAD_S
+from precopy.planning.plan.exact_policy import exact_policy
 from precopy.planning.plan.qemu_model import QemuModel
 
-HANDOVER_S = 5e-3
-"""Seconds for stopping the vCPUs, their state and the commit: some milliseconds between two processes of one
-machine."""
 _ROUNDING = 1e-9
 _STEPS, _ANY = 28, 1e12
 """Bisection steps (to 4e-9 of the interval), and the factor beyond which a rate counts as unbounded."""
@@ -38,7 +36,7 @@ class PlanInput:
     """What is known beforehand.
 
     - ``dirty_rate_bytes_per_s``: D, of distinct pages in a short interval; ``working_set_bytes``: all that it writes;
-      ``curve``: both and what lies between, where it was measured (measured.py);
+      ``curve``: both and what lies between, where it was measured (measured_input.py);
     - ``bandwidth_bytes_per_s``: B, of time spent sending;
     - ``sync_s``: x; ``sync_s_per_byte``: what it grows by for each dirty byte;
     - ``sent_share``: bytes on the wire for each byte of memory; ``read_s_per_byte`` as in `Costs`;
@@ -55,7 +53,7 @@ class PlanInput:
     sync_s: float
     downtime_limit_s: float = 0.3
     max_rounds: int = 30
-    handover_s: float = HANDOVER_S
+    switchover_overhead_s: float = SWITCHOVER_OVERHEAD_S.high
     uncertainty: float = 0.1
     sync_s_per_byte: float = 0.0
     sent_share: float = 1.0
@@ -98,7 +96,7 @@ class PlanInput:
             read_s_per_byte=self.read_s_per_byte,
             sync_s=self.sync_s,
             sync_s_per_byte=self.sync_s_per_byte,
-            handover_s=Estimate.exact(self.handover_s),
+            switchover_overhead_s=Estimate.exact(self.switchover_overhead_s),
         )
         return Metrics(self.ram_bytes, (), self.begin_bytes, self.dirty, 0.0, costs)
 
@@ -172,8 +170,8 @@ def forecast_plan(asked: PlanInput) -> PlanForecast:
 def carry_out(asked: PlanInput) -> Outcome:
     """The simulated migration, with `decide` as its policy. Like every migration it makes at least one round."""
     metrics, limits = asked.metrics(), asked.limits()
-    world = CurveWorld(metrics.costs, metrics.dirty)
-    return simulate(metrics, world, exactly(metrics, limits), limits, 0.0, first_s=asked.first_s)
+    guest = CurveGuest(metrics.costs, metrics.dirty)
+    return simulate(metrics, guest, exact_policy(metrics, limits), limits, 0.0, first_s=asked.first_s)
 
 
 def smallest_limit(asked: PlanInput) -> float:
@@ -194,7 +192,7 @@ def downtime_after(asked: PlanInput, rounds: int) -> float:
     if _plain(asked):
         late = min(asked.dirty_rate_bytes_per_s * PAUSE_S, asked.working_set_bytes)
         left = _remaining(asked, asked.dirty_rate_bytes_per_s, rounds)
-        return asked.sync_s + (left + late) * _per_byte(asked) + asked.handover_s
+        return asked.sync_s + (left + late) * _per_byte(asked) + asked.switchover_overhead_s
     return downtime_with(asked, _left(asked, rounds))
 
 
@@ -203,7 +201,7 @@ def downtime_with(asked: PlanInput, remaining_bytes: float) -> float:
     metrics = asked.metrics()
     late = asked.dirty.dirty_bytes(PAUSE_S)
     sent_s = metrics.costs.transfer_s(remaining_bytes + late, asked.bandwidth_bytes_per_s)
-    return metrics.costs.x_s(late) + sent_s + asked.handover_s
+    return metrics.costs.sync_time_s(late) + sent_s + asked.switchover_overhead_s
 
 
 def _plain(asked: PlanInput) -> bool:
@@ -218,7 +216,7 @@ def _left(asked: PlanInput, rounds: int) -> float:
     for _ in range(rounds):
         transfer_s = costs.transfer_s(left, bandwidth) + besides_s
         besides_s = 0.0
-        found = min(dirty.dirty_bytes(transfer_s + costs.x_s(dirty.dirty_bytes(transfer_s))), ram)
+        found = min(dirty.dirty_bytes(transfer_s + costs.sync_time_s(dirty.dirty_bytes(transfer_s))), ram)
         least = min(least, found)
         if found == left:
             break
@@ -254,7 +252,7 @@ def largest_dirty_rate(asked: PlanInput) -> float:
     if asked.curve is not None:
         return _largest_speed(asked) * asked.dirty_rate_bytes_per_s
     if _plain(asked):
-        spare = asked.downtime_limit_s - asked.sync_s - asked.handover_s
+        spare = asked.downtime_limit_s - asked.sync_s - asked.switchover_overhead_s
         room, size = spare / (1 + _ROUNDING) / _per_byte(asked), asked.working_set_bytes
         return _largest(
             lambda rate: _remaining(asked, rate, asked.max_rounds) + min(rate * PAUSE_S, size) <= room,

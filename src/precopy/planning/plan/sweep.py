@@ -13,7 +13,8 @@ from concurrent.futures import Executor, Future, as_completed
 from dataclasses import dataclass, replace
 
 from precopy.errors import UsageError
-from precopy.planning.plan.plan import HANDOVER_S, PlanInput, carry_out, largest_dirty_rate, qemu_model, smallest_limit
+from precopy.planning.model.switchover import SWITCHOVER_OVERHEAD_S
+from precopy.planning.plan.plan import PlanInput, carry_out, largest_dirty_rate, qemu_model, smallest_limit
 
 MOST_PLANS = 1_000_000
 MOST_VALUES = 100_000
@@ -90,7 +91,7 @@ def _input(chosen: dict[str, float]) -> PlanInput:
         sync_s=chosen["sync_s"],
         downtime_limit_s=chosen["downtime_limit_s"],
         max_rounds=int(chosen["max_rounds"]),
-        handover_s=chosen.get("handover_s", HANDOVER_S),
+        switchover_overhead_s=chosen.get("switchover_overhead_s", SWITCHOVER_OVERHEAD_S.high),
         uncertainty=0.0,
     )
 

@@ -20,8 +20,8 @@ from precopy.planning.replay.clear_calls import with_clear
 from precopy.planning.replay.timeline import Timeline
 
 
-class TraceWorld:
-    """Implements `precopy.planning.World` for one migration: ``begin_s`` is when its first round began, since its
+class RecordedGuest:
+    """Implements `precopy.planning.GuestModel` for one migration: ``begin_s`` is when its first round began, since its
     start. Moments have to come in order, because throttling delays all later writes."""
 
     def __init__(self, timeline: Timeline, costs: Costs, begin_s: float) -> None:
@@ -61,14 +61,16 @@ class Replayer:
         samples = with_clear(trace, clear or trace.facts.clear)
         costs = _costs(trace, samples, bandwidth)
         begin_s = max(trace.samples[0].ended_s - trace.samples[0].interval_s, 0.0)
-        world = TraceWorld(self._timeline, costs, begin_s)
-        done = _first_round(samples[0], world, begin_s, trace.ram_bytes)
+        guest = RecordedGuest(self._timeline, costs, begin_s)
+        done = _first_round(samples[0], guest, begin_s, trace.ram_bytes)
 
         def seen(rounds: tuple[RoundSample, ...], remaining_bytes: float, throttled_share: float) -> Metrics:
-            return observe(trace.ram_bytes, rounds, remaining_bytes, trace.handover_s, throttled_share=throttled_share)
+            return observe(
+                trace.ram_bytes, rounds, remaining_bytes, trace.switchover_overhead_s, throttled_share=throttled_share
+            )
 
         start = seen((done,), done.remaining_bytes, 0.0)
-        outcome = simulate(start, world, policy.decide, limits, done.ended_s, observe=seen)
+        outcome = simulate(start, guest, policy.decide, limits, done.ended_s, observe=seen)
         return replace(outcome, rounds=(done, *outcome.rounds), sent_bytes=outcome.sent_bytes + done.sent_bytes)
 
 
@@ -86,19 +88,23 @@ def replay(
 
 def _costs(trace: Trace, samples: tuple[RoundSample, ...], bandwidth: float | None) -> Costs:
     """The costs measured over the whole recording, exact rather than estimated for later rounds."""
-    costs = estimate_costs(samples, trace.handover_s)
+    costs = estimate_costs(samples, trace.switchover_overhead_s)
     if bandwidth is None:
         sent, send_s = sum(one.sent_bytes for one in samples), sum(one.send_s for one in samples)
         bandwidth = sent / send_s if sent > 0 and send_s > 0 else costs.bandwidth.value
-    return replace(costs, bandwidth=Estimate.exact(bandwidth), handover_s=Estimate.exact(costs.handover_s.value))
+    return replace(
+        costs,
+        bandwidth=Estimate.exact(bandwidth),
+        switchover_overhead_s=Estimate.exact(costs.switchover_overhead_s.value),
+    )
 
 
-def _first_round(recorded: RoundSample, world: TraceWorld, begin_s: float, ram_bytes: int) -> RoundSample:
+def _first_round(recorded: RoundSample, guest: RecordedGuest, begin_s: float, ram_bytes: int) -> RoundSample:
     """The first round, of all memory: with the zero pages that there were, and scanned and cleared as it was."""
-    send_s = recorded.sent_bytes / world.costs.bandwidth.value
+    send_s = recorded.sent_bytes / guest.costs.bandwidth.value
     transfer_s = send_s + max(recorded.transfer_s - recorded.send_s, 0.0)
-    sync_s = world.costs.x_s(world.dirtied(begin_s, begin_s + transfer_s, 0.0))
-    found = min(world.dirtied(begin_s, begin_s + transfer_s + sync_s, 0.0), ram_bytes)
+    sync_s = guest.costs.sync_time_s(guest.dirtied(begin_s, begin_s + transfer_s, 0.0))
+    found = min(guest.dirtied(begin_s, begin_s + transfer_s + sync_s, 0.0), ram_bytes)
     return replace(
         recorded,
         ended_s=begin_s + transfer_s + sync_s,

@@ -4,10 +4,10 @@ find.
 Time here is the guest's own, in seconds since its first round was armed: a second in which a third of it was taken
 counts two thirds.
 
-What is known: a round and its looks cut time into *slices*, and a page that is dirty in a round was first written in
-one of its slices, after it was armed when the round began. What is not known: when in the slice, and whether it was
-written again before the round's end. So a page has a rate of writes, which is fitted to all rounds, and is taken to be
-written at random times at this rate, under the condition of what is known:
+What is known: a round and its mid-round samples cut time into *slices*, and a page that is dirty in a round was first
+written in one of its slices, after it was armed when the round began. What is not known: when in the slice, and whether
+it was written again before the round's end. So a page has a rate of writes, which is fitted to all rounds, and is taken
+to be written at random times at this rate, under the condition of what is known:
 
 - A round that lies in the interval counts all its pages; a slice that does, its pages.
 - Of a round that lies in it in part, a page counts with the probability that its first write, or a later one, does.
@@ -230,14 +230,14 @@ def _mixed(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 def _round_of(one: TraceRound, begin: float, chosen: Bitmap, places: _Places) -> _Round:
     speed, interval = 1 - one.sample.throttled_share, max(one.sample.interval_s, _SHORTEST_S)
-    looks = [look for look in one.looks if look.interval_s < interval][: _BINS - 2]
+    samples = [sample for sample in one.mid_round if sample.interval_s < interval][: _BINS - 2]
     pages = Bitmap(chosen.size, one.dirty.words & chosen.words).indexes()
-    slices = np.full(pages.size, len(looks), np.uint8)
-    for number in range(len(looks) - 1, -1, -1):
-        words = looks[number].dirty.words
+    slices = np.full(pages.size, len(samples), np.uint8)
+    for number in range(len(samples) - 1, -1, -1):
+        words = samples[number].dirty.words
         seen = words[pages // BITS_PER_WORD] >> (pages % BITS_PER_WORD).astype(np.uint64) & np.uint64(1)
         slices[seen != 0] = number
-    edges = np.array([0.0, *(look.interval_s for look in looks), interval]) * speed
+    edges = np.array([0.0, *(sample.interval_s for sample in samples), interval]) * speed
     end = begin + max(float(edges[-1]), _SHORTEST_S)
     edges[-1] = end - begin
     return _Round(begin, end, edges, places.of(pages), slices)

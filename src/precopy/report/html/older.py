@@ -18,7 +18,7 @@ def as_today(value: Any, levels: int = _LEVELS) -> Any:
         return value
     if isinstance(value, list):
         return [as_today(one, levels - 1) for one in value]
-    if "rounds" not in value or ("throttled" not in value and "verdicts" not in value):
+    if not isinstance(value.get("rounds"), list):
         return {name: as_today(field, levels - 1) for name, field in value.items()}
     return {
         **value,

@@ -19,7 +19,7 @@ from precopy.machines.workload import (
     Workload,
     assemble,
     boot_image,
-    check,
+    check_stamps,
     params,
     params_gpa,
 )
@@ -88,7 +88,7 @@ class TestPrograms:
                 program.run_to(steps)
                 for found, expected in zip(content_of(memory), content_of(replayed), strict=True):
                     assert np.array_equal(found, expected)
-                assert check(memory, 1).ok
+                assert check_stamps(memory, 1).ok
 
     @pytest.mark.parametrize("hot_share", [0.001, 0.5, 0.999])
     def test_hot_sets_of_any_share(self, hot_share: float) -> None:
@@ -110,8 +110,8 @@ class TestPrograms:
                 stamps, first = program.order.stamps(3000 + vcpu), program.first_words
                 assert all(int(first[page][0]) == stamp for page, stamp in enumerate(stamps) if stamp)
                 assert program.params[params.STEP // 8] == 3000 + vcpu
-            assert check(memory, 3).steps == 9003
-            assert check(memory, 3).ok
+            assert check_stamps(memory, 3).steps == 9003
+            assert check_stamps(memory, 3).ok
 
     def test_a_program_goes_on_from_the_step_in_its_parameters(self) -> None:
         with booted("random", machine_layout("flat", 2 * MIB)) as memory:
@@ -123,7 +123,7 @@ class TestPrograms:
             assert [int(word[0]) for word, stamp in zip(program.first_words, stamps, strict=True) if stamp] == [
                 stamp for stamp in stamps if stamp
             ]
-            assert check(memory, 1).ok
+            assert check_stamps(memory, 1).ok
 
     def test_an_idle_guest_writes_nothing(self) -> None:
         with booted("idle", machine_layout("q35", 2 * MIB)) as memory:

@@ -1,4 +1,4 @@
-"""The witness's closed forms against a replay, and what it finds in a memory that was tampered with."""
+"""The self-check's closed forms against a replay, and what it finds in a memory that was tampered with."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from precopy.bitmap import Runs
 from precopy.errors import UsageError
-from precopy.machines.workload import WORKLOADS, Workload, boot_image, check, params, params_gpa
+from precopy.machines.workload import WORKLOADS, Workload, boot_image, check_stamps, params, params_gpa
 from precopy.machines.workload.image import stamped, vcpu_segments, words_at
 from precopy.machines.workload.self_check import Counted
 from precopy.memory import GuestMemory
@@ -82,7 +82,7 @@ class Guest:
         self.programs = [Program(self.memory, pattern, vcpu) for vcpu in range(vcpus)]
 
     def broken(self) -> tuple[str, ...]:
-        return check(self.memory, self.vcpus).broken
+        return check_stamps(self.memory, self.vcpus).broken
 
 
 class TestImage:
@@ -128,16 +128,16 @@ class TestSoundMemory:
                 ran = [steps + 13 * vcpu * round_ for vcpu in range(vcpus)]
                 for program, count in zip(guest.programs, ran, strict=True):
                     program.run_to(count)
-                witness = check(guest.memory, vcpus)
-                assert witness.ok, witness.broken
-                assert (witness.steps, witness.pages) == (sum(ran), pages)
+                found = check_stamps(guest.memory, vcpus)
+                assert found.ok, found.broken
+                assert (found.steps, found.pages) == (sum(ran), pages)
 
     def test_an_idle_guest_has_no_pages_to_look_at(self) -> None:
         guest = Guest("idle")
         with guest.memory:
             guest.programs[0].stamp(5, 77)
-            assert check(guest.memory, 1).ok
-            assert check(guest.memory, 1).pages == 0
+            assert check_stamps(guest.memory, 1).ok
+            assert check_stamps(guest.memory, 1).pages == 0
 
     @pytest.mark.parametrize("pattern", WRITING)
     def test_the_write_under_way_may_be_there_already(self, pattern: str) -> None:
@@ -308,6 +308,6 @@ class TestDamagedParameters:
             fields += [params.SEGMENT_COUNT, params.SEGMENTS, params.SEGMENTS + 8, params.SEGMENTS + 16]
             for field, value in data.draw(st.dictionaries(st.sampled_from(fields), some, max_size=4)).items():
                 page[field // 8] = value
-            witness = check(guest.memory, 1)
-            assert len(witness.broken) <= 8
-            assert witness.pages <= guest.memory.layout.pages
+            found = check_stamps(guest.memory, 1)
+            assert len(found.broken) <= 8
+            assert found.pages <= guest.memory.layout.pages

@@ -31,7 +31,7 @@ def test_what_is_observed_carries_what_it_was_made_of() -> None:
     metrics = observe(RAM, rounds, 1e9, HANDOVER, throttled_share=0.25)
     assert (metrics.ram_bytes, metrics.rounds, metrics.remaining_bytes) == (RAM, rounds, 1e9)
     assert metrics.throttled_share == 0.25
-    assert metrics.costs.handover_s == HANDOVER
+    assert metrics.costs.switchover_overhead_s == HANDOVER
 
 
 def test_bandwidth_leaves_out_syncs_scans_and_clears() -> None:
@@ -161,7 +161,7 @@ def test_one_sync_that_was_held_up_does_not_count() -> None:
     rounds = [sample(n, 1e9, dirty, sync_s=1e-3 + 1e-11 * dirty) for n, dirty in enumerate(found, 1)]
     rounds[3] = replace(rounds[3], sync_s=0.5)
     costs = estimate_costs(rounds, HANDOVER)
-    assert costs.x_s(2e9) == pytest.approx(1e-3 + 2e-2, rel=0.05)
+    assert costs.sync_time_s(2e9) == pytest.approx(1e-3 + 2e-2, rel=0.05)
 
 
 def test_syncs_that_find_the_same_do_not_tell_what_a_byte_costs() -> None:
@@ -180,4 +180,4 @@ def test_the_first_round_says_what_reading_costs_only_while_it_is_the_only_one()
 
 def test_no_round_costs_nothing() -> None:
     costs = estimate_costs([], HANDOVER)
-    assert (costs.sent_share, costs.read_s_per_byte, costs.x_s(1e9)) == (1.0, 0.0, 0.0)
+    assert (costs.sent_share, costs.read_s_per_byte, costs.sync_time_s(1e9)) == (1.0, 0.0, 0.0)

@@ -18,7 +18,7 @@ from precopy.planning import Estimate, Limits
 from precopy.planning.model.sync_cost import sync_cost
 from precopy.planning.model.trace import RecordedFacts, Trace, TraceRound
 from precopy.planning.plan.advice import advise
-from precopy.planning.plan.measured import measured_input
+from precopy.planning.plan.measured_input import measured_input
 from precopy.planning.plan.plan import PlanInput, carry_out, fits, largest_dirty_rate, plan, smallest_limit
 from precopy.planning.plan.sweep import FIGURES, MOST_PLANS, Axis, Grid, frontier, parse_values, run, run_chunk
 from precopy.report.plan_tables import lever_sentence, verdict
@@ -32,7 +32,7 @@ SEED = PlanInput(
     working_set_bytes=256 * GIB,
     sync_s=0.25,
     downtime_limit_s=0.3,
-    handover_s=0.0,
+    switchover_overhead_s=0.0,
     uncertainty=0.0,
 )
 """The patch series' first example."""
@@ -196,7 +196,7 @@ def recorded(asked: PlanInput) -> Trace:
         policy="precopy",
         limits=Limits(asked.downtime_limit_s, asked.max_rounds),
         max_bandwidth=None,
-        handover_s=Estimate.exact(asked.handover_s),
+        switchover_overhead_s=Estimate.exact(asked.switchover_overhead_s),
     )
     rounds = tuple(TraceRound(one, Bitmap(layout.end_page)) for one in carry_out(asked).rounds)
     return Trace(layout, facts, rounds, None)
@@ -294,7 +294,7 @@ def grid(**values: tuple[float, ...]) -> Grid:
         "ram_bytes": (256 * GIB,),
         "working_set_bytes": (),
         "max_rounds": (30,),
-        "handover_s": (0.0,),
+        "switchover_overhead_s": (0.0,),
         "dirty_rate_bytes_per_s": (7.5e9,),
     }
     return Grid(tuple(Axis(field, values.get(field, one)) for field, one in base.items()))

@@ -9,7 +9,7 @@ import pytest
 from precopy.planning import (
     Action,
     Costs,
-    CurveWorld,
+    CurveGuest,
     Decision,
     DirtyCurve,
     Estimate,
@@ -359,7 +359,7 @@ def test_a_whole_migration(name: str, rate: float) -> None:
     costs = Costs(Estimate.exact(GB), 1.0, 0.0, 2e-3, 0.0, Estimate.exact(0.01))
     curve = DirtyCurve.of(rate, 2 * GIB)
     start = Metrics(4 * GIB, (), 4 * GIB, curve, 0.0, costs)
-    outcome = simulate(start, CurveWorld(costs, curve), FIELD_POLICIES[name].decide, Limits(), 0.0)
+    outcome = simulate(start, CurveGuest(costs, curve), FIELD_POLICIES[name].decide, Limits(), 0.0)
     if rate < GB:
         assert outcome.completed
         assert outcome.downtime_s < 0.35

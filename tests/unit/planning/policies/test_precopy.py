@@ -48,8 +48,8 @@ class TestSwitchingOver:
         assert decision.action is Action.SWITCH_OVER
         assert "no more rounds" in decision.reason
 
-    def test_sync_and_handover_count(self) -> None:
-        known = metrics(remaining=0.25 * GB, x=0.04, handover=0.03)
+    def test_sync_and_overhead_count(self) -> None:
+        known = metrics(remaining=0.25 * GB, x=0.04, overhead=0.03)
         assert decide(known, Limits(downtime_limit_s=0.3), 1.0).action is Action.GO_ON
         assert decide(known, Limits(downtime_limit_s=0.33), 1.0).action is Action.SWITCH_OVER
 

@@ -17,7 +17,7 @@ from precopy.planning.model.trace import Trace, TraceRound
 from precopy.planning.policies import POLICIES
 from precopy.planning.replay.clear_calls import CountingLog, clear_calls, with_clear
 from precopy.planning.replay.compare import compare, pareto_front
-from precopy.planning.replay.replay import Replayer, TraceWorld, replay
+from precopy.planning.replay.replay import RecordedGuest, Replayer, replay
 from precopy.planning.replay.timeline import Timeline
 from precopy.units import PAGE_SIZE
 from support.traces import (
@@ -67,10 +67,10 @@ def rounds_of(most: int) -> Policy:
 
 
 class TestAgainstTheTruth:
-    @pytest.mark.parametrize("looks", [0, 4])
-    def test_the_same_terms_give_the_same_migration(self, guest: Guest, looks: int) -> None:
+    @pytest.mark.parametrize("mid_round", [0, 4])
+    def test_the_same_terms_give_the_same_migration(self, guest: Guest, mid_round: int) -> None:
         policy = rounds_of(7)
-        was, again = migrate(guest, policy), replay(record(guest, policy=policy, looks=looks), policy)
+        was, again = migrate(guest, policy), replay(record(guest, policy=policy, mid_round=mid_round), policy)
         assert again.completed
         assert off(again.downtime_s, was.downtime_s) < 0.06
         assert off(again.total_s, was.total_s) < 0.01
@@ -83,7 +83,7 @@ class TestAgainstTheTruth:
     def test_another_link(self, name: str, factor: float) -> None:
         policy = rounds_of(4)
         was = migrate(GUESTS[name], policy, bandwidth=factor * BANDWIDTH)
-        again = replay(record(GUESTS[name], policy=policy, looks=8), policy, bandwidth=factor * BANDWIDTH)
+        again = replay(record(GUESTS[name], policy=policy, mid_round=8), policy, bandwidth=factor * BANDWIDTH)
         assert off(again.downtime_s, was.downtime_s) < 0.15
         assert off(again.total_s, was.total_s) < 0.1
 
@@ -109,7 +109,7 @@ class TestAgainstTheTruth:
     @pytest.mark.parametrize("factor", [0.5, 1.0, 2.0])
     def test_our_own_policy(self, name: str, factor: float) -> None:
         was = migrate(GUESTS[name], bandwidth=factor * BANDWIDTH)
-        again = replay(record(GUESTS[name], looks=8), OURS, bandwidth=factor * BANDWIDTH)
+        again = replay(record(GUESTS[name], mid_round=8), OURS, bandwidth=factor * BANDWIDTH)
         assert again.completed == was.completed
         assert off(again.downtime_s, was.downtime_s) < 0.2
         if was.completed:  # when it is given up, at the edge of its limit, is a matter of the last per cent
@@ -121,7 +121,7 @@ class TestAgainstTheTruth:
         limits = Limits(0.1, 30, 20.0)
         was, again = (
             migrate(guest, POLICIES[name], limits),
-            replay(record(guest, looks=4), POLICIES[name], limits=limits),
+            replay(record(guest, mid_round=4), POLICIES[name], limits=limits),
         )
         assert again.completed == was.completed
         assert off(again.downtime_s, was.downtime_s) < 0.15
@@ -130,7 +130,7 @@ class TestAgainstTheTruth:
     def test_a_guest_that_is_slowed_down(self) -> None:
         guest = uniform(1.5 * LINK, 8192)
         limits = Limits(0.1, 30, None, TimeoutPolicy.THROTTLE, 0.9)
-        was, again = migrate(guest, limits=limits), replay(record(guest, looks=8), OURS, limits=limits)
+        was, again = migrate(guest, limits=limits), replay(record(guest, mid_round=8), OURS, limits=limits)
         assert was.completed
         assert again.completed
         assert off(again.rounds[-1].throttled_share, was.rounds[-1].throttled_share) < 0.15
@@ -140,7 +140,7 @@ class TestAgainstTheTruth:
     def test_a_recording_of_a_guest_that_was_slowed_down(self) -> None:
         guest = uniform(1.5 * LINK, 8192)
         limits = Limits(0.1, 30, None, TimeoutPolicy.THROTTLE, 0.9)
-        was, again = migrate(guest), replay(record(guest, looks=8, limits=limits), OURS, limits=Limits(0.1))
+        was, again = migrate(guest), replay(record(guest, mid_round=8, limits=limits), OURS, limits=Limits(0.1))
         assert not was.completed
         assert not again.completed
         assert off(again.downtime_s, was.downtime_s) < 0.2
@@ -180,7 +180,7 @@ class TestTerms:
 
 class TestTimeline:
     def test_rounds_count_exactly(self, guest: Guest) -> None:
-        trace, at = record(guest, looks=3), 0.0
+        trace, at = record(guest, mid_round=3), 0.0
         timeline = Timeline(trace)
         for one in trace.rounds:
             end = at + one.sample.interval_s
@@ -188,9 +188,11 @@ class TestTimeline:
             at = end
 
     def test_slices_count_exactly(self) -> None:
-        trace = record(GUESTS["in order, half the link"], looks=3)
-        look = trace.rounds[0].looks[1]
-        assert Timeline(trace).dirtied(0.0, look.interval_s) == pytest.approx(look.dirty.count() * PAGE_SIZE, rel=1e-6)
+        trace = record(GUESTS["in order, half the link"], mid_round=3)
+        sample = trace.rounds[0].mid_round[1]
+        assert Timeline(trace).dirtied(0.0, sample.interval_s) == pytest.approx(
+            sample.dirty.count() * PAGE_SIZE, rel=1e-6
+        )
 
     def test_behind_its_end_it_begins_again_with_its_second_round(self) -> None:
         trace = record(GUESTS["hot and cold"])
@@ -201,7 +203,7 @@ class TestTimeline:
     @pytest.mark.parametrize(("name", "most"), [("in order, half the link", 1.0), ("anywhere in a small set", 0.25)])
     def test_longer_than_the_recording(self, name: str, most: float) -> None:
         """In order, as many pages again each time, until there are no more; a small set is all that there is."""
-        trace = record(GUESTS[name], looks=4)
+        trace = record(GUESTS[name], mid_round=4)
         timeline = Timeline(trace)
         once, twice, often = (timeline.dirtied(0.0, n * timeline.length) for n in (1, 1.3, 100))
         assert once <= twice <= often
@@ -213,7 +215,7 @@ class TestTimeline:
         assert replay(trace, OURS, bandwidth=BANDWIDTH / 10).completed
 
     def test_more_pages_than_are_looked_at(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        trace = record(GUESTS["anywhere"], looks=2)
+        trace = record(GUESTS["anywhere"], mid_round=2)
         every = Timeline(trace)
         monkeypatch.setattr("precopy.planning.replay.timeline.MOST_PAGES", 2000)
         some = Timeline(trace)
@@ -221,16 +223,16 @@ class TestTimeline:
             assert off(some.dirtied(start, end), every.dirtied(start, end)) < 0.1
 
     def test_moments_come_in_order(self) -> None:
-        world = TraceWorld(Timeline(record(GUESTS["anywhere"])), costs(), BEGIN_S)
-        world.dirtied(1.0, 2.0, 0.0)
+        guest = RecordedGuest(Timeline(record(GUESTS["anywhere"])), costs(), BEGIN_S)
+        guest.dirtied(1.0, 2.0, 0.0)
         with pytest.raises(ValueError, match="is before"):
-            world.dirtied(0.5, 2.0, 0.0)
+            guest.dirtied(0.5, 2.0, 0.0)
 
     def test_a_guest_that_is_slowed_down_is_behind(self) -> None:
-        timeline = Timeline(record(GUESTS["hot and cold"], looks=4))
-        world = TraceWorld(timeline, costs(), 0.0)
-        assert world.dirtied(0.0, 0.4, 0.5) == timeline.dirtied(0.0, 0.2)
-        assert world.dirtied(0.4, 0.6, 0.0) == timeline.dirtied(0.2, 0.4)
+        timeline = Timeline(record(GUESTS["hot and cold"], mid_round=4))
+        guest = RecordedGuest(timeline, costs(), 0.0)
+        assert guest.dirtied(0.0, 0.4, 0.5) == timeline.dirtied(0.0, 0.2)
+        assert guest.dirtied(0.4, 0.6, 0.0) == timeline.dirtied(0.2, 0.4)
 
 
 UNALIGNED = RamLayout.of_blocks([("ram", 16384 * PAGE_SIZE), ("flash", 480 * PAGE_SIZE + 2 * PAGE_SIZE)])
@@ -298,7 +300,7 @@ class TestCompare:
         assert pareto_front([failed, *outcomes])[:3] == [False, True, True]
 
     def test_all_policies_on_all_traces(self) -> None:
-        traces = {name: record(GUESTS[name], looks=4) for name in ("in order, half the link", "hot and cold")}
+        traces = {name: record(GUESTS[name], mid_round=4) for name in ("in order, half the link", "hot and cold")}
         done = compare(traces, list(POLICIES.values()), lambda limits: replace(limits, timeout_s=30.0))
         assert [one.name for one in done.traces] == list(traces)
         for one in done.traces:

@@ -19,7 +19,7 @@ def measured_input(trace: Trace) -> PlanInput:
     last = samples[-1] if samples else None
     throttled_share = last.throttled_share if last else 0.0
     remaining = last.remaining_bytes if last else 0.0
-    seen = observe(trace.ram_bytes, samples, remaining, trace.handover_s, throttled_share=throttled_share)
+    seen = observe(trace.ram_bytes, samples, remaining, trace.switchover_overhead_s, throttled_share=throttled_share)
     costs, bandwidth = seen.costs, seen.costs.bandwidth.value
     curve = seen.dirty.scaled(1 / (1 - throttled_share)) if throttled_share else seen.dirty
     off = max(seen.dirty_spread, (costs.bandwidth.high - costs.bandwidth.low) / (2 * bandwidth))
@@ -33,7 +33,7 @@ def measured_input(trace: Trace) -> PlanInput:
         sync_s=costs.sync_s,
         downtime_limit_s=trace.facts.limits.downtime_limit_s,
         max_rounds=trace.facts.limits.max_rounds,
-        handover_s=costs.handover_s.value,
+        switchover_overhead_s=costs.switchover_overhead_s.value,
         uncertainty=min(off, _MOST_UNCERTAIN),
         sync_s_per_byte=costs.sync_s_per_byte,
         sent_share=costs.sent_share,

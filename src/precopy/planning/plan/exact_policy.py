@@ -14,7 +14,7 @@ from precopy.planning.policies.precopy import SURE_ROUNDS, decide
 _UNKNOWN = Estimate(0.0, 0.0, float("inf"))
 
 
-def exactly(known: Metrics, limits: Limits) -> Decide:
+def exact_policy(known: Metrics, limits: Limits) -> Decide:
     """The policy for a simulation that begins with ``known``, whose estimates have no ranges, in which nothing is
     throttled and no time runs out. A downtime is ``fixed + remaining * per_byte`` then, and what rounds settle at does
     not change; only who may have to give up asks `decide`. The first round is made in any case."""
