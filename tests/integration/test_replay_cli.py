@@ -49,7 +49,7 @@ class TestReplay:
         would = document("replay", recordings[0], *terms, *more)["replayed"]
         assert (would["policy"], would["clear"], would["bandwidth_bytes_per_s"]) == ("qemu", "per-page", 32e6)
         assert would["limits"] == {
-            "downtime_s": 2.0, "max_rounds": 9, "timeout_s": 60.0, "on_timeout": "switch", "max_throttle": 0.5,
+            "downtime_limit_s": 2.0, "max_rounds": 9, "timeout_s": 60.0, "on_timeout": "switch", "max_throttle": 0.5,
         }  # fmt: skip
         assert would["completed"]
         assert 1.0 < would["downtime_s"] < 2.1

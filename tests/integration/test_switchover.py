@@ -175,5 +175,5 @@ def test_an_interval_from_a_hostile_peer_neither_ends_the_vcpu_nor_holds_it_up(p
     page[params.INTERVAL_NS // 8] = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
     time.sleep(0.1)
     assert pair.source.pause() < IN_TIME_S
-    assert pair.source.check().ok
+    assert pair.source.self_check().ok
     pair.source.resume()

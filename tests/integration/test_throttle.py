@@ -92,7 +92,7 @@ class TestDutyCycle:
     def takes(share: float, work: Work) -> bool:
         """Whether ``share`` was taken of all vCPUs together, and of each; less where threads wake late."""
         lost, least = work.lost, share * work.punctuality
-        each = [stolen_s / lost.active_s for stolen_s in lost.throttled_s]
+        each = [throttled_s / lost.active_s for throttled_s in lost.throttled_s]
         return 0.75 * least < lost.share < 1.15 * share and 0.6 * least < min(each) <= max(each) < 1.2 * share
 
     @pytest.mark.parametrize("vcpus", [1, 2])
@@ -113,25 +113,25 @@ class TestDutyCycle:
         with Pair(PACED, ram=16 * MIB, vcpus=2) as pair:
             guest = pair.source
             guest.throttle(0.5)
-            until(lambda: min(guest.throttled().stolen_s) > 0.05)
+            until(lambda: min(guest.throttled().throttled_s) > 0.05)
             for tracker in ("dirty-ring", "dirty-log"):
                 guest.use_tracker(tracker)
                 before = guest.throttled()
-                until(lambda: min((guest.throttled() - before).stolen_s) > 0.05)  # noqa: B023 - called at once
+                until(lambda: min((guest.throttled() - before).throttled_s) > 0.05)  # noqa: B023 - called at once
                 runs_on(guest)
 
     def test_paused_guest_keeps_its_state_and_its_throttle(self) -> None:
         with Pair(PACED) as pair:
             guest = pair.source
             guest.throttle(0.8)
-            until(lambda: guest.throttled().stolen_s[0] > 0.02)
+            until(lambda: guest.throttled().throttled_s[0] > 0.02)
             guest.pause()
             state, lost = guest.save_state(), guest.throttled()
             guest.load_state(state)
             assert guest.throttled() == lost
             runs = steps(guest)
             guest.resume()
-            until(lambda: steps(guest) > runs and guest.throttled().stolen_s[0] > lost.stolen_s[0])
+            until(lambda: steps(guest) > runs and guest.throttled().throttled_s[0] > lost.throttled_s[0])
 
 
 @pytest.fixture(params=[1, 2])
@@ -247,7 +247,7 @@ class TestMigration:
     def test_a_throttled_guest_arrives_whole_and_is_not_throttled_there(self, vcpus: int) -> None:
         with Pair(Workload("random", None), ram=32 * MIB, vcpus=vcpus) as pair, stream_pair() as streams:
             pair.source.throttle(0.8)
-            until(lambda: min(pair.source.throttled().stolen_s) > 0.02)
+            until(lambda: min(pair.source.throttled().throttled_s) > 0.02)
             migrate(pair.source, pair.destination, streams).migrated()
             assert pair.destination.watch().unequal == []
             stands_still(pair.source)
