@@ -39,7 +39,7 @@ CONSTANTS = {
     "PM_SCAN_CHECK_WPASYNC": 2,
 }
 
-SIZES = {"Range": 16, "Api": 24, "Register": 32, "WriteProtect": 24, "PmScanArg": 96}
+SIZES = {"UffdioRange": 16, "Api": 24, "Register": 32, "WriteProtect": 24, "PmScanArg": 96}
 
 OFFSETS = {
     ("Api", "features"): 8,

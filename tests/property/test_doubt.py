@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from precopy.planning import Estimate, Limits, Metrics, RoundSample, decide, forecast
+from precopy.planning import Estimate, Limits, Metrics, RoundSample, decide
 from precopy.planning.estimation.estimators import observe
 from precopy.planning.forecast.doubt import doubt
-from support.planning import sample
+from support.planning import forecast_of, sample
 
 RAM = 128 << 20
 LINK = 80e6
@@ -78,7 +78,7 @@ def migrated(machine: Machine, seed: int) -> list[Stated]:
         rounds.append(RoundSample(number, now, send_s, send_s, 0.0, 0.0, sync_s, sent, sent, found, remaining))
         metrics = observe(RAM, tuple(rounds), remaining, HANDOVER)
         if len(rounds) <= 3:
-            ahead = forecast(metrics, limits, now)
+            ahead = forecast_of(metrics, limits, now)
             said.append((ahead.downtime_s, ahead.total_s))
         if decide(metrics, limits, now).ends:
             break

@@ -15,12 +15,11 @@ from precopy.planning import (
     Metrics,
     TimeoutPolicy,
     decide,
-    forecast,
     needed_speed,
     simulate,
     smallest_downtime,
 )
-from support.planning import GB, metrics, samples
+from support.planning import GB, forecast_of, metrics, samples
 
 bandwidths = st.floats(1e7, 2e10)
 ratios = st.floats(0.0, 3.0)
@@ -59,7 +58,7 @@ def _known(bandwidth: float, ratio: float, size: float, x: float, spread: float)
 
 @given(st.builds(_known, bandwidths, ratios, working_sets, sync_times, spreads), limits)
 def test_figures_are_sane(known: Metrics, limit: float) -> None:
-    ahead = forecast(known, Limits(limit), 0.0)
+    ahead = forecast_of(known, Limits(limit), 0.0)
     for estimate in (ahead.more_rounds, ahead.downtime_s, ahead.total_s, ahead.smallest_downtime_limit_s):
         assert 0 <= estimate.low <= estimate.value <= estimate.high
         assert not math.isnan(estimate.high)
@@ -103,7 +102,7 @@ def test_any_dirty_rate_will_do_for_a_small_working_set() -> None:
 @given(bandwidths, st.floats(1.2, 3.0), limits)
 def test_what_cannot_converge_is_given_up_after_three_rounds(bandwidth: float, ratio: float, limit: float) -> None:
     known = metrics(bandwidth=bandwidth, rate=ratio * bandwidth, ram=100 * bandwidth)
-    ahead = forecast(known, Limits(limit), 0.0)
+    ahead = forecast_of(known, Limits(limit), 0.0)
     assert ahead.converges is False
     assert ahead.likely.decision.action is Action.GIVE_UP
     assert len(ahead.likely.rounds) == 3
@@ -112,7 +111,7 @@ def test_what_cannot_converge_is_given_up_after_three_rounds(bandwidth: float, r
 @given(bandwidths, st.floats(1.2, 3.0), st.floats(0.1, 2.0))
 def test_throttling_makes_it_converge_and_says_what_that_cost(bandwidth: float, ratio: float, limit: float) -> None:
     known = metrics(bandwidth=bandwidth, rate=ratio * bandwidth, ram=100 * bandwidth)
-    outcome = forecast(known, Limits(limit, max_throttle=0.99, max_rounds=400), 0.0).likely
+    outcome = forecast_of(known, Limits(limit, max_throttle=0.99, max_rounds=400), 0.0).likely
     assert outcome.completed
     assert outcome.downtime_s <= limit * (1 + 1e-9)
     lost = sum(one.throttled_share * one.interval_s for one in outcome.rounds) + outcome.downtime_s
@@ -124,15 +123,15 @@ def test_throttling_makes_it_converge_and_says_what_that_cost(bandwidth: float, 
 def test_a_round_is_cut_short_at_the_time_out(bandwidth: float, ratio: float, timeout: float) -> None:
     known = metrics(bandwidth=bandwidth, rate=ratio * bandwidth, ram=100 * bandwidth)
     allowed = Limits(0.3, timeout_s=timeout, on_timeout=TimeoutPolicy.CANCEL)
-    outcome = forecast(known, allowed, 0.0).likely
+    outcome = forecast_of(known, allowed, 0.0).likely
     assert outcome.decision.action is Action.GIVE_UP
     assert outcome.total_s == pytest.approx(timeout, rel=0.1, abs=0.05)
 
 
 def test_one_round_is_not_enough_to_say_that_it_converges() -> None:
     first = metrics(remaining=4 * GB, rounds=samples(4 * GB))
-    assert forecast(first, Limits(0.3), 10.0).converges is None
+    assert forecast_of(first, Limits(0.3), 10.0).converges is None
     second = metrics(remaining=2 * GB, rounds=samples(4 * GB, 2 * GB))
-    assert forecast(second, Limits(0.3), 10.0).converges is True
+    assert forecast_of(second, Limits(0.3), 10.0).converges is True
     enough = metrics(remaining=0.1 * GB, rounds=samples(0.1 * GB))
-    assert forecast(enough, Limits(0.3), 10.0).converges is True
+    assert forecast_of(enough, Limits(0.3), 10.0).converges is True

@@ -14,6 +14,7 @@ from precopy.dirty import LogCounters
 from precopy.memory.layout import RamLayout
 from precopy.names import ALL_CLEAR_POLICIES
 from precopy.planning import OURS, Estimate, Limits, RoundSample, TimeoutPolicy
+from precopy.planning.model.downtime import Downtime
 from precopy.planning.model.trace import MidRoundSample, RecordedFacts, RecordedOutcome, Trace, TraceRound
 from precopy.planning.replay.replay import Replayer
 from precopy.planning.replay.timeline import Timeline
@@ -49,7 +50,7 @@ counters = st.builds(LogCounters, st.integers(0, 1000), seconds, st.integers(0, 
 def outcomes(draw: st.DrawFn) -> RecordedOutcome:
     parts = draw(st.lists(seconds, min_size=5, max_size=5))
     if draw(st.booleans()):
-        return RecordedOutcome(True, draw(seconds), draw(sizes), sum(parts), *parts)
+        return RecordedOutcome(True, draw(seconds), draw(sizes), Downtime(*parts))
     return RecordedOutcome(False, draw(seconds), draw(sizes), error=draw(st.text(max_size=50)))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from precopy.planning import Costs, DirtyCurve, Estimate, Metrics, RoundSample
+from precopy.planning import Costs, DirtyCurve, Estimate, Forecast, Limits, Metrics, RoundSample, decide, forecast
 
 GB = 1e9
 
@@ -54,3 +54,8 @@ def sample(number: int, remaining: float, *, ended: float | None = None, throttl
 
 def samples(*remaining: float, throttle: float = 0.0) -> tuple[RoundSample, ...]:
     return tuple(sample(number, left, throttle=throttle) for number, left in enumerate(remaining, 1))
+
+
+def forecast_of(known: Metrics, limits: Limits, now: float) -> Forecast:
+    """Under our policy, as it decides now."""
+    return forecast(known, limits, now, decide(known, limits, now))

@@ -14,6 +14,7 @@ from precopy.bitmap import Bitmap
 from precopy.memory.layout import RamLayout
 from precopy.planning import OURS, Costs, Estimate, Limits, Metrics, Outcome, Policy, RoundSample, simulate
 from precopy.planning.estimation.estimators import observe
+from precopy.planning.model.downtime import Downtime
 from precopy.planning.model.trace import MidRoundSample, RecordedFacts, RecordedOutcome, Trace, TraceRound
 from precopy.recording.files import RecordingWriter
 from precopy.units import PAGE_SIZE
@@ -131,7 +132,7 @@ def record(guest: Guest, *, mid_round: int = 0, policy: Policy = OURS, limits: L
     )
     sync_s, send_s = 1e-3, outcome.downtime_s - 1e-3 - switchover_overhead_s.value
     end_of = RecordedOutcome(
-        outcome.completed, outcome.total_s, outcome.sent_bytes, outcome.downtime_s, 1e-3, sync_s, send_s, 2e-3, 2e-3
+        outcome.completed, outcome.total_s, outcome.sent_bytes, Downtime(1e-3, sync_s, send_s, 2e-3, 2e-3)
     )
     if not outcome.completed:
         end_of = RecordedOutcome(False, outcome.total_s, outcome.sent_bytes, error=outcome.decision.reason)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -13,6 +14,9 @@ SOURCE = Path(precopy.__file__).parent
 ROOT = Path(__file__).parents[2]
 MODULES = sorted(path.relative_to(SOURCE) for path in SOURCE.rglob("*.py"))
 PAGES = [ROOT / "ARCHITECTURE.md", ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+_MODEL = ("planning", "model")
+_EXEMPT = (Path("report/html/records.py"),)
+"""Reads documents from anybody, under classes of its own; it goes once each kind of document has a module."""
 _FILE = re.compile(r"`(?:src/precopy/)?((?:[a-z_0-9]+/)+(?:[a-z_0-9]+\.py)?)`")
 
 
@@ -33,6 +37,21 @@ def test_every_module_says_what_it_is() -> None:
     empty = [path for path in MODULES if not (SOURCE / path).read_text().lstrip().startswith(('"""', 'r"""'))]
     assert [path for path in empty if path.name != "__main__.py"] == []
     assert [path for path in MODULES if (SOURCE / path).read_text().startswith('""""""')] == []
+
+
+def _classes(module: Path) -> set[str]:
+    tree = ast.parse((SOURCE / module).read_text(encoding="utf-8"))
+    return {node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and not node.name.startswith("_")}
+
+
+def test_one_class_for_a_result() -> None:
+    """What `migration.results` or `planning.model` calls by a name is called so nowhere else."""
+    results = [path for path in MODULES if path == Path("migration/results.py") or path.parts[:2] == _MODEL]
+    defined = [(name, path) for path in MODULES if path not in _EXEMPT for name in _classes(path)]
+    names = {name for name, path in defined if path in results}
+    assert {"Round", "Verdict", "Downtime", "Decision"} <= names
+    twice = {name: found for name in names if len(found := [path for other, path in defined if other == name]) > 1}
+    assert twice == {}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -38,7 +38,7 @@ _SYSCALL = {"x86_64": 323, "AMD64": 323, "aarch64": 282, "riscv64": 282}
 """``__NR_userfaultfd`` by machine."""
 
 
-class Range(ctypes.Structure):
+class UffdioRange(ctypes.Structure):
     """``struct uffdio_range``: a user address and a length, both in bytes and multiples of the page size."""
 
     _fields_ = (("start", c_uint64), ("len", c_uint64))
@@ -53,18 +53,18 @@ class Api(ctypes.Structure):
 class Register(ctypes.Structure):
     """``struct uffdio_register``."""
 
-    _fields_ = (("range", Range), ("mode", c_uint64), ("ioctls", c_uint64))
+    _fields_ = (("range", UffdioRange), ("mode", c_uint64), ("ioctls", c_uint64))
 
 
 class WriteProtect(ctypes.Structure):
     """``struct uffdio_writeprotect``."""
 
-    _fields_ = (("range", Range), ("mode", c_uint64))
+    _fields_ = (("range", UffdioRange), ("mode", c_uint64))
 
 
 UFFDIO_API = iowr("UFFDIO_API", _UFFDIO, 0x3F, Api)
 UFFDIO_REGISTER = iowr("UFFDIO_REGISTER", _UFFDIO, 0x00, Register)
-UFFDIO_UNREGISTER = ior("UFFDIO_UNREGISTER", _UFFDIO, 0x01, Range)
+UFFDIO_UNREGISTER = ior("UFFDIO_UNREGISTER", _UFFDIO, 0x01, UffdioRange)
 UFFDIO_WRITEPROTECT = iowr("UFFDIO_WRITEPROTECT", _UFFDIO, 0x06, WriteProtect)
 USERFAULTFD_IOC_NEW = io("USERFAULTFD_IOC_NEW", 0xAA, 0x00)
 

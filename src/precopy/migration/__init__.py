@@ -7,7 +7,6 @@ from precopy.migration.results import (
     EVENTS,
     Attempt,
     Committing,
-    Downtime,
     Event,
     Migrated,
     Note,
@@ -18,6 +17,7 @@ from precopy.migration.results import (
     event_name,
 )
 from precopy.migration.source import GuestIs, Source
+from precopy.planning.model.downtime import Downtime
 
 __all__ = [
     "EVENTS",

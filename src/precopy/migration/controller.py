@@ -67,8 +67,7 @@ class ConvergenceController:
             then = now + interval_s
             if metrics is None:  # the first round is cut short only for the time
                 return limits.timed_out(then)
-            known = metrics.in_round(unsent_bytes, interval_s)
-            return self.policy.decide(known, limits, then).ends_round_early(limits, then)
+            return self._decide(metrics.in_round(unsent_bytes, interval_s), then).ends_round_early(limits, then)
 
         bandwidth = float(self.options.max_bandwidth or _FAST)
         if metrics is not None:
@@ -117,13 +116,19 @@ class ConvergenceController:
             throttled_share=throttle,
         )
         self._metrics = metrics
-        ahead = forecast(metrics, self.limits, now, self.policy.decide)
-        decision, verdict = ahead.decision, self._verdict(metrics, ahead, now)
+        decision = self._decide(metrics, now)
+        ahead = forecast(metrics, self.limits, now, decision, self.policy.decide)
+        verdict = self._verdict(metrics, ahead, now)
         self.verdicts.append(verdict)
         self._emit(verdict)
         if decision.action is Action.THROTTLE:
             self._slow_down(decision.throttle_to, metrics)
         return done, decision
+
+    def _decide(self, metrics: Metrics, now: float) -> Decision:
+        """What to do ``now``: go on, wait, throttle, switch over or give up. Nobody else asks the policy; the forecast
+        and whoever shows the decision are given it."""
+        return self.policy.decide(metrics, self.limits, now)
 
     def _record(self) -> None:
         self._next_sample_s = _FIRST_SAMPLE_S

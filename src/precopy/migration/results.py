@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from precopy.planning import Estimate
+from precopy.planning.model.downtime import Downtime
 from precopy.planning.model.trace import RecordedOutcome
 from precopy.ports import Throttled
 
@@ -119,25 +120,6 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Downtime:
-    """From the request to pause until the destination said that the guest runs, without verification.
-
-    ``pause_s`` until every vCPU stood still; ``final_sync_s``; ``final_send_s`` until all of it had arrived;
-    ``state_s`` saving, sending and loading the vCPUs' state; ``commit_s`` from the commit to its answer.
-    """
-
-    pause_s: float
-    final_sync_s: float
-    final_send_s: float
-    state_s: float
-    commit_s: float
-
-    @property
-    def total_s(self) -> float:
-        return self.pause_s + self.final_sync_s + self.final_send_s + self.state_s + self.commit_s
-
-
-@dataclass(frozen=True)
 class Migrated:
     """A migration that completed. ``policy`` decided when to switch over, ``verdicts`` are what was expected after each
     round; ``throttled`` is what slowing it down has cost the guest.
@@ -186,18 +168,7 @@ class Migrated:
     @property
     def outcome(self) -> RecordedOutcome:
         """The same, as recordings keep it."""
-        down = self.downtime
-        return RecordedOutcome(
-            completed=True,
-            total_s=self.total_s - self.verify_s,
-            sent_bytes=self.sent_bytes,
-            downtime_s=down.total_s,
-            pause_s=down.pause_s,
-            final_sync_s=down.final_sync_s,
-            final_send_s=down.final_send_s,
-            state_s=down.state_s,
-            commit_s=down.commit_s,
-        )
+        return RecordedOutcome(True, self.total_s - self.verify_s, self.sent_bytes, self.downtime)
 
     @property
     def throughput_bytes_per_s(self) -> float:

@@ -36,10 +36,11 @@ from precopy.migration.controller import ConvergenceController
 from precopy.migration.options import MigrationOptions
 from precopy.migration.rate_limit import RateLimiter
 from precopy.migration.recorder import Recorder
-from precopy.migration.results import Attempt, Committing, Downtime, Event, Migrated, Progress, Round
+from precopy.migration.results import Attempt, Committing, Event, Migrated, Progress, Round
 from precopy.migration.rounds import Rounds
 from precopy.migration.verification import check_compared, send_for_comparison
 from precopy.planning import Action
+from precopy.planning.model.downtime import Downtime
 from precopy.planning.model.trace import RecordedOutcome
 from precopy.ports import ByteStream, Clock, SystemClock, TrackerChoice, VmControl
 from precopy.ports.stream import SLOWEST_BYTES_PER_S

@@ -6,13 +6,15 @@ switchover's overhead ``handover_s``.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 
 from precopy.dirty import LogCounters
 from precopy.names import TimeoutPolicy
 from precopy.planning import Estimate, Limits, RoundSample
+from precopy.planning.model.downtime import Downtime
 from precopy.planning.model.trace import NO_CALLS, RecordedFacts, RecordedOutcome
-from precopy.recording.format import Beginning, BlockRecord, Packed, PageSize, RoundRecord, SectionRecord, decode
+from precopy.recording.format import Beginning, BlockRecord, Packed, PageSize, RoundRecord, SectionRecord, Wrong, decode
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,13 @@ class OutcomeOfVersion1:
     expected_handover_s: Estimate | None = None
 
     def now(self) -> RecordedOutcome:
-        return RecordedOutcome(*(getattr(self, field.name) for field in fields(self)))
+        parts = (self.pause_s, self.final_sync_s, self.final_send_s, self.state_s, self.commit_s)
+        if not math.isclose(sum(parts), self.downtime_s, rel_tol=1e-6, abs_tol=1e-9):
+            raise Wrong("the parts of its downtime are not its downtime")
+        downtime = Downtime(*parts) if self.completed else None
+        return RecordedOutcome(
+            self.completed, self.total_s, self.sent_bytes, downtime, self.error, self.expected_handover_s
+        )
 
 
 def outcome(record: bytes) -> RecordedOutcome:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from rich.console import RenderableType
 
 from precopy.migration.options import MigrationOptions
-from precopy.migration.results import Attempt, Downtime, Migrated, Round
+from precopy.migration.results import Attempt, Migrated, Round
+from precopy.planning.model.downtime import Downtime
 from precopy.ports import Throttled
 from precopy.report.console import table
 from precopy.units import format_bits, format_duration, format_rate, format_size

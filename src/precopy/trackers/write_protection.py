@@ -49,8 +49,8 @@ class Mapping:
         return f"block {self.block.name!r}"
 
     @property
-    def range(self) -> userfaultfd.Range:
-        return userfaultfd.Range(self.address, self.end_address - self.address)
+    def range(self) -> userfaultfd.UffdioRange:
+        return userfaultfd.UffdioRange(self.address, self.end_address - self.address)
 
 
 class WriteProtection:
@@ -131,7 +131,7 @@ class WriteProtection:
     def protect(self, mapping: Mapping, start: int, count: int) -> None:
         """Protects a range, whether it was written or not, in one call. Raises `KernelCallError`."""
         self._need_own_process()
-        where = userfaultfd.Range(mapping.address + start * mmap.PAGESIZE, count * mmap.PAGESIZE)
+        where = userfaultfd.UffdioRange(mapping.address + start * mmap.PAGESIZE, count * mmap.PAGESIZE)
         argument = userfaultfd.WriteProtect(where, userfaultfd.WRITEPROTECT_MODE_WP)
         call(self._uffd, userfaultfd.UFFDIO_WRITEPROTECT, argument, target=mapping.target)
         self.ioctls += 1

@@ -20,7 +20,7 @@ from precopy.planning.policies.precopy import decide
 class Forecast:
     """The forecast of a migration, if guest, link and policy stay as they are.
 
-    - ``decision``: what the policy says now;
+    - ``decision``: what was decided now, as it was handed in;
     - ``converges``: whether the guest is switched over within the downtime limit; None where the range of what was
       measured allows both, or that of the downtime does, and after the first round unless it was enough. Where it is
       switched over now, that is as the policy sees it;
@@ -48,16 +48,20 @@ class Forecast:
     likely: Outcome
 
 
-def forecast(metrics: Metrics, limits: Limits, now: float, policy: Decide = decide) -> Forecast:
-    """Carries the migration on from ``metrics`` at ``now`` seconds since its start: once with what was estimated, and
-    once with each end of its range (the fast link with the quiet guest, the slow one with the busy one). The ranges of
-    downtime and total time are widened for a busy machine (doubt.py)."""
-    outcomes = [simulate(metrics, guest, policy, limits, now, most_rounds=_AHEAD) for guest in _guests(metrics)]
+def forecast(metrics: Metrics, limits: Limits, now: float, decision: Decision, policy: Decide = decide) -> Forecast:
+    """Carries the migration on from ``metrics`` at ``now`` seconds since its start, where ``decision`` was made by
+    ``policy``, which decides in all rounds to come: once with what was estimated, and once with each end of its range
+    (the fast link with the quiet guest, the slow one with the busy one). The ranges of downtime and total time are
+    widened for a busy machine (doubt.py)."""
+    outcomes = [
+        simulate(metrics, guest, policy, limits, now, decision=decision, most_rounds=_AHEAD)
+        for guest in _guests(metrics)
+    ]
     likely = outcomes[0]
     rate = metrics.dirty_rate
     enough = limits.downtime_limit_s * (1 + _ROUNDING)
     fits = [one.completed and one.downtime_s <= enough for one in outcomes]
-    decision, unknown = policy(metrics, limits, now), doubt(metrics.rounds)
+    unknown = doubt(metrics.rounds)
     downtime_s = unknown.downtime(_range([one.downtime_s for one in outcomes]), ahead=not decision.ends)
     # One round gives the bytes dirtied while all of memory was sent; shorter intervals are not known yet.
     unsure = len(set(fits)) > 1 or (

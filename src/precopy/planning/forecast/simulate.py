@@ -75,12 +75,13 @@ def simulate(
     limits: Limits,
     now: float,
     *,
+    decision: Decision | None = None,
     observe: Observe | None = None,
     most_rounds: int = MOST_ROUNDS,
     first_s: float = 0.0,
 ) -> Outcome:
     """Goes on from ``metrics`` at ``now`` (seconds since the migration's start) until ``decide`` ends it, or for
-    ``most_rounds`` more.
+    ``most_rounds`` more. ``decision``: what was decided at ``now``, where that is known already.
 
     ``observe`` makes the metrics that the policy sees from the rounds; by default, as in a forecast, estimates of guest
     and link stay as they are in ``metrics``. ``first_s``: seconds of a migration's first round beyond the time of its
@@ -89,7 +90,8 @@ def simulate(
     costs, bandwidth = guest.costs, guest.costs.bandwidth.value
     made, throttled_s, sent = len(metrics.rounds), 0.0, 0.0
     while True:
-        decision = decide(metrics, limits, now)
+        if decision is None:
+            decision = decide(metrics, limits, now)
         if decision.ends or len(metrics.rounds) >= made + most_rounds:
             break
         throttled_share = decision.throttle_to
@@ -119,7 +121,7 @@ def simulate(
             remaining_bytes=min(found + left, metrics.ram_bytes),
             throttled_share=throttled_share,
         )
-        metrics = _after(metrics, sample, throttled_share, observe)
+        metrics, decision = _after(metrics, sample, throttled_share, observe), None
     late = guest.dirtied(now, now + PAUSE_S, metrics.throttled_share)
     size = metrics.remaining_bytes + late
     downtime_s = costs.sync_time_s(late) + costs.transfer_s(size, bandwidth) + costs.switchover_overhead_s.value

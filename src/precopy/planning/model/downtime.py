@@ -1,4 +1,4 @@
-"""What a downtime would be: now, and at best."""
+"""What a downtime was, what it would be now, and what it would be at best."""
 
 from __future__ import annotations
 
@@ -11,6 +11,30 @@ from precopy.planning.model.metrics import Costs, Metrics
 
 PAUSE_S = 1e-3
 """Between the last sync and the moment in which all vCPUs stand still, the guest writes on for about this long."""
+
+
+@dataclass(frozen=True)
+class Downtime:
+    """From the request to pause until the destination said that the guest runs, without verification.
+
+    ``pause_s`` until every vCPU stood still; ``final_sync_s``; ``final_send_s`` until all of it had arrived;
+    ``state_s`` saving, sending and loading the vCPUs' state; ``commit_s`` from the commit to its answer.
+    """
+
+    pause_s: float
+    final_sync_s: float
+    final_send_s: float
+    state_s: float
+    commit_s: float
+
+    @property
+    def overhead_s(self) -> float:
+        """All but the last sync and sending."""
+        return self.pause_s + self.state_s + self.commit_s
+
+    @property
+    def total_s(self) -> float:
+        return self.pause_s + self.final_sync_s + self.final_send_s + self.state_s + self.commit_s
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from precopy.bitmap import Bitmap
 from precopy.dirty.log import LogCounters
 from precopy.memory.layout import RamLayout
+from precopy.planning.model.downtime import Downtime
 from precopy.planning.model.estimate import Estimate
 from precopy.planning.model.limits import Limits
 from precopy.planning.model.metrics import RoundSample
@@ -37,27 +38,22 @@ class RecordedFacts:
 
 @dataclass(frozen=True)
 class RecordedOutcome:
-    """How a migration ended. ``expected_switchover_overhead_s`` is what a downtime was expected to have besides its
-    last sync and sending, in the end. ``downtime_s`` is the sum of the parts after it, all 0 where it did not complete;
-    then ``error`` says why, in one sentence. ``total_s``: since its start; ``sent_bytes``: all bytes given to the
-    stream, the last round's included; verification is in neither."""
+    """How a migration ended. ``downtime`` is None where it did not complete; then ``error`` says why, in one sentence.
+    ``expected_switchover_overhead_s`` is what a downtime was expected to have besides its last sync and sending, in the
+    end. ``total_s``: since its start; ``sent_bytes``: all bytes given to the stream, the last round's included;
+    verification is in neither."""
 
     completed: bool
     total_s: float
     sent_bytes: float
-    downtime_s: float = 0.0
-    pause_s: float = 0.0
-    final_sync_s: float = 0.0
-    final_send_s: float = 0.0
-    state_s: float = 0.0
-    commit_s: float = 0.0
+    downtime: Downtime | None = None
     error: str = ""
     expected_switchover_overhead_s: Estimate | None = None
 
     @property
-    def switchover_overhead_s(self) -> float:
-        """What the downtime had besides its last sync and sending."""
-        return self.pause_s + self.state_s + self.commit_s
+    def downtime_s(self) -> float:
+        """0 where it did not complete."""
+        return 0.0 if self.downtime is None else self.downtime.total_s
 
 
 @dataclass(frozen=True)
@@ -102,7 +98,7 @@ class Trace:
     def switchover_overhead_s(self) -> Estimate:
         """Seconds of a downtime besides its last sync and sending: measured where the migration completed, else
         expected."""
-        if self.outcome is not None and self.outcome.completed:
-            return Estimate.exact(self.outcome.switchover_overhead_s)
+        if self.outcome is not None and self.outcome.downtime is not None:
+            return Estimate.exact(self.outcome.downtime.overhead_s)
         known = None if self.outcome is None else self.outcome.expected_switchover_overhead_s
         return known or self.facts.switchover_overhead_s

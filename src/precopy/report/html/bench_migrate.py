@@ -6,7 +6,7 @@ from precopy.report.html.charts.bars import Row, Segment, grouped
 from precopy.report.html.charts.scale import RATE, linear
 from precopy.report.html.downtime import downtime_figure
 from precopy.report.html.migration import migration_figures
-from precopy.report.html.parts import Column, Figure, Key, Part, Report, Table, Tile, Verdict
+from precopy.report.html.parts import Column, Figure, Headline, Key, Part, Report, Table, Tile
 from precopy.report.html.records import BenchMigrate, Repeat
 from precopy.report.html.words import NONE, ROUND_TERMS, duration, facts, several
 from precopy.units import format_rate, format_size
@@ -27,7 +27,7 @@ def bench_migrate_report(bench: BenchMigrate, prefix: str) -> Report:
     return Report("precopy.bench-migrate/1", title, _verdict(bench), tuple(parts), facts(bench.machine), ROUND_TERMS)
 
 
-def _verdict(bench: BenchMigrate) -> Verdict:
+def _verdict(bench: BenchMigrate) -> Headline:
     done = bench.repeats[0].precopy
     memory = f" with {format_size(done.ram_bytes)} of memory" if done.ram_bytes else ""
     against = f" and {bench.ratio_to_qemu:.2f} times what QEMU's migration reached" if bench.ratio_to_qemu else ""
@@ -46,7 +46,7 @@ def _verdict(bench: BenchMigrate) -> Verdict:
         tiles.append(Tile("Beside QEMU", f"{bench.ratio_to_qemu:.2f} times", "its throughput, median of the repeats"))
     every = all(one.precopy.verified for one in bench.repeats)
     status = f"{several(len(bench.repeats), 'repeat')}, {'verified' if every else 'not verified'}"
-    return Verdict("plain", status, headline, (), tuple(tiles))
+    return Headline("plain", status, headline, (), tuple(tiles))
 
 
 def _throughput(bench: BenchMigrate, prefix: str) -> Figure:

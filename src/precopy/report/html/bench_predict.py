@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from precopy.report.html.charts.scale import SECONDS, around
 from precopy.report.html.charts.scatter import Point, scatter
-from precopy.report.html.parts import Column, Figure, Key, Part, Report, Table, Tile, Verdict
+from precopy.report.html.parts import Column, Figure, Headline, Key, Part, Report, Table, Tile
 from precopy.report.html.records import BenchPredict, Estimate, Forecast
 from precopy.report.html.words import NONE, PREDICT_TERMS, duration, facts, several, span
 
@@ -32,7 +32,7 @@ def bench_predict_report(bench: BenchPredict, prefix: str) -> Report:
     return Report("precopy.bench-predict/1", title, _verdict(bench), parts, facts(bench.machine), PREDICT_TERMS)
 
 
-def _verdict(bench: BenchPredict) -> Verdict:
+def _verdict(bench: BenchPredict) -> Headline:
     tiles = tuple(
         Tile(f"Within {name} %", f"{100 * value:.0f} %", "of the predictions")
         for name, value in list(bench.share_within.items())[:6]
@@ -41,7 +41,7 @@ def _verdict(bench: BenchPredict) -> Verdict:
     said = "" if within is None else f": {100 * within:.0f} % of the predictions were within 20 % of what was measured"
     missed = f" {len(bench.missed)} more did not complete." if bench.missed else ""
     headline = f"The ends of {several(len(bench.migrations), 'migration')} were predicted and measured{said}.{missed}"
-    return Verdict("plain", "measured", headline, (), tiles)
+    return Headline("plain", "measured", headline, (), tiles)
 
 
 def _pairs(bench: BenchPredict, short: str) -> list[Pair]:

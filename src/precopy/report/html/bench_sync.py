@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from precopy.report.html.charts.bars import Range, Row, Segment, grouped, ranges
+from precopy.report.html.charts.bars import RangeBar, Row, Segment, grouped, ranges
 from precopy.report.html.charts.scale import SECONDS, count_text, counts, fitting
-from precopy.report.html.parts import Column, Figure, Key, Part, Report, Table, Tile, Verdict
+from precopy.report.html.parts import Column, Figure, Headline, Key, Part, Report, Table, Tile
 from precopy.report.html.records import BenchSync, Block, Spread, Variant
 from precopy.report.html.words import NONE, SYNC_TERMS, duration, facts
 from precopy.units import format_size
@@ -35,7 +35,7 @@ def bench_sync_report(bench: BenchSync, prefix: str) -> Report:
     return Report("precopy.bench-sync/1", title, _verdict(bench), parts, facts(bench.machine), SYNC_TERMS)
 
 
-def _verdict(bench: BenchSync) -> Verdict:
+def _verdict(bench: BenchSync) -> Headline:
     slow = max(bench.variants, key=lambda one: one.sync_s.median)
     fast = min(bench.variants, key=lambda one: one.sync_s.median)
     times = slow.sync_s.median / max(fast.sync_s.median, 1e-9)
@@ -55,7 +55,7 @@ def _verdict(bench: BenchSync) -> Verdict:
     ]
     if bench.qemu:
         tiles.append(Tile("QEMU's own sync", duration(bench.qemu.sync_s.median), f"QEMU {bench.qemu.version[:40]}"))
-    return Verdict("plain", "measured", headline, (), tuple(tiles))
+    return Headline("plain", "measured", headline, (), tuple(tiles))
 
 
 def _clears(one: Variant | Block) -> int:
@@ -88,8 +88,8 @@ def _times(bench: BenchSync, prefix: str) -> Figure:
     )
 
 
-def _range(name: str, spread: Spread, series: int) -> Range:
-    return Range(name, spread.median, spread.min, spread.max, duration(spread.median), series)
+def _range(name: str, spread: Spread, series: int) -> RangeBar:
+    return RangeBar(name, spread.median, spread.min, spread.max, duration(spread.median), series)
 
 
 def _spread(spread: Spread) -> tuple[str, str, str]:

@@ -7,7 +7,7 @@ import math
 from precopy.report.html.charts.scale import SECONDS, around
 from precopy.report.html.charts.scatter import Point, scatter, staircase
 from precopy.report.html.charts.svg import Chart
-from precopy.report.html.parts import Column, Figure, Key, Part, Report, Table, Tile, Verdict
+from precopy.report.html.parts import Column, Figure, Headline, Key, Part, Report, Table, Tile
 from precopy.report.html.records import Compare, Score, Trace
 from precopy.report.html.words import COMPARE_TERMS, NONE, duration, facts, listed, several
 from precopy.units import format_size
@@ -41,7 +41,7 @@ def _policies(compare: Compare) -> list[str]:
     return list(dict.fromkeys(one.policy for trace in compare.traces for one in trace.results))
 
 
-def _verdict(compare: Compare) -> Verdict:
+def _verdict(compare: Compare) -> Headline:
     fronts = {name: sum(one.on_front for one in _scores(compare, name)) for name in _policies(compare)}
     most = max(fronts.values())
     best = [name for name, count in fronts.items() if count == most]
@@ -62,7 +62,7 @@ def _verdict(compare: Compare) -> Verdict:
         Tile("On the front", f"{most} of {traces}", listed(best)),
         Tile("Completed", f"{completed} of {len(scores)}", "of all tries of a policy on a trace"),
     )
-    return Verdict("plain", "compared", headline, sentences, tiles)
+    return Headline("plain", "compared", headline, sentences, tiles)
 
 
 def _counted(policies: int) -> str:

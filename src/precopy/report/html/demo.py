@@ -6,7 +6,7 @@ from precopy.report.html.charts.bars import Row, Segment, grouped
 from precopy.report.html.charts.scale import count_text, counts
 from precopy.report.html.downtime import downtime_figure
 from precopy.report.html.migration import migration_figures
-from precopy.report.html.parts import Column, Figure, Key, Part, Report, Table, Tile, Verdict
+from precopy.report.html.parts import Column, Figure, Headline, Key, Part, Report, Table, Tile
 from precopy.report.html.records import Checked, Demo, Migration
 from precopy.report.html.words import NONE, ROUND_TERMS, duration, facts, several
 from precopy.units import format_size
@@ -37,7 +37,7 @@ def demo_report(demo: Demo, prefix: str) -> Report:
     return Report("precopy.demo/1", title, _verdict(demo, named), tuple(parts), facts(demo.machine), ROUND_TERMS)
 
 
-def _verdict(demo: Demo, named: Named) -> Verdict:
+def _verdict(demo: Demo, named: Named) -> Headline:
     verified = [run for run in demo.runs if isinstance(run, Checked) and run.verified]
     broken = [
         f"{run.migration.clear if isinstance(run, Checked) else run.clear}: {run.verdict}"
@@ -51,7 +51,7 @@ def _verdict(demo: Demo, named: Named) -> Verdict:
         f"for each clear policy; {len(verified)} of {len(demo.runs)} were verified."
     )
     said = (_VERIFIED, *(f"Not verified: {one}." for one in broken))
-    return Verdict(
+    return Headline(
         "good" if every else "bad",
         "all completed and verified" if every else f"{len(broken)} not verified",
         headline,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from precopy.report.html.downtime import downtime_figure
-from precopy.report.html.parts import Figure, Part, Report, Tile, Verdict
+from precopy.report.html.parts import Figure, Headline, Part, Report, Tile
 from precopy.report.html.prediction import prediction_figures
 from precopy.report.html.records import Migration
 from precopy.report.html.rounds import round_figures
@@ -28,7 +28,7 @@ def migration_figures(done: Migration, prefix: str, *, alone: bool = True) -> li
     return figures + prediction_figures(done, prefix)
 
 
-def verdict(done: Migration) -> Verdict:
+def verdict(done: Migration) -> Headline:
     """In words what was moved, whether it completed, and what that took."""
     within = done.downtime_s <= done.downtime_limit_s
     moved = f"A running {done.guest} guest"
@@ -38,7 +38,7 @@ def verdict(done: Migration) -> Verdict:
         f"{moved} was moved to another process in {duration(done.unverified_s)}; it stood still for "
         f"{duration(done.downtime_s)} of that."
     )
-    return Verdict(
+    return Headline(
         "good" if within else "warn",
         f"completed, {'verified' if done.verified else 'not verified'}"
         + ("" if within else ", downtime above its limit"),

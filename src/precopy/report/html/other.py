@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from precopy.report.html.parts import Column, Figure, Part, Report, Table, Verdict
+from precopy.report.html.parts import Column, Figure, Headline, Part, Report, Table
 from precopy.report.html.records import Failure, Other
 from precopy.report.html.words import NONE, facts, several
 from precopy.units import format_duration, format_rate, format_size
@@ -16,7 +16,7 @@ _DEEP, _MOST_ROWS, _MOST_COLUMNS = 6, 500, 40
 def failure_report(failure: Failure, prefix: str) -> Report:
     """What ``precopy.error/1`` says."""
     error = failure.error
-    said = Verdict("bad", f"failed, exit code {error.exit_code}", f"The command failed: {error.message}.")
+    said = Headline("bad", f"failed, exit code {error.exit_code}", f"The command failed: {error.message}.")
     table = Table(
         "The error",
         (Column("field", False), Column("value", False)),
@@ -45,7 +45,7 @@ def other_report(other: Other, prefix: str) -> Report:
     figures += [_list(name, value, f"{prefix}list-{number}") for number, (name, value) in enumerate(lists, start=1)]
     kind = other.schema.removeprefix("precopy.").split("/")[0].replace("-", " ")
     verified, said = other.body.get("verified"), other.body.get("verdict")
-    verdict = Verdict(
+    verdict = Headline(
         "bad" if verified is False else "plain",
         {True: "verified", False: "not verified"}[verified] if isinstance(verified, bool) else "as printed",
         f"{kind.capitalize()}: {said}." if isinstance(said, str) else f"The figures of precopy's {kind}.",

@@ -73,7 +73,7 @@ Mood = Literal["good", "warn", "bad", "plain"]
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Headline:
     """What the document says, in plain words: ``status`` in a few, ``headline`` in one sentence, then sentences."""
 
     mood: Mood
@@ -90,7 +90,7 @@ class Report:
 
     schema: str
     title: str
-    verdict: Verdict
+    verdict: Headline
     parts: tuple[Part, ...]
     facts: tuple[tuple[str, str], ...] = ()
     terms: tuple[tuple[str, str], ...] = ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from precopy.report.html.charts.bars import MOST_ROWS, Range, ranges
+from precopy.report.html.charts.bars import MOST_ROWS, RangeBar, ranges
 from precopy.report.html.charts.plot import Reference
 from precopy.report.html.charts.scale import SECONDS, Axis, fitting
 from precopy.report.html.parts import Column, Figure, Key, Table
@@ -60,7 +60,7 @@ def _inside(estimate: Estimate, measured: float) -> bool:
     return low is not None and low <= measured and (high is None or measured <= high)
 
 
-def _row(verdict: Verdict, estimate: Estimate, measured: float) -> Range:
+def _row(verdict: Verdict, estimate: Estimate, measured: float) -> RangeBar:
     """``estimate`` as it is drawn: what is far beyond the measured value is an open end."""
 
     def near(value: float | None) -> float | None:
@@ -68,7 +68,7 @@ def _row(verdict: Verdict, estimate: Estimate, measured: float) -> Range:
 
     low = near(estimate.low)
     said = span(estimate, duration)
-    return Range(f"round {verdict.round}", near(estimate.value), low, near(estimate.high), said)
+    return RangeBar(f"round {verdict.round}", near(estimate.value), low, near(estimate.high), said)
 
 
 def _axis(what: str, estimates: list[Estimate], measured: float) -> Axis:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from precopy.planning import Estimate
+from precopy.planning.model.downtime import Downtime
 from precopy.planning.model.trace import RecordedOutcome
 from precopy.units import PAGE_SIZE
 from support.traces import BANDWIDTH, RAM, record, sequential
@@ -25,7 +26,7 @@ def test_samples_and_looks() -> None:
 
 
 def test_the_overhead_is_what_it_was() -> None:
-    outcome = RecordedOutcome(True, 2.0, 1e6, 0.03, 0.001, 0.002, 0.02, 0.003, 0.004)
+    outcome = RecordedOutcome(True, 2.0, 1e6, Downtime(0.001, 0.002, 0.02, 0.003, 0.004))
     assert replace(TRACE, outcome=outcome).switchover_overhead_s == Estimate.exact(0.008)
 
 

@@ -33,7 +33,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Range:
+class RangeBar:
     """``value`` with ``low`` and ``high``; those that are None have no end, or are not known."""
 
     label: str
@@ -103,7 +103,7 @@ def grouped(groups: Sequence[tuple[str, Sequence[Row]]], axis: Axis, label: str)
     return Chart(plot.bottom + BELOW, marks, label)
 
 
-def ranges(rows: Sequence[Range], axis: Axis, label: str, references: Sequence[Reference] = ()) -> Chart:
+def ranges(rows: Sequence[RangeBar], axis: Axis, label: str, references: Sequence[Reference] = ()) -> Chart:
     """A dot a row, and a line from its low to its high end."""
     pitch = _pitch(len(rows))
     names = [short(row.label) for row in rows]
@@ -118,7 +118,7 @@ def ranges(rows: Sequence[Range], axis: Axis, label: str, references: Sequence[R
     return Chart(plot.bottom + BELOW, marks, label)
 
 
-def _range(row: Range, axis: Axis, plot: Plot, y: float) -> list[Mark]:
+def _range(row: RangeBar, axis: Axis, plot: Plot, y: float) -> list[Mark]:
     if row.value is None and row.low is None:
         return []
     low = plot.x(axis.at(row.low if row.low is not None else 0.0))
