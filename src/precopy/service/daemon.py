@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import math
 import os
 import signal
 import threading
@@ -55,8 +56,9 @@ _CANCEL_ANSWER_S = 8.0
 _MAX_TIMEOUT_S = 86400.0
 _NAMED_STRANGERS = 20
 """Refused connections that are named on stderr; further ones are only counted."""
-_ARRIVAL_S = 5.0
-"""Seconds that a request waits for the record of a guest that has just arrived and runs."""
+_ARRIVAL_S = 2.0
+"""Seconds that requests wait for the record of a guest that has just arrived and runs, counted from the first of them.
+The source is told in that time, which takes as long as the time-out where it does not read."""
 
 
 class GuestProcess:
@@ -79,6 +81,7 @@ class GuestProcess:
         self._lock = threading.Lock()
         self._done = threading.Event()
         self._arrived = threading.Event()
+        self._arrival_due = math.inf
         self._wake: Callable[[], None] = lambda: None
         self._source: Source | None = None
         self._to = ""
@@ -238,7 +241,8 @@ class GuestProcess:
     def _handle(self, request: Request, emit: Emit) -> Any:
         if self.state == "receiving" and self.guest.running:
             # The source, and so a client, may know that the guest runs here before `_arrive` is called.
-            self._arrived.wait(_ARRIVAL_S)
+            self._arrival_due = min(self._arrival_due, time.monotonic() + _ARRIVAL_S)
+            self._arrived.wait(max(self._arrival_due - time.monotonic(), 0.0))
         match request.command:
             case "status":
                 return self.status()

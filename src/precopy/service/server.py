@@ -4,7 +4,8 @@ Law 5: **The peer is not trusted**, and neither is a client: a client may send a
 others. One thread reads the requests of all clients, without waiting for any; a request has to be whole within
 `REQUEST_S` and `MAX_REQUEST` bytes. Of more than `MAX_CLIENTS` that have not said what they want, the first is sent
 away, so that there is always room for one that does. Answers are made by at most `MAX_WORKERS` threads; whole requests
-beyond these wait for their turn.
+beyond these wait for their turn. A request that waits for nothing, such as the state's, has threads of its own, so that
+any number of others that do wait, for a check or for the outcome of a migration, cannot delay it.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ from precopy.transport import Address, Listener, SocketStream
 MAX_REQUEST = 64 << 10
 MAX_CLIENTS = 200
 MAX_WORKERS = 32
+MAX_PROMPT_WORKERS = 4
+PROMPT = frozenset({"status"})
+"""Commands whose answers wait for nothing."""
 REQUEST_S = 10.0
 _RETRY_S = 0.1
 """Seconds until the next attempt to accept where the process is out of descriptors."""
@@ -75,6 +79,48 @@ class _TooLong(PrecopyError):
         super().__init__(f"the control request is longer than {MAX_REQUEST} bytes")
 
 
+class _Lane:
+    """Threads that call ``answer`` for whole requests, at most ``most`` at once; further requests wait for their
+    turn. ``answer`` raises nothing."""
+
+    def __init__(self, most: int, answer: Callable[[SocketStream, Request | Failure], None]) -> None:
+        self._most, self._answer = most, answer
+        self._lock = threading.Lock()
+        self._waiting: deque[tuple[SocketStream, Request | Failure]] = deque()
+        self._workers: set[threading.Thread] = set()
+
+    def add(self, stream: SocketStream, request: Request | Failure) -> None:
+        """Has ``request`` answered soon. The first to wait is sent away where too many do."""
+        with self._lock:
+            self._waiting.append((stream, request))
+            if len(self._waiting) > MAX_CLIENTS:
+                self._waiting.popleft()[0].drop()
+            if len(self._workers) >= self._most:
+                return
+            thread = threading.Thread(target=self._work, name="control request", daemon=True)
+            self._workers.add(thread)
+        try:
+            thread.start()
+        except RuntimeError:  # no more threads: the next request tries again
+            with self._lock:
+                self._workers.discard(thread)
+
+    def join(self, until: float) -> None:
+        """Waits for answers under way, at most ``until`` a time of `time.monotonic`."""
+        for thread in list(self._workers):
+            if thread is not threading.current_thread():
+                thread.join(max(until - time.monotonic(), 0.0))
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    self._workers.discard(threading.current_thread())
+                    return
+                stream, request = self._waiting.popleft()
+            self._answer(stream, request)
+
+
 class ControlServer:
     """Serves requests at ``address`` with ``handle``, which is called in threads of their own. Raises `UsageError`."""
 
@@ -84,9 +130,8 @@ class ControlServer:
         self.address = self._listener.address
         self._closing = False
         self._asking: dict[int, _Asking] = {}  # by descriptor, the first to come first
-        self._lock = threading.Lock()
-        self._waiting: deque[tuple[SocketStream, bytes]] = deque()
-        self._workers: set[threading.Thread] = set()
+        self._prompt = _Lane(MAX_PROMPT_WORKERS, self._answer)
+        self._lane = _Lane(MAX_WORKERS, self._answer)
         self._thread = threading.Thread(target=self._serve, name="control", daemon=True)
         self._thread.start()
 
@@ -96,9 +141,8 @@ class ControlServer:
         self._listener.wake()
         self._thread.join(TIMEOUT_S)
         until = time.monotonic() + _CLOSE_S
-        for thread in list(self._workers):
-            if thread is not threading.current_thread():
-                thread.join(max(until - time.monotonic(), 0.0))
+        self._prompt.join(until)
+        self._lane.join(until)
         self._listener.close()
 
     # One thread: reads requests.
@@ -161,29 +205,17 @@ class ControlServer:
             if line is not None:
                 self._answer_soon(self._forget(descriptor, poll), line)
 
+    def _answer_soon(self, stream: SocketStream, line: bytes) -> None:
+        try:
+            request = msgspec.json.decode(line, type=Request)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            self._prompt.add(stream, Failure("UsageError", f"the control request cannot be read: {error}", 2))
+        else:
+            (self._prompt if request.command in PROMPT else self._lane).add(stream, request)
+
     # Several: answer them.
 
-    def _answer_soon(self, stream: SocketStream, line: bytes) -> None:
-        with self._lock:
-            if len(self._workers) >= MAX_WORKERS:
-                self._waiting.append((stream, line))
-                if len(self._waiting) > MAX_CLIENTS:
-                    self._waiting.popleft()[0].drop()
-                return
-            thread = threading.Thread(target=self._work, args=(stream, line), name="control request", daemon=True)
-            self._workers.add(thread)
-        thread.start()
-
-    def _work(self, stream: SocketStream, line: bytes) -> None:
-        while True:
-            self._answer(stream, line)
-            with self._lock:
-                if not self._waiting:
-                    self._workers.discard(threading.current_thread())
-                    return
-                stream, line = self._waiting.popleft()
-
-    def _answer(self, stream: SocketStream, line: bytes) -> None:
+    def _answer(self, stream: SocketStream, request: Request | Failure) -> None:
         outlet = Outlet(stream)
 
         def emit(kind: str, value: Any, *, surely: bool = False) -> None:
@@ -191,10 +223,11 @@ class ControlServer:
             outlet.surely(told) if surely else outlet.event(told)
 
         try:
-            request = msgspec.json.decode(line, type=Request)
-            answer = _line("result", self._handle(request, emit))
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            answer = _line("error", Failure("UsageError", f"the control request cannot be read: {error}", 2))
+            answer = (
+                _line("error", request)
+                if isinstance(request, Failure)
+                else _line("result", self._handle(request, emit))
+            )
         except PrecopyError as error:
             answer = _line("error", Failure.of(error))
         except Exception as error:

@@ -132,6 +132,42 @@ class TestManyClients:
             assert read_all(one) == [{"result": "wait"}]
         close_all(waiting)
 
+    @pytest.mark.parametrize("count", [MAX_WORKERS, MAX_WORKERS + 20])
+    def test_that_wait_for_long_do_not_delay_who_asks_for_the_state(
+        self, server: ControlServer, handler: Handler, count: int
+    ) -> None:
+        waiting = [client(server) for _ in range(count)]
+        for one in waiting:
+            one.sendall(b'{"command": "wait"}\n')
+        end = time.monotonic() + IN_TIME_S
+        while workers() < MAX_WORKERS:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        assert ask(server.address, Request("status")) == "status"
+        with client(server) as unreadable:
+            unreadable.sendall(b"{}\n")
+            assert read_all(unreadable)[0]["error"]["exit_code"] == 2
+        assert not handler.release.is_set()  # none of the others has been answered
+        assert not any(gone(one) for one in waiting)
+        handler.release.set()
+        close_all(waiting)
+
+    def test_no_room_for_a_thread_ends_nothing(self, server: ControlServer, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(_: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        with client(server) as first, monkeypatch.context() as no_threads:
+            no_threads.setattr(threading.Thread, "start", refuse)
+            first.sendall(b'{"command": "status"}\n')
+            end = time.monotonic() + IN_TIME_S
+            while not server._prompt._waiting:
+                assert time.monotonic() < end
+                time.sleep(0.01)
+            time.sleep(0.05)
+            no_threads.undo()
+            assert ask(server.address, Request("status")) == "status"
+            assert read_all(first) == [{"result": "status"}]
+
 
 def gone(sock: socket.socket) -> bool:
     """Whether the server has closed its end."""
