@@ -172,11 +172,40 @@ class TestCutover:
             assert handle.progress.phase is Phase.FAILED
             assert np.array_equal(words(copy), before)
 
+    @pytest.mark.parametrize("same_thread", [True, False])
+    def test_a_cutover_in_the_block_is_refused_and_the_outer_one_decides(self, same_thread: bool) -> None:
+        memory = filled(MIB)
+        refused: list[UsageError] = []
+
+        def nested() -> None:
+            try:
+                with handle.cutover():
+                    refused.clear()
+            except UsageError as error:
+                refused.append(error)
+
+        with replicated(memory) as (standby, handle):
+            with handle.cutover() as done:
+                if same_thread:
+                    nested()
+                else:
+                    thread = threading.Thread(target=nested)
+                    thread.start()
+                    thread.join(IN_TIME_S)
+                assert "is inside a cutover already" in str(refused[0])
+                assert not done.given
+                assert handle.progress.phase is not Phase.CUT_OVER
+                words(memory)[9] = 1
+            assert done.given
+            assert same(memory, standby.promote())
+            with pytest.raises(UsageError, match="is cut over"), handle.cutover():
+                pass
+
     @pytest.mark.parametrize("call", ["checkpoint", "close", "cutover"])
     def test_calls_in_the_block(self, call: str) -> None:
         memory = filled(MIB)
         with replicated(memory, interval=0.01) as (standby, handle):
-            said = {"checkpoint": "", "close": "is closed", "cutover": "is cut over"}[call]
+            said = {"checkpoint": "", "close": "is closed", "cutover": "inside a cutover already"}[call]
             with pytest.raises(UsageError, match=said) if said else contextlib.nullcontext(), handle.cutover() as done:
                 words(memory)[9] = 1
                 if call == "checkpoint":
@@ -187,6 +216,8 @@ class TestCutover:
                     with handle.cutover():
                         words(memory)[10] = 1
             assert done.given == (not said)
+            if call == "cutover":  # refused, so nothing was given away and the replication goes on
+                handle.checkpoint(wait=True)
             if call != "close":
                 assert same(memory, standby.promote())
 

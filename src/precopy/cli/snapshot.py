@@ -66,6 +66,9 @@ def verify(directory: Path, at: int | None, as_json: bool) -> None:
         click.get_current_context().exit(VerificationFailed.exit_code if damaged else 0)
     for number, why in verified.damage.items():
         click.echo(f"snapshot {number}: {why}")
+    for number, through in verified.lost.items():
+        if number not in verified.damage:
+            click.echo(f"snapshot {number}: it cannot be restored, because it shows pages of snapshot {through}")
     if damaged:
         raise VerificationFailed(damaged)
     from precopy.units import counted, format_duration, format_size
@@ -132,7 +135,11 @@ def _damaged(directory: Path, verified: Verified) -> str:
     if not verified.damage:
         return ""
     numbers = ", ".join(map(str, verified.damage))
-    return f"{len(verified.damage)} of {verified.snapshots} snapshots in {directory} are damaged: {numbers}"
+    said = f"{len(verified.damage)} of {verified.snapshots} snapshots in {directory} are damaged: {numbers}"
+    others = [number for number in verified.lost if number not in verified.damage]
+    if others:
+        said += f"; through them {len(others)} more cannot be restored: {', '.join(map(str, others))}"
+    return said
 
 
 def _verified_body(directory: Path, verified: Verified) -> dict[str, Any]:
@@ -143,6 +150,7 @@ def _verified_body(directory: Path, verified: Verified) -> dict[str, Any]:
         "seconds": verified.seconds,
         "verified": not verified.damage,
         "damage": [{"number": number, "why": why} for number, why in verified.damage.items()],
+        "lost": [{"number": number, "through": through} for number, through in verified.lost.items()],
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from types import TracebackType
@@ -71,6 +72,7 @@ class Replication:
 
     def __init__(self, background: Background, *, points: bool) -> None:
         self._background, self._points = background, points
+        self._one_cutover = threading.Lock()
 
     def __repr__(self) -> str:
         progress = self.progress
@@ -132,8 +134,22 @@ class Replication:
         Nothing is given away where the block raises: the standby stays a standby, and the replication goes on.
 
         Raises the error that ended the replication; `OutcomeUnknown` where the standby did not say that it has it;
-        `UsageError` where another thread goes on writing, with nothing given away and the replication going on.
+        `UsageError` where another thread goes on writing, with nothing given away and the replication going on, and
+        inside the block of another cutover, which decides alone.
         """
+        if not self._one_cutover.acquire(blocking=False):
+            raise UsageError(
+                "this replication is inside a cutover already, whose block gives the memory away at its end; leave that "
+                "block first, or do without the inner one"
+            )
+        try:
+            with self._cutover() as done:
+                yield done
+        finally:
+            self._one_cutover.release()
+
+    @contextlib.contextmanager
+    def _cutover(self) -> Iterator[CutOver]:
         background, now = self._background, self._background.clock.now
         began = now()
         with background.waiting():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from precopy.bitmap import NO_RUNS
 from precopy.errors import SnapshotDamaged, SnapshotError, Unsupported, UsageError
@@ -44,12 +44,18 @@ class Stored:
 @dataclass(frozen=True)
 class Verified:
     """What `verify` has read: ``damage`` by snapshot, each with one sentence; none where all is well, and only then is
-    it true (``if precopy.verify(directory):``)."""
+    it true (``if precopy.verify(directory):``).
+
+    ``lost`` has the snapshots that cannot be restored any more, ascending, each with the number of the file that is
+    damaged or gone: the snapshot's own, or one that it follows. An increment that has all those pages anew which are
+    damaged in what it follows can still be restored, and so can one that follows a damaged file of which it shows no
+    damaged page."""
 
     snapshots: int
     bytes: int
     seconds: float
     damage: dict[int, str]
+    lost: dict[int, int] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return not self.damage
@@ -140,7 +146,51 @@ def verify(directory: str | os.PathLike[str], at: int | None = None) -> Verified
                 gone += 1  # a compaction has removed it meanwhile
             except (SnapshotDamaged, SnapshotError) as error:
                 damage[number] = str(error)
-    return Verified(len(numbers) - gone, read, time.perf_counter() - began, damage)
+        lost = _lost(store, [listed[number] for number in numbers], damage) if damage else {}
+    return Verified(len(numbers) - gone, read, time.perf_counter() - began, damage, lost)
+
+
+def _lost(store: Directory, checked: list[Stored], damage: dict[int, str]) -> dict[int, int]:
+    """Which of the ``checked`` snapshots, ascending, cannot be restored, and the number of the file because of which.
+    Reads again only what snapshots show of damaged files."""
+    lost: dict[int, int] = {}
+    there = {one.number for one in checked}
+    behind: set[int] = set()
+    """Snapshots that are damaged, or follow one that is."""
+    for one in checked:
+        if one.number not in damage and one.parent not in behind:
+            continue
+        behind.add(one.number)
+        through: int | None
+        if one.damage is not None:  # by its header alone
+            through = one.number
+            if one.parent is not None and one.parent not in there:
+                through = one.parent
+            elif one.parent is not None:
+                through = lost.get(one.parent, one.number)
+        else:
+            through = _lost_through(store, one.number, damage)
+        if through is not None:
+            lost[one.number] = through
+    return lost
+
+
+def _lost_through(store: Directory, number: int, damage: dict[int, str]) -> int | None:
+    """The damaged file of which snapshot ``number`` shows a page that cannot be read, or whose table cannot."""
+    file: StoredFile | None = None
+    try:
+        with Chain(store, number) as chain:
+            for file in chain.files:
+                _ = file.table
+            for layer in chain.compose().layers:
+                file = layer.file
+                if file.header.number in damage:
+                    file.check_groups(layer.groups())
+    except FileNotFoundError:
+        return None  # a compaction has removed it meanwhile
+    except (SnapshotDamaged, SnapshotError):
+        return number if file is None else file.header.number
+    return None
 
 
 def _made_of(listed: dict[int, Stored], at: int) -> list[int]:

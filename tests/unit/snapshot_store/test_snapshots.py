@@ -11,7 +11,7 @@ import resource
 import stat
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -398,6 +398,63 @@ def test_verify_names_what_is_damaged(tmp_path: Path) -> None:
     assert verify(tmp_path, at=3).damage.keys() == {2}
     flip(tmp_path / "00000001.snapshot", 40)
     assert verify(tmp_path).damage.keys() == {1, 2, 3}
+
+
+def restorable(directory: Path, numbers: set[int]) -> set[int]:
+    """Which snapshots can be restored, by trying."""
+    able = set()
+    for number in numbers:
+        try:
+            with restore(directory, at=number, verify=True) as memory:
+                bytes(memory.view)
+            able.add(number)
+        except SnapshotDamaged:
+            pass
+    return able
+
+
+@pytest.mark.parametrize("compress", [None, "zstd"])
+@pytest.mark.parametrize("where", ["content", "table", "header", "gone"])
+@pytest.mark.parametrize("which", [1, 2, 3])
+def test_verify_names_what_is_lost_through_what_is_damaged(
+    tmp_path: Path, which: int, where: str, compress: Literal["zstd"] | None
+) -> None:
+    one = filled()
+    for number in range(1, 6):
+        one.write(range(40 + 3 * number, 50 + 3 * number) if number < 5 else range(64), 100 * number)
+        snapshot(one.memory, tmp_path, compress=compress)
+    path = tmp_path / f"{which:08d}.snapshot"
+    match where:
+        case "content":
+            data = path.read_bytes()
+            flip(path, next(at for at in range(PAGE_SIZE, len(data)) if data[at]))
+        case "table":
+            flip(path, path.stat().st_size - 5)
+        case "header":
+            flip(path, 40)
+        case "gone":
+            path.unlink()
+    found = verify(tmp_path)
+    there = set(range(1, 6)) - ({which} if where == "gone" else set())
+    assert set(found.lost) == there - restorable(tmp_path, there)
+    assert list(found.lost) == sorted(found.lost)
+    assert set(found.lost.values()) <= {which}
+    assert found.damage
+    assert not found
+    for number in there:
+        alone = verify(tmp_path, at=number)
+        assert (number in alone.lost) == (number in found.lost)
+
+
+def test_what_hides_all_damage_is_not_lost(tmp_path: Path) -> None:
+    one = filled()
+    snapshot(one.memory, tmp_path)
+    one.write(range(one.rows.shape[0]), 7)
+    snapshot(one.memory, tmp_path)
+    flip(tmp_path / "00000001.snapshot", PAGE_SIZE + 5)
+    found = verify(tmp_path)
+    assert (list(found.damage), found.lost) == ([1], {1: 1})
+    assert np.array_equal(content(restore(tmp_path, at=2, verify=True)), one.rows)
 
 
 def test_a_hole_that_is_none_is_noticed(tmp_path: Path) -> None:
