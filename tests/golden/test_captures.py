@@ -324,6 +324,7 @@ class TestCommand:
         ("arguments", "says"),
         [
             (["nope"], "'nope' is no directory and no captured layout; there are pc-seabios-512m"),
+            (["Q35-ovmf-512m-cirus"], "Did you mean 'q35-ovmf-512m-cirrus'?"),
             ([SEABIOS, "--ram", "64M", "--write", "x"], "cannot be used with --ram"),
             ([SEABIOS, "--ram", "1M"], "at least 2M"),
         ],

@@ -139,8 +139,8 @@ class Replication:
         """
         if not self._one_cutover.acquire(blocking=False):
             raise UsageError(
-                "this replication is inside a cutover already, whose block gives the memory away at its end; leave that "
-                "block first, or do without the inner one"
+                "this replication is inside a cutover already, whose block gives the memory away at its end; leave "
+                "that block first, or do without the inner one"
             )
         try:
             with self._cutover() as done:

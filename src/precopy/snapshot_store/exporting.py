@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 from collections.abc import Iterator
@@ -14,12 +15,15 @@ import numpy as np
 from precopy.abi.file_io import write_at
 from precopy.abi.filesystem import usable_path
 from precopy.bitmap.words import Indexes
-from precopy.errors import UsageError
+from precopy.errors import PrecopyError, UsageError
 from precopy.memory.ram import Pages
 from precopy.snapshot_store.chain import Composition, chain_of
 from precopy.snapshot_store.directory import Directory, failed, is_reserved
 from precopy.snapshot_store.format import GROUP_PAGES
 from precopy.units import PAGE_SIZE
+
+_NOT_A_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENAMETOOLONG, errno.EOPNOTSUPP)
+"""What the system says of a directory in which no file can be made, or not one of this name."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,8 @@ def export(
         head = b"" if npy is None else _npy_header(npy, header.size)
         composition = chain.compose()
         temporary = path.with_name(f".precopy-{secrets.token_hex(8)}.tmp")
+        fd = _made(temporary, path)
         try:
-            fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:
                 os.ftruncate(fd, len(head) + header.size)
                 write_at(fd, memoryview(head), 0)
@@ -70,6 +74,26 @@ def export(
                 raise failed("write", str(path), error) from error
             raise
     return Exported(header.number, str(path), len(head) + header.size, stored)
+
+
+def _made(temporary: Path, path: Path) -> int:
+    """A descriptor of the new file ``temporary``, which is to become ``path``. Raises `UsageError` where a file cannot
+    be made there, `SnapshotError` for what is no fault of the path."""
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            os.lstat(path)  # its name may be longer than the temporary one
+        return os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise _refused(path, error) from error
+
+
+def _refused(path: Path, error: OSError) -> PrecopyError:
+    """What to raise where the system refuses to write ``path``: `UsageError` where no such file can be made there."""
+    if not os.path.isdir(path.parent):
+        what = "no directory" if os.path.lexists(path.parent) else "not there"
+        return UsageError(f"cannot write {path}: {path.parent} is {what}; name a file in a directory that is there")
+    refused = failed("write", str(path), error)
+    return UsageError(str(refused)) if error.errno in _NOT_A_PLACE else refused
 
 
 def _write(fd: int, composition: Composition, offset: int) -> None:

@@ -384,6 +384,27 @@ def flip(path: Path, at: int) -> None:
         file.write(bytes([byte ^ 1]))
 
 
+@pytest.mark.parametrize(
+    ("target", "says"),
+    [
+        ("missing/x", "missing is not there"),
+        ("missing/deeper/x", "deeper is not there"),
+        ("file/x", "file is no directory"),
+        ("folder", "no regular file"),
+        ("s" * 300, "too long"),
+        ("/proc/x", "cannot write /proc/x"),
+    ],
+)
+def test_a_place_where_no_file_can_be_is_a_fault_of_usage(tmp_path: Path, target: str, says: str) -> None:
+    snapshot(filled().memory, tmp_path / "s1")
+    (tmp_path / "file").write_bytes(b"x")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UsageError, match=says) as caught:
+        export(tmp_path / "s1", tmp_path / target)
+    assert caught.value.exit_code == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder", "s1"]
+
+
 def test_verify_names_what_is_damaged(tmp_path: Path) -> None:
     one = filled()
     for value in range(3):
@@ -590,7 +611,7 @@ def test_export_as_an_array(tmp_path: Path) -> None:
     for wrong in ("nonsense", "O", "V7", "i4,i4", "(2,)i4"):
         with pytest.raises(UsageError):
             export(tmp_path / "s", tmp_path / "b.npy", npy=wrong)
-    with pytest.raises(SnapshotError, match="cannot write"):
+    with pytest.raises(UsageError, match="cannot write"):
         export(tmp_path / "s", tmp_path / "no" / "b.npy")
     flip(tmp_path / "s" / "00000001.snapshot", 50 * PAGE_SIZE)
     with pytest.raises(SnapshotDamaged):
@@ -760,7 +781,7 @@ def test_a_path_that_is_too_long(tmp_path: Path) -> None:
     long = tmp_path / ("x" * 300)
     with pytest.raises(UsageError, match="File name too long"):
         snapshot(filled().memory, long)
-    with pytest.raises(SnapshotError, match="File name too long"):
+    with pytest.raises(UsageError, match="File name too long"):
         export(tmp_path / "s", long)
 
 

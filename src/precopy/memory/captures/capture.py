@@ -6,6 +6,7 @@ is known, ``command.txt`` (what was run). Some ship with the package: `CAPTURES`
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -66,7 +67,9 @@ class Capture:
         if name in CAPTURES:
             return cls.named(name)
         if not Path(name).is_dir():
-            raise UsageError(f"{name!r} is no directory and no captured layout; there are {', '.join(CAPTURES)}")
+            close = difflib.get_close_matches(name[:100].lower(), CAPTURES, 1)
+            meant = f". Did you mean {close[0]!r}?" if close else ""
+            raise UsageError(f"{name!r} is no directory and no captured layout; there are {', '.join(CAPTURES)}{meant}")
         return cls.read(Path(name))
 
     def write(self, directory: Path) -> None:

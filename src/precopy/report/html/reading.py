@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from typing import Any, TypeVar
 
@@ -76,10 +77,12 @@ def _record(value: Any, where: str) -> Document:
             f"printed"
         )
     kind, version = match.groups()
-    if kind not in _KINDS:
-        return _other(match[0], value, where)
+    if kind not in _KINDS and kind not in _PLAIN:
+        raise UsageError(f"{where} is {match[0]}, which is no kind of document of this precopy's; {_known(kind)}")
     if version != "1":
         raise UsageError(f"{where} is {match[0]}; this precopy reads {kind} documents of version 1")
+    if kind in _PLAIN:
+        return _other(match[0], value, where)
     value = as_today(value)
     if kind == "demo":
         return _demo(value, where)
@@ -95,6 +98,24 @@ _KINDS: dict[str, type[Document]] = {
     "bench-predict": BenchPredict,
     "error": Failure,
 }
+
+
+_PLAIN = frozenset(
+    {
+        "bench-bitmap", "bench-display", "bench-snapshot", "bench-track", "check", "demo-memory", "layout",
+        "migrate-event", "plan", "plan-sweep", "receive", "replay", "report", "run", "snapshot-compact",
+        "snapshot-export", "snapshot-list", "snapshot-verify", "status",
+    }
+)  # fmt: skip
+"""Kinds that are shown as the fields that they have."""
+
+
+def _known(kind: str) -> str:
+    """What may have been meant by ``kind``, and what there is."""
+    known = sorted([*_KINDS, *_PLAIN])
+    close = difflib.get_close_matches(kind, known, 1)
+    meant = f"did you mean {close[0]}? " if close else ""
+    return f"{meant}there are {', '.join(known)}"
 
 
 def _demo(value: dict[str, Any], where: str) -> Demo:

@@ -8,17 +8,20 @@ import math
 import re
 from html.parser import HTMLParser
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import precopy.cli
 from precopy.errors import UsageError
 from precopy.report.html import LARGEST, Page, render
 from precopy.report.html.charts.bars import MOST_ROWS
 from precopy.report.html.charts.scale import BYTES, COUNT, RATE, SECONDS, around, counts, fitting, linear
 from precopy.report.html.charts.scatter import staircase
+from precopy.report.html.reading import _KINDS, _PLAIN
 from support import reports
 
 Documents = dict[str, Any]
@@ -321,10 +324,14 @@ def test_strings_of_a_file_stay_text(kind: str, text: str) -> None:
         (b"[1, 2]", "bad.json has no `schema` of precopy's"),
         (b'{"schema": "other/1"}', "bad.json has no `schema` of precopy's"),
         (b'{"schema": "precopy.migrate/2"}', "bad.json is precopy.migrate/2; this precopy reads migrate documents"),
+        (b'{"schema": "precopy.status/2"}', "bad.json is precopy.status/2; this precopy reads status documents"),
+        (b'{"schema": "precopy.migrat/1"}', "is precopy.migrat/1, which is no kind of document of this precopy's; did"),
+        (b'{"schema": "precopy.migrat/1"}', "did you mean migrate? there are bench-bitmap, bench-display,"),
+        (b'{"schema": "precopy.new/1"}', "is precopy.new/1, which is no kind of document of this precopy's; there are"),
         (b'{"schema": "precopy.migrate/1"}', "bad.json: object missing required field `guest`"),
         (b'{"schema": "precopy.demo/1", "runs": []}', "`runs` has to be a list"),
         (b'{"schema": "precopy.demo/1", "runs": [7]}', "runs[0]: expected `object`"),
-        (b'{"schema": "precopy.new/1"}\n{"schema": "no"}', "bad.json, document 2 has no `schema`"),
+        (b'{"schema": "precopy.status/1"}\n{"schema": "no"}', "bad.json, document 2 has no `schema`"),
         (b'{"schema": "precopy.error/1"}\n' * 51, "holds 51 documents"),
     ],
 )
@@ -451,3 +458,13 @@ def test_names_that_older_files_have(kind: str) -> None:
     assert older != document
     assert "throttled_share" not in json.dumps(older)
     assert page(older).html == page(document).html
+
+
+def test_every_kind_that_a_command_prints_is_known() -> None:
+    """Read from the commands' source, so that a new kind cannot be forgotten."""
+    source = "".join(path.read_text() for path in Path(precopy.cli.__file__).parent.rglob("*.py"))
+    kinds = set(re.findall(r'(?:show_document|_print_json)\(\s*"([a-z-]+)"', source))
+    assert {"migrate", "plan", "snapshot-verify", "status"} <= kinds
+    assert kinds <= {*_KINDS, *_PLAIN}
+    for kind in _PLAIN:
+        assert "why" in render(f'{{"schema": "precopy.{kind}/1", "why": "because"}}'.encode(), "a.json").html
