@@ -36,6 +36,8 @@ _SEND_PARTS = 64
 """Parts of the time-out, of which a single wait for room takes one."""
 _LEAST_WAIT_S = 0.001
 """The kernel counts in ticks of up to 10 ms, so shorter waits would only come back more often."""
+_NEAR = 0.9
+"""Share of a time-out that is near enough to it."""
 _MODE = 0o600
 _BACKLOG = 128
 """Connections that may wait to be accepted; further ones are told to try again."""
@@ -63,7 +65,9 @@ class SocketStream:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
 
     def _receive_timeout(self, seconds: float) -> None:
-        if seconds != self._receive_s:
+        """Brings a receiving call back after ``seconds``, or a little earlier: a time-out that is near enough stays, so
+        that setting it costs no system call for each frame. `_Patience` has the call go on for what is left."""
+        if not _NEAR * seconds <= self._receive_s <= seconds:
             self._receive_s = seconds
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(seconds))
 
@@ -140,11 +144,13 @@ class SocketStream:
 
     def receive_some(self, most: int) -> bytes:
         """At least one byte and at most ``most``, or none where the peer has closed. Raises `PeerLost`."""
-        self._receive_timeout(self.timeout)
-        try:
-            return self._socket.recv(most)
-        except OSError as error:
-            raise self._lost(error, _IS_SILENT) from error
+        patience = _Patience(self, most, _IS_SILENT)
+        while True:
+            self._receive_timeout(patience.wait_s)
+            try:
+                return self._socket.recv(most)
+            except OSError as error:
+                patience.again(error)
 
     def receive_now(self, most: int) -> bytes | None:
         """What is there, at most ``most`` bytes; None where nothing is yet, no bytes where the peer has closed. Raises
@@ -216,7 +222,8 @@ class _Patience:
     @property
     def wait_s(self) -> float:
         """What one wait in the kernel may take; infinite where nothing bounds it."""
-        return max(min(self._stream.timeout, self._until - time.monotonic()), _LEAST_WAIT_S)
+        now = time.monotonic()
+        return max(min(self._stream.timeout - (now - self._moved_at), self._until - now), _LEAST_WAIT_S)
 
     def moved(self) -> None:
         """A part of it has been moved, and the rest has not."""
@@ -301,7 +308,8 @@ class Listener:
                 self._socket = socket.create_server((address.host, address.port), family=family, backlog=_BACKLOG)
                 self.address = Address(host=address.host, port=self._socket.getsockname()[1])
         except (OSError, UnicodeError) as error:
-            raise UsageError(f"cannot listen at {address}: {getattr(error, 'strerror', None) or error}") from error
+            said = getattr(error, "strerror", None) or str(error)
+            raise UsageError(f"cannot listen at {address}: {said}{_advice(address, error)}") from error
 
     def __enter__(self) -> Listener:
         return self
@@ -329,6 +337,24 @@ class Listener:
     def close(self) -> None:
         self._socket.close()
         self._remove()
+
+
+def _advice(address: Address, error: Exception) -> str:
+    """What to do where nobody can listen at ``address``; empty where the system's words say it all."""
+    number, path = getattr(error, "errno", None), address.path
+    taken = number == errno.EADDRINUSE
+    if path is None:
+        return "; another program listens there: use another port, or 0 for one that is free" if taken else ""
+    folder = os.path.dirname(path) or "."
+    if taken and os.path.lexists(path) and not stat.S_ISSOCK(os.lstat(path).st_mode):
+        kind = "a directory" if os.path.isdir(path) else "a file that is no socket"
+        return f"; {kind} has this name, and is left as it is: use another path"
+    if taken:
+        return "; another program listens there: use another path, or end that program"
+    if not os.path.isdir(folder):
+        what = "no directory" if os.path.lexists(folder) else "not there"
+        return f"; {folder} is {what}: use a path in a directory that is there"
+    return ""
 
 
 def _bound(path: str) -> socket.socket:

@@ -797,3 +797,83 @@ class TestConnect:
     def test_a_host_that_does_not_exist(self, host: str) -> None:
         with pytest.raises(PeerLost, match="cannot connect to tcp:"):
             connect(Address(host=host, port=1), 1.0)
+
+
+class Counting(socket.socket):
+    """A real socket that counts how often its options are set."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(sock.family, sock.type, sock.proto, fileno=sock.detach())
+        self.options = 0
+
+    def setsockopt(self, *arguments: Any) -> None:
+        self.options += 1
+        super().setsockopt(*arguments)
+
+
+class TestCost:
+    FRAMES = 1000
+
+    def test_deadlines_of_frames_take_hardly_a_system_call(self) -> None:
+        """Each frame's deadline is another one, by what its head was waited for."""
+        ours, theirs = socket.socketpair()
+        counting = Counting(theirs)
+        sender, receiver = SocketStream(ours, "us", IN_TIME_S), SocketStream(counting, "them", IN_TIME_S)
+        before = counting.options
+        waits = random.Random(7)
+        for number in range(self.FRAMES):
+            sender.send([bytes([number % 256]) * 24])
+            buffer = bytearray(24)
+            receiver.receive_into([buffer], IN_TIME_S - waits.random() * 1e-3 * IN_TIME_S)
+            assert buffer == bytes([number % 256]) * 24
+        assert counting.options - before <= self.FRAMES // 50
+        close_all(sender, receiver)
+
+    @pytest.mark.parametrize("short", [0.05, 0.2, 0.93])
+    def test_a_time_out_that_is_near_enough_ends_no_call_early(self, short: float) -> None:
+        """After a deadline that was a little shorter, silence is still noticed after the whole time-out."""
+        ours, theirs = socket.socketpair()
+        sender, receiver = SocketStream(ours, "us", 0.5), SocketStream(theirs, "them", 0.5)
+        sender.send([b"x"])
+        receiver.receive_into([bytearray(1)], short * 0.5)
+        for call in (lambda: receiver.receive_into([bytearray(1)]), lambda: receiver.receive_some(1)):
+            began = time.monotonic()
+            with pytest.raises(PeerLost, match="is silent for 0.5 s"):
+                call()
+            assert time.monotonic() - began >= 0.45
+        close_all(sender, receiver)
+
+
+class TestAdvice:
+    """What nobody can listen at is said with what to do, whoever listens: guests, standbys, control sockets."""
+
+    @pytest.mark.parametrize(
+        ("path", "says"),
+        [
+            (
+                "file",
+                "Address already in use; a file that is no socket has this name, and is left as it is: use another",
+            ),
+            ("folder", "a directory has this name, and is left as it is: use another path"),
+            ("link", "a file that is no socket has this name"),
+            ("taken", "another program listens there: use another path, or end that program"),
+            ("missing/x", "missing is not there: use a path in a directory that is there"),
+            ("file/x", "file is no directory: use a path in a directory that is there"),
+            ("/proc/x", "no such|no socket can be made in /proc|No such file"),
+        ],
+    )
+    def test_unix(self, tmp_path: Path, path: str, says: str) -> None:
+        (tmp_path / "file").write_text("mine")
+        (tmp_path / "folder").mkdir()
+        (tmp_path / "link").symlink_to(tmp_path / "file")
+        with Listener(Address(path=str(tmp_path / "taken"))):
+            with pytest.raises(UsageError, match=says) as refused:
+                Listener(Address(path=str(tmp_path / path)))
+            assert refused.value.exit_code == 2
+        assert (tmp_path / "file").read_text() == "mine"
+
+    def test_tcp(self) -> None:
+        with Listener(Address(host="127.0.0.1", port=0)) as first:
+            says = "another program listens there: use another port, or 0 for one that is free"
+            with pytest.raises(UsageError, match=says):
+                Listener(first.address)
