@@ -52,11 +52,11 @@ class RoundDocument(msgspec.Struct, forbid_unknown_fields=True):
     clear_log_ioctl_s: float
     bandwidth_bytes_per_s: float
     dirty_rate_bytes_per_s: float
-    ended_s: float
-    remaining_bytes: int
+    arrived_s: float
     throttled_share: float
     dirty_map: list[int]
     pending_pages: int
+    pending_bytes: int
     again_pages: int
     left_pages: int
     found_twice_pages: int

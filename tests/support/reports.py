@@ -59,10 +59,9 @@ def migration(rounds: int = 5, *, live: bool = False, clear: str = "deferred", s
     pages = [int(65536 * 0.3**number) + 200 for number in range(rounds)]
     made = []
     for number, count in enumerate(pages, start=1):
-        after = 4096 * (pages[number] if number < rounds else 0)
         more = {
-            "remaining_bytes": after,
-            "ended_s": 0.2 * number,
+            "pending_bytes": 4096 * count,
+            "arrived_s": 0.2 * number,
             "throttled_share": 0.0,
             "dirty_map": dirty_map(number, count),
         }

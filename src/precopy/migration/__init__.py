@@ -12,12 +12,12 @@ from precopy.migration.results import (
     Note,
     Progress,
     Range,
-    Round,
     Verdict,
     event_name,
 )
 from precopy.migration.source import GuestIs, Source
 from precopy.planning.model.downtime import Downtime
+from precopy.planning.model.round import Round
 
 __all__ = [
     "EVENTS",

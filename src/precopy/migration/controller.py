@@ -6,15 +6,15 @@ All decisions are made in `precopy.planning`, which is pure.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from precopy.dirty import MigrationBitmap, SyncStats
 from precopy.migration.options import MigrationOptions
 from precopy.migration.recorder import Recorder
-from precopy.migration.results import Range, Round, Verdict, finite
+from precopy.migration.results import Range, Verdict, finite
 from precopy.migration.rounds import LEAST_BATCH_PAGES, WINDOW_PAGES, EarlyEnd
 from precopy.planning import Action, Decision, Estimate, Forecast, Metrics, RoundSample, forecast
 from precopy.planning.estimation.estimators import observe
+from precopy.planning.model.round import Round
 from precopy.planning.model.switchover import switchover_overhead
 from precopy.planning.model.trace import RecordedFacts
 from precopy.planning.policies import POLICIES
@@ -26,6 +26,17 @@ _FAST = 1e9
 _FIRST_SAMPLE_S = 0.01
 """Seconds from a sync to the recording's first mid-round sample of the dirty log; each later one comes after twice the
 time. Replays need to know when in a round a page was written."""
+
+
+class _Meter:
+    """Reads which share of a guest's time was taken since it was read last."""
+
+    def __init__(self, vm: VmControl) -> None:
+        self._vm, self._seen = vm, vm.throttled()
+
+    def read(self) -> float:
+        before, self._seen = self._seen, self._vm.throttled()
+        return (self._seen - before).share
 
 
 class ConvergenceController:
@@ -54,7 +65,8 @@ class ConvergenceController:
         self._began_s = 0.0
         self._metrics: Metrics | None = None
         self._asked = 0.0
-        self._before = self._seen = vm.throttled()
+        self._before = vm.throttled()
+        self._between_syncs, self._between_rounds = _Meter(vm), _Meter(vm)
         self._slowed = False
 
     def early_end(self, now: float) -> EarlyEnd:
@@ -99,13 +111,12 @@ class ConvergenceController:
             )
             self._recorder.begin(self.vm.memory.layout, facts)
 
-    def after(self, done: Round, sync: SyncStats, now: float) -> tuple[Round, Decision]:
-        """Judges a round and the ``sync`` after it, ``now`` seconds since the migration's start. Returns the round,
-        complete, and what to do next; the guest is throttled as it says. Raises `Unsupported`, `GuestError`."""
+    def after(self, done: Round, sync: SyncStats, now: float) -> Decision:
+        """What to do after a round and the ``sync`` of the next one, ``now`` seconds since the migration's start; the
+        guest is throttled as it says. Raises `Unsupported`, `GuestError`."""
         remaining_bytes = self.bitmap.pending.count() * self._page_size
-        throttle = self._taken()
-        done = replace(done, ended_s=now, remaining_bytes=remaining_bytes, throttled_share=throttle)
-        self.samples.append(self._sample(done, sync))
+        throttled_share = self._share(self._between_syncs)
+        self.samples.append(self._sample(done, sync, now, remaining_bytes, throttled_share))
         self._record()
         self._round_trip_s = min(self._round_trip_s, done.ack_s)
         metrics = observe(
@@ -113,7 +124,7 @@ class ConvergenceController:
             tuple(self.samples),
             remaining_bytes,
             self.switchover_overhead_s,
-            throttled_share=throttle,
+            throttled_share=throttled_share,
         )
         self._metrics = metrics
         decision = self._decide(metrics, now)
@@ -123,7 +134,7 @@ class ConvergenceController:
         self._emit(verdict)
         if decision.action is Action.THROTTLE:
             self._slow_down(decision.throttle_to, metrics)
-        return done, decision
+        return decision
 
     def _decide(self, metrics: Metrics, now: float) -> Decision:
         """What to do ``now``: go on, wait, throttle, switch over or give up. Nobody else asks the policy; the forecast
@@ -140,6 +151,10 @@ class ConvergenceController:
     def throttled(self) -> Throttled:
         """What this migration has cost the guest so far."""
         return self.vm.throttled() - self._before
+
+    def share_of_round(self) -> float:
+        """The share of the vCPUs' time that was taken since this was asked last: once at the end of each round."""
+        return self._share(self._between_rounds)
 
     def release(self) -> None:
         """The guest is slowed down no more. May be called twice."""
@@ -164,20 +179,22 @@ class ConvergenceController:
         else:
             self.vm.throttle(share)
 
-    def _taken(self) -> float:
-        """The share of the vCPUs' time that was taken since this was asked last: measured for a dirty limit, which
+    def _share(self, meter: _Meter) -> float:
+        """The share of the vCPUs' time that was taken since ``meter`` was read last: measured for a dirty limit, which
         takes only what it needs."""
-        before, self._seen = self._seen, self.vm.throttled()
+        measured = meter.read()
         if self.options.throttle_mode != "dirty-limit":
             return self._asked
-        return min((self._seen - before).share, MAX_THROTTLE) if self._slowed else 0.0
+        return min(measured, MAX_THROTTLE) if self._slowed else 0.0
 
-    def _sample(self, done: Round, sync: SyncStats) -> RoundSample:
+    def _sample(
+        self, done: Round, sync: SyncStats, now: float, remaining_bytes: int, throttled_share: float
+    ) -> RoundSample:
         # From sync to sync, so that no moment in which the guest writes lies between two rounds.
-        transfer_s = done.ended_s - self._began_s - sync.sync_s
+        transfer_s = now - self._began_s - sync.sync_s
         return RoundSample(
             number=done.number,
-            ended_s=done.ended_s,
+            ended_s=now,
             transfer_s=transfer_s,
             # A link with a limit makes up for time in which nothing is sent, so that all of it counts.
             send_s=done.send_s if self.options.max_bandwidth is None else transfer_s,
@@ -187,8 +204,8 @@ class ConvergenceController:
             sent_bytes=done.sent_bytes,
             read_bytes=(done.sent_pages + done.zero_pages) * self._page_size,
             dirty_bytes=sync.new_dirty_pages * self._page_size,
-            remaining_bytes=done.remaining_bytes,
-            throttled_share=done.throttled_share,
+            remaining_bytes=remaining_bytes,
+            throttled_share=throttled_share,
         )
 
     @staticmethod

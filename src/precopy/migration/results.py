@@ -7,68 +7,9 @@ from dataclasses import dataclass
 
 from precopy.planning import Estimate
 from precopy.planning.model.downtime import Downtime
+from precopy.planning.model.round import Round
 from precopy.planning.model.trace import RecordedOutcome
 from precopy.ports import Throttled
-
-
-@dataclass(frozen=True)
-class Round:
-    """One sync and the sending of what it found.
-
-    The first sync is that of starting to log, when every page is dirty. The last round has ``final`` set and counts
-    two syncs: the one that found that little enough is left, and the one after the guest was paused.
-
-    - ``sync_s``: x, the sum of ``log_sync_s``, ``bitmap_sync_s`` and ``log_clear_s``;
-    - ``transfer_s``: t, from the end of the sync until the destination said that all of it arrived;
-    - ``send_s``: the part of t spent sending: checksums, system calls, waiting for the peer and for the bandwidth
-      limit, and of it ``ack_s`` waiting for the word that all had arrived; ``scan_s``: looking for zero pages;
-      ``clear_s``: log_clear calls made while reading (deferred);
-    - ``dirty_pages``: pages that the sync found dirty, each counted once; ``new_dirty_pages``: those not yet pending;
-      ``found_twice_pages``: what the last round's second sync found and was to be sent already (0 in other rounds);
-    - ``pending_pages``: to be sent when the round began: all pages in the first one, then what the round before left,
-      the ``new_dirty_pages``, and the ``again_pages``, which are other pages of the batches that tore before;
-    - ``sent_pages``, ``zero_pages``: pages sent with and without content; ``left_pages``: what an early end left;
-      ``torn_batches``: batches to send again because the guest wrote while they were sent;
-    - ``sent_bytes``: all bytes given to the stream; ``bandwidth``: those a second of ``send_s``;
-    - ``dirty_rate``: bytes of pages newly dirtied, a second, between the sync before and this one;
-    - ``ended_s``: since the migration's start, when the sync after it was done (the last round: when it had arrived);
-    - ``remaining_bytes``: pages to be sent after that sync; ``throttled_share``: the share of the vCPUs' time that was
-      taken;
-    - ``dirty_map``: how many pages were to be sent in each of equal parts of the ram_addr space, when it began; empty
-      for the last round, in which the guest waits.
-    """
-
-    number: int
-    final: bool
-    sync_s: float
-    log_sync_s: float
-    bitmap_sync_s: float
-    log_clear_s: float
-    transfer_s: float
-    send_s: float
-    scan_s: float
-    clear_s: float
-    ack_s: float
-    dirty_pages: int
-    new_dirty_pages: int
-    sent_pages: int
-    zero_pages: int
-    torn_batches: int
-    sent_bytes: int
-    get_log_ioctls: int
-    clear_log_ioctls: int
-    get_log_ioctl_s: float
-    clear_log_ioctl_s: float
-    bandwidth_bytes_per_s: float
-    dirty_rate_bytes_per_s: float
-    ended_s: float = 0.0
-    remaining_bytes: int = 0
-    throttled_share: float = 0.0
-    dirty_map: tuple[int, ...] = ()
-    pending_pages: int = 0
-    again_pages: int = 0
-    left_pages: int = 0
-    found_twice_pages: int = 0
 
 
 @dataclass(frozen=True)
@@ -91,7 +32,8 @@ def finite(value: float) -> float | None:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is to be expected after ``round`` and the sync after it, ``elapsed_s`` since the migration's start.
+    """What is to be expected once ``round`` has arrived and the next one's sync is done, ``elapsed_s`` since the
+    migration's start.
 
     - ``action`` and ``reason``: what the policy said; ``downtime_limit_s``: the downtime limit that it applied;
     - ``converges``: whether the guest will be switched over within its downtime limit; None where that is uncertain;
@@ -177,10 +119,10 @@ class Migrated:
 
 @dataclass(frozen=True)
 class Attempt:
-    """A migration that did not complete, as far as it came: the ``rounds`` that were ended, and what was expected after
-    each. ``total_s`` runs from the first frame to the end; ``sent_bytes`` are those of the rounds and ``other_bytes``,
-    the latter also of a round that was not ended; ``remaining_bytes`` were still to be sent. Verification, where it is
-    what failed, is in none of them."""
+    """A migration that did not complete, as far as it came: the ``rounds`` that arrived, and what was expected after
+    each, but for the last where the next sync was not done. ``total_s`` runs from the first frame to the end;
+    ``sent_bytes`` are those of the rounds and ``other_bytes``, the latter also of a round that was not ended;
+    ``remaining_bytes`` were still to be sent. Verification, where it is what failed, is in none of them."""
 
     session: str
     guest: str

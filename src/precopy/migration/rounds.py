@@ -22,7 +22,7 @@ from precopy.dirty import MigrationBitmap, SyncStats
 from precopy.errors import PeerProtocolError, UnreportedWrites
 from precopy.migration.channel import NO_CONTENT, Channel, Content
 from precopy.migration.rate_limit import RateLimiter
-from precopy.migration.results import Round
+from precopy.planning.model.round import Round
 from precopy.ports import Clock, MemoryReader
 from precopy.wire.native import Alive, PageBatch, RoundAck, RoundEnd
 from precopy.wire.native.frames import Pages
@@ -65,7 +65,9 @@ class _Tally:
 
 
 class Rounds:
-    """Sends rounds of ``memory`` over ``channel``; ``tick`` is called between batches and may raise to stop."""
+    """Sends rounds of ``memory`` over ``channel``; ``tick`` is called between batches and may raise to stop.
+    ``started`` is when the migration began (None: now), by ``clock``; ``throttled_share`` says which share of the
+    guest's time was taken since it was asked last."""
 
     def __init__(
         self,
@@ -76,6 +78,8 @@ class Rounds:
         rate_limiter: RateLimiter,
         clock: Clock,
         tick: Callable[[], None],
+        started: float | None = None,
+        throttled_share: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self.bitmap, self.memory, self.channel = bitmap, memory, channel
         self.rate_limiter, self.clock, self.tick = rate_limiter, clock, tick
@@ -84,8 +88,9 @@ class Rounds:
         self._torn: list[PageBatch] = []
         self._again = 0
         self._before = bitmap.memory.counters
-        self._alive_at = clock.now()
-        self.synced_at = clock.now()
+        self._throttled_share = throttled_share
+        self._alive_at = self.synced_at = clock.now()
+        self._started = self.synced_at if started is None else started
         """When the last sync ended."""
         self.dirty_rate = 0.0
 
@@ -133,7 +138,14 @@ class Rounds:
             self._alive_at = now
             self.channel.send(Alive())
 
-    def send(self, sync: SyncStats, *, final: SyncStats | None = None, early_end: EarlyEnd | None = None) -> Round:
+    def send(
+        self,
+        sync: SyncStats,
+        *,
+        final: SyncStats | None = None,
+        early_end: EarlyEnd | None = None,
+        dirty_map: tuple[int, ...] = (),
+    ) -> Round:
         """Sends all that is pending and waits until it has arrived, unless ``early_end`` ends the round before: then
         what is left stays pending. ``sync`` is this round's sync, for the record; ``final`` that of the paused guest,
         after which nothing is written any more."""
@@ -199,7 +211,11 @@ class Rounds:
             clear_log_ioctl_s=did.clear_s,
             bandwidth_bytes_per_s=sent / max(tally.send_s, 1e-9),
             dirty_rate_bytes_per_s=self.dirty_rate,
+            arrived_s=end - self._started,
+            throttled_share=0.0 if final is not None else self._throttled_share(),
+            dirty_map=dirty_map,
             pending_pages=pending,
+            pending_bytes=pending * self.memory.layout.page_size,
             again_pages=again,
             left_pages=pending - pages,
             found_twice_pages=found_twice,

@@ -17,7 +17,6 @@ import math
 import threading
 import uuid
 from collections.abc import Callable
-from dataclasses import replace
 
 from precopy.dirty import DirtyMemory, MigrationBitmap, SyncStats, clear_policy
 from precopy.errors import (
@@ -36,11 +35,12 @@ from precopy.migration.controller import ConvergenceController
 from precopy.migration.options import MigrationOptions
 from precopy.migration.rate_limit import RateLimiter
 from precopy.migration.recorder import Recorder
-from precopy.migration.results import Attempt, Committing, Event, Migrated, Progress, Round
+from precopy.migration.results import Attempt, Committing, Event, Migrated, Progress
 from precopy.migration.rounds import Rounds
 from precopy.migration.verification import check_compared, send_for_comparison
 from precopy.planning import Action
 from precopy.planning.model.downtime import Downtime
+from precopy.planning.model.round import Round
 from precopy.planning.model.trace import RecordedOutcome
 from precopy.ports import ByteStream, Clock, SystemClock, TrackerChoice, VmControl
 from precopy.ports.stream import SLOWEST_BYTES_PER_S
@@ -227,7 +227,16 @@ class Source:
         )
         self._bitmap = bitmap
         rate_limiter = RateLimiter(self.options.max_bandwidth, clock)
-        rounds = Rounds(bitmap, self.vm.memory, self._channel, rate_limiter=rate_limiter, clock=clock, tick=self._tick)
+        rounds = Rounds(
+            bitmap,
+            self.vm.memory,
+            self._channel,
+            rate_limiter=rate_limiter,
+            clock=clock,
+            tick=self._tick,
+            started=start,
+            throttled_share=controller.share_of_round,
+        )
         dirty.start()
         bitmap.mark_all()
         setup_s = clock.now() - start
@@ -268,11 +277,14 @@ class Source:
         self._phase = "rounds"
         sync = rounds.sync()
         while True:
-            dirty_map = bitmap.pending.counts(_MAP_PARTS)
-            done = rounds.send(sync, early_end=controller.early_end(rounds.synced_at - self._started))
+            done = rounds.send(
+                sync,
+                early_end=controller.early_end(rounds.synced_at - self._started),
+                dirty_map=bitmap.pending.counts(_MAP_PARTS),
+            )
+            self._record(done)
             sync = rounds.sync()
-            done, decision = controller.after(done, sync, rounds.synced_at - self._started)
-            self._record(replace(done, dirty_map=dirty_map))
+            decision = controller.after(done, sync, rounds.synced_at - self._started)
             if decision.action is Action.SWITCH_OVER:
                 return sync
             if decision.action is Action.GIVE_UP:
@@ -322,7 +334,7 @@ class Source:
         self._commit()
         done = clock.now()
         with contextlib.suppress(Exception):  # the guest is gone: who is told of it cannot change that
-            self._record(replace(last, ended_s=self._elapsed()))
+            self._record(last)
         downtime = Downtime(
             pause_s=paused - began,
             final_sync_s=synced - paused,
@@ -374,7 +386,7 @@ class Source:
 
     def _progress(self, now: float) -> Progress:
         elapsed = now - self._started
-        verdict = self._controller.verdicts[-1] if self._controller and self._rounds else None
+        verdict = self._controller.verdicts[-1] if self._controller and self._controller.verdicts else None
         bandwidth = self._moved_bytes() / max(elapsed, 1e-9)
         eta = None
         if verdict is not None:

@@ -26,8 +26,8 @@ from precopy.machines.process.memory import Memory
 from precopy.memory import RamBlock
 from precopy.migration.channel import Channel
 from precopy.migration.rate_limit import RateLimiter
-from precopy.migration.results import Round
 from precopy.migration.rounds import Rounds
+from precopy.planning.model.round import Round
 from precopy.ports import ByteStream, Clock
 from precopy.replication.checkpoints import Points
 from precopy.replication.hello import hello_of

@@ -6,7 +6,8 @@ from typing import Any
 
 import msgspec
 
-from precopy.migration.results import Attempt, Migrated, Round
+from precopy.migration.results import Attempt, Migrated
+from precopy.planning.model.round import Round
 
 
 def document(kind: str, version: int, body: dict[str, Any]) -> dict[str, Any]:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from rich.console import RenderableType
 
 from precopy.migration.options import MigrationOptions
-from precopy.migration.results import Attempt, Migrated, Round
+from precopy.migration.results import Attempt, Migrated
 from precopy.planning.model.downtime import Downtime
+from precopy.planning.model.round import Round
 from precopy.ports import Throttled
 from precopy.report.console import table
 from precopy.units import format_bits, format_duration, format_rate, format_size

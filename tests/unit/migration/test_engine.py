@@ -26,8 +26,9 @@ from precopy.errors import (
 )
 from precopy.memory.layout import RamBlock
 from precopy.migration import GuestIs, MigrationOptions, Source
-from precopy.migration.results import Event, Round, Verdict
+from precopy.migration.results import Event, Verdict
 from precopy.migration.rounds import Rounds
+from precopy.planning.model.round import Round
 from precopy.wire.native import Abort, Commit, DeviceState, Frame, Pages, Running
 from precopy.wire.native.frames import Compare
 from support.frames import NUMBERS, SAMPLES, raw_frame

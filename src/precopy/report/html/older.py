@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 _OF_A_ROUND = {"throttle": "throttled_share"}
@@ -22,7 +23,7 @@ def as_today(value: Any, levels: int = _LEVELS) -> Any:
         return {name: as_today(field, levels - 1) for name, field in value.items()}
     return {
         **value,
-        "rounds": _each(value["rounds"], _OF_A_ROUND),
+        "rounds": _with_pending(_each(value["rounds"], _OF_A_ROUND)),
         **({"verdicts": _each(value["verdicts"], _OF_A_VERDICT)} if "verdicts" in value else {}),
         **({"throttled": _renamed(value["throttled"], _OF_THROTTLED)} if "throttled" in value else {}),
     }
@@ -30,6 +31,15 @@ def as_today(value: Any, levels: int = _LEVELS) -> Any:
 
 def _each(values: Any, names: dict[str, str]) -> Any:
     return [_renamed(value, names) for value in values] if isinstance(values, list) else values
+
+
+def _with_pending(rounds: list[Any]) -> list[Any]:
+    """A round had what remained after the sync that followed it, which is what was pending when the next one began."""
+    made = rounds[:1]
+    for before, one in pairwise(rounds):
+        known = isinstance(before, dict) and isinstance(one, dict) and "remaining_bytes" in before
+        made.append({"pending_bytes": before["remaining_bytes"], **one} if known else one)
+    return made
 
 
 def _renamed(value: Any, names: dict[str, str]) -> Any:

@@ -56,7 +56,7 @@ class Round(Struct, frozen=True):
     clear_log_ioctls: Count
     bandwidth_bytes_per_s: Number | None
     dirty_rate_bytes_per_s: Number | None
-    remaining_bytes: Number | None = None
+    pending_bytes: Number | None = None
     throttled_share: Number | None = None
     dirty_map: Cells | None = None
     send_s: Number | None = None
@@ -122,6 +122,12 @@ class Migration(Struct, frozen=True):
     throttled: Throttled | None = None
     workload: str = ""
     machine: Machine | None = None
+
+    @property
+    def remaining_bytes(self) -> tuple[Number | None, ...]:
+        """What was still to be sent after each round and the sync of the next; None where no round followed, and in
+        older files."""
+        return (*(one.pending_bytes for one in self.rounds[1:]), None)
 
     @property
     def unverified_s(self) -> float:

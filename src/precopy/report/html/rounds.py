@@ -79,14 +79,14 @@ def times_figure(done: Migration, prefix: str) -> Figure:
 
 def _rounds_table(done: Migration) -> Table:
     throttled = any(one.throttled_share for one in done.rounds)
-    remains = any(one.remaining_bytes is not None for one in done.rounds)
+    remains = any(left is not None for left in done.remaining_bytes)
     explained = all(one.pending_pages is not None for one in done.rounds)
     pages = ["dirty pages", *(["new ones", "again", "to send"] if explained else []), "pages sent", "zero pages"]
     pages += ["left"] if explained else []
     names = ["round", "sync time", "transfer time", *pages, "sent", "sending", "bandwidth", "dirty rate"]
     names += [*(["remaining"] if remains else []), *(["throttle"] if throttled else []), "get", "clear"]
     rows = []
-    for one in done.rounds:
+    for one, remaining in zip(done.rounds, done.remaining_bytes, strict=True):
         row = [round_name(one), duration(one.sync_s), duration(one.transfer_s)]
         row.append(count_text(one.dirty_pages))
         if explained:
@@ -100,7 +100,7 @@ def _rounds_table(done: Migration) -> Table:
         ]
         row += [_rate(one.dirty_rate_bytes_per_s if one.number > 1 else None)]
         if remains:
-            row.append(NONE if one.remaining_bytes is None else format_size(one.remaining_bytes))
+            row.append(NONE if remaining is None else format_size(remaining))
         if throttled:
             row.append(f"{100 * (one.throttled_share or 0):.0f} %")
         rows.append((*row, count_text(one.get_log_ioctls), count_text(one.clear_log_ioctls)))
@@ -120,10 +120,10 @@ def _rate(rate: float | None) -> str:
 
 def remaining_figure(done: Migration, prefix: str) -> Figure | None:
     """What remained after each round against what fits into the downtime limit. None in older files."""
-    rounds = [one for one in done.rounds if one.remaining_bytes is not None and not one.final]
-    if not rounds:
+    found = [(one, left) for one, left in zip(done.rounds, done.remaining_bytes, strict=True) if left is not None]
+    if not found:
         return None
-    left = [one.remaining_bytes or 0.0 for one in rounds]
+    rounds, left = [one for one, _ in found], [left for _, left in found]
     fits = [(one.bandwidth_bytes_per_s or 0.0) * done.downtime_limit_s for one in rounds]
     positive = [value for value in left + fits if value > 0]
     if not positive:

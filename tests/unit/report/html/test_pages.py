@@ -436,6 +436,10 @@ def _as_it_was(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     was = {name: _as_it_was(field) for name, field in value.items()}
+    if isinstance(was.get("rounds"), list):
+        pending = [one.pop("pending_bytes") for one in was["rounds"]]
+        for one, after in zip(was["rounds"], [*pending[1:], 0], strict=True):
+            one.update(remaining_bytes=after, ended_s=one.pop("arrived_s"))
     for now, then in (
         ("throttled_share", "throttle"),
         ("throttle_to", "throttle"),

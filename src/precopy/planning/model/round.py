@@ -1,0 +1,66 @@
+"""A round, as the engine makes it, as documents and reports show it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Round:
+    """One sync and the sending of what it found. What the next sync finds belongs to the next round.
+
+    The first sync is that of starting to log, when every page is dirty. The last round has ``final`` set and counts
+    two syncs: the one that found that little enough is left, and the one after the guest was paused.
+
+    - ``sync_s``: x of the sync that begins it, the sum of ``log_sync_s``, ``bitmap_sync_s`` and ``log_clear_s``;
+    - ``transfer_s``: t, from the end of the sync until the destination said that all of it arrived;
+    - ``send_s``: the part of t spent sending: checksums, system calls, waiting for the peer and for the bandwidth
+      limit, and of it ``ack_s`` waiting for the word that all had arrived; ``scan_s``: looking for zero pages;
+      ``clear_s``: log_clear calls made while reading (deferred);
+    - ``dirty_pages``: pages that the sync found dirty, each counted once; ``new_dirty_pages``: those not yet pending;
+      ``found_twice_pages``: what the last round's second sync found and was to be sent already (0 in other rounds);
+    - ``pending_pages``: to be sent when the round began: all pages in the first one, then what the round before left,
+      the ``new_dirty_pages``, and the ``again_pages``, which are other pages of the batches that tore before;
+      ``pending_bytes``: the same in bytes;
+    - ``sent_pages``, ``zero_pages``: pages sent with and without content; ``left_pages``: what an early end left;
+      ``torn_batches``: batches to send again because the guest wrote while they were sent;
+    - ``sent_bytes``: all bytes given to the stream; ``bandwidth``: those a second of ``send_s``;
+    - ``dirty_rate``: bytes of pages newly dirtied, a second, between the sync before and this one;
+    - ``arrived_s``: since the migration's start, when the destination said that all of it had arrived;
+    - ``throttled_share``: the share of the vCPUs' time that was taken since the round before had arrived; 0 in the last
+      one, in which the guest is paused;
+    - ``dirty_map``: how many pages were to be sent in each of equal parts of the ram_addr space, when it began; empty
+      for the last round, in which the guest waits.
+    """
+
+    number: int
+    final: bool
+    sync_s: float
+    log_sync_s: float
+    bitmap_sync_s: float
+    log_clear_s: float
+    transfer_s: float
+    send_s: float
+    scan_s: float
+    clear_s: float
+    ack_s: float
+    dirty_pages: int
+    new_dirty_pages: int
+    sent_pages: int
+    zero_pages: int
+    torn_batches: int
+    sent_bytes: int
+    get_log_ioctls: int
+    clear_log_ioctls: int
+    get_log_ioctl_s: float
+    clear_log_ioctl_s: float
+    bandwidth_bytes_per_s: float
+    dirty_rate_bytes_per_s: float
+    arrived_s: float = 0.0
+    throttled_share: float = 0.0
+    dirty_map: tuple[int, ...] = ()
+    pending_pages: int = 0
+    pending_bytes: int = 0
+    again_pages: int = 0
+    left_pages: int = 0
+    found_twice_pages: int = 0
