@@ -33,7 +33,7 @@ def document(*arguments: str) -> dict[str, Any]:
 class TestReplay:
     def test_as_it_was(self, recordings: tuple[str, str]) -> None:
         body = document("replay", recordings[0])
-        assert body["schema"] == "precopy.replay/1"
+        assert body["schema"] == "precopy.replay/2"
         assert (body["file"], body["ram_bytes"], body["note"]) == (recordings[0], RAM, "")
         was, would = body["recorded"], body["replayed"]
         assert was.keys() == would.keys()

@@ -93,6 +93,7 @@ def costs(bandwidth: float = BANDWIDTH) -> Costs:
 
 
 ZERO_SHARE = 0.25
+FIRST_SYNC_S = 3e-4
 
 
 def migrate(guest: Guest, policy: Policy = OURS, limits: Limits | None = None, bandwidth: float = BANDWIDTH) -> Outcome:
@@ -128,7 +129,7 @@ def record(guest: Guest, *, mid_round: int = 0, policy: Policy = OURS, limits: L
         at = end
     switchover_overhead_s = costs().switchover_overhead_s
     facts = RecordedFacts(
-        "none", "simulated", "scripted", "merged", 15, policy.name, limits, None, switchover_overhead_s
+        "none", "simulated", "scripted", "merged", 15, policy.name, limits, None, switchover_overhead_s, FIRST_SYNC_S
     )
     sync_s, send_s = 1e-3, outcome.downtime_s - 1e-3 - switchover_overhead_s.value
     end_of = RecordedOutcome(

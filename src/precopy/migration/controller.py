@@ -93,8 +93,9 @@ class ConvergenceController:
             self._recorder.mid_round(interval_s, self.bitmap.mid_round())
             self._next_sample_s = 2 * interval_s
 
-    def begin(self, tracker: str) -> None:
-        """The first round is about to begin. Raises `Unsupported` where the guest cannot be slowed down as wanted."""
+    def begin(self, tracker: str, first: SyncStats) -> None:
+        """The ``first`` sync is done, and nothing was sent yet. Raises `Unsupported` where the guest cannot be slowed
+        down as wanted."""
         if self.options.throttle_mode == "dirty-limit":
             self.vm.limit_dirtying(None)  # raises now, and not after some rounds
         if self._recorder is not None:
@@ -108,6 +109,7 @@ class ConvergenceController:
                 limits=self.limits,
                 max_bandwidth=self.options.max_bandwidth,
                 switchover_overhead_s=self.switchover_overhead_s,
+                first_sync_s=first.sync_s,
             )
             self._recorder.begin(self.vm.memory.layout, facts)
 

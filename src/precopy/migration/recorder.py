@@ -19,7 +19,7 @@ class Recorder(Protocol):
     """
 
     def begin(self, layout: RamLayout, facts: RecordedFacts) -> None:
-        """Before the first round."""
+        """After the first sync."""
         ...
 
     def mid_round(self, interval_s: float, dirty: Bitmap) -> None:

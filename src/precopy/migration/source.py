@@ -240,8 +240,7 @@ class Source:
         dirty.start()
         bitmap.mark_all()
         setup_s = clock.now() - start
-        controller.begin(choice.tracker)
-        sync = self._converge(bitmap, rounds, controller)
+        sync = self._converge(bitmap, rounds, controller, choice.tracker)
         downtime, verify_s, compared = self._switch_over(rounds, sync, self._patience(controller))
         return Migrated(
             session=self.session,
@@ -272,10 +271,13 @@ class Source:
         """What went to the stream for moving the guest: neither its hello nor verification."""
         return self._channel.sent_bytes - self._channel.sent_in(Hello, Compare)
 
-    def _converge(self, bitmap: MigrationBitmap, rounds: Rounds, controller: ConvergenceController) -> SyncStats:
+    def _converge(
+        self, bitmap: MigrationBitmap, rounds: Rounds, controller: ConvergenceController, tracker: str
+    ) -> SyncStats:
         """Rounds until the policy says to switch over; returns the sync before that. Raises `NotConverged`."""
         self._phase = "rounds"
         sync = rounds.sync()
+        controller.begin(tracker, sync)
         while True:
             done = rounds.send(
                 sync,

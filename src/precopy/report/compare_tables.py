@@ -10,18 +10,18 @@ from statistics import median
 from rich.console import RenderableType
 from rich.text import Text
 
-from precopy.planning import Limits, RoundSample
+from precopy.planning import Limits
 from precopy.planning.model.trace import Trace
 from precopy.planning.replay.compare import Comparison, Scores
 from precopy.report.console import table
-from precopy.report.replay_documents import Replayed, caution, time_lost_s
+from precopy.report.replay_documents import Replayed, ReplayRound, caution, replay_rounds, time_lost_s
 from precopy.units import format_duration, format_rate, format_size
 
-_ROUND_COLUMNS: tuple[tuple[str, Callable[[RoundSample], str]], ...] = (
-    ("sent", lambda one: format_size(one.sent_bytes)),
-    ("sync time", lambda one: format_duration(one.sync_s)),
-    ("transfer time", lambda one: format_duration(one.transfer_s)),
+_ROUND_COLUMNS: tuple[tuple[str, Callable[[ReplayRound], str]], ...] = (
+    ("sync time", lambda one: "-" if one.sync_s is None else format_duration(one.sync_s)),
     ("dirtied", lambda one: format_size(one.dirty_bytes)),
+    ("transfer time", lambda one: format_duration(one.transfer_s)),
+    ("sent", lambda one: format_size(one.sent_bytes)),
     ("throttle", lambda one: f"{one.throttled_share:.0%}"),
 )
 
@@ -31,10 +31,6 @@ NOT_THE_LAST = (
     "downtime and total"
 )
 
-SYNC_AT_THE_END = (
-    "the sync time of a round is that of the sync that ends it, which found what was dirtied in it; `precopy migrate` "
-    "shows that of the sync that begins it"
-)
 EXPECTED = (
     "a range of downtime in a reason is what the policy expected from the rounds that it had seen; the downtime beside "
     "it is what the recorded guest and the link then made of it"
@@ -89,10 +85,12 @@ def replay_table(trace: Trace, done: Replayed) -> list[RenderableType]:
     """A line a round: the recorded round beside the replayed one."""
     sides = [(f"{side}{name}", "r") for side in ("was: ", "") for name, _ in _ROUND_COLUMNS]
     shown = table(("round", "r"), *sides)
-    for number, pair in enumerate(zip_longest(trace.samples, done.outcome.rounds), 1):
+    first_s = trace.facts.first_sync_s
+    was, would = (replay_rounds(samples, first_s, trace.ram_bytes) for samples in (trace.samples, done.outcome.rounds))
+    for number, pair in enumerate(zip_longest(was, would), 1):
         cells = ["" if one is None else value(one) for one in pair for _, value in _ROUND_COLUMNS]
         shown.add_row(str(number), *cells)
-    return [shown, Text(SYNC_AT_THE_END)]
+    return [shown]
 
 
 def scores_table(scores: Scores) -> RenderableType:

@@ -27,6 +27,61 @@ class Replayed:
     outcome: Outcome
 
 
+@dataclass(frozen=True)
+class ReplayRound:
+    """A round of a recorded or a replayed migration: one sync and the sending after it.
+
+    - ``sync_s``: of the sync that begins it (the first one's is None where the recording does not have it), and
+      ``dirty_bytes``: what that found newly dirty, which is all memory in the first round;
+    - ``pending_bytes``: to be sent when it began; ``transfer_s``, ``send_s``, ``scan_s``, ``clear_s``, ``sent_bytes``,
+      ``read_bytes``, ``throttled_share``: of its sending.
+    """
+
+    number: int
+    sync_s: float | None
+    dirty_bytes: float
+    pending_bytes: float
+    transfer_s: float
+    send_s: float
+    scan_s: float
+    clear_s: float
+    sent_bytes: float
+    read_bytes: float
+    throttled_share: float
+
+
+def replay_rounds(
+    samples: Sequence[RoundSample], first_sync_s: float | None, ram_bytes: int
+) -> tuple[ReplayRound, ...]:
+    """The rounds of these samples, each of which is a round's sending and the sync of the next round."""
+    syncs = [(first_sync_s, float(ram_bytes), float(ram_bytes))]
+    syncs += [(one.sync_s, one.dirty_bytes, one.remaining_bytes) for one in samples]
+    return tuple(
+        ReplayRound(
+            number=one.number,
+            sync_s=sync_s,
+            dirty_bytes=dirty_bytes,
+            pending_bytes=pending_bytes,
+            transfer_s=one.transfer_s,
+            send_s=one.send_s,
+            scan_s=one.scan_s,
+            clear_s=one.clear_s,
+            sent_bytes=one.sent_bytes,
+            read_bytes=one.read_bytes,
+            throttled_share=one.throttled_share,
+        )
+        for one, (sync_s, dirty_bytes, pending_bytes) in zip(samples, syncs, strict=False)
+    )
+
+
+def _course(samples: Sequence[RoundSample], trace: Trace) -> dict[str, Any]:
+    """The rounds, and the sync after them, after which it was decided to switch over or to give up."""
+    last = samples[-1] if samples else None
+    sync = last and {"sync_s": last.sync_s, "dirty_bytes": last.dirty_bytes, "pending_bytes": last.remaining_bytes}
+    rounds = replay_rounds(samples, trace.facts.first_sync_s, trace.ram_bytes)
+    return {"rounds": [msgspec.to_builtins(one) for one in rounds], "last_sync": sync}
+
+
 def caution(done: Replayed) -> str:
     """Why the replay may be far off, where it may be."""
     sent_s = sum(one.send_s for one in done.trace.samples)
@@ -45,7 +100,7 @@ def time_lost_s(rounds: Sequence[RoundSample], downtime_s: float) -> float:
 
 
 def replay_body(file: str, trace: Trace, done: Replayed) -> dict[str, Any]:
-    """Body of ``precopy.replay/1``: the terms and the course of both, ``recorded`` and ``replayed``."""
+    """Body of ``precopy.replay/2``: the terms and the course of both, ``recorded`` and ``replayed``."""
     return {
         "file": file,
         "machine": trace.facts.machine,
@@ -73,7 +128,7 @@ def _recorded(trace: Trace) -> dict[str, Any]:
         "sent_bytes": sum(one.sent_bytes for one in trace.samples) if end is None else end.sent_bytes,
         "guest_time_lost_s": time_lost_s(trace.samples, 0.0 if end is None else end.downtime_s),
         "reason": "" if end is None else end.error,
-        "rounds": [msgspec.to_builtins(one) for one in trace.samples],
+        **_course(trace.samples, trace),
     }
 
 
@@ -90,7 +145,7 @@ def _replayed(done: Replayed) -> dict[str, Any]:
         "sent_bytes": outcome.sent_bytes,
         "guest_time_lost_s": outcome.guest_time_lost_s,
         "reason": outcome.decision.reason,
-        "rounds": [msgspec.to_builtins(one) for one in outcome.rounds],
+        **_course(outcome.rounds, done.trace),
     }
 
 

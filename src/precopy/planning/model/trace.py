@@ -17,12 +17,13 @@ NO_CALLS = LogCounters()
 
 @dataclass(frozen=True)
 class RecordedFacts:
-    """What is known of a migration before its first round.
+    """What is known of a migration once its first sync is done.
 
     - ``machine``, ``guest``: what runs the guest, and its kind; ``tracker``: what tells of its writes;
     - ``clear``, ``clear_chunk_shift``: the clear policy; ``policy``, ``limits``: how it is decided when to switch over;
     - ``max_bandwidth``: bytes a second at most, None for no limit;
-    - ``switchover_overhead_s``: what a downtime is expected to have besides its last sync and sending.
+    - ``switchover_overhead_s``: what a downtime is expected to have besides its last sync and sending;
+    - ``first_sync_s``: what the first sync took; None in recordings of version 1.
     """
 
     machine: str
@@ -34,6 +35,7 @@ class RecordedFacts:
     limits: Limits
     max_bandwidth: int | None
     switchover_overhead_s: Estimate
+    first_sync_s: float | None = None
 
 
 @dataclass(frozen=True)
