@@ -273,12 +273,13 @@ class TestRefusals:
 
     def test_address_in_use(self, two: Two) -> None:
         bench = two.bench
+        there = "; another program listens there: use another path, or end that program"
         said = bench.run("run", *RAM, "--control", bench.path("from")).sentence(2)
-        assert said == f"cannot listen at {bench.path('from')}: Address already in use"
+        assert said == f"cannot listen at {bench.path('from')}: Address already in use{there}"
         said = bench.run("receive", bench.path("wire"), *RAM, "--control", bench.path("other")).sentence(2)
-        assert said == f"cannot listen at {bench.path('wire')}: Address already in use"
+        assert said == f"cannot listen at {bench.path('wire')}: Address already in use{there}"
         said = bench.run("receive", bench.path("other"), *RAM, "--control", bench.path("from")).sentence(2)
-        assert said == f"cannot listen at {bench.path('from')}: Address already in use"
+        assert said == f"cannot listen at {bench.path('from')}: Address already in use{there}"
         two.guest_is_at_the_source()
         two.quit("to", two.destination)
 
@@ -289,7 +290,8 @@ class TestRefusals:
 
     def test_directory_that_does_not_exist(self, bench: Bench) -> None:
         said = bench.run("run", *RAM, "--control", bench.path("no/where")).sentence(2)
-        assert said.endswith("No such file or directory")
+        gone = bench.directory / "no"
+        assert said.endswith(f"No such file or directory; {gone} is not there: use a path in a directory that is there")
 
     def test_nobody_there(self, bench: Bench) -> None:
         error = bench.run("status", bench.path("nobody"), "--json").error_document(5)
