@@ -20,7 +20,7 @@ from precopy.planning.replay.replay import Replayer
 from precopy.planning.replay.timeline import Timeline
 from precopy.recording.files import read_recording
 from precopy.units import PAGE_SIZE
-from support.traces import write
+from support.traces import whole, write
 
 seconds = st.floats(0, 1e6)
 some_seconds = st.floats(1e-4, 100)
@@ -58,7 +58,7 @@ def outcomes(draw: st.DrawFn) -> RecordedOutcome:
 def traces(draw: st.DrawFn) -> Trace:
     layout = draw(layouts)
     end = layout.end_page
-    rounds, at = [], 0.0
+    rounds, at, terms = [], 0.0, draw(facts)
     for number in range(1, draw(st.integers(1, 5)) + 1):
         pages = draw(st.lists(st.sampled_from(layout.runs.indexes().tolist()), max_size=40))
         transfer_s, sync_s = draw(some_seconds), draw(some_seconds)
@@ -73,10 +73,11 @@ def traces(draw: st.DrawFn) -> Trace:
             number, at, transfer_s, *(part * transfer_s / 3 for part in numbers), sync_s, draw(sizes), draw(sizes),
             draw(sizes), draw(sizes), draw(st.floats(0, 0.99)),
         )  # fmt: skip
+        sample = whole(sample, limited=terms.max_bandwidth is not None)
         rounds.append(TraceRound(sample, Bitmap.from_indexes(end, pages), mid_round, draw(counters)))
     outcome = draw(st.none() | outcomes())
     note = "the recording ends before the migration did" if outcome is None else ""
-    return Trace(layout, draw(facts), tuple(rounds), outcome, note)
+    return Trace(layout, terms, tuple(rounds), outcome, note)
 
 
 @given(trace=traces())

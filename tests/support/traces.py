@@ -15,6 +15,7 @@ from precopy.memory.layout import RamLayout
 from precopy.planning import OURS, Costs, Estimate, Limits, Metrics, Outcome, Policy, RoundSample, simulate
 from precopy.planning.estimation.estimators import observe
 from precopy.planning.model.downtime import Downtime
+from precopy.planning.model.round import NextSync, Round
 from precopy.planning.model.trace import MidRoundSample, RecordedFacts, RecordedOutcome, Trace, TraceRound
 from precopy.recording.files import RecordingWriter
 from precopy.units import PAGE_SIZE
@@ -120,7 +121,7 @@ def record(guest: Guest, *, mid_round: int = 0, policy: Policy = OURS, limits: L
     limits = limits or Limits(downtime_limit_s=0.1)
     outcome = migrate(guest, policy, limits)
     rounds, at = [], 0.0
-    for sample in outcome.rounds:
+    for sample in map(whole, outcome.rounds):
         speed = 1 - sample.throttled_share
         marks = [sample.interval_s * (number + 1) / (mid_round + 1) for number in range(mid_round)]
         seen = tuple(MidRoundSample(mark, guest.written(at, at + mark * speed)) for mark in marks)
@@ -140,6 +141,29 @@ def record(guest: Guest, *, mid_round: int = 0, policy: Policy = OURS, limits: L
     return Trace(LAYOUT, facts, tuple(rounds), end_of)
 
 
+def as_made(sample: RoundSample, sync_s: float = FIRST_SYNC_S) -> tuple[Round, NextSync]:
+    """A round and the sync after it that are seen as ``sample``: whole pages of it, and whole bytes. ``sync_s`` is of
+    the sync that begins the round."""
+    pages = round(sample.read_bytes / PAGE_SIZE)
+    done = Round(
+        number=sample.number, final=False, sync_s=sync_s, log_sync_s=0.0, bitmap_sync_s=0.0, log_clear_s=0.0,
+        transfer_s=sample.transfer_s, send_s=sample.send_s, scan_s=sample.scan_s, clear_s=sample.clear_s, ack_s=0.0,
+        dirty_pages=0, new_dirty_pages=0, sent_pages=pages, zero_pages=0, torn_batches=0,
+        sent_bytes=round(sample.sent_bytes), get_log_ioctls=0, clear_log_ioctls=0, get_log_ioctl_s=0.0,
+        clear_log_ioctl_s=0.0, bandwidth_bytes_per_s=0.0, dirty_rate_bytes_per_s=0.0,
+    )  # fmt: skip
+    after = NextSync(
+        sample.ended_s, sample.transfer_s, sample.sync_s, sample.dirty_bytes, sample.remaining_bytes,
+        sample.throttled_share,
+    )  # fmt: skip
+    return done, after
+
+
+def whole(sample: RoundSample, *, limited: bool = False) -> RoundSample:
+    """``sample`` as a recording has it."""
+    return RoundSample.of(*as_made(sample), page_size=PAGE_SIZE, limited=limited)
+
+
 def write(trace: Trace, path: str | os.PathLike[str]) -> None:
     """Records it as a migration would."""
     with RecordingWriter(path) as writer:
@@ -147,6 +171,6 @@ def write(trace: Trace, path: str | os.PathLike[str]) -> None:
         for one in trace.rounds:
             for sample in one.mid_round:
                 writer.mid_round(sample.interval_s, sample.dirty)
-            writer.round(one.sample, one.dirty, one.did)
+            writer.round(*as_made(one.sample), one.dirty, one.did)
         if trace.outcome is not None:
             writer.end(trace.outcome)

@@ -14,7 +14,7 @@ from precopy.migration.results import Range, Verdict, finite
 from precopy.migration.rounds import LEAST_BATCH_PAGES, WINDOW_PAGES, EarlyEnd
 from precopy.planning import Action, Decision, Estimate, Forecast, Metrics, RoundSample, forecast
 from precopy.planning.estimation.estimators import observe
-from precopy.planning.model.round import Round
+from precopy.planning.model.round import NextSync, Round
 from precopy.planning.model.switchover import switchover_overhead
 from precopy.planning.model.trace import RecordedFacts
 from precopy.planning.policies import POLICIES
@@ -118,8 +118,17 @@ class ConvergenceController:
         guest is throttled as it says. Raises `Unsupported`, `GuestError`."""
         remaining_bytes = self.bitmap.pending.count() * self._page_size
         throttled_share = self._share(self._between_syncs)
-        self.samples.append(self._sample(done, sync, now, remaining_bytes, throttled_share))
-        self._record()
+        after = NextSync(
+            ended_s=now,
+            since_s=now - self._began_s - sync.sync_s,
+            sync_s=sync.sync_s,
+            dirty_bytes=sync.new_dirty_pages * self._page_size,
+            remaining_bytes=remaining_bytes,
+            throttled_share=throttled_share,
+        )
+        limited = self.options.max_bandwidth is not None
+        self.samples.append(RoundSample.of(done, after, page_size=self._page_size, limited=limited))
+        self._record(done, after)
         self._round_trip_s = min(self._round_trip_s, done.ack_s)
         metrics = observe(
             self.vm.memory.layout.bytes,
@@ -143,11 +152,11 @@ class ConvergenceController:
         and whoever shows the decision are given it."""
         return self.policy.decide(metrics, self.limits, now)
 
-    def _record(self) -> None:
+    def _record(self, done: Round, after: NextSync) -> None:
         self._next_sample_s = _FIRST_SAMPLE_S
         if self._recorder is not None:
             before, self._counters = self._counters, self.bitmap.memory.counters
-            self._recorder.round(self.samples[-1], self.bitmap.dirty, self._counters - before)
+            self._recorder.round(done, after, self.bitmap.dirty, self._counters - before)
 
     @property
     def throttled(self) -> Throttled:
@@ -188,27 +197,6 @@ class ConvergenceController:
         if self.options.throttle_mode != "dirty-limit":
             return self._asked
         return min(measured, MAX_THROTTLE) if self._slowed else 0.0
-
-    def _sample(
-        self, done: Round, sync: SyncStats, now: float, remaining_bytes: int, throttled_share: float
-    ) -> RoundSample:
-        # From sync to sync, so that no moment in which the guest writes lies between two rounds.
-        transfer_s = now - self._began_s - sync.sync_s
-        return RoundSample(
-            number=done.number,
-            ended_s=now,
-            transfer_s=transfer_s,
-            # A link with a limit makes up for time in which nothing is sent, so that all of it counts.
-            send_s=done.send_s if self.options.max_bandwidth is None else transfer_s,
-            scan_s=done.scan_s,
-            clear_s=done.clear_s,
-            sync_s=sync.sync_s,
-            sent_bytes=done.sent_bytes,
-            read_bytes=(done.sent_pages + done.zero_pages) * self._page_size,
-            dirty_bytes=sync.new_dirty_pages * self._page_size,
-            remaining_bytes=remaining_bytes,
-            throttled_share=throttled_share,
-        )
 
     @staticmethod
     def _verdict(metrics: Metrics, ahead: Forecast, now: float) -> Verdict:

@@ -7,7 +7,7 @@ from typing import Protocol
 from precopy.bitmap import Bitmap
 from precopy.dirty import LogCounters
 from precopy.memory.layout import RamLayout
-from precopy.planning import RoundSample
+from precopy.planning.model.round import NextSync, Round
 from precopy.planning.model.trace import NO_CALLS, RecordedFacts, RecordedOutcome
 
 
@@ -26,9 +26,9 @@ class Recorder(Protocol):
         """A mid-round sample of the dirty log: all pages found dirty until ``interval_s`` after the last sync."""
         ...
 
-    def round(self, sample: RoundSample, dirty: Bitmap, did: LogCounters = NO_CALLS) -> None:
-        """After the sync that follows a round: ``dirty`` is all that this sync harvested, pending before or not;
-        ``did`` is what the dirty log did from the sync before until now (without it, a clear's cost is taken from
+    def round(self, done: Round, after: NextSync, dirty: Bitmap, did: LogCounters = NO_CALLS) -> None:
+        """After the sync that follows the round ``done``: ``dirty`` is all that this sync harvested, pending before or
+        not; ``did`` is what the dirty log did from the sync before until now (without it, a clear's cost is taken from
         elsewhere)."""
         ...
 

@@ -11,6 +11,7 @@ import os
 import stat
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Self
 
 from precopy.abi.file_io import read_at
@@ -22,6 +23,7 @@ from precopy.memory.host import available_memory
 from precopy.memory.layout import RamLayout
 from precopy.memory.packing import compressor
 from precopy.planning import RoundSample
+from precopy.planning.model.round import NextSync, Round
 from precopy.planning.model.trace import NO_CALLS, MidRoundSample, RecordedFacts, RecordedOutcome, Trace, TraceRound
 from precopy.recording import format as form
 from precopy.recording import older
@@ -81,8 +83,9 @@ class RecordingWriter:
     def mid_round(self, interval_s: float, dirty: Bitmap) -> None:
         self._add(Kind.MID_ROUND, lambda packed: form.MidRoundRecord(interval_s, packed), dirty)
 
-    def round(self, sample: RoundSample, dirty: Bitmap, did: LogCounters = NO_CALLS) -> None:
-        self._add(Kind.ROUND, lambda packed: form.RoundRecord(sample, packed, did), dirty)
+    def round(self, done: Round, after: NextSync, dirty: Bitmap, did: LogCounters = NO_CALLS) -> None:
+        done = replace(done, dirty_map=())  # ``dirty`` says more
+        self._add(Kind.ROUND, lambda packed: form.RoundRecord(done, after, packed, did), dirty)
 
     def end(self, outcome: RecordedOutcome) -> None:
         self._add(Kind.END, lambda _: outcome)
@@ -232,15 +235,15 @@ class _Reader:
                 form.check_facts(begun.facts)
                 self._layout, self._facts = begun.layout(), begun.facts
             case Kind.MID_ROUND:
-                sample = form.decode(record, form.MidRoundRecord)
-                if sample.interval_s <= (self._mid_round[-1].interval_s if self._mid_round else 0.0):
+                seen = form.decode(record, form.MidRoundRecord)
+                if seen.interval_s <= (self._mid_round[-1].interval_s if self._mid_round else 0.0):
                     raise Wrong("it is a mid-round sample that is not after the one before")
-                self._mid_round.append(MidRoundSample(sample.interval_s, self._bitmap(words, sample.dirty)))
+                self._mid_round.append(MidRoundSample(seen.interval_s, self._bitmap(words, seen.dirty)))
             case Kind.ROUND:
-                one = older.round_record(record) if self._version == 1 else form.decode(record, form.RoundRecord)
-                form.check_sample(one.sample, self._rounds[-1].sample if self._rounds else None)
-                dirty = self._bitmap(words, one.dirty)
-                self._rounds.append(TraceRound(one.sample, dirty, tuple(self._mid_round), one.did))
+                sample, packed, did = self._round(record)
+                form.check_sample(sample, self._rounds[-1].sample if self._rounds else None)
+                dirty = self._bitmap(words, packed)
+                self._rounds.append(TraceRound(sample, dirty, tuple(self._mid_round), did))
                 self._mid_round.clear()
             case Kind.END:
                 outcome = older.outcome(record) if self._version == 1 else form.decode(record, RecordedOutcome)
@@ -250,6 +253,17 @@ class _Reader:
                 raise Wrong(f"it is of kind {kind}, which there is not")
         if words and kind in (Kind.BEGIN, Kind.END):
             raise Wrong("it has a bitmap, and blocks of its kind have none")
+
+    def _round(self, record: bytes) -> tuple[RoundSample, Packed, LogCounters]:
+        assert self._layout is not None
+        assert self._facts is not None
+        if self._version == 1:
+            return older.round_record(record)
+        found = form.decode(record, form.RoundRecord)
+        limited, page_size = self._facts.max_bandwidth is not None, self._layout.page_size
+        sample = RoundSample.of(found.round, found.after, page_size=page_size, limited=limited)
+        form.check_numbers(sample)
+        return sample, found.dirty, found.did
 
     def _bitmap(self, words: bytes, packed: Packed) -> Bitmap:
         assert self._layout is not None

@@ -35,6 +35,7 @@ from precopy.memory.layout import RamBlock, RamLayout, Section
 from precopy.memory.packing import Decompressor
 from precopy.names import ALL_CLEAR_POLICIES
 from precopy.planning import Estimate, RoundSample
+from precopy.planning.model.round import NextSync, Round
 from precopy.planning.model.trace import NO_CALLS, RecordedFacts, RecordedOutcome
 from precopy.units import GuestPhysicalAddress, RamPage
 
@@ -147,7 +148,10 @@ class MidRoundRecord:
 
 @dataclass(frozen=True)
 class RoundRecord:
-    sample: RoundSample
+    """A round, without its map, and the sync after it, which found ``dirty``."""
+
+    round: Round
+    after: NextSync
     dirty: Packed
     did: LogCounters = NO_CALLS
 
@@ -182,19 +186,8 @@ def decode(record: bytes, kind: type[R]) -> R:
         made = msgspec.json.decode(record, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Wrong(f"its record cannot be read: {error}") from None
-    _check_numbers(made)
+    check_numbers(made)
     return made
-
-
-def _check_numbers(record: Any) -> None:
-    for field in fields(record):
-        value = getattr(record, field.name)
-        if isinstance(value, float | int):
-            most = _MOST_SECONDS if field.name.endswith("_s") else _MOST_BYTES
-            if not 0 <= value <= most:  # false for NaN, too
-                raise Wrong(f"its {field.name} is {value}")
-        elif is_dataclass(value) and not isinstance(value, Estimate):  # estimates may be infinite: see `check_facts`
-            _check_numbers(value)
 
 
 def check_facts(facts: RecordedFacts) -> None:
@@ -206,6 +199,19 @@ def check_facts(facts: RecordedFacts) -> None:
         raise Wrong(f"no clear policy is called {facts.clear!r}, or none has chunks of 2^{shift} pages")
     if not facts.limits.max_throttle < 1 or facts.max_bandwidth == 0:
         raise Wrong("its limits cannot be meant")
+
+
+def check_numbers(record: Any) -> None:
+    """Raises `Wrong` where a number of a record, or of one in it, is negative, no number, or of a size that cannot be
+    meant."""
+    for field in fields(record):
+        value = getattr(record, field.name)
+        if isinstance(value, float | int):
+            most = _MOST_SECONDS if field.name.endswith("_s") else _MOST_BYTES
+            if not 0 <= value <= most:  # false for NaN, too
+                raise Wrong(f"its {field.name} is {value}")
+        elif is_dataclass(value) and not isinstance(value, Estimate):  # estimates may be infinite: see `check_facts`
+            check_numbers(value)
 
 
 def check_sample(sample: RoundSample, before: RoundSample | None) -> None:

@@ -14,7 +14,7 @@ from precopy.names import TimeoutPolicy
 from precopy.planning import Estimate, Limits, RoundSample
 from precopy.planning.model.downtime import Downtime
 from precopy.planning.model.trace import NO_CALLS, RecordedFacts, RecordedOutcome
-from precopy.recording.format import Beginning, BlockRecord, Packed, PageSize, RoundRecord, SectionRecord, Wrong, decode
+from precopy.recording.format import Beginning, BlockRecord, Packed, PageSize, SectionRecord, Wrong, decode
 
 
 @dataclass(frozen=True)
@@ -118,10 +118,10 @@ def outcome(record: bytes) -> RecordedOutcome:
     return decode(record, OutcomeOfVersion1).now()
 
 
-def round_record(record: bytes) -> RoundRecord:
-    """That of version 1. Raises `Wrong`."""
+def round_record(record: bytes) -> tuple[RoundSample, Packed, LogCounters]:
+    """That of version 1: a round's sending and the sync of the next one, and what that found. Raises `Wrong`."""
     old = decode(record, RoundOfVersion1)
-    return RoundRecord(old.sample.now(), old.dirty, old.did)
+    return old.sample.now(), old.dirty, old.did
 
 
 def beginning(record: bytes) -> Beginning:

@@ -22,7 +22,7 @@ from precopy.recording import files as recording
 from precopy.recording.files import RecordingWriter, read_recording
 from precopy.recording.format import HEAD, OPENING, Kind
 from precopy.units import PAGE_SIZE
-from support.traces import BANDWIDTH, LAYOUT, PAGES, hot_and_cold, record, write
+from support.traces import BANDWIDTH, LAYOUT, PAGES, as_made, hot_and_cold, record, write
 
 TRACE = record(hot_and_cold(BANDWIDTH / PAGE_SIZE, 512), mid_round=3)
 
@@ -57,7 +57,7 @@ class TestRoundTrip:
         lent = TRACE.rounds[0].dirty.copy()
         with RecordingWriter(path) as writer:
             writer.begin(LAYOUT, TRACE.facts)
-            writer.round(TRACE.samples[0], lent)
+            writer.round(*as_made(TRACE.samples[0]), lent)
             lent.clear_all()
         assert read_recording(path).rounds[0].dirty == TRACE.rounds[0].dirty
 
@@ -65,7 +65,7 @@ class TestRoundTrip:
         with RecordingWriter(path) as writer:
             writer.begin(LAYOUT, TRACE.facts)
             before = path.stat().st_size
-            writer.round(TRACE.samples[0], Bitmap(PAGES))
+            writer.round(*as_made(TRACE.samples[0]), Bitmap(PAGES))
         assert path.stat().st_size - before < 1000
         assert not read_recording(path).rounds[0].dirty.any()
 
@@ -73,7 +73,7 @@ class TestRoundTrip:
         with RecordingWriter(path) as writer:
             writer.begin(LAYOUT, TRACE.facts)
             writer.end(RecordedOutcome(False, 1.0, 2.0, error="cancelled"))
-            writer.round(TRACE.samples[0], TRACE.rounds[0].dirty)
+            writer.round(*as_made(TRACE.samples[0]), TRACE.rounds[0].dirty)
         trace = read_recording(path)
         assert (trace.rounds, trace.outcome) == ((), RecordedOutcome(False, 1.0, 2.0, error="cancelled"))
 
@@ -119,7 +119,7 @@ class TestFailures:
         with RecordingWriter(path, said.append) as writer, largest_file(3000):
             writer.begin(LAYOUT, TRACE.facts)
             for one in TRACE.rounds:
-                writer.round(one.sample, one.dirty)
+                writer.round(*as_made(one.sample), one.dirty)
             assert TRACE.outcome is not None
             writer.end(TRACE.outcome)
         (why,) = said
@@ -155,7 +155,7 @@ class TestFailures:
 
     def test_there_is_no_file_where_nothing_began(self, path: Path) -> None:
         with RecordingWriter(path) as writer:
-            writer.round(TRACE.samples[0], Bitmap(PAGES))
+            writer.round(*as_made(TRACE.samples[0]), Bitmap(PAGES))
             writer.end(RecordedOutcome(False, 0.1, 0.0, error="refused"))
         assert not path.exists()
 
@@ -168,28 +168,28 @@ class TestFailures:
     def test_a_round_that_ended_too_soon(self, path: Path) -> None:
         with RecordingWriter(path) as writer:
             writer.begin(LAYOUT, TRACE.facts)
-            writer.round(replace(TRACE.samples[0], ended_s=1e-4), Bitmap(PAGES))
+            writer.round(*as_made(replace(TRACE.samples[0], ended_s=1e-4)), Bitmap(PAGES))
         with pytest.raises(SnapshotDamaged, match="it ended before it can have been done"):
             read_recording(path)
 
     def test_rounds_that_are_missing(self, path: Path) -> None:
         with RecordingWriter(path) as writer:
             writer.begin(LAYOUT, TRACE.facts)
-            writer.round(TRACE.samples[1], Bitmap(PAGES))
+            writer.round(*as_made(TRACE.samples[1]), Bitmap(PAGES))
         with pytest.raises(SnapshotDamaged, match="it is of round 2, and 1 is the next"):
             read_recording(path)
 
     def test_numbers_that_cannot_be(self, path: Path) -> None:
         with RecordingWriter(path) as writer:
             writer.begin(LAYOUT, TRACE.facts)
-            writer.round(replace(TRACE.samples[0], sync_s=-1.0), Bitmap(PAGES))
+            writer.round(*as_made(replace(TRACE.samples[0], sync_s=-1.0)), Bitmap(PAGES))
         with pytest.raises(SnapshotDamaged, match="its sync_s is -1"):
             read_recording(path)
 
     def test_a_bitmap_of_another_layout(self, path: Path) -> None:
         with RecordingWriter(path) as writer:
             writer.begin(LAYOUT, TRACE.facts)
-            writer.round(TRACE.samples[0], Bitmap.from_indexes(2 * PAGES, np.arange(3)))
+            writer.round(*as_made(TRACE.samples[0]), Bitmap.from_indexes(2 * PAGES, np.arange(3)))
         with pytest.raises(SnapshotDamaged, match=r"its bitmap cannot be decompressed|not as long as the layout"):
             read_recording(path)
 
@@ -197,7 +197,7 @@ class TestFailures:
         layout = RamLayout.of_blocks([("one", 65 * PAGE_SIZE), ("two", PAGE_SIZE)])
         with RecordingWriter(path) as writer:
             writer.begin(layout, TRACE.facts)
-            writer.round(TRACE.samples[0], Bitmap.from_indexes(layout.end_page, [3, 66]))
+            writer.round(*as_made(TRACE.samples[0]), Bitmap.from_indexes(layout.end_page, [3, 66]))
         with pytest.raises(SnapshotDamaged, match="its bitmap has a page between RAM blocks"):
             read_recording(path)
 

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 
 from precopy.planning.model.curve import DirtyCurve
 from precopy.planning.model.estimate import Estimate
+from precopy.planning.model.round import NextSync, Round
 
 
 @dataclass(frozen=True, slots=True)
 class RoundSample:
-    """Round ``number`` (from 1) and the sync after it.
+    """What the estimators see of a round: its sending, and the sync of the next round, which found what was dirtied
+    meanwhile. A view of a `Round` and the `NextSync`: see `of`.
 
     - ``ended_s``: when that sync was done, since the migration's start;
     - ``transfer_s``: t, from the end of the sync before until all of it had arrived; of it ``send_s`` were spent
@@ -40,6 +42,26 @@ class RoundSample:
     dirty_bytes: float
     remaining_bytes: float
     throttled_share: float = 0.0
+
+    @classmethod
+    def of(cls, done: Round, sync: NextSync, *, page_size: int, limited: bool) -> RoundSample:
+        """``limited``: whether there was a bandwidth limit. It makes up for time in which nothing is sent, so that all
+        of the time counts as sending."""
+        return cls(
+            number=done.number,
+            ended_s=sync.ended_s,
+            # From sync to sync, so that no moment in which the guest writes lies between two rounds.
+            transfer_s=sync.since_s,
+            send_s=sync.since_s if limited else done.send_s,
+            scan_s=done.scan_s,
+            clear_s=done.clear_s,
+            sync_s=sync.sync_s,
+            sent_bytes=done.sent_bytes,
+            read_bytes=(done.sent_pages + done.zero_pages) * page_size,
+            dirty_bytes=sync.dirty_bytes,
+            remaining_bytes=sync.remaining_bytes,
+            throttled_share=sync.throttled_share,
+        )
 
     @property
     def interval_s(self) -> float:

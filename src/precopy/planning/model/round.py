@@ -1,4 +1,4 @@
-"""A round, as the engine makes it, as documents and reports show it."""
+"""A round, as the engine makes it, as documents and reports show it, and as recordings keep it."""
 
 from __future__ import annotations
 
@@ -64,3 +64,21 @@ class Round:
     again_pages: int = 0
     left_pages: int = 0
     found_twice_pages: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class NextSync:
+    """The sync after a round, which begins the next one or is the last before the migration ends.
+
+    - ``ended_s``: when it was done, since the migration's start; ``since_s``: from the end of the sync before until
+      this one began; ``sync_s``: x, what it took;
+    - ``dirty_bytes``: pages that it found newly dirty; ``remaining_bytes``: pages to be sent after it;
+    - ``throttled_share``: the share of the vCPUs' time that was taken since the sync before.
+    """
+
+    ended_s: float
+    since_s: float
+    sync_s: float
+    dirty_bytes: float
+    remaining_bytes: float
+    throttled_share: float
