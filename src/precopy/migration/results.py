@@ -174,7 +174,9 @@ class Committing:
 Event = Progress | Round | Verdict | Note | Committing
 """What is told of a migration while it runs."""
 
-EVENTS: dict[str, type[Event]] = {one.__name__.lower(): one for one in (Progress, Round, Verdict, Note, Committing)}
+EVENTS: dict[str, type[Event]] = {
+    event.__name__.lower(): event for event in (Progress, Round, Verdict, Note, Committing)
+}
 """The same by the name that each has on the control socket and in documents: see `event_name`."""
 
 

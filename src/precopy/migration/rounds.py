@@ -123,7 +123,7 @@ class Rounds:
     def _blame(self, torn: list[PageBatch], what: str) -> PeerProtocolError | UnreportedWrites:
         """The error for torn batches that no reported write explains: the link damaged them, unless the memory
         changed."""
-        changed = [one.content for one in torn if not one.matches(self.memory.buffers(one.content))]
+        changed = [batch.content for batch in torn if not batch.matches(self.memory.buffers(batch.content))]
         return (
             UnreportedWrites(sum(runs.pages for runs in changed), int(changed[0].starts[0]))
             if changed
@@ -262,7 +262,7 @@ class Rounds:
             raise PeerProtocolError(
                 f"round {ack.number} was acknowledged with {ack.pages} pages; round {self.number} had {pages}"
             )
-        if not all(one < other for one, other in pairwise((-1, *ack.torn, len(tally.batches)))):
+        if not all(number < other for number, other in pairwise((-1, *ack.torn, len(tally.batches)))):
             raise PeerProtocolError(f"batches were called torn that round {self.number} does not have, or twice")
         self._torn = [tally.batches[batch] for batch in ack.torn]
         if final and self._torn:

@@ -174,7 +174,7 @@ class Source:
             downtime_limit_s=options.downtime_limit_s,
             total_s=self._moved_until(),
             sent_bytes=sent,
-            other_bytes=sent - sum(one.sent_bytes for one in self._rounds),
+            other_bytes=sent - sum(done.sent_bytes for done in self._rounds),
             remaining_bytes=bitmap.pending.count() * self.vm.memory.layout.page_size,
             ram_bytes=self.vm.memory.layout.bytes,
         )

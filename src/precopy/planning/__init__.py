@@ -2,9 +2,12 @@
 
 Pure functions, without I/O and without clocks. Data flows one way::
 
-    RoundSample  ->  estimators.observe  ->  Metrics  ->  decide (or another policy)  ->  Decision
-                                               |
-                                               +------->  forecast  =  simulate(decide, CurveGuest)
+    Round, NextSync  ->  RoundSample  ->  estimators.observe  ->  Metrics  ->  decide (or another policy)  ->  Decision
+                                                                                                               |
+                                                                     Forecast  <-  forecast (simulate)  <------+
+
+The policy is asked by `precopy.migration.controller`, which hands the decision to the forecast and to whoever shows it.
+A simulation asks the policy for the rounds that it makes up.
 """
 
 from precopy.names import TimeoutPolicy

@@ -119,17 +119,18 @@ class Beginning:
 
     @classmethod
     def of(cls, layout: RamLayout, facts: RecordedFacts) -> Beginning:
-        blocks = [BlockRecord(one.name, one.first_page, one.pages) for one in layout.blocks]
+        blocks = [BlockRecord(block.name, block.first_page, block.pages) for block in layout.blocks]
         sections = [SectionRecord(layout.blocks.index(s.block), s.offset, s.pages, s.gpa) for s in layout.sections]
         return cls(facts, layout.page_size, blocks, sections)
 
     def layout(self) -> RamLayout:
         """Raises `Wrong`."""
-        blocks = tuple(RamBlock(one.name, RamPage(one.first_page), one.pages) for one in self.blocks)
+        blocks = tuple(RamBlock(block.name, RamPage(block.first_page), block.pages) for block in self.blocks)
         if any(section.block >= len(blocks) for section in self.sections):
             raise Wrong("a section is of a block that there is not")
         sections = (
-            Section(blocks[one.block], one.offset, one.pages, GuestPhysicalAddress(one.gpa)) for one in self.sections
+            Section(blocks[section.block], section.offset, section.pages, GuestPhysicalAddress(section.gpa))
+            for section in self.sections
         )
         try:
             layout = RamLayout(blocks, tuple(sections), self.page_size)
@@ -249,7 +250,7 @@ def unpack(words: bytes, packed: Packed, layout: RamLayout) -> Bitmap:
         bitmap = Bitmap(layout.end_page, out)
     except (ValueError, UsageError) as error:
         raise Wrong(f"its bitmap: {error}") from None
-    if any(bitmap.count(one.end_page, other.first_page - one.end_page) for one, other in pairwise(layout.blocks)):
+    if any(bitmap.count(block.end_page, other.first_page - block.end_page) for block, other in pairwise(layout.blocks)):
         raise Wrong("its bitmap has a page between RAM blocks")
     if bitmap.count() != packed.pages:
         raise Wrong(f"its bitmap has {bitmap.count()} pages and not {packed.pages}")

@@ -62,7 +62,9 @@ class Doubt:
 def doubt(rounds: Sequence[RoundSample]) -> Doubt:
     """The doubt after these rounds; 0 without rounds, where a plan gives the numbers."""
     sent = [
-        (one.sent_bytes / one.send_s, one.send_s) for one in recent_rounds(rounds) if one.sent_bytes > 0 < one.send_s
+        (sample.sent_bytes / sample.send_s, sample.send_s)
+        for sample in recent_rounds(rounds)
+        if sample.sent_bytes > 0 < sample.send_s
     ]
     if len(sent) < 2:
         return Doubt(1.0 if rounds else 0.0)

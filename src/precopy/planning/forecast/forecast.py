@@ -60,9 +60,9 @@ def forecast(metrics: Metrics, limits: Limits, now: float, decision: Decision, p
     likely = outcomes[0]
     rate = metrics.dirty_rate
     enough = limits.downtime_limit_s * (1 + _ROUNDING)
-    fits = [one.completed and one.downtime_s <= enough for one in outcomes]
+    fits = [outcome.completed and outcome.downtime_s <= enough for outcome in outcomes]
     unknown = doubt(metrics.rounds)
-    downtime_s = unknown.downtime(_range([one.downtime_s for one in outcomes]), ahead=not decision.ends)
+    downtime_s = unknown.downtime(_range([outcome.downtime_s for outcome in outcomes]), ahead=not decision.ends)
     # One round gives the bytes dirtied while all of memory was sent; shorter intervals are not known yet.
     unsure = len(set(fits)) > 1 or (
         not decision.ends and (len(metrics.rounds) == 1 or (fits[0] and downtime_s.high > enough))
@@ -70,9 +70,9 @@ def forecast(metrics: Metrics, limits: Limits, now: float, decision: Decision, p
     return Forecast(
         decision=decision,
         converges=None if unsure else fits[0],
-        more_rounds=_range([len(one.rounds) for one in outcomes]),
+        more_rounds=_range([len(outcome.rounds) for outcome in outcomes]),
         downtime_s=downtime_s,
-        total_s=unknown.total(_range([one.total_s for one in outcomes]), now),
+        total_s=unknown.total(_range([outcome.total_s for outcome in outcomes]), now),
         smallest_downtime_limit_s=_least(smallest_downtime(metrics), expected_downtime(metrics).total_s, downtime_s),
         bandwidth_bytes_per_s=unknown.bandwidth(metrics.costs.bandwidth),
         dirty_rate_bytes_per_s=rate,
@@ -91,7 +91,7 @@ def _range(values: list[float]) -> Estimate:
 
 
 def _least(*estimates: Estimate) -> Estimate:
-    return Estimate(*(min(getattr(one, end) for one in estimates) for end in ("value", "low", "high")))
+    return Estimate(*(min(getattr(estimate, end) for estimate in estimates) for end in ("value", "low", "high")))
 
 
 def _guests(metrics: Metrics) -> list[CurveGuest]:

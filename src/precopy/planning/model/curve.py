@@ -38,27 +38,27 @@ class DirtyCurve:
     @property
     def rate(self) -> float:
         """D: bytes dirtied a second in a very short interval."""
-        return sum(one.rate for one in self.classes)
+        return sum(part.rate for part in self.classes)
 
     @property
     def working_set(self) -> float:
         """Bytes that a very long interval dirties; infinite where nothing bounds them."""
-        return sum(one.size for one in self.classes)
+        return sum(part.size for part in self.classes)
 
     def dirty_bytes(self, interval_s: float) -> float:
         """W: bytes dirtied in an interval of ``interval_s`` seconds."""
         total = 0.0
-        for one in self.classes:
-            total += min(one.rate * interval_s, one.size)
+        for part in self.classes:
+            total += min(part.rate * interval_s, part.size)
         return total
 
     def scaled(self, factor: float) -> DirtyCurve:
         """The guest at ``factor`` times its speed: what it writes stays the same, how soon changes."""
-        return DirtyCurve(tuple(DirtyClass(one.rate * factor, one.size) for one in self.classes))
+        return DirtyCurve(tuple(DirtyClass(part.rate * factor, part.size) for part in self.classes))
 
     def times(self, factor: float) -> DirtyCurve:
         """The same guest with ``factor`` times its dirty bytes in every interval."""
-        return DirtyCurve(tuple(DirtyClass(one.rate * factor, one.size * factor) for one in self.classes))
+        return DirtyCurve(tuple(DirtyClass(part.rate * factor, part.size * factor) for part in self.classes))
 
     def fixed_point(self, seconds_per_byte: float, fixed_s: float) -> float:
         """The interval that rounds settle at, in seconds, where sending W bytes takes ``W * seconds_per_byte`` and a
@@ -71,12 +71,12 @@ class DirtyCurve:
         # W is concave, so the right side crosses the left once, from above: take classes as saturated one by one, the
         # hottest first, until the solution lies before the next one's saturation.
         saturated, rate = 0.0, self.rate
-        for one in self.classes:
+        for part in self.classes:
             slope = rate * seconds_per_byte
             if slope < 1:
                 interval = (fixed_s + saturated * seconds_per_byte) / (1 - slope)
-                if interval * one.rate <= one.size:
+                if interval * part.rate <= part.size:
                     return interval
-            saturated += one.size
-            rate -= one.rate
+            saturated += part.size
+            rate -= part.rate
         return fixed_s + saturated * seconds_per_byte

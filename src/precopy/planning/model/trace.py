@@ -94,7 +94,7 @@ class Trace:
 
     @property
     def samples(self) -> tuple[RoundSample, ...]:
-        return tuple(one.sample for one in self.rounds)
+        return tuple(entry.sample for entry in self.rounds)
 
     @property
     def switchover_overhead_s(self) -> Estimate:
