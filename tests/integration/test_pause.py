@@ -57,7 +57,7 @@ def test_paused_guest_takes_no_step_and_may_be_paused_again(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_running_guest_gives_away_no_state(kind: str) -> None:
     with Pair(kind=kind) as pair:
-        for what in (pair.source.save_state, pair.source.check, lambda: pair.source.load_state(b"")):
+        for what in (pair.source.save_state, pair.source.self_check, lambda: pair.source.load_state(b"")):
             with pytest.raises(GuestError, match="a guest that runs"):
                 what()
 

@@ -150,7 +150,7 @@ def as_made(sample: RoundSample, sync_s: float = FIRST_SYNC_S) -> tuple[Round, N
         transfer_s=sample.transfer_s, send_s=sample.send_s, scan_s=sample.scan_s, clear_s=sample.clear_s, ack_s=0.0,
         dirty_pages=0, new_dirty_pages=0, sent_pages=pages, zero_pages=0, torn_batches=0,
         sent_bytes=round(sample.sent_bytes), get_log_ioctls=0, clear_log_ioctls=0, get_log_ioctl_s=0.0,
-        clear_log_ioctl_s=0.0, bandwidth_bytes_per_s=0.0, dirty_rate_bytes_per_s=0.0,
+        clear_log_ioctl_s=0.0, bandwidth_bytes_per_s=4e9, dirty_rate_bytes_per_s=2.5e10,
     )  # fmt: skip
     after = NextSync(
         sample.ended_s, sample.transfer_s, sample.sync_s, sample.dirty_bytes, sample.remaining_bytes,

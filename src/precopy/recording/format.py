@@ -49,7 +49,8 @@ _LENGTH = struct.Struct("<I")
 MAX_RECORD = 4 << 20
 MAX_PAGES = 1 << 30
 """4 TiB of 4 KiB pages, as for snapshots. Bitmaps of it take 128 MiB."""
-_MOST_SECONDS, _MOST_BYTES = 1e7, 2.0**62
+_MOST_SECONDS, _MOST_BYTES, _MOST_RATE = 1e7, 2.0**62, 2.0**93
+"""Seconds, bytes, and bytes a second (the most bytes in a nanosecond) that can be meant."""
 _CLOCKS = 1e-3
 """Times are read one after the other: this much they may be off, as a share and in seconds."""
 
@@ -208,7 +209,8 @@ def check_numbers(record: Any) -> None:
     for field in fields(record):
         value = getattr(record, field.name)
         if isinstance(value, float | int):
-            most = _MOST_SECONDS if field.name.endswith("_s") else _MOST_BYTES
+            rate, seconds = field.name.endswith("_per_s"), field.name.endswith("_s")
+            most = _MOST_RATE if rate else _MOST_SECONDS if seconds else _MOST_BYTES
             if not 0 <= value <= most:  # false for NaN, too
                 raise Wrong(f"its {field.name} is {value}")
         elif is_dataclass(value) and not isinstance(value, Estimate):  # estimates may be infinite: see `check_facts`
