@@ -29,6 +29,7 @@ from precopy.memory import GuestMemory, RamLayout
 from precopy.memory.captures.machines import machine_layout
 from precopy.migration import Destination, MigrationOptions, Source
 from precopy.transport import SocketStream
+from precopy.wire.events import BlockClaim
 from precopy.wire.native import (
     Abort,
     Codec,
@@ -46,7 +47,6 @@ from precopy.wire.native import (
     State,
     Welcome,
 )
-from precopy.wire.native.frames import BlockClaim
 from precopy.wire.native.states import TRANSITIONS
 from support.live_guests import (
     ARRIVES,

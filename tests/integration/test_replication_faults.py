@@ -37,6 +37,7 @@ from precopy.memory import RamLayout
 from precopy.replication.hello import hello_of
 from precopy.replication.progress import Phase
 from precopy.units import PAGE_SIZE
+from precopy.wire.events import BlockClaim
 from precopy.wire.native import (
     Abort,
     Alive,
@@ -56,7 +57,6 @@ from precopy.wire.native import (
     Running,
     Welcome,
 )
-from precopy.wire.native.frames import BlockClaim
 from support.live_guests import until
 from support.patience import IN_TIME_S
 from support.replicas import MIB, WORDS, Steps, Writers, replicated, same, stepping, words

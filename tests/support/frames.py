@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import xxhash
 
 from precopy.bitmap import Runs
+from precopy.wire.events import BlockClaim
 from precopy.wire.native import (
     Abort,
     Alive,
@@ -30,7 +31,6 @@ from precopy.wire.native import (
     Running,
     Welcome,
 )
-from precopy.wire.native.frames import BlockClaim
 
 PAGE = 64
 """Bytes of content for each page of a recorded conversation: the codec does not know the page size."""

@@ -22,11 +22,12 @@ from precopy.dirty.log import LogCounters
 from precopy.errors import GuestError, PeerLost, PrecopyError, Unsupported
 from precopy.memory import GuestMemory, RamLayout
 from precopy.memory.layout import RamBlock
-from precopy.migration import Destination, Migrated, MigrationOptions, Received, Source
+from precopy.migration import Destination, Greeting, Migrated, MigrationOptions, Received, Source
 from precopy.migration.results import Event
 from precopy.ports import SelfCheck, Throttled, TrackerChoice
 from precopy.ports.stream import Buffer, IoVec
 from precopy.units import PAGE_SIZE
+from precopy.wire.format import DEFAULT_FORMAT, OpenFormat
 
 LAYOUT = RamLayout.of_blocks([("ram", 160 * PAGE_SIZE), ("flash", 37 * PAGE_SIZE), ("rom", 5 * PAGE_SIZE)])
 """Two blocks whose lengths are no multiple of 64 pages; small, so that a migration takes a few milliseconds."""
@@ -378,6 +379,7 @@ def migrate(
     prepare: Callable[[ScriptedGuest, ScriptedGuest], None] = lambda _source, _destination: None,
     tears: bool = False,
     on_event: Callable[[Source, Event], None] = lambda _source, _event: None,
+    open_format: OpenFormat = DEFAULT_FORMAT,
 ) -> Run:
     """One whole migration of a scripted guest. ``tears``: it writes a page of each batch while that is sent."""
     world, clock = World(), Clock()
@@ -391,7 +393,7 @@ def migrate(
         events.append(event)
         on_event(engine, event)
 
-    engine = Source(source, near, options, emit=emit, clock=clock)
+    engine = Source(source, near, options, emit=emit, clock=clock, open_format=open_format)
     run = Run(world, source, destination, engine, (near, far), events)
     source.resume()
     prepare(source, destination)
@@ -401,7 +403,7 @@ def migrate(
 
     def receive() -> None:
         try:
-            run.received = Destination(destination, far, clock=Clock()).run()
+            run.received = Destination(destination, far, clock=Clock(), greeting=Greeting(open_format)).run()
         except BaseException as error:
             run.destination_error = error
         finally:

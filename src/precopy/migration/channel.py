@@ -1,4 +1,4 @@
-"""Frames over a stream: the codec's bytes go out, what the peer sends comes back as frames."""
+"""Events over a stream: the format's bytes go out, what the peer sends comes back as events."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from precopy.bitmap import NO_RUNS, Runs
 from precopy.errors import PeerError, PeerLost, PeerProtocolError, PeerRefused
 from precopy.ports import ByteStream, Clock, IoVec, MemoryReader, SystemClock
 from precopy.ports.stream import SLOWEST_BYTES_PER_S
-from precopy.wire.native import Abort, Codec, Compare, Frame, PageBatch, Pages, Role, State
+from precopy.wire.events import Abort, Compare, PageBatch, Pages, WireEvent
+from precopy.wire.format import Format
 
 F = TypeVar("F")
 
@@ -40,32 +41,35 @@ NO_CONTENT = Content(NO_RUNS, [], np.empty((0, 2), np.uint64))
 
 
 class Channel:
-    """One end of the protocol over ``stream``; ``sent_bytes`` counts all that was given to the stream. ``codec``: where
-    it has received something already."""
+    """One end of the protocol over ``stream``; ``sent_bytes`` counts all that was given to the stream. ``format`` may
+    have received something already."""
 
-    def __init__(
-        self, stream: ByteStream, role: Role, clock: Clock | None = None, *, codec: Codec | None = None
-    ) -> None:
+    def __init__(self, stream: ByteStream, format: Format, clock: Clock | None = None) -> None:
         self.stream = stream
         self._clock = clock or SystemClock()
-        self.codec = codec or Codec(role)
+        self._format = format
         self.sent_bytes = 0
-        self._sent: dict[type[Frame], int] = {}
-        self._preamble = self.codec.preamble()
+        self._sent: dict[type[WireEvent], int] = {}
+        self._preamble = self._format.preamble()
 
     @property
-    def state(self) -> State:
-        return self.codec.state
+    def greeted(self) -> bool:
+        """Whether the peer has said that it speaks this format."""
+        return self._format.greeted
 
-    def sent_in(self, *kinds: type[Frame]) -> int:
-        """The bytes of these kinds of frames, contents included."""
+    def may_send(self, kind: type[WireEvent]) -> bool:
+        """Whether an event of this kind may be sent now."""
+        return self._format.may_send(kind)
+
+    def sent_in(self, *kinds: type[WireEvent]) -> int:
+        """The bytes of these kinds of events, contents included."""
         return sum(self._sent.get(kind, 0) for kind in kinds)
 
-    def _count(self, kind: type[Frame], size: int) -> None:
+    def _count(self, kind: type[WireEvent], size: int) -> None:
         self.sent_bytes += size
         self._sent[kind] = self._sent.get(kind, 0) + size
 
-    def send(self, frame: Frame) -> None:
+    def send(self, frame: WireEvent) -> None:
         """Sends a frame that has no content.
 
         Raises `PeerRefused` with the peer's reason where it gave one before it went away, otherwise `PeerLost`.
@@ -79,7 +83,7 @@ class Channel:
 
     def send_pages(self, kind: type[Pages | Compare], content: Content, zero: Runs = NO_RUNS) -> PageBatch:
         """Sends one batch straight from guest memory, and returns it. Raises as `send` does."""
-        batch = PageBatch.of(content.runs, zero, content.views)
+        batch = self._format.batch(content.runs, zero, content.views)
         head = self._encode(kind(batch))
         try:
             self.stream.send_pages(head, content.views, content.addresses)
@@ -88,17 +92,17 @@ class Channel:
         self._count(kind, len(head) + int(content.addresses[:, 1].sum()))
         return batch
 
-    def receive(self) -> Frame:
+    def receive(self) -> WireEvent:
         """The next frame, whole: it may take the stream's time-out from when it is waited for, and what its bytes take
         at the slowest. An `Abort` is raised as `PeerRefused`."""
         began, size = self._clock.now(), 0
         frame = None
         while frame is None:
-            data = bytearray(min(self.codec.wanted, _AT_ONCE))  # what a peer claims allocates nothing
+            data = bytearray(min(self._format.wanted, _AT_ONCE))  # what a peer claims allocates nothing
             size += len(data)
             due = began + self.stream.timeout + size / SLOWEST_BYTES_PER_S
             self.stream.receive_into([data], due - self._clock.now())
-            frame = self.codec.receive(data)
+            frame = self._format.receive(data)
         if isinstance(frame, Abort):
             raise PeerRefused(printable(frame.reason))
         return frame
@@ -110,17 +114,17 @@ class Channel:
             raise PeerProtocolError(f"{type(frame).__name__} came where {record.__name__} was due")
         return frame
 
-    def _encode(self, frame: Frame) -> bytes:
-        data, self._preamble = self._preamble + self.codec.send(frame), b""
+    def _encode(self, frame: WireEvent) -> bytes:
+        data, self._preamble = self._preamble + self._format.send(frame), b""
         return data
 
     def give_up(self, reason: str) -> None:
-        """Tells the peer why this side stops, as far as that still works."""
-        if self.state in (State.DONE, State.CLOSED):
+        """Tells the peer why this side stops, where that is allowed now and as far as it still works."""
+        if not self.may_send(Abort):
             return
         self.stream.limit(None)
         with contextlib.suppress(PeerError):
-            self.stream.send([self._preamble + self.codec.send(Abort(reason))])
+            self.stream.send([self._preamble + self._format.send(Abort(reason))])
 
     def _last_word(self, lost: PeerLost) -> PeerError:
         """The peer's reason for leaving, if it sent one: its last frame may still be unread."""

@@ -34,10 +34,11 @@ from precopy.errors import (
 from precopy.memory.layout import RamLayout
 from precopy.migration.channel import Channel, printable
 from precopy.ports import ByteStream, Clock, SystemClock, VmControl
-from precopy.wire.native import (
+from precopy.wire.events import (
+    MAX_DIFFERENT,
+    MAX_TORN,
     Abort,
     Alive,
-    Codec,
     Commit,
     Compare,
     DeviceState,
@@ -52,7 +53,7 @@ from precopy.wire.native import (
     Running,
     Welcome,
 )
-from precopy.wire.native.frames import MAX_DIFFERENT, MAX_TORN
+from precopy.wire.format import DEFAULT_FORMAT, OpenFormat
 
 _FEW_RUNS = 16
 """Runs below which pages are marked run by run, which then costs less than one whole-array operation."""
@@ -104,18 +105,18 @@ class Arriving:
 class Greeting:
     """Reads a source's first frame from parts of any size; ``hello`` is None until it is complete."""
 
-    def __init__(self) -> None:
-        self.codec = Codec(Role.DESTINATION)
+    def __init__(self, open_format: OpenFormat = DEFAULT_FORMAT) -> None:
+        self.format = open_format(Role.DESTINATION)
         self.hello: Hello | None = None
 
     @property
     def wanted(self) -> int:
         """Bytes to hand to `receive` at most."""
-        return self.codec.wanted
+        return self.format.wanted
 
     def receive(self, data: bytes) -> Hello | None:
         """Raises `PeerProtocolError` and `PeerRefused` where it is no source, or one that does not want to any more."""
-        match self.codec.receive(data):
+        match self.format.receive(data):
             case Hello() as hello:
                 self.hello = hello
             case Abort(reason):
@@ -124,7 +125,7 @@ class Greeting:
 
     def refuse(self, stream: ByteStream, reason: str) -> None:
         """Tells the other end why it is turned away, if that is possible."""
-        Channel(stream, Role.DESTINATION, codec=self.codec).give_up(reason)
+        Channel(stream, self.format).give_up(reason)
 
 
 class Destination:
@@ -145,7 +146,7 @@ class Destination:
         self.session: str | None = None
         self._emit = emit
         self._clock = clock or SystemClock()
-        self._channel = Channel(stream, Role.DESTINATION, self._clock, codec=self._greeting.codec)
+        self._channel = Channel(stream, self._greeting.format, self._clock)
         # Which pages have content: a zero page that never had any needs no write, and so no memory.
         self._written = np.zeros(vm.memory.layout.end_page, np.bool_)
         self._torn: list[int] = []
@@ -232,7 +233,7 @@ class Destination:
         return True
 
     def _take(self, frame: object) -> None:
-        """One frame before the commit; the codec has already held it against the state."""
+        """One frame before the commit; the format has already held it against the state."""
         if isinstance(frame, Pages | Compare | DeviceState):
             self._came_at = self._clock.now()
         match frame:

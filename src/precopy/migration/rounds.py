@@ -24,8 +24,7 @@ from precopy.migration.channel import NO_CONTENT, Channel, Content
 from precopy.migration.rate_limit import RateLimiter
 from precopy.planning.model.round import Round
 from precopy.ports import Clock, MemoryReader
-from precopy.wire.native import Alive, PageBatch, RoundAck, RoundEnd
-from precopy.wire.native.frames import Pages
+from precopy.wire.events import Alive, PageBatch, Pages, RoundAck, RoundEnd
 
 WINDOW_PAGES = 4096
 """Pages taken at a time (16 MiB): large enough for few calls, small enough that pages are re-armed just before they are

@@ -44,7 +44,7 @@ from precopy.planning.model.round import Round
 from precopy.planning.model.trace import RecordedOutcome
 from precopy.ports import ByteStream, Clock, SystemClock, TrackerChoice, VmControl
 from precopy.ports.stream import SLOWEST_BYTES_PER_S
-from precopy.wire.native import (
+from precopy.wire.events import (
     Commit,
     Compare,
     DeviceState,
@@ -57,6 +57,7 @@ from precopy.wire.native import (
     Running,
     Welcome,
 )
+from precopy.wire.format import DEFAULT_FORMAT, OpenFormat
 
 _PROGRESS_S = 0.1
 """Seconds between two progress events at least."""
@@ -91,13 +92,14 @@ class Source:
         emit: Callable[[Event], None] = lambda _: None,
         recorder: Recorder | None = None,
         clock: Clock | None = None,
+        open_format: OpenFormat = DEFAULT_FORMAT,
     ) -> None:
         self.vm, self.stream, self._recorder = vm, stream, recorder
         self.options = options or MigrationOptions()
         self.session = uuid.uuid4().hex
         self._emit = emit
         self._clock = clock or SystemClock()
-        self._channel = Channel(stream, Role.SOURCE, self._clock)
+        self._channel = Channel(stream, open_format(Role.SOURCE), self._clock)
         self._cancelled = threading.Event()
         self._commit_lock = threading.Lock()
         self.guest_is = GuestIs.HERE

@@ -8,7 +8,7 @@ from precopy.errors import PeerProtocolError, VerificationFailed
 from precopy.migration.channel import NO_CONTENT, Channel, Content, printable
 from precopy.migration.rounds import BATCH_PAGES, WINDOW_PAGES
 from precopy.ports import MemoryReader
-from precopy.wire.native import Compare, Ready
+from precopy.wire.events import Compare, Ready
 
 
 def send_for_comparison(channel: Channel, memory: MemoryReader, tick: Callable[[], None]) -> int:

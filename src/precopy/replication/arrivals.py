@@ -21,8 +21,7 @@ from precopy.errors import LayoutError, PeerProtocolError
 from precopy.memory import GuestMemory
 from precopy.ports import ByteStream
 from precopy.replication.room import Room
-from precopy.wire.native import PageBatch, Point, RoundAck, RoundEnd
-from precopy.wire.native.frames import MAX_TORN
+from precopy.wire.events import MAX_TORN, PageBatch, Point, RoundAck, RoundEnd
 
 _LONG_RUN = 16
 """Pages in a run from which on a copy of each run costs less than one scatter of all."""

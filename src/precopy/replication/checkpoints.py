@@ -24,7 +24,7 @@ from precopy.migration.rate_limit import RateLimiter
 from precopy.migration.rounds import BATCH_PAGES, Rounds
 from precopy.ports import Clock
 from precopy.replication.staging import Staging
-from precopy.wire.native import Pages, Point, PointAck
+from precopy.wire.events import Pages, Point, PointAck
 
 
 class Points:

@@ -13,8 +13,7 @@ from precopy.machines.process.memory import Memory
 from precopy.memory import RamLayout
 from precopy.replication.room import Room
 from precopy.units import PAGE_SIZE
-from precopy.wire.native import Hello
-from precopy.wire.native.frames import BlockClaim
+from precopy.wire.events import BlockClaim, Hello
 
 MACHINE = "memory of a program"
 """Stands in the field where a guest's source names its machine, so that neither side takes the other for its own

@@ -31,7 +31,8 @@ from precopy.planning.model.round import Round
 from precopy.ports import ByteStream, Clock
 from precopy.replication.checkpoints import Points
 from precopy.replication.hello import hello_of
-from precopy.wire.native import Alive, Commit, Role, Running, State, Welcome
+from precopy.wire.events import Alive, Commit, Role, RoundEnd, Running, Welcome
+from precopy.wire.format import DEFAULT_FORMAT
 
 FEW_PAGES = 2048
 """Convergence: rounds stop below this many pages (8 MiB, some milliseconds of sending)."""
@@ -59,7 +60,7 @@ class Primary:
     ) -> None:
         contents = memory.contents()
         self.session = uuid.uuid4().hex
-        self.channel = Channel(stream, Role.SOURCE, clock)
+        self.channel = Channel(stream, DEFAULT_FORMAT(Role.SOURCE), clock)
         self._memory = memory  # lives as long as this
         self._page_size = contents.layout.page_size
         self._clock = clock
@@ -87,7 +88,7 @@ class Primary:
     @property
     def in_rounds(self) -> bool:
         """Whether no point was sent yet."""
-        return self.channel.state is State.ROUND
+        return self.channel.may_send(RoundEnd)
 
     @property
     def rounds(self) -> int:
@@ -137,7 +138,7 @@ class Primary:
             if before >= 2:
                 self._clock.sleep(_SETTLE_S)
             self.points.copy()
-            if self.channel.state is State.POINT and not self.points.staging.pages:
+            if self.channel.may_send(Commit) and not self.points.staging.pages:
                 return  # nothing was written since the last point was taken
             self.points.seal()
             self.points.send()
@@ -164,13 +165,12 @@ class Primary:
 
     def alive(self) -> None:
         """Lets the standby know that somebody is there, where that is allowed now. Raises `PeerError`."""
-        if self.channel.state in (State.ROUND, State.POINT, State.INCREMENT):
+        if self.channel.may_send(Alive):
             self.channel.send(Alive())
 
     def stop(self, reason: str) -> None:
         """Tracks no more, tells the standby why (unless the memory was given away), and closes the stream."""
-        if self.channel.state is not State.COMMITTING:
-            self.channel.give_up(reason)
+        self.channel.give_up(reason)  # which sends nothing after `Commit`
         with contextlib.suppress(KernelCallError):
             self._dirty.stop()
         self.channel.stream.close()

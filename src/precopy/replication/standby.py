@@ -26,7 +26,8 @@ from precopy.replication.progress import StandbyProgress
 from precopy.replication.room import Room
 from precopy.transport import Listener, SocketStream, parse_address
 from precopy.units import check_count, check_seconds
-from precopy.wire.native import Alive, Commit, Hello, Pages, Point, PointAck, Role, RoundAck, RoundEnd, Running, Welcome
+from precopy.wire.events import Alive, Commit, Hello, Pages, Point, PointAck, Role, RoundAck, RoundEnd, Running, Welcome
+from precopy.wire.format import DEFAULT_FORMAT
 
 LOG = logging.getLogger("precopy")
 _GRACE_S = 1.0
@@ -202,7 +203,7 @@ class Standby:
                     stream = self._listener.accept(self._timeout)
                     with self._changed:
                         self._need_open()
-                        self._channel = channel = Channel(stream, Role.DESTINATION)
+                        self._channel = channel = Channel(stream, DEFAULT_FORMAT(Role.DESTINATION))
                     hello = self._greeting(channel)
             self._serve(channel, hello)
         except BaseException as error:
@@ -228,7 +229,7 @@ class Standby:
         try:
             return channel.expect(Hello)
         except PeerError as error:
-            if channel.codec.greeted:
+            if channel.greeted:
                 raise
             with self._changed:
                 self._need_open()

@@ -1,1 +1,2 @@
-"""Bytes on a stream and what they mean, without I/O. `native` is precopy's own protocol."""
+"""Bytes on a stream and what they mean, without I/O. `events` is what is said, `format` what every format can do,
+`native` precopy's own format."""

@@ -29,8 +29,8 @@ from precopy.migration import GuestIs, MigrationOptions, Source
 from precopy.migration.results import Event, Verdict
 from precopy.migration.rounds import Rounds
 from precopy.planning.model.round import Round
+from precopy.wire.events import Compare
 from precopy.wire.native import Abort, Commit, DeviceState, Frame, Pages, Running
-from precopy.wire.native.frames import Compare
 from support.frames import NUMBERS, SAMPLES, raw_frame
 from support.scripted import OPTIONS, Fault, Harm, Run, ScriptedGuest, ScriptedLog, migrate
 

@@ -12,34 +12,34 @@ types. What fails is a `PeerProtocolError`; nothing is allocated because a peer 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 import xxhash
 
+from precopy.bitmap import Runs
 from precopy.errors import LocalProtocolError, PeerProtocolError
-from precopy.wire.native.frames import (
-    MAX_BATCH_PAGES,
-    MAX_BATCH_RUNS,
+from precopy.wire.events import (
     Abort,
     Alive,
     Commit,
     Compare,
     DeviceState,
-    Frame,
     Hello,
-    PageBatch,
     Pages,
     Point,
     PointAck,
     Prepare,
     Ready,
+    Role,
     RoundAck,
     RoundEnd,
     Running,
     Welcome,
 )
-from precopy.wire.native.states import Role, State, allowed, next_state
+from precopy.wire.native.frames import MAX_BATCH_PAGES, MAX_BATCH_RUNS, Frame, PageBatch
+from precopy.wire.native.states import State, allowed, next_state
 
 MAGIC = b"PRECOPY\n"
 MAJOR, MINOR = 1, 1
@@ -90,6 +90,15 @@ class Codec:
     def preamble() -> bytes:
         """What each side sends first."""
         return _PREAMBLE.pack(MAGIC, MAJOR, MINOR, 0)
+
+    @staticmethod
+    def batch(content: Runs, zero: Runs, buffers: Iterable[memoryview]) -> PageBatch:
+        """The batch of these runs; ``buffers`` are what `content` holds, one for each run."""
+        return PageBatch.of(content, zero, buffers)
+
+    def may_send(self, kind: type[Frame]) -> bool:
+        """Whether `send` would take a frame of this kind now."""
+        return next_state(self.state, self.role, kind) is not None
 
     def send(self, frame: Frame) -> bytes:
         """The frame's bytes, header and payload. Raises `LocalProtocolError` where it is not allowed now."""
@@ -191,6 +200,8 @@ def _checksum(head: bytes, payload: bytes) -> bytes:
 
 def _encode(frame: Frame) -> bytes:
     if isinstance(frame, Pages | Compare):
+        if not isinstance(frame.batch, PageBatch):
+            raise LocalProtocolError(f"{type(frame.batch).__name__} is no batch of this format; `batch` makes those")
         return frame.batch.encode()
     if isinstance(frame, DeviceState):
         return frame.state

@@ -1,4 +1,4 @@
-"""The frames of the stream, as records. docs/protocol.md draws when each is sent and gives its bytes.
+"""The frames of the stream: one for each event. docs/protocol.md draws when each is sent and gives its bytes.
 
 Control records are msgpack maps; a batch of pages is a table of runs (see `PageBatch`), followed on the wire by the
 content of its content runs, which never passes through these records.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -16,48 +16,15 @@ import xxhash
 
 from precopy.bitmap import Runs
 from precopy.errors import PeerProtocolError
-from precopy.memory.layout import MAX_PAGES, RamLayout
+from precopy.memory.layout import MAX_PAGES
+from precopy.wire.events import WireEvent
 
 MAX_BATCH_PAGES = 4096
 MAX_BATCH_RUNS = 1000
 """Content runs of a batch are one sendmsg and one recvmsg_into: IOV_MAX (1024) bounds them, less the table."""
-MAX_TORN = 1 << 16
-MAX_DIFFERENT = 16
-_MOST_SECONDS = 1e6
 
 _BATCH_HEAD = struct.Struct("<QII")
 _RUN_BYTES = 16
-
-
-@dataclass(frozen=True)
-class BlockClaim:
-    """A RAM block as the peer describes it: its first ram_addr page and its length in pages."""
-
-    name: str
-    first_page: int
-    pages: int
-
-
-@dataclass(frozen=True)
-class Hello:
-    """The source's opening: what it is about to send. ``session`` names this migration on both sides."""
-
-    session: str
-    machine: str
-    page_size: int
-    blocks: tuple[BlockClaim, ...]
-
-    @classmethod
-    def of(cls, session: str, machine: str, layout: RamLayout) -> Hello:
-        blocks = tuple(BlockClaim(block.name, block.first_page, block.pages) for block in layout.blocks)
-        return cls(session, machine, layout.page_size, blocks)
-
-
-@dataclass(frozen=True)
-class Welcome:
-    """The destination accepts."""
-
-    session: str
 
 
 @dataclass(frozen=True)
@@ -131,134 +98,5 @@ def _digest(table: bytes, buffers: Iterable[memoryview]) -> int:
     return state.intdigest()
 
 
-@dataclass(frozen=True)
-class Pages:
-    """A batch of pages to put into memory."""
-
-    batch: PageBatch
-
-
-@dataclass(frozen=True)
-class Compare:
-    """A batch of pages to hold against memory, byte for byte, without changing it."""
-
-    batch: PageBatch
-
-
-@dataclass(frozen=True)
-class Alive:
-    """The source is busy with a long sync and has nothing to send yet."""
-
-
-@dataclass(frozen=True)
-class RoundEnd:
-    """All batches of a round were sent: how many, and their pages. ``final``: the guest is paused, none will follow."""
-
-    number: int
-    batches: int
-    pages: int
-    final: bool
-
-
-@dataclass(frozen=True)
-class RoundAck:
-    """All of a round has arrived. ``torn`` are the batches (counted from 0 in the round) whose content did not match
-    their checksum: the guest wrote while they were sent, so their pages have to come again."""
-
-    number: int
-    pages: int
-    torn: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Point:
-    """All batches since the last round or point were sent, and with them the memory is that of one moment at which
-    nobody wrote it: how many, and their pages. ``number`` counts points from 1."""
-
-    number: int
-    batches: int
-    pages: int
-
-
-@dataclass(frozen=True)
-class PointAck:
-    """All of a point has arrived, and the memory is that of the point."""
-
-    number: int
-
-
-@dataclass(frozen=True)
-class DeviceState:
-    """The vCPUs' state, opaque here."""
-
-    state: bytes
-
-
-@dataclass(frozen=True)
-class Prepare:
-    """All that belongs to the guest was sent: get it ready to run, but do not run it. ``compared`` pages were sent
-    for comparison."""
-
-    compared: int
-
-
-def _check_seconds(what: str, seconds: float) -> None:
-    """Raises `ValueError`, which msgspec reports as a frame that cannot be read."""
-    if not 0 <= seconds < _MOST_SECONDS:  # false for NaN, too
-        raise ValueError(f"{what} is said to have taken {seconds} s")
-
-
-@dataclass(frozen=True)
-class Ready:
-    """The guest could run; loading its state took ``load_s`` seconds. ``different`` are ram_addr pages (the first few)
-    that did not compare equal, of ``different_pages``; ``broken`` are violations of the guest's own invariant."""
-
-    compared: int
-    load_s: float = 0.0
-    different: tuple[int, ...] = ()
-    different_pages: int = 0
-    broken: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        _check_seconds("loading the state", self.load_s)
-
-
-@dataclass(frozen=True)
-class Commit:
-    """The source gives the guest away: from here on it never resumes it by itself."""
-
-
-@dataclass(frozen=True)
-class Running:
-    """The guest runs at the destination, ``resume_s`` seconds after the commit arrived."""
-
-    resume_s: float
-
-    def __post_init__(self) -> None:
-        _check_seconds("resuming", self.resume_s)
-
-
-@dataclass(frozen=True)
-class Abort:
-    """The sender gives up, and why. After a commit it says that the destination did not and will not run the guest."""
-
-    reason: str = field(default="")
-
-
-Frame = (
-    Hello
-    | Welcome
-    | Pages
-    | RoundEnd
-    | RoundAck
-    | DeviceState
-    | Compare
-    | Prepare
-    | Ready
-    | Commit
-    | Running
-    | Abort
-    | Alive
-    | Point
-    | PointAck
-)
+Frame = WireEvent
+"""Each event is one frame here."""

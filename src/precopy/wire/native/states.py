@@ -17,35 +17,25 @@ from __future__ import annotations
 
 import enum
 
-from precopy.wire.native.frames import (
+from precopy.wire.events import (
     Abort,
     Alive,
     Commit,
     Compare,
     DeviceState,
-    Frame,
     Hello,
     Pages,
     Point,
     PointAck,
     Prepare,
     Ready,
+    Role,
     RoundAck,
     RoundEnd,
     Running,
     Welcome,
 )
-
-
-class Role(enum.Enum):
-    """The two ends of a migration."""
-
-    SOURCE = "source"
-    DESTINATION = "destination"
-
-    @property
-    def other(self) -> Role:
-        return Role.DESTINATION if self is Role.SOURCE else Role.SOURCE
+from precopy.wire.native.frames import Frame
 
 
 class State(enum.Enum):

@@ -17,6 +17,7 @@ from precopy.bitmap import Runs
 from precopy.errors import LocalProtocolError, PeerProtocolError
 from precopy.memory import RamLayout
 from precopy.memory.layout import MAX_PAGES
+from precopy.wire.events import MAX_TORN
 from precopy.wire.native import (
     Abort,
     Codec,
@@ -36,7 +37,7 @@ from precopy.wire.native import (
     State,
     Welcome,
 )
-from precopy.wire.native.frames import MAX_BATCH_PAGES, MAX_BATCH_RUNS, MAX_TORN
+from precopy.wire.native.frames import MAX_BATCH_PAGES, MAX_BATCH_RUNS
 from precopy.wire.native.states import TRANSITIONS
 from support.frames import (
     CONVERSATIONS,
