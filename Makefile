@@ -3,19 +3,19 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 STAMP := $(VENV)/.ready
-FAST := $(BIN)/pytest -m "not real" --numprocesses auto --dist worksteal
+SIDE_BY_SIDE := $(BIN)/pytest --numprocesses auto --dist worksteal
 
 .PHONY: demo test test-fast check lint bench clean setup
 
 demo: $(STAMP)  ## live-migrate a running guest between two processes, once for each clear policy
 	$(BIN)/precopy demo
 
-test: $(STAMP)  ## all tests: test-fast, then those with a guest, a process or a figure, one at a time
-	status=0; $(FAST) || status=$$?; [ $$status -le 1 ] || exit $$status; \
-	$(BIN)/pytest -m real || status=$$?; exit $$status
+test: $(STAMP)  ## all tests: side by side on all cores, then those with a guest or a figure, one at a time
+	status=0; $(SIDE_BY_SIDE) -m "not alone" || status=$$?; [ $$status -le 1 ] || exit $$status; \
+	$(BIN)/pytest -m alone || status=$$?; exit $$status
 
 test-fast: $(STAMP)  ## tests that need nothing real, side by side on all cores
-	$(FAST)
+	$(SIDE_BY_SIDE) -m "not real"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,5 +1,6 @@
 """What a test needs of the machine: skipped with its reason where it is missing, a failure where PRECOPY_REQUIRE
-(a comma-separated list such as ``kvm,pagemap``) says that this machine has it. Which tests are real: `is_real`.
+(a comma-separated list such as ``kvm,pagemap``) says that this machine has it. Which tests are real: `is_real`; which
+run alone: `is_alone`.
 
 PRECOPY_EXAMPLES is the number of examples of each property test, for a longer run than the default's."""
 
@@ -111,9 +112,19 @@ def _kind(item: pytest.Item) -> str:
 
 
 def is_real(item: pytest.Item) -> bool:
-    """Whether ``item`` has a guest, a process or a figure: these run one at a time, so that none takes the other's
-    time. All others may run side by side."""
+    """Whether ``item`` has a guest, a process or a figure."""
     return _kind(item) not in _PURE or item.get_closest_marker("needs") is not None
+
+
+_GUESTS = {"kvm", "qemu", "unicorn"}
+"""What a test with a guest needs."""
+
+
+def is_alone(item: pytest.Item) -> bool:
+    """Whether ``item`` has a guest or a figure: these run one at a time, so that none takes the other's time. All
+    others may run side by side, also those of processes that track, copy or store their own memory."""
+    needed = {feature for marker in item.iter_markers("needs") for feature in marker.args}
+    return _kind(item) == "bench" or bool(needed & _GUESTS)
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m takes its choice
@@ -124,5 +135,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             raise pytest.UsageError(f"{item.nodeid} has an address in its name, which each process has another of")
         if is_real(item):
             item.add_marker("real")
+        if is_alone(item):
+            item.add_marker("alone")
     order = (*_PURE, "bench", "integration")
     items.sort(key=lambda item: order.index(_kind(item)) if _kind(item) in order else len(order))
