@@ -12,7 +12,6 @@ and brings nothing of the guest is given up after `Destination._patience`. A sta
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from precopy.errors import (
 )
 from precopy.memory.layout import RamLayout
 from precopy.migration.channel import Channel, printable
+from precopy.migration.session import check_session, reason_of
 from precopy.ports import ByteStream, Clock, SystemClock, VmControl
 from precopy.wire.events import (
     MAX_DIFFERENT,
@@ -62,7 +62,6 @@ _TIME_OUTS = 3
 _SYNC_S_PER_PAGE = 1e-3
 """Seconds for each page of memory that a source may sync without sending. The slowest way, a call for each page, takes
 20 to 50 us on an idle machine."""
-_SESSION = re.compile("[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
@@ -184,7 +183,7 @@ class Destination:
             return self._receive()
         except BaseException as error:
             if not self.vm.running:
-                self._channel.give_up(str(error) if isinstance(error, PrecopyError) else _reason(error))
+                self._channel.give_up(reason_of(error, "destination"))
             raise
 
     def _receive(self) -> Received:
@@ -387,8 +386,7 @@ class Destination:
 
 def _check_hello(hello: Hello, machine: str, layout: RamLayout) -> None:
     """Raises `HelloMismatch` that names the first thing that does not fit."""
-    if _SESSION.fullmatch(hello.session) is None:
-        raise HelloMismatch("the source's session is not named as sessions are")
+    check_session(hello)
     if hello.machine != machine:
         raise HelloMismatch(f"the source's guest is {hello.machine[:200]!r}, this side runs {machine!r}")
     if hello.page_size != layout.page_size:
@@ -411,9 +409,3 @@ def _check_hello(hello: Hello, machine: str, layout: RamLayout) -> None:
             )
     if theirs:
         raise HelloMismatch(f"RAM block {next(iter(theirs))[:200]!r} exists at the source and not here")
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, KeyboardInterrupt):
-        return "the destination was interrupted by its user"
-    return f"internal error at the destination: {type(error).__name__}"

@@ -15,7 +15,6 @@ import contextlib
 import enum
 import math
 import threading
-import uuid
 from collections.abc import Callable
 
 from precopy.dirty import DirtyMemory, MigrationBitmap, SyncStats, clear_policy
@@ -26,7 +25,6 @@ from precopy.errors import (
     NotConverged,
     OutcomeUnknown,
     PeerLost,
-    PeerProtocolError,
     PeerRefused,
     PrecopyError,
 )
@@ -37,6 +35,7 @@ from precopy.migration.rate_limit import RateLimiter
 from precopy.migration.recorder import Recorder
 from precopy.migration.results import Attempt, Committing, Event, Migrated, Progress
 from precopy.migration.rounds import Rounds
+from precopy.migration.session import new_session, open_session, reason_of
 from precopy.migration.verification import check_compared, send_for_comparison
 from precopy.planning import Action
 from precopy.planning.model.downtime import Downtime
@@ -55,7 +54,6 @@ from precopy.wire.events import (
     Role,
     RoundEnd,
     Running,
-    Welcome,
 )
 from precopy.wire.format import DEFAULT_FORMAT, OpenFormat
 
@@ -96,7 +94,7 @@ class Source:
     ) -> None:
         self.vm, self.stream, self._recorder = vm, stream, recorder
         self.options = options or MigrationOptions()
-        self.session = uuid.uuid4().hex
+        self.session = new_session()
         self._emit = emit
         self._clock = clock or SystemClock()
         self._channel = Channel(stream, open_format(Role.SOURCE), self._clock)
@@ -189,7 +187,7 @@ class Source:
         switchover_overhead_s = self._controller.switchover_overhead_s if self._controller else None
         total_s, sent = self._moved_until(), self._moved_bytes()
         return RecordedOutcome(
-            False, total_s, sent, error=_reason(failure), expected_switchover_overhead_s=switchover_overhead_s
+            False, total_s, sent, error=reason_of(failure), expected_switchover_overhead_s=switchover_overhead_s
         )
 
     def _keep_guest(self, ran: bool, failure: BaseException) -> None:
@@ -198,13 +196,13 @@ class Source:
             if ran and not self.vm.running:
                 self.vm.resume()  # before the peer is told, which may take as long as it may be silent
         finally:
-            self._channel.give_up(_reason(failure))
+            self._channel.give_up(reason_of(failure))
 
     def _failure(self, error: BaseException) -> BaseException:
         """What to raise for ``error``, by where the guest is. After any failure between the commit and its answer the
         outcome is unknown."""
         if self.guest_is is GuestIs.UNKNOWN:
-            return OutcomeUnknown(self.session, _reason(error))
+            return OutcomeUnknown(self.session, reason_of(error))
         if self._cancelled.is_set() and isinstance(error, PeerLost):
             return Cancelled(_WAS_CANCELLED)
         return error
@@ -217,11 +215,8 @@ class Source:
     def _migrate(self, dirty: DirtyMemory, choice: TrackerChoice) -> Migrated:
         clock, layout = self._clock, self.vm.memory.layout
         start = self._started = clock.now()
-        self._channel.send(Hello.of(self.session, self.vm.machine, layout))
-        welcome = self._channel.expect(Welcome)
+        open_session(self._channel, Hello.of(self.session, self.vm.machine, layout), "destination")
         round_trip_s = clock.now() - start
-        if welcome.session != self.session:
-            raise PeerProtocolError("the destination welcomes another session")
         policy = clear_policy(self.options.clear, layout, self.options.clear_chunk_shift)
         bitmap = MigrationBitmap(dirty, policy, clock.now)
         controller = self._controller = ConvergenceController(
@@ -409,9 +404,3 @@ class Source:
             eta_s=eta,
             verify_bytes=self._channel.sent_in(Compare),
         )
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, KeyboardInterrupt):
-        return "interrupted by the user"
-    return str(error) if isinstance(error, PrecopyError) else f"internal error: {type(error).__name__}"

@@ -11,8 +11,9 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 
-from precopy.errors import Cancelled, PrecopyError, UsageError
+from precopy.errors import Cancelled, UsageError
 from precopy.machines.process.memory import Memory
+from precopy.migration.session import reason_of
 from precopy.ports import SystemClock
 from precopy.replication.options import ReplicationOptions
 from precopy.replication.primary import Primary
@@ -47,7 +48,7 @@ class Engine:
         try:
             self.primary.greet()
         except BaseException as error:
-            self.primary.stop(_reason(error))
+            self.primary.stop(reason_of(error, "primary"))
             raise
 
     @property
@@ -164,7 +165,9 @@ class Engine:
         with self._engine:
             if not self._stopped:
                 self._stopped = True
-                self.primary.stop("the primary stopped replicating" if self.error is None else _reason(self.error))
+                self.primary.stop(
+                    "the primary stopped replicating" if self.error is None else reason_of(self.error, "primary")
+                )
 
     def _tick(self) -> None:
         """Between batches: stops where the program asked to."""
@@ -176,7 +179,3 @@ def _call(tick: weakref.WeakMethod[Callable[[], None]]) -> None:
     method = tick()
     if method is not None:
         method()
-
-
-def _reason(error: BaseException) -> str:
-    return str(error) if isinstance(error, PrecopyError) else f"internal error at the primary: {type(error).__name__}"

@@ -6,11 +6,10 @@ before anything is mapped. What is mapped takes memory only as pages come.
 
 from __future__ import annotations
 
-import re
-
 from precopy.errors import HelloMismatch
 from precopy.machines.process.memory import Memory
 from precopy.memory import RamLayout
+from precopy.migration.session import check_session
 from precopy.replication.room import Room
 from precopy.units import PAGE_SIZE
 from precopy.wire.events import BlockClaim, Hello
@@ -18,7 +17,6 @@ from precopy.wire.events import BlockClaim, Hello
 MACHINE = "memory of a program"
 """Stands in the field where a guest's source names its machine, so that neither side takes the other for its own
 kind."""
-_SESSION = re.compile("[0-9a-f]{32}")
 
 
 def hello_of(session: str, layout: RamLayout) -> Hello:
@@ -28,8 +26,7 @@ def hello_of(session: str, layout: RamLayout) -> Hello:
 
 def memory_for(hello: Hello, room: Room) -> Memory:
     """A memory of the size that ``hello`` claims, all zero. Raises `HelloMismatch` that says what does not fit."""
-    if _SESSION.fullmatch(hello.session) is None:
-        raise HelloMismatch("the source's session is not named as sessions are")
+    check_session(hello)
     if hello.machine != MACHINE:
         raise HelloMismatch(f"the source has {hello.machine[:200]!r}, this side takes {MACHINE!r}")
     if hello.page_size != PAGE_SIZE:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import uuid
 from collections.abc import Callable
 
 from precopy.bitmap import Bitmap
@@ -17,7 +16,6 @@ from precopy.dirty import DirtyMemory, LogCounters, MigrationBitmap, clear_polic
 from precopy.errors import (
     KernelCallError,
     OutcomeUnknown,
-    PeerProtocolError,
     PeerRefused,
     PrecopyError,
     UsageError,
@@ -27,11 +25,12 @@ from precopy.memory import RamBlock
 from precopy.migration.channel import Channel
 from precopy.migration.rate_limit import RateLimiter
 from precopy.migration.rounds import Rounds
+from precopy.migration.session import new_session, open_session
 from precopy.planning.model.round import Round
 from precopy.ports import ByteStream, Clock
 from precopy.replication.checkpoints import Points
 from precopy.replication.hello import hello_of
-from precopy.wire.events import Alive, Commit, Role, RoundEnd, Running, Welcome
+from precopy.wire.events import Alive, Commit, Role, RoundEnd, Running
 from precopy.wire.format import DEFAULT_FORMAT
 
 FEW_PAGES = 2048
@@ -59,7 +58,7 @@ class Primary:
         self, memory: Memory, stream: ByteStream, *, max_bandwidth: int | None, clock: Clock, tick: Callable[[], None]
     ) -> None:
         contents = memory.contents()
-        self.session = uuid.uuid4().hex
+        self.session = new_session()
         self.channel = Channel(stream, DEFAULT_FORMAT(Role.SOURCE), clock)
         self._memory = memory  # lives as long as this
         self._page_size = contents.layout.page_size
@@ -79,9 +78,7 @@ class Primary:
 
     def greet(self) -> None:
         """Agrees with the standby on the memory, and begins to track it. Raises `PeerError`, `Unsupported`."""
-        self.channel.send(hello_of(self.session, self._memory.layout))
-        if self.channel.expect(Welcome).session != self.session:
-            raise PeerProtocolError("the standby welcomes another session")
+        open_session(self.channel, hello_of(self.session, self._memory.layout), "standby")
         self._dirty.start()
         self._bitmap.mark_all()
 

@@ -20,6 +20,7 @@ from typing import Literal, NoReturn, Self, SupportsIndex
 from precopy.errors import Cancelled, PeerError, PeerLost, PeerProtocolError, PrecopyError, UsageError
 from precopy.machines.process.memory import Memory
 from precopy.migration.channel import Channel
+from precopy.migration.session import reason_of
 from precopy.replication.arrivals import Arrivals
 from precopy.replication.hello import memory_for
 from precopy.replication.progress import StandbyProgress
@@ -220,7 +221,7 @@ class Standby:
                 return
             self._error = error
             if self._channel is not None:
-                self._channel.give_up(str(error) if isinstance(error, PrecopyError) else _internal(error))
+                self._channel.give_up(reason_of(error, "standby"))
         ours = isinstance(error, PrecopyError)
         LOG.warning("the replication at %s ended: %s", self.address, error, exc_info=None if ours else error)
 
@@ -314,7 +315,3 @@ class _Stall:
                 f"{self._peer} brings no new page for {self._seconds:g} s, and {missing} pages have never come",
                 silent=True,
             )
-
-
-def _internal(error: BaseException) -> str:
-    return f"internal error at the standby: {type(error).__name__}"
