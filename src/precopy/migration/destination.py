@@ -5,9 +5,9 @@ with the guest never having run here. A failure to run it after `Commit` is answ
 it did not and will not run; so once it was told to run, no `Abort` is sent, and a `Running` that does not get through
 is no error here: the guest runs, and the source knows that it does not know.
 
-Law 5: **The peer is not trusted.** Runs are held against the layout before a byte is written, and content goes only
-where a valid run says. What the source claims allocates nothing: the memory is this side's own. A source that is alive
-and brings nothing of the guest is given up after `Destination._patience`. A state that cannot be loaded is its fault.
+Law 5: **The peer is not trusted.** Its pages are taken by `PageSink`. What the source claims allocates nothing: the
+memory is this side's own. A source that is alive and brings nothing of the guest is given up after
+`Destination._patience`. A state that cannot be loaded is its fault.
 """
 
 from __future__ import annotations
@@ -16,27 +16,20 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
-
-from precopy.bitmap import Runs
 from precopy.errors import (
     Cancelled,
-    HelloMismatch,
-    LayoutError,
     PeerError,
     PeerProtocolError,
     PeerRefused,
     PrecopyError,
     VerificationFailed,
 )
-from precopy.memory.layout import RamLayout
 from precopy.migration.channel import Channel, printable
-from precopy.migration.session import check_session, reason_of
+from precopy.migration.page_sink import PageSink, Straight
+from precopy.migration.session import check_hello, reason_of
+from precopy.migration.verification import Comparison
 from precopy.ports import ByteStream, Clock, SystemClock, VmControl
 from precopy.wire.events import (
-    MAX_DIFFERENT,
-    MAX_TORN,
     Abort,
     Alive,
     Commit,
@@ -46,17 +39,13 @@ from precopy.wire.events import (
     PageBatch,
     Pages,
     Prepare,
-    Ready,
     Role,
-    RoundAck,
     RoundEnd,
     Running,
     Welcome,
 )
 from precopy.wire.format import DEFAULT_FORMAT, OpenFormat
 
-_FEW_RUNS = 16
-"""Runs below which pages are marked run by run, which then costs less than one whole-array operation."""
 _TIME_OUTS = 3
 """The stream's time-outs that a source may take to bring something new, besides the time of its sync."""
 _SYNC_S_PER_PAGE = 1e-3
@@ -146,18 +135,11 @@ class Destination:
         self._emit = emit
         self._clock = clock or SystemClock()
         self._channel = Channel(stream, self._greeting.format, self._clock)
-        # Which pages have content: a zero page that never had any needs no write, and so no memory.
-        self._written = np.zeros(vm.memory.layout.end_page, np.bool_)
-        self._torn: list[int] = []
-        # Pages that came in a torn batch, and not again since; None before the first.
-        self._doubtful: npt.NDArray[np.bool_] | None = None
-        self._round = self._round_batches = self._round_pages = 0
-        self._bytes = self._pages = self._zero = 0
+        self._sink = PageSink(vm.memory.layout, stream, Straight(vm.memory))
+        self._comparison = Comparison(vm.memory, stream)
         self._state: bytes | None = None
-        self._compared = self._different = 0
-        self._different_pages: list[int] = []
         self._load_s = 0.0
-        self._verify_bytes, self._verify_s = 0, 0.0
+        self._verify_s = 0.0
         self._stated_at = 0.0
         self._final = False
         self._came_at = self._clock.now()
@@ -189,7 +171,7 @@ class Destination:
     def _receive(self) -> Received:
         start = self._clock.now()
         hello = self._greeting.hello or self._channel.expect(Hello)
-        _check_hello(hello, self.vm.machine, self.memory.layout)
+        check_hello(hello, self.vm.machine, self.memory.layout)
         self.session = hello.session
         self._channel.send(Welcome(hello.session))
         self._came_at = self._clock.now()
@@ -206,16 +188,16 @@ class Destination:
         answered = self._answer(Running(resume_s))
         return Received(
             session=hello.session,
-            rounds=self._round,
-            received_bytes=self._bytes,
-            received_pages=self._pages,
-            zero_pages=self._zero,
-            compared_pages=self._compared,
+            rounds=self._sink.round,
+            received_bytes=self._sink.received_bytes,
+            received_pages=self._sink.received_pages,
+            zero_pages=self._sink.zero_pages,
+            compared_pages=self._comparison.pages,
             total_s=self._clock.now() - start,
             load_state_s=self._load_s,
             resume_s=resume_s,
             answered=answered,
-            verify_bytes=self._verify_bytes,
+            verify_bytes=self._comparison.bytes,
             verify_s=self._verify_s,
         )
 
@@ -246,118 +228,38 @@ class Destination:
                 self._end_rounds()
                 self._state, self._stated_at = state, self._clock.now()
             case Compare(batch):
-                self._compare(batch)
+                self._sink.check_runs(batch)
+                self._comparison.take(batch)
             case Prepare():
                 self._prepare(frame)
             case _:
                 raise PeerProtocolError(f"{type(frame).__name__} has no place here")
 
-    def _end_rounds(self) -> None:
-        if not self._final or self._round_batches:
-            raise PeerProtocolError("the source sends the guest's state before it has ended its last round")
-
     def _take_pages(self, batch: PageBatch) -> None:
         if self._final:
             raise PeerProtocolError("the source sends pages after its last round")
-        buffers = self._buffers(batch)
-        self._channel.stream.receive_into(buffers)
-        torn = not batch.matches(buffers)
-        if torn:
-            if len(self._torn) >= MAX_TORN:
-                raise PeerProtocolError(f"more than {MAX_TORN} batches of round {self._round + 1} do not match")
-            self._torn.append(self._round_batches)
-            if self._doubtful is None:
-                self._doubtful = np.zeros(self.memory.layout.end_page, np.bool_)
-        if self._doubtful is not None:
-            self._doubtful[batch.content.indexes()] = torn
-            self._doubtful[batch.zero.indexes()] = torn
-        if len(batch.zero):
-            self._zero_out(batch.zero)
-        self._mark_written(batch.content)
-        pages = batch.content.pages
-        self._round_batches += 1
-        self._round_pages += batch.pages
-        self._pages += batch.pages
-        self._zero += batch.pages - pages
-        self._bytes += pages * self.memory.layout.page_size
-        if self._round_batches % 64 == 0:
-            self._emit(Arriving(self._round + 1, self._bytes))
-
-    def _buffers(self, batch: PageBatch) -> list[memoryview]:
-        try:
-            self.memory.layout.block_of(batch.zero)
-            return self.memory.buffers(batch.content)
-        except LayoutError as error:
-            raise PeerProtocolError(f"the source sends {error}") from error
-
-    def _mark_written(self, content: Runs) -> None:
-        if len(content) < _FEW_RUNS:
-            for start, length in content:
-                self._written[start : start + length] = True
-        else:
-            self._written[content.indexes()] = True
-
-    def _zero_out(self, zero: Runs) -> None:
-        for start, length in zero:
-            written = self._written[start : start + length]
-            if written.any():
-                self.memory.write_zero(Runs.of((start, length)))
-                written[:] = False
+        self._sink.take(batch)
+        if self._sink.batches % 64 == 0:
+            self._emit(Arriving(self._sink.round + 1, self._sink.received_bytes))
 
     def _end_round(self, end: RoundEnd) -> None:
-        if (end.number, end.batches, end.pages) != (self._round + 1, self._round_batches, self._round_pages):
-            raise PeerProtocolError(
-                f"round {end.number} claims {end.batches} batches with {end.pages} pages; round {self._round + 1} had "
-                f"{self._round_batches} with {self._round_pages}"
-            )
+        ack = self._sink.end_round(end)
         self._final = end.final
-        self._channel.send(RoundAck(end.number, end.pages, tuple(self._torn)))
-        self._emit(Arriving(end.number, self._bytes))
-        self._round, self._round_batches, self._round_pages, self._torn = end.number, 0, 0, []
+        self._channel.send(ack)
+        self._emit(Arriving(end.number, self._sink.received_bytes))
 
-    def _compare(self, batch: PageBatch) -> None:
-        """Holds what the source has against what is here, byte for byte."""
-        here = self._buffers(batch)
-        scratch = memoryview(bytearray(sum(map(len, here))))
-        sent: list[memoryview] = []
-        at = 0
-        for view in here:
-            sent.append(scratch[at : at + len(view)])
-            at += len(view)
-        self._channel.stream.receive_into(sent)
-        if not batch.matches(sent):
-            raise PeerProtocolError(
-                "the link damages data, or something writes the source's memory while its guest is paused: a batch "
-                "sent for comparison does not match its checksum"
-            )
-        for (start, _), mine, theirs in zip(batch.content, here, sent, strict=True):
-            if not np.array_equal(np.frombuffer(mine, np.uint64), np.frombuffer(theirs, np.uint64)):
-                self._differ(start, mine, theirs)
-        content, _ = self.memory.split_zero(batch.zero)
-        for start, length in content:
-            self._note(range(start, start + length))
-        self._compared += batch.pages
-        self._verify_bytes += batch.content.pages * self.memory.layout.page_size
-
-    def _differ(self, start: int, mine: memoryview, theirs: memoryview) -> None:
-        size = self.memory.layout.page_size
-        ours, sent = (np.frombuffer(view, np.uint8).reshape(-1, size) for view in (mine, theirs))
-        self._note([start + int(row) for row in np.flatnonzero((ours != sent).any(axis=1))])
-
-    def _note(self, pages: range | list[int]) -> None:
-        self._different += len(pages)
-        self._different_pages.extend(pages[: MAX_DIFFERENT - len(self._different_pages)])
+    def _end_rounds(self) -> None:
+        if not self._final or self._sink.batches:
+            raise PeerProtocolError("the source sends the guest's state before it has ended its last round")
 
     def _prepare(self, prepare: Prepare) -> None:
         if self._state is None:
             raise PeerProtocolError("the source asks to get ready and has sent no state")
-        if prepare.compared != self._compared:
-            raise PeerProtocolError(f"{prepare.compared} pages are called compared, {self._compared} came")
-        doubtful = 0 if self._doubtful is None else int(np.count_nonzero(self._doubtful))
-        if doubtful:  # the source was told of them, and has to send them again
-            raise PeerProtocolError(
-                f"{doubtful} pages of the guest came in batches that did not match, and have not come again"
-            )
+        if prepare.compared != self._comparison.pages:
+            raise PeerProtocolError(f"{prepare.compared} pages are called compared, {self._comparison.pages} came")
+        self._sink.check_whole(
+            doubtful="{} pages of the guest came in batches that did not match, and have not come again"
+        )
         began = self._clock.now()
         try:
             self.vm.load_state(self._state)
@@ -369,43 +271,7 @@ class Destination:
         if prepare.compared:
             broken = self.vm.self_check().broken
             self._verify_s = began - self._stated_at + self._clock.now() - loaded
-        self._channel.send(
-            Ready(
-                compared=self._compared,
-                load_s=self._load_s,
-                different=tuple(self._different_pages),
-                different_pages=self._different,
-                broken=broken[:MAX_DIFFERENT],
-            )
-        )
-        if self._different:
-            raise VerificationFailed(f"{self._different} of {self._compared} pages differ from the source's")
+        self._channel.send(self._comparison.answer(self._load_s, broken))
+        self._comparison.check()
         if broken:
             raise VerificationFailed(f"the guest's invariant is broken: {broken[0]}")
-
-
-def _check_hello(hello: Hello, machine: str, layout: RamLayout) -> None:
-    """Raises `HelloMismatch` that names the first thing that does not fit."""
-    check_session(hello)
-    if hello.machine != machine:
-        raise HelloMismatch(f"the source's guest is {hello.machine[:200]!r}, this side runs {machine!r}")
-    if hello.page_size != layout.page_size:
-        raise HelloMismatch(f"the source's pages have {hello.page_size} bytes, this side's {layout.page_size}")
-    theirs = {block.name: block for block in hello.blocks}
-    for block in layout.blocks:
-        claim = theirs.pop(block.name, None)
-        if claim is None:
-            raise HelloMismatch(f"RAM block {block.name!r} exists here and not at the source")
-        if claim.pages != block.pages:
-            size = layout.page_size
-            raise HelloMismatch(
-                f"RAM block {block.name!r} has {claim.pages * size} bytes at the source and {block.pages * size} here; "
-                f"start both sides with the same --ram and --layout"
-            )
-        if claim.first_page != block.first_page:
-            raise HelloMismatch(
-                f"RAM block {block.name!r} is at ram_addr page {claim.first_page} at the source and at "
-                f"{block.first_page} here"
-            )
-    if theirs:
-        raise HelloMismatch(f"RAM block {next(iter(theirs))[:200]!r} exists at the source and not here")

@@ -10,6 +10,7 @@ import re
 import uuid
 
 from precopy.errors import HelloMismatch, PeerProtocolError, PrecopyError
+from precopy.memory.layout import RamLayout
 from precopy.migration.channel import Channel
 from precopy.wire.events import Hello, Welcome
 
@@ -41,3 +42,30 @@ def reason_of(error: BaseException, side: str | None = None) -> str:
     if isinstance(error, KeyboardInterrupt):
         return "interrupted by the user" if side is None else f"the {side} was interrupted by its user"
     return f"internal error{'' if side is None else f' at the {side}'}: {type(error).__name__}"
+
+
+def check_hello(hello: Hello, machine: str, layout: RamLayout) -> None:
+    """Raises `HelloMismatch` that names the first thing that does not fit."""
+    check_session(hello)
+    if hello.machine != machine:
+        raise HelloMismatch(f"the source's guest is {hello.machine[:200]!r}, this side runs {machine!r}")
+    if hello.page_size != layout.page_size:
+        raise HelloMismatch(f"the source's pages have {hello.page_size} bytes, this side's {layout.page_size}")
+    theirs = {block.name: block for block in hello.blocks}
+    for block in layout.blocks:
+        claim = theirs.pop(block.name, None)
+        if claim is None:
+            raise HelloMismatch(f"RAM block {block.name!r} exists here and not at the source")
+        if claim.pages != block.pages:
+            size = layout.page_size
+            raise HelloMismatch(
+                f"RAM block {block.name!r} has {claim.pages * size} bytes at the source and {block.pages * size} here; "
+                f"start both sides with the same --ram and --layout"
+            )
+        if claim.first_page != block.first_page:
+            raise HelloMismatch(
+                f"RAM block {block.name!r} is at ram_addr page {claim.first_page} at the source and at "
+                f"{block.first_page} here"
+            )
+    if theirs:
+        raise HelloMismatch(f"RAM block {next(iter(theirs))[:200]!r} exists at the source and not here")
