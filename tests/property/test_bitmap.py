@@ -248,10 +248,10 @@ class TestReading:
         assert list(bitmap.windows(chunk)) == [(n * chunk, min(chunk, bitmap.size - n * chunk)) for n in expected]
 
     @given(bitmaps(), st.integers(1, 8))
-    def test_iter_runs_gives_all_pages_cut_at_chunks(self, case: tuple[Bitmap, set[int]], words: int) -> None:
+    def test_the_runs_of_its_windows_are_all_pages(self, case: tuple[Bitmap, set[int]], words: int) -> None:
         bitmap, model = case
         chunk = 64 * words
-        parts = list(bitmap.iter_runs(chunk))
+        parts = [bitmap.runs(start, count) for start, count in bitmap.windows(chunk)]
         by_chunk = [{page for page in model if page // chunk == n} for n in sorted({page // chunk for page in model})]
         assert [list(part) for part in parts] == [runs_of(pages) for pages in by_chunk]
 

@@ -19,8 +19,8 @@ from precopy.memory import GuestMemory, RamBlock, RamLayout
 from precopy.names import ALL_CLEAR_POLICIES
 from precopy.trackers.fanout import Consumer, FanOut
 from precopy.trackers.pagemap import PagemapLog
-from precopy.trackers.scripted import ScriptedLog
 from precopy.units import PAGE_SIZE
+from support.scripted_log import ScriptedLog
 
 LAYOUT = RamLayout.of_blocks([("a", 70 * PAGE_SIZE), ("b", PAGE_SIZE), ("c", 130 * PAGE_SIZE)])
 PAGES = [page for start, count in LAYOUT.runs for page in range(start, start + count)]

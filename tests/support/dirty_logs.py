@@ -18,9 +18,9 @@ from precopy.memory import GuestMemory, RamLayout, Section
 from precopy.ports import DirtyLog
 from precopy.trackers.kvm_log import KvmDirtyLog
 from precopy.trackers.kvm_ring import KvmDirtyRing
-from precopy.trackers.scripted import ScriptedLog
 from precopy.trackers.write_log import WriteLog
 from precopy.units import PAGE_SIZE, GuestPhysicalAddress
+from support.scripted_log import ScriptedLog
 
 from .patience import IN_TIME_S
 

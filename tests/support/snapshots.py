@@ -14,8 +14,8 @@ import numpy.typing as npt
 from precopy import Memory
 from precopy.bitmap import Runs
 from precopy.snapshot_store import directory as directory_module
-from precopy.trackers.scripted import ScriptedLog
 from precopy.units import PAGE_SIZE
+from support.scripted_log import ScriptedLog
 
 Content = npt.NDArray[np.uint64]
 """Shape (pages, words in a page)."""

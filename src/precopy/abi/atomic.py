@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from precopy.abi.assembler import assemble
 from precopy.errors import BitmapRangeError, Unsupported
 
 Words = npt.NDArray[np.uint64]
@@ -180,16 +181,6 @@ def _made() -> _Operations:
     words = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64)
     bits = ctypes.CFUNCTYPE(None, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_int64)
     return _Operations(page, words(exchange), words(clear), bits(setter))
-
-
-def assemble(source: str) -> bytes:
-    """Machine code of x86-64 assembly (Intel syntax, comments after ``#``)."""
-    import keystone  # noqa: PLC0415 - it takes a while, and most commands need no atomics
-
-    lines = (line.split("#")[0].strip() for line in source.splitlines())
-    assembler = keystone.Ks(keystone.KS_ARCH_X86, keystone.KS_MODE_64)
-    code, _ = assembler.asm("\n".join(line for line in lines if line), as_bytes=True)
-    return bytes(code)
 
 
 def executable(code: bytes) -> tuple[mmap.mmap, int]:

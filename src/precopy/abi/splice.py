@@ -17,9 +17,6 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-IoVec = npt.NDArray[np.uint64]
-"""Shape (buffers, 2): address and length in bytes of each, which is ``struct iovec`` on 64-bit machines."""
-
 PIPE_BYTES = (2 << 20, 1 << 20)
 """What is asked for, in this order: a whole batch, which takes CAP_SYS_RESOURCE, and the most that any process may have
 by default (/proc/sys/fs/pipe-max-size)."""
@@ -60,7 +57,7 @@ class PagePipe:
     def send(
         self,
         sock: int,
-        buffers: IoVec,
+        buffers: npt.NDArray[np.uint64],
         moved: Callable[[], None] = lambda: None,
         again: Callable[[OSError], None] = _give_up,
     ) -> None:
@@ -83,7 +80,7 @@ class PagePipe:
             if left:
                 rest = after(rest, there)
 
-    def _fill(self, buffers: IoVec) -> int:
+    def _fill(self, buffers: npt.NDArray[np.uint64]) -> int:
         """Puts as much of ``buffers`` into the empty pipe as fits, without waiting; returns the bytes."""
         while True:
             done = _vmsplice()(self._in, buffers.__array_interface__["data"][0], len(buffers), 0)
@@ -94,7 +91,7 @@ class PagePipe:
                 raise OSError(number or errno.EIO, os.strerror(number))
 
 
-def after(buffers: IoVec, done: int) -> IoVec:
+def after(buffers: npt.NDArray[np.uint64], done: int) -> npt.NDArray[np.uint64]:
     """What is left of ``buffers`` after their first ``done`` bytes."""
     ends = np.cumsum(buffers[:, 1])
     first = int(np.searchsorted(ends, done, side="right"))

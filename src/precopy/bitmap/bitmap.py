@@ -275,16 +275,6 @@ class Bitmap:
         at = edges(np.append(words, np.uint64(0)), 0) + first * BITS_PER_WORD
         return Runs(at[0::2], at[1::2] - at[0::2])
 
-    def iter_runs(self, chunk: int) -> Iterator[Runs]:
-        """Runs in ascending order, one non-empty `Runs` for each ``chunk`` pages (a multiple of 64) that has any.
-
-        Runs are cut at multiples of ``chunk``; the bitmap may be changed while this iterates, chunk by chunk.
-        """
-        for start, count in self.windows(chunk):
-            runs = self.runs(start, count)
-            if len(runs):
-                yield runs
-
     def windows(self, chunk: int) -> Iterator[tuple[int, int]]:
         """(start, count) of each aligned window of ``chunk`` pages (a multiple of 64) that has a bit set now."""
         if chunk <= 0 or chunk % BITS_PER_WORD:

@@ -30,17 +30,6 @@ CLEAR_BITMAP_SHIFT = 18
 """QEMU's default for ``x-clear-bitmap-shift``: chunks of 1 GiB."""
 
 
-def overrun_of_rfc_v1(start: int, length: int, page_size: int) -> tuple[int, int]:
-    """(first page, pages) of the one clear that RFC v1 makes for ``length`` bytes from byte ``start``: its end is
-    rounded up from one page past the loop's end, so that it names a page that the sync did not look at.
-
-    Kept as what the test compares against; `RfcV1` clears the range that was meant.
-    """
-    first = start // page_size
-    end = -(-(start + length + page_size) // page_size)
-    return first, end - first
-
-
 class _ClearBitmap:
     """QEMU's ``clear_bmap``: one flag for each chunk of a block."""
 
@@ -119,7 +108,7 @@ class BeforePatch(BlockByBlock):
 
 class RfcV1(BlockByBlock):
     """One clear after the loop, behind a flag that every other caller has to set (the series' RFC v1), but for the
-    range that was meant: see `overrun_of_rfc_v1`."""
+    range that was meant: the series' own one ends a page later, which the sync did not look at."""
 
     name = "rfc-v1"
 

@@ -117,10 +117,6 @@ class GuestMemory:
             for start, length in part:
                 pages[start : start + length] = 0
 
-    def all_zero(self, runs: Runs) -> bool:
-        """Whether every page of ``runs`` is all zero."""
-        return all(bool(_all_zero(self._pages(host), part).all()) for host, _, part in self._by_block(runs))
-
     def _pages(self, host: int) -> Pages:
         return self.hosts[host].words.reshape(-1, self.layout.page_size // 8)
 

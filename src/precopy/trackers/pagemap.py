@@ -20,7 +20,7 @@ What it means for memory:
 - Huge pages: a transparent huge page stays huge until it is written, and costs a scan almost nothing. Its
   first write splits it into small pages, of which just the one written is found; they stay small until khugepaged or
   MADV_COLLAPSE joins them after `stop`. Memory that was never touched has small pages when it is first written while it
-  is tracked. `huge_pages` says how much is huge now. Huge pages of hugetlbfs are reported and protected whole.
+  is tracked. Huge pages of hugetlbfs are reported and protected whole.
 - fork: a child's memory is not tracked, and a child must not use its copy of the log, whose descriptors speak of the
   parent. Tracking of the parent goes on.
 - ``stop`` first and unmap second: the kernel forgets mappings that go, but not what is mapped in their place. Every
@@ -46,7 +46,7 @@ from precopy.errors import KernelCallError, LayoutError, MappingChanged, Unsuppo
 from precopy.memory.layout import RamBlock, RamLayout
 from precopy.trackers.holes import Holes, replaced
 from precopy.trackers.mapped import check_mapped
-from precopy.trackers.write_protection import Mapping, WriteProtection, huge_bytes
+from precopy.trackers.write_protection import Mapping, WriteProtection
 from precopy.units import HostAddress
 
 SCAN_US, SCAN_PAGE_US, PROTECT_US = 25.0, 0.0033, 2.5
@@ -87,10 +87,6 @@ class PagemapLog:
     def ioctls(self) -> int:
         """System calls that harvests and clears have made so far."""
         return self._ioctls
-
-    def huge_pages(self) -> int:
-        """Bytes of the memory that huge pages map now. Raises `Unsupported`, `KernelCallError`."""
-        return sum(huge_bytes(mapping) for mapping in self._mappings)
 
     def start(self) -> None:
         """Registers and protects all memory. Raises `Unsupported` where the kernel or a permission is missing, or where

@@ -72,7 +72,7 @@ class VhostLog:
         self._taken = Bitmap(shared_log.pages)
         self._gets = self._clears = 0
         self._get_s = self._clear_s = 0.0
-        self._walks_saved = self._stray = 0
+        self._stray = 0
 
     @property
     def counters(self) -> LogCounters:
@@ -84,11 +84,6 @@ class VhostLog:
     def devices(self) -> tuple[str, ...]:
         """Names of the devices that log."""
         return self.log.devices
-
-    @property
-    def walks_saved(self) -> int:
-        """Walks over the log that were not made, against one for each device in every harvest."""
-        return self._walks_saved
 
     @property
     def stray_pages(self) -> int:
@@ -110,8 +105,7 @@ class VhostLog:
 
     def harvest(self, dirty: Bitmap, block: RamBlock | None = None) -> None:
         start = time.perf_counter()
-        devices = len(self.log.devices)
-        walks = 1 if self.shared else max(devices, 1)
+        walks = 1 if self.shared else max(len(self.log.devices), 1)
         parts = self._parts if block is None else [part for part in self._parts if part.block == block.name]
         for _ in range(walks):
             if block is None:
@@ -121,7 +115,6 @@ class VhostLog:
         for part in parts:
             self._merge(part, dirty)
         self._gets += walks
-        self._walks_saved += max(devices - walks, 0)
         self._get_s += time.perf_counter() - start
 
     def clear(self, start: int, count: int) -> None:

@@ -12,8 +12,8 @@ from precopy.bitmap import Bitmap, Runs
 from precopy.dirty import DirtyLog, DirtyMemory, DirtySnapshot, LogCounters
 from precopy.errors import BitmapRangeError, Unsupported, UsageError
 from precopy.memory import DirtyClient, MemoryRegion, RamBlock, RamLayout
-from precopy.trackers.scripted import ScriptedLog
 from precopy.units import PAGE_SIZE, RamPage
+from support.scripted_log import ScriptedLog
 
 MIGRATION, VGA, CODE = DirtyClient.MIGRATION, DirtyClient.VGA, DirtyClient.CODE
 LAYOUT = RamLayout.of_blocks([("b0", 70 * PAGE_SIZE), ("b1", 3 * PAGE_SIZE), ("b2", 130 * PAGE_SIZE)])

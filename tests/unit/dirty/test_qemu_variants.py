@@ -18,7 +18,6 @@ from precopy.dirty.qemu_variants import (
     ClearBmap,
     RfcV1,
     Upstream,
-    overrun_of_rfc_v1,
 )
 from precopy.memory import RamBlock, RamLayout
 from precopy.names import ALL_CLEAR_POLICIES, HISTORIC_CLEAR_POLICIES
@@ -253,6 +252,17 @@ class TestAligned:
         at_once = [] if policy is ClearBmap else [block for block in MIXED.blocks if not block.aligned]
         assert list(one.at_once) == at_once
         assert sorted([*one.at_once, *one.deferred], key=lambda block: block.first_page) == list(MIXED.blocks)
+
+
+def overrun_of_rfc_v1(start: int, length: int, page_size: int) -> tuple[int, int]:
+    """(first page, pages) of the one clear that RFC v1 makes for ``length`` bytes from byte ``start``: its end is
+    rounded up from one page past the loop's end, so that it names a page that the sync did not look at.
+
+    `RfcV1` clears the range that was meant.
+    """
+    first = start // page_size
+    end = -(-(start + length + page_size) // page_size)
+    return first, end - first
 
 
 def range_of_the_thread(start: int, length: int, offset: int) -> tuple[int, int]:

@@ -25,8 +25,8 @@ from precopy.snapshot_store import export, restoring, snapshots, verify
 from precopy.snapshot_store.directory import Directory
 from precopy.snapshot_store.format import Header
 from precopy.snapshot_store.reading import StoredFile
-from precopy.trackers.scripted import ScriptedLog
 from precopy.units import PAGE_SIZE
+from support.scripted_log import ScriptedLog
 from support.snapshots import Written, content, files
 
 PAGES = 300

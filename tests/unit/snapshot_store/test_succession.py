@@ -15,9 +15,9 @@ import precopy
 from precopy import Memory, compact, open_memory, restore, snapshot, snapshots
 from precopy.errors import SnapshotDamaged, Unsupported, UsageError
 from precopy.snapshot_store import directory as directory_module
-from precopy.trackers.scripted import ScriptedLog
 from precopy.units import PAGE_SIZE
 from support.patience import IN_TIME_S
+from support.scripted_log import ScriptedLog
 from support.snapshots import Written, content, files
 
 PAGES = 64

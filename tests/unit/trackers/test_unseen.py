@@ -10,8 +10,8 @@ import pytest
 from precopy.abi import direct_io
 from precopy.bitmap import Bitmap, Runs
 from precopy.trackers.fanout import Consumer, FanOut
-from precopy.trackers.scripted import ScriptedLog
 from precopy.trackers.unseen import RECENT_S
+from support.scripted_log import ScriptedLog
 
 PAGES = 200
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 
+from precopy.abi import assembler
 from precopy.machines.workload import params
 
 CODE_GPA = 0x1000
@@ -115,11 +116,5 @@ HOTSET_COLD_EVERY = 8
 
 @functools.cache
 def assemble(workload: str) -> bytes:
-    """Machine code of a workload, position-independent. Imports keystone only here: it takes a while."""
-    import keystone  # noqa: PLC0415
-
-    assembler = keystone.Ks(keystone.KS_ARCH_X86, keystone.KS_MODE_64)
-    # Comments are ours: keystone reads only the code.
-    lines = (line.split("#")[0].strip() for line in SOURCES[workload].splitlines())
-    code, _ = assembler.asm("\n".join(line for line in lines if line), as_bytes=True)
-    return bytes(code)
+    """Machine code of a workload, position-independent. Raises `Unsupported` where there is no assembler."""
+    return assembler.assemble(SOURCES[workload])

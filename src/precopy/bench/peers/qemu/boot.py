@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import struct
 
+from precopy.abi.assembler import assemble
 from precopy.bench.peers.qemu.program import HUGE_PAGE, Guest, user_program
 from precopy.errors import PrecopyError
 from precopy.units import PAGE_SIZE
@@ -43,10 +44,10 @@ def build_rom(guest: Guest) -> bytes:
     rom = bytearray(b"\xf4" * _ROM_SIZE)
     gibibytes = -(-guest.filled[-1][1] // _GIB)
     for address, limit, code in (
-        (_REAL, _PROTECTED, _assemble(16, _real_mode(), _REAL)),
-        (_PROTECTED, _HALT, _assemble(32, _protected_mode(gibibytes), _PROTECTED)),
-        (_HALT, _LONG, _assemble(64, "halt: hlt; jmp halt", _HALT)),
-        (_LONG, _GDT, _assemble(64, _long_mode(guest), _LONG)),
+        (_REAL, _PROTECTED, assemble(_real_mode(), bits=16, address=_REAL)),
+        (_PROTECTED, _HALT, assemble(_protected_mode(gibibytes), bits=32, address=_PROTECTED)),
+        (_HALT, _LONG, assemble("halt: hlt; jmp halt", bits=64, address=_HALT)),
+        (_LONG, _GDT, assemble(_long_mode(guest), bits=64, address=_LONG)),
         (_GDT, _IDT, struct.pack("<8Q", *_DESCRIPTORS)),
         (_IDT + 16 * _GENERAL_PROTECTION, _GDTR, _gate(_HALT)),
         (_GDTR, _IDTR, struct.pack("<HI", 8 * len(_DESCRIPTORS) - 1, _GDT_COPY)),
@@ -62,17 +63,6 @@ def build_rom(guest: Guest) -> bytes:
 def _gate(handler: int) -> bytes:
     """An interrupt gate for 64-bit code at CPL 0."""
     return struct.pack("<HHHHII", handler & 0xFFFF, _KERNEL_CODE64, 0x8E00, handler >> 16, 0, 0)
-
-
-def _assemble(bits: int, source: str, address: int) -> bytes:
-    import keystone  # noqa: PLC0415
-
-    mode = {16: keystone.KS_MODE_16, 32: keystone.KS_MODE_32, 64: keystone.KS_MODE_64}[bits]
-    try:
-        code, _ = keystone.Ks(keystone.KS_ARCH_X86, mode).asm(source, address, as_bytes=True)
-    except keystone.KsError as error:
-        raise PrecopyError(f"the guest's {bits}-bit code was not assembled: {error}") from error
-    return bytes(code)
 
 
 def _real_mode() -> str:
