@@ -112,6 +112,17 @@ def test_a_machine_of_ones_own_has_narrow_ranges_after_three_rounds() -> None:
     assert sorted(one.total.high / one.total.low for one in said)[len(said) // 2] < 1.1
 
 
+@given(st.floats(1e-4, 10), st.floats(0, 1), st.floats(0, 1), st.booleans())
+def test_a_downtime_may_take_a_fifth_longer_than_expected_on_any_machine(
+    expected: float, less: float, more: float, ahead: bool
+) -> None:
+    """Once rounds were seen; a plan's numbers are taken as exact."""
+    range_ = Estimate(expected, expected * (1 - less), expected * (1 + more))
+    for rates in ((1e8, 1e8), (1e8, 1e8, 1e8), (1e8, 7e7, 1.3e8)):
+        assert doubt(at_rates(*rates)).downtime(range_, ahead=ahead).high > range_.high * 1.2
+    assert doubt(()).downtime(range_, ahead=False) == range_
+
+
 def at_rates(*rates: float) -> tuple[RoundSample, ...]:
     rounds = []
     for number, rate in enumerate(rates, 1):

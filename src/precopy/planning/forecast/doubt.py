@@ -21,6 +21,10 @@ from precopy.planning.model.metrics import RoundSample
 
 _LESS, _MORE = 1.1, 0.8
 """Natural logarithms by which a downtime's range is extended downwards and upwards on a fully busy machine."""
+_OVERRUN = 0.22
+"""Least extension upwards on any machine, where rounds were seen: the switchover comes in another moment of a round.
+Of 50 migrations on two idle cores the ranges after round 3 held 56 % of downtimes without it; all others lay above, by
+1 to 30 %. With it they would have held 96 %."""
 _PHASE = 0.5
 """Share of ``_LESS`` that applies on every machine before the last round, which may leave less than the limit
 allows."""
@@ -38,9 +42,11 @@ _FEW = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Doubt:
-    """``busy``: from 0 (an idle machine) to 1 (as busy as those that the constants were taken from)."""
+    """``busy``: from 0 (an idle machine) to 1 (as busy as those that the constants were taken from). ``measured``:
+    whether the forecast is of a running migration, not of given numbers."""
 
     busy: float
+    measured: bool = True
 
     def bandwidth(self, known: Estimate) -> Estimate:
         """The range of the bandwidth of rounds to come."""
@@ -50,7 +56,13 @@ class Doubt:
     def downtime(self, forecast: Estimate, *, ahead: bool) -> Estimate:
         """The range of a downtime; ``ahead`` where there are rounds before it."""
         less = _LESS * max(self.busy, _PHASE if ahead else 0.0)
-        return Estimate(forecast.value, forecast.low * math.exp(-less), forecast.high * math.exp(self.busy * _MORE))
+        most = max(self.held_up(forecast.high), forecast.high * math.exp(_OVERRUN if self.measured else 0.0))
+        return Estimate(forecast.value, forecast.low * math.exp(-less), most)
+
+    def held_up(self, downtime_s: float) -> float:
+        """A downtime with the waits for a core that it may contain. The policy switches over where the downtime that it
+        expects then is within the limit, so this alone may make a downtime exceed a limit that the forecast's keeps."""
+        return downtime_s * math.exp(self.busy * _MORE)
 
     def total(self, forecast: Estimate, now: float) -> Estimate:
         """The range of a total time, of which ``now`` seconds have passed."""
@@ -67,7 +79,7 @@ def doubt(rounds: Sequence[RoundSample]) -> Doubt:
         if sample.sent_bytes > 0 < sample.send_s
     ]
     if len(sent) < 2:
-        return Doubt(1.0 if rounds else 0.0)
+        return Doubt(1.0 if rounds else 0.0, measured=bool(rounds))
     middle, time = weighted_median(sent), sum(took for _, took in sent)
     squares = sum(math.log(rate / middle) ** 2 * took for rate, took in sent) / time
     differ = (1 + _FEW / (len(sent) - 1)) * math.sqrt(squares)

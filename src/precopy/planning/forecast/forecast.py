@@ -22,8 +22,8 @@ class Forecast:
 
     - ``decision``: what was decided now, as it was handed in;
     - ``converges``: whether the guest is switched over within the downtime limit; None where the range of what was
-      measured allows both, or that of the downtime does, and after the first round unless it was enough. Where it is
-      switched over now, that is as the policy sees it;
+      measured allows both, or a busy machine may hold the downtime up beyond it, and after the first round unless it
+      was enough. Where it is switched over now, that is as the policy sees it;
     - ``more_rounds`` before the switchover, ``downtime_s``, ``total_s`` since the migration's start: of the migration
       where it completes, and otherwise of the moment in which it is given up;
     - ``smallest_downtime_limit_s``: the downtime that rounds settle at, or where that is less, what switching over now
@@ -62,10 +62,11 @@ def forecast(metrics: Metrics, limits: Limits, now: float, decision: Decision, p
     enough = limits.downtime_limit_s * (1 + _ROUNDING)
     fits = [outcome.completed and outcome.downtime_s <= enough for outcome in outcomes]
     unknown = doubt(metrics.rounds)
-    downtime_s = unknown.downtime(_range([outcome.downtime_s for outcome in outcomes]), ahead=not decision.ends)
+    expected = _range([outcome.downtime_s for outcome in outcomes])
+    downtime_s = unknown.downtime(expected, ahead=not decision.ends)
     # One round gives the bytes dirtied while all of memory was sent; shorter intervals are not known yet.
     unsure = len(set(fits)) > 1 or (
-        not decision.ends and (len(metrics.rounds) == 1 or (fits[0] and downtime_s.high > enough))
+        not decision.ends and (len(metrics.rounds) == 1 or (fits[0] and unknown.held_up(expected.high) > enough))
     )
     return Forecast(
         decision=decision,
