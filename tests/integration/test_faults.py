@@ -105,7 +105,7 @@ class Broken:
         options = ARRIVES
         with pytest.MonkeyPatch.context() as patch, proxied_pair(fault, timeout) as (near, far, proxy):
             if fault.frame == "Alive":  # which goes out in a long sync, as this then counts as one
-                patch.setattr("precopy.migration.rounds._ALIVE_S", -1.0)
+                patch.setattr("precopy.migration.page_source.ALIVE_S", -1.0)
                 options = replace(ARRIVES, clear="per-page")
             self.ended: Endings = migrate(pair.source, pair.destination, (near, far), options)
         self.proxy: Proxy = proxy

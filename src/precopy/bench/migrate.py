@@ -23,7 +23,7 @@ from precopy.machines.workload import Workload
 from precopy.memory import GuestMemory
 from precopy.memory.captures.machines import machine_layout
 from precopy.migration import Migrated, MigrationOptions
-from precopy.migration.rounds import BATCH_PAGES
+from precopy.migration.page_source import BATCH_PAGES
 from precopy.service import ProcessPair, migrate_guest
 from precopy.units import PAGE_SIZE
 

@@ -9,9 +9,10 @@ from collections.abc import Callable
 
 from precopy.dirty import MigrationBitmap, SyncStats
 from precopy.migration.options import MigrationOptions
+from precopy.migration.page_source import WINDOW_PAGES
 from precopy.migration.recorder import Recorder
 from precopy.migration.results import Range, Verdict, finite
-from precopy.migration.rounds import LEAST_BATCH_PAGES, WINDOW_PAGES, EarlyEnd
+from precopy.migration.rounds import LEAST_BATCH_PAGES, EarlyEnd
 from precopy.planning import Action, Decision, Estimate, Forecast, Metrics, RoundSample, forecast
 from precopy.planning.estimation.estimators import observe
 from precopy.planning.model.round import NextSync, Round

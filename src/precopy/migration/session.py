@@ -15,6 +15,8 @@ from precopy.migration.channel import Channel
 from precopy.wire.events import Hello, Welcome
 
 _NAME = re.compile("[0-9a-f]{32}")
+ALIVE_S = 0.25
+"""Seconds between two signs of life where nothing else is sent, far below any peer's time-out."""
 
 
 def new_session() -> str:

@@ -31,6 +31,7 @@ from precopy.errors import (
 from precopy.migration.channel import Channel
 from precopy.migration.controller import ConvergenceController
 from precopy.migration.options import MigrationOptions
+from precopy.migration.page_source import PageSource
 from precopy.migration.rate_limit import RateLimiter
 from precopy.migration.recorder import Recorder
 from precopy.migration.results import Attempt, Committing, Event, Migrated, Progress
@@ -223,17 +224,14 @@ class Source:
             self.vm, bitmap, self.options, round_trip_s, emit=self._emit, recorder=self._recorder
         )
         self._bitmap = bitmap
-        rate_limiter = RateLimiter(self.options.max_bandwidth, clock)
-        rounds = Rounds(
-            bitmap,
+        pages = PageSource(
             self.vm.memory,
             self._channel,
-            rate_limiter=rate_limiter,
+            rate_limiter=RateLimiter(self.options.max_bandwidth, clock),
             clock=clock,
             tick=self._tick,
-            started=start,
-            throttled_share=controller.share_of_round,
         )
+        rounds = Rounds(bitmap, pages, started=start, throttled_share=controller.share_of_round)
         dirty.start()
         bitmap.mark_all()
         setup_s = clock.now() - start

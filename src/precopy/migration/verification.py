@@ -8,7 +8,7 @@ import numpy as np
 
 from precopy.errors import PeerProtocolError, VerificationFailed
 from precopy.migration.channel import NO_CONTENT, Channel, Content, printable
-from precopy.migration.rounds import BATCH_PAGES, WINDOW_PAGES
+from precopy.migration.page_source import BATCH_PAGES, WINDOW_PAGES
 from precopy.ports import ByteStream, MemoryReader
 from precopy.wire.events import MAX_DIFFERENT, Compare, PageBatch, Ready
 

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager
 from precopy.errors import PrecopyError
 from precopy.machines.process.locks import Held
 from precopy.machines.process.memory import Memory
+from precopy.migration.session import ALIVE_S
 from precopy.replication.engine import Engine
 from precopy.replication.options import ReplicationOptions
 from precopy.replication.primary import FEW_PAGES
@@ -20,8 +21,6 @@ from precopy.replication.progress import Phase
 from precopy.transport import SocketStream
 
 LOG = logging.getLogger("precopy")
-_ALIVE_S = 0.25
-"""Seconds between two signs of life."""
 _PROGRESS_S = 0.1
 """Seconds between two progress reports."""
 _ROUND_WAIT_S = 0.1
@@ -77,7 +76,7 @@ class Background(Engine):
             while not over:
                 with self.changed:
                     over = self.changed.wait_for(lambda: self.over, _PROGRESS_S)
-                if self.clock.now() - said >= _ALIVE_S:
+                if self.clock.now() - said >= ALIVE_S:
                     self._say_alive()
                     said = self.clock.now()
                 self._tell()

@@ -17,38 +17,24 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from precopy.bitmap import Bitmap
-from precopy.errors import PeerProtocolError
 from precopy.memory import GuestMemory
-from precopy.migration.channel import Channel
-from precopy.migration.rate_limit import RateLimiter
-from precopy.migration.rounds import BATCH_PAGES, Rounds
-from precopy.ports import Clock
+from precopy.migration.page_source import BATCH_PAGES
+from precopy.migration.rounds import Rounds
 from precopy.replication.staging import Staging
-from precopy.wire.events import Pages, Point, PointAck
 
 
 class Points:
-    """Makes points of ``memory`` and sends them over ``channel``; ``tick`` is called between batches and may raise.
+    """Makes points of ``memory`` and sends them through the source of ``rounds``.
 
     ``rounds`` brings what the first point does not have to send any more, and the syncs; ``perhaps`` gives those pages
     of the last sync that were written perhaps. ``number`` is the last point that the standby has; ``moment`` is when
-    (by ``clock``) its content was the memory's.
+    (by the source's clock) its content was the memory's.
     """
 
-    def __init__(
-        self,
-        rounds: Rounds,
-        memory: GuestMemory,
-        channel: Channel,
-        *,
-        rate_limiter: RateLimiter,
-        clock: Clock,
-        tick: Callable[[], None],
-        perhaps: Callable[[], Bitmap],
-    ) -> None:
+    def __init__(self, rounds: Rounds, memory: GuestMemory, *, perhaps: Callable[[], Bitmap]) -> None:
         self._perhaps = perhaps
-        self._rounds, self._bitmap, self._channel = rounds, rounds.bitmap, channel
-        self._rate_limiter, self._clock, self._tick = rate_limiter, clock, tick
+        self._rounds, self._bitmap, self._source = rounds, rounds.bitmap, rounds.source
+        self._clock = rounds.source.clock
         self._page_size = memory.layout.page_size
         self.staging = Staging(memory)
         self.number = 0
@@ -89,20 +75,13 @@ class Points:
 
     def send(self) -> None:
         """Sends the sealed point and waits until the standby has it. Raises `PeerError`."""
-        before, began = self._channel.sent_bytes, self._clock.now()
-        batches = pages = 0
-        for content, zero in self.staging.batches(self._rate_limiter.batch_pages(self._page_size, BATCH_PAGES)):
-            self._tick()
-            sent = self._channel.sent_bytes
-            self._channel.send_pages(Pages, content, zero)
-            self._rate_limiter.sent(self._channel.sent_bytes - sent)
-            batches, pages = batches + 1, pages + content.runs.pages + zero.pages
-        self._channel.send(Point(self.number + 1, batches, pages))
-        ack = self._channel.expect(PointAck)
-        if ack.number != self.number + 1:
-            raise PeerProtocolError(f"point {ack.number} was acknowledged; point {self.number + 1} was sent")
-        if pages:
+        before, began = self._source.channel.sent_bytes, self._clock.now()
+        self._source.begin()
+        for content, zero in self.staging.batches(self._source.batch_pages(BATCH_PAGES)):
+            self._source.send(content, zero)
+        self._source.end_point(self.number + 1)
+        if self._source.pages:
             took = self._clock.now() - began
-            self.bandwidth = (self._channel.sent_bytes - before) / max(took, 1e-9)
-        self.number, self.moment, self._sealed = ack.number, self._sealed, None
+            self.bandwidth = (self._source.channel.sent_bytes - before) / max(took, 1e-9)
+        self.number, self.moment, self._sealed = self.number + 1, self._sealed, None
         self.staging.clear()

@@ -23,6 +23,7 @@ from precopy.errors import (
 from precopy.machines.process.memory import Memory
 from precopy.memory import RamBlock
 from precopy.migration.channel import Channel
+from precopy.migration.page_source import PageSource
 from precopy.migration.rate_limit import RateLimiter
 from precopy.migration.rounds import Rounds
 from precopy.migration.session import new_session, open_session
@@ -66,11 +67,11 @@ class Primary:
         log = _OpenLog(memory)
         self._dirty = DirtyMemory(memory.layout, log)
         self._bitmap = MigrationBitmap(self._dirty, clear_policy("merged", memory.layout), clock.now)
-        rate_limiter = RateLimiter(max_bandwidth, clock)
-        self._rounds = Rounds(self._bitmap, contents, self.channel, rate_limiter=rate_limiter, clock=clock, tick=tick)
-        self.points = Points(
-            self._rounds, contents, self.channel, rate_limiter=rate_limiter, clock=clock, tick=tick, perhaps=log.perhaps
+        source = PageSource(
+            contents, self.channel, rate_limiter=RateLimiter(max_bandwidth, clock), clock=clock, tick=tick
         )
+        self._rounds = Rounds(self._bitmap, source)
+        self.points = Points(self._rounds, contents, perhaps=log.perhaps)
         self._last: Round | None = None
         self._left_before = math.inf
         self.converged = False

@@ -19,7 +19,7 @@ from precopy.bitmap import NO_RUNS, Runs
 from precopy.errors import OutOfMemory
 from precopy.memory import GuestMemory
 from precopy.migration.channel import NO_CONTENT, Content
-from precopy.migration.rounds import WINDOW_PAGES
+from precopy.migration.page_source import WINDOW_PAGES
 
 _AT_ONCE = 1024
 """Pages that are replaced through one temporary (4 MiB, which stays in the cache)."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import msgspec
 import pytest
@@ -26,10 +25,10 @@ from precopy.errors import (
 )
 from precopy.memory.layout import RamBlock
 from precopy.migration import GuestIs, MigrationOptions, Source
+from precopy.migration.page_source import PageSource
 from precopy.migration.results import Event, Verdict
-from precopy.migration.rounds import Rounds
 from precopy.planning.model.round import Round
-from precopy.wire.events import Compare
+from precopy.wire.events import Compare, PageBatch
 from precopy.wire.native import Abort, Commit, DeviceState, Frame, Pages, Running
 from support.frames import NUMBERS, SAMPLES, raw_frame
 from support.scripted import OPTIONS, Fault, Harm, Run, ScriptedGuest, ScriptedLog, migrate
@@ -248,13 +247,13 @@ def test_a_destination_that_is_gone_before_anything_was_said() -> None:
 def test_planted_torn_batches_that_are_forgotten_are_refused_by_the_destination(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    acknowledge = Rounds._acknowledge
+    end_round = PageSource.end_round
 
-    def forget(rounds: Rounds, *arguments: Any, **options: Any) -> None:
-        acknowledge(rounds, *arguments, **options)
-        rounds._torn = []
+    def forget(source: PageSource, number: int, *, final: bool) -> list[PageBatch]:
+        end_round(source, number, final=final)
+        return []
 
-    monkeypatch.setattr(Rounds, "_acknowledge", forget)
+    monkeypatch.setattr(PageSource, "end_round", forget)
     # A write that tears a batch is found by the next sync in any case; what is lost is a byte that the link changed.
     run = lawful(migrate(source_fault=Fault(Harm.FLIP, 2, 0.7)))
     assert isinstance(run.destination_error, PeerProtocolError)

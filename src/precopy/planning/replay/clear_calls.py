@@ -13,7 +13,7 @@ from precopy.planning.model.sync_cost import CLEAR_S
 from precopy.planning.model.trace import Trace
 
 _WINDOW_PAGES = 4096
-"""Pages that a round takes at a time (16 MiB), as `precopy.migration.rounds.WINDOW_PAGES`."""
+"""Pages that a round takes at a time (16 MiB), as `precopy.migration.page_source.WINDOW_PAGES`."""
 
 
 @dataclass(frozen=True)
