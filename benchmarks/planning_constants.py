@@ -29,7 +29,7 @@ from precopy.planning.forecast import forecast as forecasting
 from precopy.planning.forecast.simulate import Outcome
 from precopy.planning.model.limits import Limits
 from precopy.planning.model.trace import Trace
-from precopy.planning.policies.precopy import OURS
+from precopy.planning.policies.precopy import OURS, decide
 from precopy.planning.replay import replay as replaying
 from precopy.planning.replay.replay import Replayer
 from precopy.recording.files import read_recording
@@ -160,7 +160,8 @@ def effect(cases: list[Case]) -> Effect:
                 facts.switchover_overhead_s,
                 throttled_share=last.throttled_share,
             )
-            said = forecasting.forecast(known, facts.limits, last.ended_s)
+            decision = decide(known, facts.limits, last.ended_s)
+            said = forecasting.forecast(known, facts.limits, last.ended_s, decision)
             stated.append((said.converges, said.downtime_s, said.total_s, said.bandwidth_bytes_per_s))
             if not done.completed:
                 named += said.converges is False
