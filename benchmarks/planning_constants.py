@@ -71,6 +71,7 @@ CONSTANTS: tuple[tuple[str, str, str, str], ...] = (
     ("estimation.dirtying", "_MOST_SPREAD", "", "cap of the relative spread"),
     ("forecast.doubt", "_LESS", "", "downtime's range downwards on a busy machine, ln"),
     ("forecast.doubt", "_MORE", "", "downtime's range upwards on a busy machine, ln"),
+    ("forecast.doubt", "_OVERRUN", "", "least extension of a downtime's range upwards, ln"),
     ("forecast.doubt", "_PHASE", "share", "share of `_LESS` that always applies before the last round"),
     ("forecast.doubt", "_SOONER", "", "remaining time's range downwards on a busy machine, ln"),
     ("forecast.doubt", "_LATER", "", "remaining time's range upwards on a busy machine, ln"),
