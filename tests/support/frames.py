@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import msgspec
 import xxhash
 
 from precopy.bitmap import Runs
@@ -102,6 +103,17 @@ SAMPLES: tuple[Frame, ...] = (
     Abort("the user changed their mind \u2014 \U0001f600"),
 )
 """One of each."""
+
+
+def encoded(frame: Frame) -> Callable[[int], bytes]:
+    """The bytes of ``frame`` as the ``sequence``-th one (after the preamble, where it is the first)."""
+    if isinstance(frame, Pages | Compare):
+        payload = frame.batch.encode()
+    elif isinstance(frame, DeviceState):
+        payload = frame.state
+    else:
+        payload = msgspec.msgpack.encode(frame)
+    return lambda sequence: raw_frame(NUMBERS[type(frame)], payload, sequence)
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,10 @@ from contextlib import AbstractContextManager
 
 from precopy.errors import PrecopyError
 from precopy.machines.process.locks import Held
-from precopy.machines.process.memory import Memory
 from precopy.migration.session import ALIVE_S
 from precopy.replication.engine import Engine
 from precopy.replication.options import ReplicationOptions
-from precopy.replication.primary import FEW_PAGES
+from precopy.replication.primary import FEW_PAGES, TrackedMemory
 from precopy.replication.progress import Phase
 from precopy.transport import SocketStream
 
@@ -36,7 +35,7 @@ _LEAST_GAP_S = 1e-3
 class Background(Engine):
     """Replicates from `start` on, until it is cut over, closed, or failed."""
 
-    def __init__(self, memory: Memory, stream: SocketStream, options: ReplicationOptions) -> None:
+    def __init__(self, memory: TrackedMemory, stream: SocketStream, options: ReplicationOptions) -> None:
         super().__init__(memory, stream, options)
         # Seconds between points that are made without being asked for, or None.
         self._interval = None if options.interval == math.inf else options.interval

@@ -12,11 +12,10 @@ import weakref
 from collections.abc import Callable, Iterator
 
 from precopy.errors import Cancelled, UsageError
-from precopy.machines.process.memory import Memory
 from precopy.migration.session import reason_of
 from precopy.ports import SystemClock
 from precopy.replication.options import ReplicationOptions
-from precopy.replication.primary import Primary
+from precopy.replication.primary import Primary, TrackedMemory
 from precopy.replication.progress import Phase, ReplicationProgress
 from precopy.transport import SocketStream
 
@@ -27,7 +26,7 @@ class Engine:
     """Replicates ``memory`` over ``stream``. Making one agrees with the standby and begins to track. Raises
     `PeerError`, `Unsupported`."""
 
-    def __init__(self, memory: Memory, stream: SocketStream, options: ReplicationOptions) -> None:
+    def __init__(self, memory: TrackedMemory, stream: SocketStream, options: ReplicationOptions) -> None:
         self.clock = SystemClock()
         self.phase = Phase.ROUNDS
         self.error: BaseException | None = None

@@ -10,9 +10,10 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable
+from typing import Protocol
 
 from precopy.bitmap import Bitmap
-from precopy.dirty import DirtyMemory, LogCounters, MigrationBitmap, clear_policy
+from precopy.dirty import DirtyLog, DirtyMemory, LogCounters, MigrationBitmap, clear_policy
 from precopy.errors import (
     KernelCallError,
     OutcomeUnknown,
@@ -20,8 +21,7 @@ from precopy.errors import (
     PrecopyError,
     UsageError,
 )
-from precopy.machines.process.memory import Memory
-from precopy.memory import RamBlock
+from precopy.memory import GuestMemory, RamBlock, RamLayout
 from precopy.migration.channel import Channel
 from precopy.migration.page_source import PageSource
 from precopy.migration.rate_limit import RateLimiter
@@ -52,11 +52,38 @@ _FIND_OUT = (
 )
 
 
+class TrackedLog(DirtyLog, Protocol):
+    """A dirty log that also says what was written perhaps."""
+
+    @property
+    def perhaps(self) -> Bitmap:
+        """Those pages of the last harvest that were written perhaps (see trackers/unseen.py)."""
+
+
+class TrackedMemory(Protocol):
+    """What a primary needs of the memory that it replicates, which has one block."""
+
+    @property
+    def layout(self) -> RamLayout: ...
+
+    def contents(self) -> GuestMemory:
+        """The memory itself. Raises `UsageError` where the program has closed it."""
+
+    def consumer(self, name: str) -> TrackedLog:
+        """A dirty log of it for one user. Raises `UsageError`."""
+
+
 class Primary:
     """Replicates ``memory`` over ``stream``; ``tick`` is called between batches and may raise to stop."""
 
     def __init__(
-        self, memory: Memory, stream: ByteStream, *, max_bandwidth: int | None, clock: Clock, tick: Callable[[], None]
+        self,
+        memory: TrackedMemory,
+        stream: ByteStream,
+        *,
+        max_bandwidth: int | None,
+        clock: Clock,
+        tick: Callable[[], None],
     ) -> None:
         contents = memory.contents()
         self.session = new_session()
@@ -180,7 +207,7 @@ class _OpenLog:
     Looking after the harvest is enough: what was closed later was still tracked during it.
     """
 
-    def __init__(self, memory: Memory) -> None:
+    def __init__(self, memory: TrackedMemory) -> None:
         self._memory = memory
         self._log = memory.consumer("replicate")
         self.name = self._log.name

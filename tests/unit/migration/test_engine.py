@@ -3,10 +3,8 @@ frames; the laws hold after each. The same is done to real guests in tests/integ
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,9 +26,9 @@ from precopy.migration import GuestIs, MigrationOptions, Source
 from precopy.migration.page_source import PageSource
 from precopy.migration.results import Event, Verdict
 from precopy.planning.model.round import Round
-from precopy.wire.events import Compare, PageBatch
-from precopy.wire.native import Abort, Commit, DeviceState, Frame, Pages, Running
-from support.frames import NUMBERS, SAMPLES, raw_frame
+from precopy.wire.events import PageBatch
+from precopy.wire.native import Abort, Commit, Frame, Running
+from support.frames import SAMPLES, encoded
 from support.scripted import OPTIONS, Fault, Harm, Run, ScriptedGuest, ScriptedLog, migrate
 
 VERIFIED = replace(OPTIONS, verify=True)
@@ -133,17 +131,6 @@ def test_a_flipped_byte_anywhere_in_a_frame(at: float) -> None:
         lawful(migrate(source_fault=Fault(Harm.FLIP, nth, at)))
     for nth in range(answers):
         lawful(migrate(destination_fault=Fault(Harm.FLIP, nth, at)))
-
-
-def encoded(frame: Frame) -> Callable[[int], bytes]:
-    """The bytes of ``frame`` as the ``sequence``-th one (after the preamble, where it is the first)."""
-    if isinstance(frame, Pages | Compare):
-        payload = frame.batch.encode()
-    elif isinstance(frame, DeviceState):
-        payload = frame.state
-    else:
-        payload = msgspec.msgpack.encode(frame)
-    return lambda sequence: raw_frame(NUMBERS[type(frame)], payload, sequence)
 
 
 @pytest.mark.parametrize("frame", SAMPLES, ids=lambda frame: type(frame).__name__)

@@ -1,0 +1,222 @@
+"""Whole replications without a kernel: every frame harmed in every way, every order of frames; the laws hold after
+each. The same is done to real programs in tests/integration/test_replication_faults.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from precopy.bitmap import Bitmap
+from precopy.errors import OutcomeUnknown, PeerError, PeerLost, PeerProtocolError, PeerRefused
+from precopy.memory.layout import RamBlock
+from precopy.migration.page_source import PageSource
+from precopy.replication.staged import Staged
+from precopy.replication.staging import Staging
+from precopy.wire.events import PageBatch
+from precopy.wire.native import Abort, Commit, Frame, PointAck, Running
+from support.frames import SAMPLES, encoded
+from support.scripted import Fault, Harm, ScriptedLog
+from support.scripted_replication import Replicated, content, replicate
+
+HARMS = [harm for harm in Harm if harm is not Harm.INSERT]
+
+
+def lawful(run: Replicated) -> Replicated:
+    """A standby never shows half a point; it has every point that it acknowledged; at most one side has the memory."""
+    assert run.half == []
+    shown = run.standby.point
+    assert shown >= run.primary.points.number
+    if run.memory is None:
+        assert shown == 0
+        assert (run.standby.error is None) == run.waits
+    else:
+        assert np.array_equal(content(run.memory), run.sealed[shown])
+    if run.given:
+        assert run.error is None
+        assert run.was_given
+        assert run.memory is not None
+        assert np.array_equal(content(run.memory), run.program.pages)
+    elif run.unknown:
+        assert isinstance(run.error, OutcomeUnknown)
+        assert run.error.session == run.primary.session
+        assert run.memory is not None
+        assert np.array_equal(content(run.memory), run.program.pages)
+    else:
+        assert isinstance(run.error, PeerError)
+        assert not run.was_given
+    assert not run.program.consumer("").started
+    return run
+
+
+def frames() -> tuple[int, int]:
+    """How many frames each side sends where nothing goes wrong."""
+    near, far = lawful(replicate()).streams
+    return near.sent, far.sent
+
+
+def test_a_replication_gives_its_memory_away() -> None:
+    run = lawful(replicate())
+    assert run.given
+    assert run.program.steps > 20
+    assert len(run.sealed) >= 3
+    assert not np.array_equal(run.sealed[1], run.sealed[2])
+    # All that was written since the last of the points that it made by itself went in the last one.
+    assert run.standby.point == run.primary.points.number
+
+
+@given(st.integers(0, 4), st.integers(0, 4), st.integers(1, 150), st.integers(0, 999), st.integers(1, 9), st.booleans())
+def test_whatever_the_program_writes(  # noqa: PLR0917 - hypothesis gives them
+    points: int, rounds: int, hot: int, seed: int, every: int, tears: bool
+) -> None:
+    run = lawful(replicate(points=points, rounds=rounds, hot=hot, seed=seed, every=every, tears=tears))
+    assert run.given
+
+
+@pytest.mark.parametrize("tears", [False, True])
+@pytest.mark.parametrize("harm", HARMS)
+def test_every_frame_of_the_primary_harmed(harm: Harm, tears: bool) -> None:
+    many = lawful(replicate(tears=tears)).streams[0].sent
+    unknown = 0
+    for nth in range(many):
+        run = lawful(replicate(tears=tears, source_fault=Fault(harm, nth)))
+        assert run.streams[0].struck
+        unknown += run.unknown
+    # Only the commit, which is the last frame, leaves the outcome unknown; flipped, it is refused by name.
+    assert unknown == (harm is not Harm.FLIP)
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_every_frame_of_the_standby_harmed(harm: Harm) -> None:
+    _, many = frames()
+    for nth in range(many):
+        run = lawful(replicate(standby_fault=Fault(harm, nth)))
+        assert run.streams[1].struck
+        # Its last frame says that the memory is its own; the one before it is what the primary answers with the commit.
+        answers_commit, asks_for_commit = nth == many - 1, nth == many - 2
+        assert run.given == (answers_commit and harm is Harm.LAST)
+        assert run.unknown == ((asks_for_commit and harm is Harm.LAST) or (answers_commit and harm is not Harm.LAST))
+        assert run.was_given == answers_commit
+
+
+@pytest.mark.parametrize("at", [0.0, 0.02, 0.3, 0.999])
+def test_a_flipped_byte_anywhere_in_a_frame(at: float) -> None:
+    many, answers = frames()
+    for nth in range(many):
+        lawful(replicate(source_fault=Fault(Harm.FLIP, nth, at)))
+    for nth in range(answers):
+        lawful(replicate(standby_fault=Fault(Harm.FLIP, nth, at)))
+
+
+@pytest.mark.parametrize("frame", SAMPLES, ids=lambda frame: type(frame).__name__)
+def test_every_frame_at_every_place(frame: Frame) -> None:
+    """Out of its order, with a right checksum and the right number: the other side refuses it or what follows it."""
+    many, answers = frames()
+    for nth in range(1, many):
+        run = replicate(source_fault=Fault(Harm.INSERT, nth, frame=encoded(frame)))
+        assert run.half == []
+        if isinstance(frame, Commit) and run.was_given:
+            # A primary that commits at a point has given away that point: the standby has exactly it.
+            assert run.memory is not None
+            assert np.array_equal(content(run.memory), run.sealed[run.standby.point])
+            continue
+        lawful(run)
+        assert not run.given
+        assert isinstance(run.standby.error, PeerProtocolError | PeerRefused)
+    for nth in range(1, answers):
+        if isinstance(frame, Abort | Running) and nth == answers - 1:
+            continue  # the first would be a lie that no protocol can find, the second is due
+        run = replicate(standby_fault=Fault(Harm.INSERT, nth, frame=encoded(frame)))
+        assert run.half == []
+        assert not run.given
+
+
+def test_promoted_at_every_step() -> None:
+    """The program at the standby takes the memory while more is coming: it has its last point, and no more comes."""
+    steps = 0
+
+    def count(_: Replicated) -> None:
+        nonlocal steps
+        steps += 1
+
+    lawful(replicate(on_receive=count))
+    promoted = 0
+    for nth in range(steps):
+        step = 0
+
+        def promote(run: Replicated, nth: int = nth) -> None:
+            nonlocal step
+            step += 1
+            if step == nth + 1 and run.standby.point:
+                run.standby.promote()
+
+        run = replicate(on_receive=promote)
+        assert run.half == []
+        assert run.memory is not None
+        assert np.array_equal(content(run.memory), run.sealed[run.standby.point])
+        if not run.given:
+            promoted += 1
+            assert isinstance(run.error, PeerRefused | PeerLost | OutcomeUnknown)
+    assert promoted > 10
+
+
+def test_planted_a_point_applied_as_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    landed = Staged.landed
+
+    def at_once(staged: Staged, batch: PageBatch, matches: bool) -> None:
+        landed(staged, batch, matches)
+        staged._put(batch.content, staged._coming)
+
+    monkeypatch.setattr(Staged, "landed", at_once)
+    with pytest.raises(AssertionError, match="at point"):
+        lawful(replicate())
+
+
+def test_planted_a_log_that_loses_a_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    harvest = ScriptedLog.harvest
+
+    def lose(log: ScriptedLog, dirty: Bitmap, block: RamBlock | None = None) -> None:
+        if log.counters.get_calls == 1 and (found := log.dirty.indexes()).size:
+            log.dirty.clear_range(int(found[-1]), 1)
+        harvest(log, dirty, block)
+
+    monkeypatch.setattr(ScriptedLog, "harvest", lose)
+    # Only a page that is not written again shows it, so a program that writes other pages all the time.
+    with pytest.raises(AssertionError):
+        lawful(replicate(hot=150))
+
+
+def test_planted_torn_batches_that_are_forgotten_are_refused_by_the_standby(monkeypatch: pytest.MonkeyPatch) -> None:
+    end_round = PageSource.end_round
+
+    def forget(source: PageSource, number: int, *, final: bool) -> list[PageBatch]:
+        end_round(source, number, final=final)
+        return []
+
+    monkeypatch.setattr(PageSource, "end_round", forget)
+    run = lawful(replicate(source_fault=Fault(Harm.FLIP, 2, 0.7)))
+    assert isinstance(run.standby.error, PeerProtocolError)
+    assert "not again" in str(run.standby.error)
+
+
+def test_planted_staging_that_is_copied_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page that was staged before and is written again keeps what was staged first: the point is no moment's."""
+    copy = Staging.copy
+
+    def once(staging: Staging, *arguments: Any) -> None:
+        if not staging.pages:
+            copy(staging, *arguments)
+
+    monkeypatch.setattr(Staging, "copy", once)
+    with pytest.raises(AssertionError):
+        lawful(replicate())
+
+
+def test_an_answer_to_another_point_is_refused() -> None:
+    answers = frames()[1]
+    for nth in range(1, answers):
+        run = replicate(standby_fault=Fault(Harm.INSERT, nth, frame=encoded(PointAck(99))))
+        assert isinstance(run.error, PeerProtocolError | OutcomeUnknown)
