@@ -85,8 +85,10 @@ def _document(arguments: list[str], kind: str, message: str, code: int, attempt:
     if "--json" in arguments or "--json-lines" in arguments:
         import json
 
+        from precopy.report.schemas import schema
+
         document: dict[str, Any] = {
-            "schema": "precopy.error/1",
+            "schema": schema("error"),
             "error": {"kind": kind, "message": message, "exit_code": code},
         }
         if attempt is not None:

@@ -127,8 +127,8 @@ def _text(path: str) -> str:
     return ""
 
 
-def show_document(kind: str, body: dict[str, Any], version: int = 1) -> None:
+def show_document(kind: str, body: dict[str, Any]) -> None:
     """The one document that ``--json`` prints: ``body``, and where it comes from unless it says so itself."""
     from precopy.report.documents import document, to_json
 
-    click.echo(to_json(document(kind, version, {"machine": host_facts(), **body})))
+    click.echo(to_json(document(kind, {"machine": host_facts(), **body})))

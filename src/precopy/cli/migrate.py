@@ -152,7 +152,7 @@ def _print_event(event: Event) -> None:
     from precopy.report.documents import document, to_json
 
     body = {"event": event_name(event), **msgspec.to_builtins(event)}
-    click.echo(to_json(document("migrate-event", 1, body)))
+    click.echo(to_json(document("migrate-event", body)))
 
 
 def _report_attempt(attempt: object) -> None:

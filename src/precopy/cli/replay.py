@@ -39,7 +39,7 @@ def replay(
     outcome = Replayer(trace).run(POLICIES[name], bandwidth=bandwidth, clear=clear, limits=allowed)
     done = Replayed(trace, name, clear or trace.facts.clear, bandwidth, allowed, outcome)
     if as_json:
-        show_document("replay", replay_body(str(file), trace, done), version=2)
+        show_document("replay", replay_body(str(file), trace, done))
         return
     from precopy.report.compare_tables import replay_summary, replay_table
     from precopy.report.console import show

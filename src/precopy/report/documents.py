@@ -8,11 +8,12 @@ import msgspec
 
 from precopy.migration.results import Attempt, Migrated
 from precopy.planning.model.round import Round
+from precopy.report.schemas import schema
 
 
-def document(kind: str, version: int, body: dict[str, Any]) -> dict[str, Any]:
-    """``body`` under the schema ``precopy.<kind>/<version>``."""
-    return {"schema": f"precopy.{kind}/{version}", **body}
+def document(kind: str, body: dict[str, Any]) -> dict[str, Any]:
+    """``body`` under its kind's schema."""
+    return {"schema": schema(kind), **body}
 
 
 def to_json(value: dict[str, Any]) -> str:

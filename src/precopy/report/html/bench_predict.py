@@ -7,6 +7,7 @@ from precopy.report.html.charts.scatter import Point, scatter
 from precopy.report.html.parts import Column, Figure, Headline, Key, Part, Report, Table, Tile
 from precopy.report.html.records import BenchPredict, Estimate, Forecast
 from precopy.report.html.words import NONE, PREDICT_TERMS, duration, facts, several, span
+from precopy.report.schemas import schema
 
 _BAND = 0.2
 _READING = (
@@ -29,7 +30,7 @@ def bench_predict_report(bench: BenchPredict, prefix: str) -> Report:
     intro = "Each migration's end was predicted while it ran, and then measured."
     parts = (Part(f"{prefix}predicted", "Predicted and measured", intro, tuple(figures)),)
     title = f"Prediction benchmark, {several(len(bench.migrations), 'migration')}"
-    return Report("precopy.bench-predict/1", title, _verdict(bench), parts, facts(bench.machine), PREDICT_TERMS)
+    return Report(schema("bench-predict"), title, _verdict(bench), parts, facts(bench.machine), PREDICT_TERMS)
 
 
 def _verdict(bench: BenchPredict) -> Headline:

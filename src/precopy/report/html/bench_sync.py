@@ -7,6 +7,7 @@ from precopy.report.html.charts.scale import SECONDS, count_text, counts, fittin
 from precopy.report.html.parts import Column, Figure, Headline, Key, Part, Report, Table, Tile
 from precopy.report.html.records import BenchSync, Block, Spread, Variant
 from precopy.report.html.words import NONE, SYNC_TERMS, duration, facts
+from precopy.report.schemas import schema
 from precopy.units import format_size
 
 _COLOURS = 6
@@ -32,7 +33,7 @@ def bench_sync_report(bench: BenchSync, prefix: str) -> Report:
     figures = (_times(bench, prefix), _ioctls(bench, prefix))
     parts = (Part(f"{prefix}sync", "A sync with every variant", intro, figures),)
     title = f"Sync benchmark, {bench.layout}, {format_size(bench.ram_bytes)}"
-    return Report("precopy.bench-sync/1", title, _verdict(bench), parts, facts(bench.machine), SYNC_TERMS)
+    return Report(schema("bench-sync"), title, _verdict(bench), parts, facts(bench.machine), SYNC_TERMS)
 
 
 def _verdict(bench: BenchSync) -> Headline:

@@ -10,6 +10,7 @@ from precopy.report.html.charts.svg import Chart
 from precopy.report.html.parts import Column, Figure, Headline, Key, Part, Report, Table, Tile
 from precopy.report.html.records import Compare, Score, Trace
 from precopy.report.html.words import COMPARE_TERMS, NONE, duration, facts, listed, several
+from precopy.report.schemas import schema
 from precopy.units import format_size
 
 _EQUAL = 0.02
@@ -34,7 +35,7 @@ def compare_report(compare: Compare, prefix: str) -> Report:
     intro = "Every policy was tried on the same recorded writes of a guest, so only its decisions differ."
     parts = (Part(f"{prefix}compared", "The policies compared", intro, tuple(figures)),)
     title = f"{_counted(len(_policies(compare)))} on {several(len(compare.traces), 'recording')}"
-    return Report("precopy.compare/1", title, _verdict(compare), parts, facts(compare.machine), COMPARE_TERMS)
+    return Report(schema("compare"), title, _verdict(compare), parts, facts(compare.machine), COMPARE_TERMS)
 
 
 def _policies(compare: Compare) -> list[str]:

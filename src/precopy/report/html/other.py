@@ -8,6 +8,7 @@ from typing import Any
 from precopy.report.html.parts import Column, Figure, Headline, Part, Report, Table
 from precopy.report.html.records import Failure, Other
 from precopy.report.html.words import NONE, facts, several
+from precopy.report.schemas import schema
 from precopy.units import format_duration, format_rate, format_size
 
 _DEEP, _MOST_ROWS, _MOST_COLUMNS = 6, 500, 40
@@ -29,7 +30,7 @@ def failure_report(failure: Failure, prefix: str) -> Report:
         until = "The migration until then, round by round."
         parts.append(Part(f"{prefix}migration", "Its rounds", until, (_list("rounds", rounds, f"{prefix}rounds"),)))
     title = f"Failed, exit code {error.exit_code}"
-    return Report("precopy.error/1", title, said, tuple(parts), facts(failure.machine))
+    return Report(schema("error"), title, said, tuple(parts), facts(failure.machine))
 
 
 def other_report(other: Other, prefix: str) -> Report:

@@ -24,6 +24,7 @@ from precopy.report.html.records import (
     Migration,
     Other,
 )
+from precopy.report.schemas import VERSIONS, schema
 
 LARGEST = 64 << 20
 """Bytes of the largest file that is read."""
@@ -65,7 +66,7 @@ def _decode(data: bytes, name: str) -> list[Any]:
 
 
 def _is_event(value: Any) -> bool:
-    return isinstance(value, dict) and value.get("schema") == "precopy.migrate-event/1"
+    return isinstance(value, dict) and value.get("schema") == schema("migrate-event")
 
 
 def _record(value: Any, where: str) -> Document:
@@ -77,11 +78,13 @@ def _record(value: Any, where: str) -> Document:
             f"printed"
         )
     kind, version = match.groups()
-    if kind not in _KINDS and kind not in _PLAIN:
+    if kind not in VERSIONS:
         raise UsageError(f"{where} is {match[0]}, which is no kind of document of this precopy's; {_known(kind)}")
-    if version != "1":
-        raise UsageError(f"{where} is {match[0]}; this precopy reads {kind} documents of version 1")
-    if kind in _PLAIN:
+    newest = VERSIONS[kind]
+    if not 1 <= int(version) <= newest:
+        there = "version 1" if newest == 1 else f"versions 1 to {newest}"
+        raise UsageError(f"{where} is {match[0]}; this precopy reads {kind} documents of {there}")
+    if kind not in _KINDS:
         return _other(match[0], value, where)
     value = as_today(value)
     if kind == "demo":
@@ -99,23 +102,14 @@ _KINDS: dict[str, type[Document]] = {
     "error": Failure,
 }
 
-
-_PLAIN = frozenset(
-    {
-        "bench-bitmap", "bench-display", "bench-snapshot", "bench-track", "check", "demo-memory", "layout",
-        "migrate-event", "plan", "plan-sweep", "receive", "replay", "report", "run", "snapshot-compact",
-        "snapshot-export", "snapshot-list", "snapshot-verify", "status",
-    }
-)  # fmt: skip
-"""Kinds that are shown as the fields that they have."""
+"""Kinds with pages of their own; all others are shown as the fields that they have."""
 
 
 def _known(kind: str) -> str:
     """What may have been meant by ``kind``, and what there is."""
-    known = sorted([*_KINDS, *_PLAIN])
-    close = difflib.get_close_matches(kind, known, 1)
+    close = difflib.get_close_matches(kind, VERSIONS, 1)
     meant = f"did you mean {close[0]}? " if close else ""
-    return f"{meant}there are {', '.join(known)}"
+    return f"{meant}there are {', '.join(VERSIONS)}"
 
 
 def _demo(value: dict[str, Any], where: str) -> Demo:

@@ -21,7 +21,8 @@ from precopy.report.html import LARGEST, Page, render
 from precopy.report.html.charts.bars import MOST_ROWS
 from precopy.report.html.charts.scale import BYTES, COUNT, RATE, SECONDS, around, counts, fitting, linear
 from precopy.report.html.charts.scatter import staircase
-from precopy.report.html.reading import _KINDS, _PLAIN
+from precopy.report.html.reading import _KINDS
+from precopy.report.schemas import VERSIONS
 from support import reports
 
 Documents = dict[str, Any]
@@ -469,6 +470,15 @@ def test_every_kind_that_a_command_prints_is_known() -> None:
     source = "".join(path.read_text() for path in Path(precopy.cli.__file__).parent.rglob("*.py"))
     kinds = set(re.findall(r'(?:show_document|_print_json)\(\s*"([a-z-]+)"', source))
     assert {"migrate", "plan", "snapshot-verify", "status"} <= kinds
-    assert kinds <= {*_KINDS, *_PLAIN}
-    for kind in _PLAIN:
-        assert "why" in render(f'{{"schema": "precopy.{kind}/1", "why": "because"}}'.encode(), "a.json").html
+    assert kinds <= VERSIONS.keys()
+    for kind in VERSIONS.keys() - _KINDS.keys():
+        for version in range(1, VERSIONS[kind] + 1):
+            text = f'{{"schema": "precopy.{kind}/{version}", "why": "because"}}'
+            assert "why" in render(text.encode(), "a.json").html
+                "why" in render(f'{{"schema": "precopy.{kind}/{version}", "why": "because"}}'.encode(), "a.json").html
+            )
+
+
+def test_a_schema_is_spelt_in_one_place() -> None:
+    for path in Path(precopy.__file__).parent.rglob("*.py"):
+        assert not re.findall(r'"precopy\.[a-z-]+/[0-9]"', path.read_text()), path
