@@ -15,7 +15,8 @@ from precopy.migration.results import (
     Verdict,
     event_name,
 )
-from precopy.migration.source import GuestIs, Source
+from precopy.migration.session import GuestIs
+from precopy.migration.source import Source
 from precopy.planning.model.downtime import Downtime
 from precopy.planning.model.round import Round
 

@@ -1,8 +1,7 @@
 """The source's side of a migration: rounds while the guest runs, then the switchover.
 
-Law 4: **At most one side runs.** The source resumes its guest after any failure before `Commit` was handed to the
-stream. From there on only the destination's answer tells: `Running` (it runs there), or `Abort` (it does not and
-will not). Without an answer the outcome is unknown, the guest stays paused here, and `OutcomeUnknown` says so.
+Law 4: **At most one side runs.** The source resumes its guest where `Handover` knows that it is here: after any failure
+before `Commit`, and after an `Abort` that answers it. Where the outcome is unknown, the guest stays paused here.
 
 Law 5: **The peer is not trusted**, with the guest's time either. While the guest is paused all that the destination
 does has to be done within `Source._patience`; then the guest runs on here. The answer to `Commit` has to come within
@@ -12,7 +11,6 @@ the stream's time-out.
 from __future__ import annotations
 
 import contextlib
-import enum
 import math
 import threading
 from collections.abc import Callable
@@ -23,9 +21,7 @@ from precopy.errors import (
     GuestError,
     KernelCallError,
     NotConverged,
-    OutcomeUnknown,
     PeerLost,
-    PeerRefused,
     PrecopyError,
 )
 from precopy.migration.channel import Channel
@@ -36,7 +32,7 @@ from precopy.migration.rate_limit import RateLimiter
 from precopy.migration.recorder import Recorder
 from precopy.migration.results import Attempt, Committing, Event, Migrated, Progress
 from precopy.migration.rounds import Rounds
-from precopy.migration.session import new_session, open_session, reason_of
+from precopy.migration.session import GuestIs, Handover, new_session, open_session, reason_of
 from precopy.migration.verification import check_compared, send_for_comparison
 from precopy.planning import Action
 from precopy.planning.model.downtime import Downtime
@@ -45,7 +41,6 @@ from precopy.planning.model.trace import RecordedOutcome
 from precopy.ports import ByteStream, Clock, SystemClock, TrackerChoice, VmControl
 from precopy.ports.stream import SLOWEST_BYTES_PER_S
 from precopy.wire.events import (
-    Commit,
     Compare,
     DeviceState,
     Hello,
@@ -54,7 +49,6 @@ from precopy.wire.events import (
     Ready,
     Role,
     RoundEnd,
-    Running,
 )
 from precopy.wire.format import DEFAULT_FORMAT, OpenFormat
 
@@ -68,14 +62,6 @@ _SLACK = 4.0
 """A switchover is given up after the stream's time-out plus this many times its expected time. The factor allows for a
 link that has become slower and for a busy machine; the bound is against a peer that delays."""
 _WAS_CANCELLED = "the migration was cancelled; the guest runs on at the source"
-
-
-class GuestIs(enum.Enum):
-    """Where the guest may run, as far as the source knows."""
-
-    HERE = "here"
-    UNKNOWN = "unknown"
-    THERE = "there"
 
 
 class Source:
@@ -100,8 +86,7 @@ class Source:
         self._clock = clock or SystemClock()
         self._channel = Channel(stream, open_format(Role.SOURCE), self._clock)
         self._cancelled = threading.Event()
-        self._commit_lock = threading.Lock()
-        self.guest_is = GuestIs.HERE
+        self._handover = Handover(self._channel, self.session)
         self._rounds: list[Round] = []
         self._controller: ConvergenceController | None = None
         self._next_progress = 0.0
@@ -110,16 +95,17 @@ class Source:
         self._started = self._clock.now()
         self._phase = "setup"
 
+    @property
+    def guest_is(self) -> GuestIs:
+        """Where the guest may run, as far as is known here."""
+        return self._handover.guest_is
+
     def cancel(self) -> None:
         """Stops the migration from another thread; the guest runs on here. Too late once the commit is out."""
         self._cancelled.set()
 
-        def cut() -> None:  # a peer that takes nothing must not hold up the user
-            with self._commit_lock:
-                if self.guest_is is GuestIs.HERE:
-                    self.stream.abort()
-
-        timer = threading.Timer(_CANCEL_GRACE_S, cut)
+        # A peer that takes nothing must not hold up the user.
+        timer = threading.Timer(_CANCEL_GRACE_S, self._handover.while_here, [self.stream.abort])
         timer.daemon = True
         timer.start()
 
@@ -202,11 +188,9 @@ class Source:
     def _failure(self, error: BaseException) -> BaseException:
         """What to raise for ``error``, by where the guest is. After any failure between the commit and its answer the
         outcome is unknown."""
-        if self.guest_is is GuestIs.UNKNOWN:
-            return OutcomeUnknown(self.session, reason_of(error))
-        if self._cancelled.is_set() and isinstance(error, PeerLost):
+        if self.guest_is is GuestIs.HERE and self._cancelled.is_set() and isinstance(error, PeerLost):
             return Cancelled(_WAS_CANCELLED)
-        return error
+        return self._handover.outcome(error)
 
     def _choose_tracker(self) -> TrackerChoice:
         if not self.options.tracker:
@@ -347,20 +331,13 @@ class Source:
 
     def _commit(self) -> None:
         self._emit(Committing(self.session))  # first, so that no observer takes a commit that was sent for unsent
-        with self._commit_lock:
-            if self._cancelled.is_set():
-                raise Cancelled(_WAS_CANCELLED)
-            self.guest_is = GuestIs.UNKNOWN
-        self._phase = "commit"
-        self.stream.limit(None)  # what an answer may take bounds the rest
-        try:
-            self._channel.send(Commit())
-            self._channel.expect(Running)
-        except PeerRefused:
-            self.guest_is = GuestIs.HERE  # an abort promises that it did not and will not run there
-            raise
-        self.guest_is = GuestIs.THERE
+        self._handover.commit(self._begin_commit)
         self._phase = "done"
+
+    def _begin_commit(self) -> None:
+        if self._cancelled.is_set():
+            raise Cancelled(_WAS_CANCELLED)
+        self._phase = "commit"
 
     def _record(self, done: Round) -> None:
         self._rounds.append(done)

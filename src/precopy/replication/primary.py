@@ -1,8 +1,7 @@
 """The primary's side of a replication, step by step: greeting, rounds, points, commit. One thread at a time calls it.
 
-Law 4 in this module: **At most one side has the memory.** It is given away by `Commit`. From there on only the
-standby's answer tells: `Running` (it has the memory), or `Abort` (it does not want it). Without an answer the outcome
-is unknown, and `OutcomeUnknown` says so.
+Law 4: **At most one side has the memory.** It is given away by `Handover`, of whose answer `OutcomeUnknown` says that
+there was none.
 """
 
 from __future__ import annotations
@@ -16,9 +15,6 @@ from precopy.bitmap import Bitmap
 from precopy.dirty import DirtyLog, DirtyMemory, LogCounters, MigrationBitmap, clear_policy
 from precopy.errors import (
     KernelCallError,
-    OutcomeUnknown,
-    PeerRefused,
-    PrecopyError,
     UsageError,
 )
 from precopy.memory import GuestMemory, RamBlock, RamLayout
@@ -26,12 +22,12 @@ from precopy.migration.channel import Channel
 from precopy.migration.page_source import PageSource
 from precopy.migration.rate_limit import RateLimiter
 from precopy.migration.rounds import Rounds
-from precopy.migration.session import new_session, open_session
+from precopy.migration.session import Handover, new_session, open_session
 from precopy.planning.model.round import Round
 from precopy.ports import ByteStream, Clock
 from precopy.replication.checkpoints import Points
 from precopy.replication.hello import hello_of
-from precopy.wire.events import Alive, Commit, Role, RoundEnd, Running
+from precopy.wire.events import Alive, Commit, Role, RoundEnd
 from precopy.wire.format import DEFAULT_FORMAT
 
 FEW_PAGES = 2048
@@ -88,6 +84,7 @@ class Primary:
         contents = memory.contents()
         self.session = new_session()
         self.channel = Channel(stream, DEFAULT_FORMAT(Role.SOURCE), clock)
+        self._handover = Handover(self.channel, self.session, _FIND_OUT)
         self._memory = memory  # lives as long as this
         self._page_size = contents.layout.page_size
         self._clock = clock
@@ -181,12 +178,12 @@ class Primary:
         """Gives the memory away. Raises `PeerRefused` where the standby does not take it, otherwise
         `OutcomeUnknown`."""
         try:
-            self.channel.send(Commit())
-            self.channel.expect(Running)
-        except PeerRefused:
-            raise
+            self._handover.commit()
         except BaseException as error:
-            raise _unknown(self.session, error) from error
+            failure = self._handover.outcome(error)
+            if failure is error:
+                raise
+            raise failure from error
 
     def alive(self) -> None:
         """Lets the standby know that somebody is there, where that is allowed now. Raises `PeerError`."""
@@ -224,8 +221,3 @@ class _OpenLog:
     def perhaps(self) -> Bitmap:
         """Those pages of the last harvest that were written perhaps."""
         return self._log.perhaps
-
-
-def _unknown(session: str, error: BaseException) -> OutcomeUnknown:
-    cause = str(error) if isinstance(error, PrecopyError) else type(error).__name__
-    return OutcomeUnknown(session, cause, _FIND_OUT)

@@ -254,7 +254,7 @@ def test_planted_a_source_that_runs_on_without_an_answer(monkeypatch: pytest.Mon
         try:
             commit(engine)
         except PeerLost:
-            engine.guest_is = GuestIs.HERE
+            engine._handover.guest_is = GuestIs.HERE
             raise
 
     monkeypatch.setattr(Source, "_commit", forget)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from precopy.errors import HelloMismatch, PeerLost
-from precopy.migration.session import check_session, new_session, reason_of
-from precopy.wire.events import Hello
+from precopy.errors import Cancelled, HelloMismatch, LocalProtocolError, OutcomeUnknown, PeerLost
+from precopy.migration.channel import Channel
+from precopy.migration.session import GuestIs, Handover, check_session, new_session, reason_of
+from precopy.wire.events import Hello, Role
+from precopy.wire.format import DEFAULT_FORMAT
+from support.scripted import ScriptedStream
 
 
 def test_a_new_session_is_named_as_sessions_are() -> None:
@@ -35,3 +38,39 @@ def test_at_home_no_side_is_named() -> None:
     assert reason_of(PeerLost("gone")) == "gone"
     assert reason_of(KeyboardInterrupt()) == "interrupted by the user"
     assert reason_of(ZeroDivisionError("secret")) == "internal error: ZeroDivisionError"
+
+
+def handover() -> tuple[Handover, ScriptedStream]:
+    """Of a session that has not been opened, so that a commit of it cannot be sent."""
+    stream, _ = ScriptedStream.pair()
+    return Handover(Channel(stream, DEFAULT_FORMAT(Role.SOURCE)), "a" * 32, "ask there"), stream
+
+
+def test_nothing_is_given_away_where_the_check_refuses() -> None:
+    given, stream = handover()
+
+    def refuse() -> None:
+        raise Cancelled("not now")
+
+    with pytest.raises(Cancelled) as raised:
+        given.commit(refuse)
+    assert given.guest_is is GuestIs.HERE
+    assert given.outcome(raised.value) is raised.value
+    assert stream.sent == 0
+    done: list[int] = []
+    given.while_here(lambda: done.append(1))
+    assert done == [1]
+
+
+def test_after_any_failure_of_a_commit_the_outcome_is_unknown() -> None:
+    given, _ = handover()
+    with pytest.raises(LocalProtocolError) as raised:
+        given.commit()
+    assert given.guest_is is GuestIs.UNKNOWN
+    outcome = given.outcome(raised.value)
+    assert isinstance(outcome, OutcomeUnknown)
+    assert outcome.session == "a" * 32
+    assert str(outcome).endswith("ask there")
+    done: list[int] = []
+    given.while_here(lambda: done.append(1))
+    assert done == []
