@@ -1,4 +1,4 @@
-"""What every guest promises (`precopy.ports.VmControl`), held for each kind of guest that there is."""
+"""What every guest promises in each of its roles (`precopy.ports.vm`), held for each kind of guest that there is."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from precopy.machines.kvm import KvmGuest
 from precopy.machines.workload import Workload
 from precopy.memory import GuestMemory
 from precopy.memory.captures.machines import flat
-from precopy.ports import DirtyLog, Throttled
+from precopy.ports import DeviceStates, DirtyLog, SelfChecking, Throttleable, Throttled, TrackerChoosing
 from support.patience import IN_TIME_S
 from support.sleeper import Sleeper
 
@@ -57,6 +57,11 @@ def steps_after(guest: Guest, more_than: int) -> int:
         if (steps := guest.self_check().steps) > more_than:
             return steps
     raise AssertionError("the guest makes no steps")
+
+
+@pytest.mark.parametrize("role", [TrackerChoosing, Throttleable, DeviceStates, SelfChecking])
+def test_has_every_optional_role(guest: Guest, role: type) -> None:
+    assert isinstance(guest, role)
 
 
 def test_is_made_paused_and_makes_no_step(guest: Guest) -> None:

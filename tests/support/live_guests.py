@@ -20,7 +20,7 @@ from precopy.machines.workload.image import words_at
 from precopy.memory import GuestMemory, RamLayout
 from precopy.memory.captures.machines import machine_layout
 from precopy.migration import Destination, Event, Migrated, MigrationOptions, Received, Recorder, Source
-from precopy.ports import VmControl
+from precopy.ports import DestinationVm, SourceVm
 from precopy.transport import Address, Listener, SocketStream, connect
 from precopy.units import PAGE_SIZE
 
@@ -228,8 +228,8 @@ class Endings:
 
 
 def migrate(
-    source: VmControl,
-    destination: VmControl,
+    source: SourceVm,
+    destination: DestinationVm,
     streams: tuple[SocketStream, SocketStream],
     options: MigrationOptions = ARRIVES,
     emit: Callable[[Event], None] = lambda _: None,

@@ -24,7 +24,7 @@ from precopy.memory import GuestMemory, RamLayout
 from precopy.memory.layout import RamBlock
 from precopy.migration import Destination, Greeting, Migrated, MigrationOptions, Received, Source
 from precopy.migration.results import Event
-from precopy.ports import SelfCheck, Throttled, TrackerChoice
+from precopy.ports import DestinationVm, SelfCheck, SourceVm, Throttled, TrackerChoice
 from precopy.ports.stream import Buffer, IoVec
 from precopy.units import PAGE_SIZE
 from precopy.wire.format import DEFAULT_FORMAT, OpenFormat
@@ -166,7 +166,7 @@ class ScriptedGuest:
         if self.fails.get(method) == self._called[method]:
             raise GuestError(f"the script has {method} fail")
 
-    # `precopy.ports.VmControl`.
+    # The roles of `precopy.ports.vm`.
 
     def choose_tracker(self, wanted: str) -> TrackerChoice:
         self._call("choose_tracker")
@@ -218,6 +218,28 @@ class ScriptedGuest:
             for row in np.flatnonzero((self.memory.pages(block) != model.memory.pages(block)).any(axis=1))
         ]
         return SelfCheck(self.steps, LAYOUT.pages, tuple(wrong))
+
+
+class BareGuest:
+    """A scripted guest of which only what every machine can do is seen: it is paused, run, read, written and tracked.
+    Its script goes on; it has no state, throttle, choice of a tracker or check of its own."""
+
+    kind = "bare"
+    machine = "bare"
+
+    def __init__(self, inner: ScriptedGuest) -> None:
+        self._inner = inner
+        self.memory, self.dirty = inner.memory, inner.dirty
+
+    @property
+    def running(self) -> bool:
+        return self._inner.running
+
+    def pause(self) -> float:
+        return self._inner.pause()
+
+    def resume(self) -> None:
+        self._inner.resume()
 
 
 class Harm(enum.Enum):
@@ -380,8 +402,11 @@ def migrate(
     tears: bool = False,
     on_event: Callable[[Source, Event], None] = lambda _source, _event: None,
     open_format: OpenFormat = DEFAULT_FORMAT,
+    source_as: Callable[[ScriptedGuest], SourceVm] = lambda guest: guest,
+    destination_as: Callable[[ScriptedGuest], DestinationVm] = lambda guest: guest,
 ) -> Run:
-    """One whole migration of a scripted guest. ``tears``: it writes a page of each batch while that is sent."""
+    """One whole migration of a scripted guest. ``tears``: it writes a page of each batch while that is sent.
+    ``source_as``, ``destination_as``: what each engine sees of its guest."""
     world, clock = World(), Clock()
     source, destination = ScriptedGuest(world, "source"), ScriptedGuest(world, "destination")
     source.boot()
@@ -393,7 +418,7 @@ def migrate(
         events.append(event)
         on_event(engine, event)
 
-    engine = Source(source, near, options, emit=emit, clock=clock, open_format=open_format)
+    engine = Source(source_as(source), near, options, emit=emit, clock=clock, open_format=open_format)
     run = Run(world, source, destination, engine, (near, far), events)
     source.resume()
     prepare(source, destination)
@@ -403,7 +428,9 @@ def migrate(
 
     def receive() -> None:
         try:
-            run.received = Destination(destination, far, clock=Clock(), greeting=Greeting(open_format)).run()
+            run.received = Destination(
+                destination_as(destination), far, clock=Clock(), greeting=Greeting(open_format)
+            ).run()
         except BaseException as error:
             run.destination_error = error
         finally:

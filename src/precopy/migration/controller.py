@@ -19,7 +19,7 @@ from precopy.planning.model.round import NextSync, Round
 from precopy.planning.model.switchover import switchover_overhead
 from precopy.planning.model.trace import RecordedFacts
 from precopy.planning.policies import POLICIES
-from precopy.ports import Throttled, VmControl
+from precopy.ports import SourceVm, Throttleable, Throttled
 from precopy.ports.vm import MAX_THROTTLE
 
 _FAST = 1e9
@@ -29,10 +29,14 @@ _FIRST_SAMPLE_S = 0.01
 time. Replays need to know when in a round a page was written."""
 
 
+_NEVER = Throttled((), 0.0)
+"""What throttling costs a guest that is not to be throttled, which is not asked."""
+
+
 class _Meter:
     """Reads which share of a guest's time was taken since it was read last."""
 
-    def __init__(self, vm: VmControl) -> None:
+    def __init__(self, vm: Throttleable) -> None:
         self._vm, self._seen = vm, vm.throttled()
 
     def read(self) -> float:
@@ -42,17 +46,18 @@ class _Meter:
 
 class ConvergenceController:
     """Decides after each round of ``vm``; ``bitmap`` has the pages to be sent. ``emit`` gets each verdict, ``recorder``
-    the measurements."""
+    the measurements. ``throttling`` is the same machine where it may be slowed down."""
 
     def __init__(
         self,
-        vm: VmControl,
+        vm: SourceVm,
         bitmap: MigrationBitmap,
         options: MigrationOptions,
         round_trip_s: float,
         *,
         emit: Callable[[Verdict], None],
         recorder: Recorder | None = None,
+        throttling: Throttleable | None = None,
     ) -> None:
         self.vm, self.bitmap, self.options, self.limits = vm, bitmap, options, options.limits
         self._recorder, self._counters = recorder, bitmap.memory.counters
@@ -66,8 +71,10 @@ class ConvergenceController:
         self._began_s = 0.0
         self._metrics: Metrics | None = None
         self._asked = 0.0
-        self._before = vm.throttled()
-        self._between_syncs, self._between_rounds = _Meter(vm), _Meter(vm)
+        self._throttling = throttling
+        self._before = throttling.throttled() if throttling else _NEVER
+        self._between_syncs = _Meter(throttling) if throttling else None
+        self._between_rounds = _Meter(throttling) if throttling else None
         self._slowed = False
 
     def early_end(self, now: float) -> EarlyEnd:
@@ -97,8 +104,8 @@ class ConvergenceController:
     def begin(self, tracker: str, first: SyncStats) -> None:
         """The ``first`` sync is done, and nothing was sent yet. Raises `Unsupported` where the guest cannot be slowed
         down as wanted."""
-        if self.options.throttle_mode == "dirty-limit":
-            self.vm.limit_dirtying(None)  # raises now, and not after some rounds
+        if self._throttling is not None and self.options.throttle_mode == "dirty-limit":
+            self._throttling.limit_dirtying(None)  # raises now, and not after some rounds
         if self._recorder is not None:
             facts = RecordedFacts(
                 machine=self.vm.machine,
@@ -162,7 +169,7 @@ class ConvergenceController:
     @property
     def throttled(self) -> Throttled:
         """What this migration has cost the guest so far."""
-        return self.vm.throttled() - self._before
+        return self._throttling.throttled() - self._before if self._throttling else _NEVER
 
     def share_of_round(self) -> float:
         """The share of the vCPUs' time that was taken since this was asked last: once at the end of each round."""
@@ -170,9 +177,9 @@ class ConvergenceController:
 
     def release(self) -> None:
         """The guest is slowed down no more. May be called twice."""
-        if self._slowed:
+        if self._throttling is not None and self._slowed:
             self._slowed = False
-            self.vm.throttle(0.0)
+            self._throttling.throttle(0.0)
 
     @property
     def switchover_overhead_s(self) -> Estimate:
@@ -180,20 +187,22 @@ class ConvergenceController:
         return switchover_overhead(self._round_trip_s)
 
     def _slow_down(self, share: float, metrics: Metrics) -> None:
-        if share == self._asked and self.options.throttle_mode != "dirty-limit":
+        if self._throttling is None or (share == self._asked and self.options.throttle_mode != "dirty-limit"):
             return
         self._slowed, self._asked = True, share
         if self.options.throttle_mode == "dirty-limit":
             last = metrics.rounds[-1]
             rate = last.dirty_bytes / last.interval_s * (1 - share) / (1 - metrics.throttled_share)
             per_vcpu = max(rate, self._page_size) / len(self._before.throttled_s)
-            self.vm.limit_dirtying(per_vcpu, self.limits.max_throttle)
+            self._throttling.limit_dirtying(per_vcpu, self.limits.max_throttle)
         else:
-            self.vm.throttle(share)
+            self._throttling.throttle(share)
 
-    def _share(self, meter: _Meter) -> float:
+    def _share(self, meter: _Meter | None) -> float:
         """The share of the vCPUs' time that was taken since ``meter`` was read last: measured for a dirty limit, which
         takes only what it needs."""
+        if meter is None:
+            return 0.0
         measured = meter.read()
         if self.options.throttle_mode != "dirty-limit":
             return self._asked

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from precopy.errors import (
     Cancelled,
+    GuestError,
     PeerError,
     PeerProtocolError,
     PeerRefused,
@@ -28,7 +29,7 @@ from precopy.migration.channel import Channel, printable
 from precopy.migration.page_sink import PageSink, Straight
 from precopy.migration.session import check_hello, reason_of
 from precopy.migration.verification import Comparison
-from precopy.ports import ByteStream, Clock, SystemClock, VmControl
+from precopy.ports import ByteStream, Clock, DestinationVm, DeviceStates, SelfChecking, SystemClock, lacks
 from precopy.wire.events import (
     Abort,
     Alive,
@@ -122,7 +123,7 @@ class Destination:
 
     def __init__(
         self,
-        vm: VmControl,
+        vm: DestinationVm,
         stream: ByteStream,
         *,
         emit: Callable[[Arriving], None] = lambda _: None,
@@ -252,6 +253,12 @@ class Destination:
         if not self._final or self._sink.batches:
             raise PeerProtocolError("the source sends the guest's state before it has ended its last round")
 
+    def _load_state(self, state: bytes) -> None:
+        if isinstance(self.vm, DeviceStates):
+            self.vm.load_state(state)
+        elif state:
+            raise GuestError(f"it takes no state, and the source sends {len(state)} bytes of one")
+
     def _prepare(self, prepare: Prepare) -> None:
         if self._state is None:
             raise PeerProtocolError("the source asks to get ready and has sent no state")
@@ -262,13 +269,15 @@ class Destination:
         )
         began = self._clock.now()
         try:
-            self.vm.load_state(self._state)
+            self._load_state(self._state)
         except PrecopyError as error:
             raise PeerProtocolError(f"the source's guest cannot be put into this machine: {error}") from error
         loaded = self._clock.now()
         self._load_s = loaded - began
         broken: tuple[str, ...] = ()
         if prepare.compared:
+            if not isinstance(self.vm, SelfChecking):
+                raise lacks(self.vm, "SelfChecking", "--verify")
             broken = self.vm.self_check().broken
             self._verify_s = began - self._stated_at + self._clock.now() - loaded
         self._channel.send(self._comparison.answer(self._load_s, broken))

@@ -38,7 +38,18 @@ from precopy.planning import Action
 from precopy.planning.model.downtime import Downtime
 from precopy.planning.model.round import Round
 from precopy.planning.model.trace import RecordedOutcome
-from precopy.ports import ByteStream, Clock, SystemClock, TrackerChoice, VmControl
+from precopy.ports import (
+    ByteStream,
+    Clock,
+    DeviceStates,
+    SelfChecking,
+    SourceVm,
+    SystemClock,
+    Throttleable,
+    TrackerChoice,
+    TrackerChoosing,
+    lacks,
+)
 from precopy.ports.stream import SLOWEST_BYTES_PER_S
 from precopy.wire.events import (
     Compare,
@@ -70,7 +81,7 @@ class Source:
 
     def __init__(
         self,
-        vm: VmControl,
+        vm: SourceVm,
         stream: ByteStream,
         options: MigrationOptions | None = None,
         *,
@@ -89,6 +100,7 @@ class Source:
         self._handover = Handover(self._channel, self.session)
         self._rounds: list[Round] = []
         self._controller: ConvergenceController | None = None
+        self._throttling: Throttleable | None = None
         self._next_progress = 0.0
         self._saved_at: float | None = None
         self._bitmap: MigrationBitmap | None = None
@@ -112,12 +124,13 @@ class Source:
     def run(self) -> Migrated:
         """Migrates; afterwards the guest runs at the destination and is paused here.
 
-        Raises `NotConverged`, `PeerError`, `VerificationFailed`, `Cancelled`, `GuestError` with the guest running on
-        here as it did before, and `OutcomeUnknown` with the guest paused here.
+        Raises `Unsupported`, `NotConverged`, `PeerError`, `VerificationFailed`, `Cancelled`, `GuestError` with the
+        guest running on here as it did before, and `OutcomeUnknown` with the guest paused here.
         """
         ran = self.vm.running
         dirty = self.vm.dirty
         try:
+            self._ask_for_roles()
             choice = self._choose_tracker()
             dirty = self.vm.dirty
             done = self._migrate(dirty, choice)
@@ -192,10 +205,22 @@ class Source:
             return Cancelled(_WAS_CANCELLED)
         return self._handover.outcome(error)
 
+    def _ask_for_roles(self) -> None:
+        """Raises `Unsupported` where the machine has not got what an option needs: now, and not after some rounds."""
+        vm, options = self.vm, self.options
+        if options.throttle_mode != "off":
+            if not isinstance(vm, Throttleable):
+                raise lacks(vm, "Throttleable", f"--throttle {options.throttle_mode}")
+            self._throttling = vm
+        if options.tracker not in ("", "auto") and not isinstance(vm, TrackerChoosing):
+            raise lacks(vm, "TrackerChoosing", f"--tracker {options.tracker}")
+        if options.verify and not isinstance(vm, SelfChecking):  # the destination's machine is one of this kind
+            raise lacks(vm, "SelfChecking", "--verify")
+
     def _choose_tracker(self) -> TrackerChoice:
-        if not self.options.tracker:
-            return TrackerChoice(self.vm.dirty.name, "what the guest has")
-        return self.vm.choose_tracker(self.options.tracker)
+        if self.options.tracker and isinstance(self.vm, TrackerChoosing):
+            return self.vm.choose_tracker(self.options.tracker)
+        return TrackerChoice(self.vm.dirty.name, "what the guest has")
 
     def _migrate(self, dirty: DirtyMemory, choice: TrackerChoice) -> Migrated:
         clock, layout = self._clock, self.vm.memory.layout
@@ -205,7 +230,13 @@ class Source:
         policy = clear_policy(self.options.clear, layout, self.options.clear_chunk_shift)
         bitmap = MigrationBitmap(dirty, policy, clock.now)
         controller = self._controller = ConvergenceController(
-            self.vm, bitmap, self.options, round_trip_s, emit=self._emit, recorder=self._recorder
+            self.vm,
+            bitmap,
+            self.options,
+            round_trip_s,
+            emit=self._emit,
+            recorder=self._recorder,
+            throttling=self._throttling,
         )
         self._bitmap = bitmap
         pages = PageSource(
@@ -301,7 +332,7 @@ class Source:
         synced = clock.now()
         last = rounds.send(sync, final=final)
         sent = clock.now()
-        self._channel.send(DeviceState(self.vm.save_state()))
+        self._channel.send(DeviceState(self.vm.save_state() if isinstance(self.vm, DeviceStates) else b""))
         saved = self._saved_at = clock.now()
         compared = self._compare() if self.options.verify else 0
         self._channel.send(Prepare(compared))

@@ -7,20 +7,39 @@ from precopy.dirty.log import DirtyLog, LogCounters
 from precopy.ports.clock import Clock, SystemClock
 from precopy.ports.ram import MemoryReader, MemoryWriter
 from precopy.ports.stream import Buffer, ByteStream, IoVec
-from precopy.ports.vm import SelfCheck, Throttled, TrackerChoice, VmControl
+from precopy.ports.vm import (
+    DestinationVm,
+    DeviceStates,
+    Pausable,
+    SelfCheck,
+    SelfChecking,
+    SourceVm,
+    Throttleable,
+    Throttled,
+    TrackerChoice,
+    TrackerChoosing,
+    lacks,
+)
 
 __all__ = [
     "Buffer",
     "ByteStream",
     "Clock",
+    "DestinationVm",
+    "DeviceStates",
     "DirtyLog",
     "IoVec",
     "LogCounters",
     "MemoryReader",
     "MemoryWriter",
+    "Pausable",
     "SelfCheck",
+    "SelfChecking",
+    "SourceVm",
     "SystemClock",
+    "Throttleable",
     "Throttled",
     "TrackerChoice",
-    "VmControl",
+    "TrackerChoosing",
+    "lacks",
 ]

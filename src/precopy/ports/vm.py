@@ -1,12 +1,18 @@
-"""A guest that can be migrated."""
+"""What a machine can do, by role. To be migrated from it has to be a `SourceVm`, to be migrated to a `DestinationVm`;
+each other role is optional. What an option needs is asked for once, when a migration starts; `lacks` is the error where
+it is missing.
+
+tests/contract/test_vm_control.py holds every implementation to this.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from precopy.dirty.clients import DirtyMemory
-from precopy.ports.ram import MemoryWriter
+from precopy.errors import Unsupported
+from precopy.ports.ram import MemoryReader, MemoryWriter
 
 
 @dataclass(frozen=True)
@@ -58,11 +64,8 @@ class Throttled:
         return Throttled(throttled_s, self.active_s - earlier.active_s)
 
 
-class VmControl(Protocol):
-    """One guest: its memory, its tracker, and its vCPUs to pause, resume, throttle, save and restore.
-
-    A guest is made paused. tests/contract/test_vm_control.py holds every implementation to this.
-    """
+class Pausable(Protocol):
+    """A machine that stops and runs. It is made paused."""
 
     @property
     def kind(self) -> str:
@@ -75,20 +78,7 @@ class VmControl(Protocol):
         ...
 
     @property
-    def memory(self) -> MemoryWriter: ...
-
-    @property
     def running(self) -> bool: ...
-
-    @property
-    def dirty(self) -> DirtyMemory:
-        """Its dirty memory, which every client shares."""
-        ...
-
-    def choose_tracker(self, wanted: str) -> TrackerChoice:
-        """Has the tracker called ``wanted`` tell of its writes (``auto``: whichever suits them); ``dirty`` may be
-        another one afterwards. Raises `Unsupported`, `UsageError`, `GuestError`, with the guest as it was."""
-        ...
 
     def pause(self) -> float:
         """Stops every vCPU at an instruction boundary; returns the seconds that took. Raises `GuestError`."""
@@ -97,6 +87,40 @@ class VmControl(Protocol):
     def resume(self) -> None:
         """Runs every vCPU. Raises `GuestError` where one has failed."""
         ...
+
+
+class SourceVm(Pausable, Protocol):
+    """All that a machine must be to be migrated from: it can be paused, and its memory read and tracked."""
+
+    @property
+    def memory(self) -> MemoryReader: ...
+
+    @property
+    def dirty(self) -> DirtyMemory:
+        """Its dirty memory, which every client shares."""
+        ...
+
+
+class DestinationVm(Pausable, Protocol):
+    """All that a machine must be to be migrated to: it can be run, and its memory written while it is paused."""
+
+    @property
+    def memory(self) -> MemoryWriter: ...
+
+
+@runtime_checkable
+class TrackerChoosing(Protocol):
+    """A machine whose tracker can be another one."""
+
+    def choose_tracker(self, wanted: str) -> TrackerChoice:
+        """Has the tracker called ``wanted`` tell of its writes (``auto``: whichever suits them); ``dirty`` may be
+        another one afterwards. Raises `Unsupported`, `UsageError`, `GuestError`, with the guest as it was."""
+        ...
+
+
+@runtime_checkable
+class Throttleable(Protocol):
+    """A machine that can be slowed down."""
 
     def throttle(self, share: float) -> None:
         """Takes this share of every vCPU's time from now on, from 0, which ends it, to 0.99; ends a dirty limit.
@@ -114,6 +138,11 @@ class VmControl(Protocol):
         """What `throttle` and `limit_dirtying` have cost so far."""
         ...
 
+
+@runtime_checkable
+class DeviceStates(Protocol):
+    """A machine with a state besides its memory, such as vCPUs. One without has none to send, and takes none."""
+
     def save_state(self) -> bytes:
         """The state of all vCPUs of a paused guest, all that is not in its memory."""
         ...
@@ -122,6 +151,16 @@ class VmControl(Protocol):
         """Puts a saved state into a paused guest. Raises `GuestError` where it does not fit this machine."""
         ...
 
+
+@runtime_checkable
+class SelfChecking(Protocol):
+    """A machine whose guest has an invariant that its memory can be held against."""
+
     def self_check(self) -> SelfCheck:
         """Holds a paused guest's memory against its own invariant."""
         ...
+
+
+def lacks(vm: Pausable, role: str, option: str) -> Unsupported:
+    """The error where ``vm`` has not got a ``role`` that ``option`` needs, which is as a user writes it."""
+    return Unsupported(f"this machine ({vm.machine}) is not {role}, which {option} needs", f"leave out {option}")

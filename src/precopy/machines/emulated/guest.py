@@ -1,4 +1,4 @@
-"""An emulated guest behind `precopy.ports.VmControl`: the same programs, memory and self-check as under KVM, one CPU.
+"""An emulated guest in all roles of `precopy.ports.vm`: the same programs, memory and self-check as under KVM, one CPU.
 
 The CPU runs in a thread, on the guest's own host memory. The first store to a page that is armed is announced to a
 `WriteLog` before it is done (tlb.py); the announcement is settled at any stop of the CPU between two instructions.
@@ -165,7 +165,7 @@ class EmulatedGuest:
         return check_stamps(self.memory, 1)
 
     def choose_tracker(self, wanted: str) -> TrackerChoice:
-        """As `VmControl.choose_tracker`: there is one."""
+        """As `TrackerChoosing.choose_tracker`: there is one."""
         if wanted != "auto":
             raise Unsupported(f"an emulated CPU has no KVM {wanted.replace('-', ' ')}", "use --tracker auto")
         return TrackerChoice(self.dirty.name, "the only one that an emulated CPU has")

@@ -1,4 +1,4 @@
-"""A KVM guest behind `precopy.ports.VmControl`."""
+"""A KVM guest in every role of `precopy.ports.vm`."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ class KvmGuest:
         return time.perf_counter() - start if ran else 0.0
 
     def choose_tracker(self, wanted: str) -> TrackerChoice:
-        """As `VmControl.choose_tracker`; ``auto`` measures the dirty rate first, for a tenth of a second."""
+        """As `TrackerChoosing.choose_tracker`; ``auto`` measures the dirty rate first, for a tenth of a second."""
         if wanted == "auto":
             choice = choose(self.memory.layout.pages, self._dirty_rate(), self._ring_entries)
         else:
@@ -204,7 +204,7 @@ class KvmGuest:
         self._throttle.throttle_to(share)
 
     def limit_dirtying(self, bytes_per_s: float | None, max_share: float = MAX_THROTTLE) -> None:
-        """As `VmControl.limit_dirtying`, by the dirty ring, which alone says which vCPU dirtied a page."""
+        """As `Throttleable.limit_dirtying`, by the dirty ring, which alone says which vCPU dirtied a page."""
         ring = self._vm.memory.ring
         if ring is None:
             raise Unsupported("the dirty log does not say which vCPU dirtied a page", "use --tracker dirty-ring")
