@@ -311,7 +311,7 @@ class TestRefusals:
     def test_commands_that_do_not_fit_the_state(self, two: Two) -> None:
         bench = two.bench
         said = bench.run("resume", bench.path("from")).sentence(2)
-        assert said == "the guest is running; this needs it to be paused or unknown"
+        assert said == "the guest is running; this needs it to be paused"
         assert bench.run("check", bench.path("to")).sentence(2).startswith("the guest is waiting; ")
         assert bench.run("cancel", bench.path("from")).sentence(2).startswith("the guest is running; ")
         migration = two.migrate(*SLOW)
@@ -494,6 +494,8 @@ class TestUnknownOutcome:
         assert (there["state"], there["session"]) == ("running", session)
         stopped = bench.json("check", bench.path("from"))
         assert stopped["ok"]
+        said = bench.run("pause", bench.path("from")).sentence(2)
+        assert said == "where the guest runs is unknown; this needs it to be running"
         assert bench.json("check", bench.path("from"))["steps"] == stopped["steps"]
         two.quit("from", two.source)
         arrived = bench.json("check", bench.path("to"))

@@ -187,7 +187,9 @@ def test_that_it_converges(bandwidth: float, ratio: float, seed: int, jitter: fl
 def test_where_rounds_settle_that_find_the_whole_working_set(
     bandwidth: float, load: float, size: float, off: tuple[int, float], count: int
 ) -> None:
-    seed, jitter = off
+    """Jitter has to be less than what the first two rounds differ by: beyond that, 1 in 200 such series looks like one
+    of a guest whose rounds go on shrinking."""
+    seed, jitter = off[0], min(off[1], (1 - size) / 4)
     world = World(linear(load * bandwidth, size * RAM), bandwidth, jitter=jitter, seed=seed)
     assert abs(settles_at(world, count) / world.settles() - 1) <= 0.15
 

@@ -1,4 +1,4 @@
-"""What a new user stumbled over once."""
+"""Arguments and files that are wrong or unusual: one sentence, and nothing is lost."""
 
 from __future__ import annotations
 
