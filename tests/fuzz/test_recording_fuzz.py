@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import resource
 import zlib
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from precopy.planning.replay.replay import Replayer
 from precopy.recording.files import read_recording
 from precopy.recording.format import HEAD, MAX_PAGES, OPENING, Kind, checksum, split
 from precopy.units import PAGE_SIZE
+from support.peak import forget_peak, peak_kib
 from support.traces import BANDWIDTH, hot_and_cold, record, write
 
 ZSTD = importlib.util.find_spec("zstandard") is not None
@@ -161,9 +161,10 @@ def test_claims_are_not_allocated(good: bytes, path: Path, pages: int) -> None:
     parts = [(kind, content) for _, kind, content in blocks(good)]
     begun = msgspec.json.decode(split(parts[0][1])[0])
     begun["blocks"] = [{"name": "ram", "first_page": 0, "pages": pages}]
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    forget_peak()
+    before = peak_kib()
     assert read(path, joined([(Kind.BEGIN, payload(begun, b"")), *parts[1:]])) is None
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10  # KiB
+    assert peak_kib() - before < 64 << 10
 
 
 @pytest.mark.parametrize("packing", ["zlib", "zstd"] if ZSTD else ["zlib"])

@@ -72,7 +72,7 @@ class ContentLog:
     def stop(self) -> None:
         """Leaves the copy unchanged."""
         self._running = False
-        self._held.clear_all()
+        self._held = Bitmap(self._held.size)
 
     def harvest(self, dirty: Bitmap, block: RamBlock | None = None) -> None:  # noqa: ARG002 - there is one block
         if not self._running:

@@ -121,8 +121,8 @@ class PagemapLog:
         self._holes[mapping].check()
 
     def _forget(self) -> None:
-        for bitmap in (self._held, self._open, self._unreported):
-            bitmap.clear_all()
+        # New ones take memory where a bit is set only; clearing these would take it for all of them.
+        self._held, self._open, self._unreported = (Bitmap(self.layout.end_page) for _ in range(3))
 
     def harvest(self, dirty: Bitmap, block: RamBlock | None = None) -> None:
         if self._kernel is None:

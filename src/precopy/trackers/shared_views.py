@@ -251,7 +251,7 @@ class SharedMemoryLog:
         if self._mine is not None:
             self._mine.close()
             self._mine = None
-        self._held.clear_all()
+        self._held = Bitmap(self._held.size)
 
     def close(self) -> None:
         """Is done with all writers. May be called twice."""
