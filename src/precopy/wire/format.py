@@ -1,7 +1,7 @@
 """What every format of the stream can do, and which one is spoken where nothing else is asked for.
 
 The engine (`migration`, `replication`) knows events and this module, and no format by its name: `DEFAULT_FORMAT` is
-the one place that chooses. Another format is handed to `Source`, `Destination` and `Greeting` by who opens the stream.
+the one place that chooses. `Source` and `Greeting` (from which `Destination` takes it) can be given another one.
 """
 
 from __future__ import annotations
