@@ -2,7 +2,10 @@
 (a comma-separated list such as ``kvm,pagemap``) says that this machine has it. Which tests are real: `is_real`; which
 run alone: `is_alone`.
 
-PRECOPY_EXAMPLES is the number of examples of each property test, for a longer run than the default's."""
+PRECOPY_EXAMPLES is the number of examples of each property test, for a longer run than the default's.
+
+Where CI is set, property tests draw the same examples each time: what a change is told depends on the change. Other runs
+draw new ones."""
 
 from __future__ import annotations
 
@@ -23,6 +26,7 @@ settings.register_profile(
     "precopy",
     max_examples=int(os.environ.get("PRECOPY_EXAMPLES", "100")),
     deadline=None,
+    derandomize=bool(os.environ.get("CI")),
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("precopy")

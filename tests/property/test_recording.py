@@ -6,16 +6,17 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from precopy.bitmap import Bitmap
 from precopy.dirty import LogCounters
 from precopy.memory.layout import RamLayout
 from precopy.names import ALL_CLEAR_POLICIES
-from precopy.planning import OURS, Estimate, Limits, RoundSample, TimeoutPolicy
+from precopy.planning import OURS, Estimate, Limits, Policy, RoundSample, TimeoutPolicy
 from precopy.planning.model.downtime import Downtime
 from precopy.planning.model.trace import MidRoundSample, RecordedFacts, RecordedOutcome, Trace, TraceRound
+from precopy.planning.policies import POLICIES
 from precopy.planning.replay.replay import Replayer
 from precopy.planning.replay.timeline import Timeline
 from precopy.recording.files import read_recording
@@ -102,12 +103,15 @@ def test_no_interval_finds_what_cannot_be(trace: Trace, moments: list[float]) ->
     assert np.isclose(timeline.dirtied(0.0, timeline.length), most, rtol=1e-6)
 
 
-@settings(max_examples=40)
 @given(
-    trace=traces(), allowed=limits, bandwidth=st.none() | st.floats(1, 1e12), clear=st.sampled_from(ALL_CLEAR_POLICIES)
+    trace=traces(),
+    policy=st.just(OURS) | st.sampled_from(list(POLICIES.values())),
+    allowed=limits,
+    bandwidth=st.none() | st.floats(1, 1e12),
+    clear=st.sampled_from(ALL_CLEAR_POLICIES),
 )
-def test_every_replay_ends(trace: Trace, allowed: Limits, bandwidth: float | None, clear: str) -> None:
-    done = Replayer(trace).run(OURS, bandwidth=bandwidth, clear=clear, limits=allowed)
+def test_every_replay_ends(trace: Trace, policy: Policy, allowed: Limits, bandwidth: float | None, clear: str) -> None:
+    done = Replayer(trace).run(policy, bandwidth=bandwidth, clear=clear, limits=allowed)
     assert len(done.rounds) >= 1
     assert done.total_s >= done.rounds[-1].ended_s
     assert all(0 <= one.dirty_bytes <= trace.ram_bytes * (1 + 1e-9) for one in done.rounds)

@@ -151,9 +151,10 @@ def _throttle_for(metrics: Metrics, limits: Limits) -> float:
     # Assumes an unbounded working set: the curve below the shortest round is the least certain part of it.
     known = replace(metrics, dirty=DirtyCurve.of(rate, math.inf))
     speed = needed_speed(known, _MARGIN * limits.downtime_limit_s)
-    if rate > 0:
-        per_byte = costs.s_per_byte(costs.bandwidth.low) + costs.sync_s_per_byte
-        speed = min(speed, _HALF / (rate * per_byte))
+    # Seconds that it takes to send what the guest dirties in a second: 0 where nothing that was read had to be sent.
+    load = rate * (costs.s_per_byte(costs.bandwidth.low) + costs.sync_s_per_byte)
+    if load > _HALF:
+        speed = min(speed, _HALF / load)
     wanted = 1 - (1 - metrics.throttled_share) * min(speed, 1.0)
     return min(max(wanted, metrics.throttled_share), limits.max_throttle)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 from precopy.planning.model.decision import Decision
 from precopy.planning.model.limits import Limits
@@ -15,7 +16,7 @@ LOOK_S, SHORT_LOOK_S = 1.0, 0.1
 RISES = 6
 """Looks that find more bytes than the look before, or none, until the limit is doubled."""
 _MANY = 1000
-"""Looks left in a round from which those that cannot count are skipped in one step."""
+"""Looks left in a round from which those without effect are skipped in one step."""
 _DEEP = 400
 """Rounds up to which `_looked` recurses, far below Python's limit of 1000 nested calls."""
 
@@ -57,12 +58,12 @@ def _through(loop: _Loop, one: RoundSample) -> _Loop:
     """The loop a round later."""
     moment, every, looks, rises = loop.moment, loop.every, loop.looks, loop.rises
     last_remaining, last_sent = loop.last_remaining, loop.last_sent
-    sent_by = one.ended_s - one.sync_s
     while moment < one.ended_s:
-        if loop.sent < last_sent and sent_by - moment > _MANY * every and every == SHORT_LOOK_S:
-            # What remains only falls until all is sent, so most of these looks count for nothing.
-            passed = int((sent_by - moment) / every) - 2
+        if one.ended_s - moment > _MANY * every:
+            passed = _without_effect(replace(loop, moment=moment, every=every, looks=looks, last_sent=last_sent), one)
             looks, moment = looks + passed, moment + passed * every
+            if moment >= one.ended_s:
+                break
         looks += 1
         done = _done(one, moment)
         remaining, sent = loop.remaining * (1 - done), loop.sent + one.sent_bytes * done
@@ -75,6 +76,29 @@ def _through(loop: _Loop, one: RoundSample) -> _Loop:
     return _Loop(
         one.remaining_bytes, loop.sent + one.sent_bytes, moment, every, looks, rises, last_remaining, last_sent
     )
+
+
+def _without_effect(loop: _Loop, one: RoundSample) -> int:
+    """How many of the next looks neither count nor change how long the loop waits."""
+    if loop.last_sent == loop.sent + one.sent_bytes:  # no look of this round sees any more sent
+        return math.ceil((one.ended_s - loop.moment) / loop.every)
+    sending_s = one.ended_s - one.sync_s - loop.moment
+    if loop.last_sent <= loop.sent or sending_s <= 0:
+        return 0
+    # What remains only falls until all is sent, so that none of these counts. What is left to find is the first look
+    # that makes the loop wait less: looks * remaining - sent is concave in the number of looks, and crosses 0 once.
+    low, high = 0, max(int(sending_s / loop.every) - 2, 0)
+    if loop.every == SHORT_LOOK_S:
+        return high
+    while low < high:
+        middle = (low + high + 1) // 2
+        done = _done(one, loop.moment + middle * loop.every)
+        before = _done(one, loop.moment + (middle - 1) * loop.every)
+        if (loop.looks + middle + 1) * loop.remaining * (1 - done) < loop.sent + one.sent_bytes * before:
+            high = middle - 1
+        else:
+            low = middle
+    return low
 
 
 def _done(one: RoundSample, moment: float) -> float:

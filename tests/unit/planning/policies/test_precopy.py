@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -158,3 +159,10 @@ def test_an_idle_guest_is_switched_over() -> None:
     known = metrics(rate=0, remaining=0, rounds=samples(0))
     assert math.isfinite(decide(known, Limits(), 1.0).downtime_s.high)
     assert decide(known, Limits(), 1.0).action is Action.SWITCH_OVER
+
+
+def test_a_guest_whose_pages_cost_nothing_to_send_is_not_throttled() -> None:
+    """Rounds of zero pages alone: no byte was sent for what was read."""
+    known = metrics(remaining=4 * GB, rate=2 * GB, rounds=samples(4 * GB))
+    free = replace(known, costs=replace(known.costs, sent_share=0.0))
+    assert decide(free, Limits(downtime_limit_s=0.3, max_throttle=0.9), 1.0).throttle_to == 0.0
