@@ -4,8 +4,8 @@ run alone: `is_alone`.
 
 PRECOPY_EXAMPLES is the number of examples of each property test, for a longer run than the default's.
 
-Where CI is set, property tests draw the same examples each time: what a change is told depends on the change. Other runs
-draw new ones."""
+Where CI is set, property tests draw the same examples each time: what a change is told depends on the change. Other
+runs draw new ones."""
 
 from __future__ import annotations
 
