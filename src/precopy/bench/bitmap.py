@@ -25,6 +25,7 @@ from precopy.bench.sync_loop import SOURCE, SyncLoop, compile_loop
 from precopy.bitmap import BITS_PER_WORD, Bitmap, Words
 from precopy.bitmap.words import words_for
 from precopy.errors import UsageError, VerificationFailed
+from precopy.report.kinds.bench_bitmap import BitmapBench, BitmapCase
 from precopy.units import PAGE_SIZE, format_size
 
 PATTERNS = ("dense", "one-percent", "one-percent-runs", "idle")
@@ -44,45 +45,6 @@ PER_PAGE = 1 << 24
 _SEED = 1
 
 
-@dataclass(frozen=True)
-class BitmapCase:
-    """One pattern over one range. Speeds and ratios are medians of the repeats' own.
-
-    ``c_gb_per_s`` of an unaligned range is that of the words that it touches, aligned, with the bits outside clear
-    (``sync_words`` knows nothing else); ``c_per_page_gb_per_s`` is what an unaligned range costs page by page.
-    ``ratio_to_aligned`` is the speed over that of the aligned range, in the same repeat.
-    """
-
-    guest_bytes: int
-    pages: int
-    pattern: str
-    aligned: bool
-    start: int
-    length: int
-    bytes: int
-    new_pages: int
-    ours_gb_per_s: float
-    c_gb_per_s: float
-    c_per_page_gb_per_s: float | None
-    copy_gb_per_s: float
-    ratio_to_c: float
-    ratio_to_copy: float
-    ratio_to_aligned: float | None
-
-
-@dataclass(frozen=True)
-class BitmapBench:
-    """All cases, and which compiler built the C loop."""
-
-    compiler: str
-    cases: list[BitmapCase]
-
-    @property
-    def unaligned_to_aligned(self) -> float:
-        """Median of the unaligned cases' ``ratio_to_aligned``."""
-        return statistics.median(one.ratio_to_aligned for one in self.cases if one.ratio_to_aligned is not None)
-
-
 def measure(guests: Sequence[int], repeats: int, tell: Callable[[str], None], c_source: Path = SOURCE) -> BitmapBench:
     """Every pattern for guests of these sizes in bytes, ``repeats`` times. ``tell`` is called with the name of each
     measurement.
@@ -96,12 +58,13 @@ def measure(guests: Sequence[int], repeats: int, tell: Callable[[str], None], c_
             raise UsageError(f"a guest of {size} bytes cannot be measured; it has {limits}")
     loop = compile_loop(c_source)
     cold = np.zeros(_cold_bytes() // 8, np.uint64)
-    cases = []
+    cases: list[BitmapCase] = []
     for size in guests:
         for pattern in PATTERNS:
             tell(f"{format_size(size)}, {pattern}")
             cases += _measure_pattern(size, pattern, repeats, loop, cold)
-    return BitmapBench(loop.compiler, cases)
+    ratios = [case.ratio_to_aligned for case in cases if case.ratio_to_aligned is not None]
+    return BitmapBench(loop.compiler, tuple(cases), statistics.median(ratios))
 
 
 def dirty_bitmap(pattern: str, pages: int, random: np.random.Generator) -> Bitmap:

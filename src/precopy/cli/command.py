@@ -85,7 +85,7 @@ def _document(arguments: list[str], kind: str, message: str, code: int, attempt:
     if "--json" in arguments or "--json-lines" in arguments:
         import json
 
-        from precopy.report.schemas import schema
+        from precopy.report.kinds import schema
 
         document: dict[str, Any] = {
             "schema": schema("error"),

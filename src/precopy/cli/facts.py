@@ -132,3 +132,17 @@ def show_document(kind: str, body: dict[str, Any]) -> None:
     from precopy.report.documents import document, to_json
 
     click.echo(to_json(document(kind, {"machine": host_facts(), **body})))
+
+
+def show_result(kind: str, record: object, host: dict[str, Any], *, as_json: bool) -> None:
+    """What came of a command, for people or as JSON. ``record`` is one of those that `precopy.report.kinds` has for
+    this kind, ``host`` what `host_facts` said before it was made."""
+    if as_json:
+        import msgspec
+
+        show_document(kind, {"machine": host, **msgspec.to_builtins(record)})
+        return
+    from precopy.report.console import show
+    from precopy.report.kinds import text_of
+
+    show(host_line(host), *text_of(kind, record))

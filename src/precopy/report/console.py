@@ -16,6 +16,7 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from precopy.report.table import Table as Cells
 from precopy.report.wrapping import words, wrap
 
 _WIDE = 160
@@ -36,7 +37,7 @@ def console() -> Console:
     return Console(highlight=False, width=_WIDE)
 
 
-def show(*parts: RenderableType) -> None:
+def show(*parts: RenderableType | Cells) -> None:
     """Prints to stdout. Text is broken at words on a terminal, and left as it is elsewhere."""
     made = console()
     for part in parts:
@@ -45,7 +46,7 @@ def show(*parts: RenderableType) -> None:
             lines = wrap(text, made.width, cell_len, "  ") if made.is_terminal else [text]
             made.print(Text("\n".join(lines)), soft_wrap=True)
         else:
-            made.print(part, crop=False)
+            made.print(fitted(part) if isinstance(part, Cells) else part, crop=False)
 
 
 @dataclass(frozen=True)
@@ -149,3 +150,11 @@ def _width(widths: Sequence[int]) -> int:
 def table(*columns: tuple[str, str]) -> FittedTable:
     """An empty table with a column for each head and its ``l`` (text) or ``r`` (figures)."""
     return FittedTable(tuple(Column(head, side == "l") for head, side in columns))
+
+
+def fitted(cells: Cells) -> FittedTable:
+    """As a terminal has it: headings are bold."""
+    shown = FittedTable(tuple(Column(column.name, not column.numeric) for column in cells.columns), cells.heads)
+    for row in cells.rows:
+        shown.add_row(*row, style="bold" if len(row) == 1 < len(cells.columns) else "")
+    return shown

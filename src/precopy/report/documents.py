@@ -8,7 +8,7 @@ import msgspec
 
 from precopy.migration.results import Attempt, Migrated
 from precopy.planning.model.round import Round
-from precopy.report.schemas import schema
+from precopy.report.kinds import schema
 
 
 def document(kind: str, body: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,13 +25,14 @@ from precopy.planning.replay.compare import compare
 from precopy.planning.replay.replay import Replayer
 from precopy.ports import Throttled
 from precopy.report import plan_tables, sweep_tables, sync_tables
-from precopy.report.bitmap_table import BitmapRow, bitmap_table
 from precopy.report.compare_tables import replay_summary, replay_table, scores_table, summary_table
-from precopy.report.console import Column, FittedTable
+from precopy.report.console import Column, FittedTable, fitted
+from precopy.report.kinds import KINDS, load
 from precopy.report.layout_table import layout_table
 from precopy.report.predict_table import predict_table
 from precopy.report.replay_documents import Replayed
 from precopy.report.snapshot_tables import SnapshotBenchRow, SnapshotRow, snapshot_bench_table, snapshots_table
+from precopy.report.table import Table
 from precopy.report.tables import BenchRow, DemoRow, bench_migrate_table, demo_table, rounds_table, total_line
 from precopy.report.track_table import track_table
 from precopy.report.wrapping import words
@@ -212,7 +214,6 @@ TABLES: dict[str, Callable[[], Iterable[RenderableType]]] = {
         demo_table(demo_rows((large(ROUND), LAST))),
         bench_migrate_table([BenchRow(LONG, 1e15, 1e6, 10**9, "1234567.89"), BenchRow("raw", 1, None, None, "0.76")]),
     ],
-    "bitmap_table": lambda: [bitmap_table([BitmapRow("256 TiB", "one-percent", f"{2**50} to {2**60}", *[1e9] * 7)])],
     "snapshot_tables": lambda: [
         snapshots_table([SnapshotRow(10**9, 10**9 - 1, 1 << 62, 2**50, 2**50, 1 << 62, LONG, 1e9, None)]),
         snapshot_bench_table([SnapshotBenchRow(LONG, LONG, 1e6, 1 << 60, 123456.789, 123456.789)]),
@@ -243,6 +244,13 @@ def extreme_figures(body: dict[str, Any]) -> dict[str, Any]:
     return mend(long, body)  # type: ignore[no-any-return]  # a dict of a dict
 
 
+def record(kind: str, document: dict[str, Any]) -> Any:
+    """As `precopy report` reads it."""
+    made_of = load(kind)
+    assert made_of is not None
+    return msgspec.convert(document, made_of.record)
+
+
 @pytest.fixture
 def shown(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], list[RenderableType]]:
     """What a function that prints by itself shows."""
@@ -266,6 +274,21 @@ def test_no_figure_of_ours_is_cut(make: Callable[[], Iterable[RenderableType]], 
         whole(one, width)
 
 
+RECORDED = [kind for kind, entry in KINDS.items() if entry.module]
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("change", [lambda body: body, extreme, extreme_figures], ids=["as it is", "extreme", "large"])
+@pytest.mark.parametrize("kind", RECORDED)
+def test_no_figure_of_a_document_is_cut(kind: str, change: Callable[[Any], Any], width: int) -> None:
+    made_of, document = load(kind), reports.ALL[kind]()
+    assert made_of is not None
+    tables = [part for part in made_of.text(record(kind, change(document))) if isinstance(part, Table)]
+    assert tables
+    for one in tables:
+        whole(fitted(one), width)
+
+
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("make", [plan_parts, sweep_parts])
 def test_no_figure_of_a_plan_is_cut(make: Any, width: int, shown: Callable[[Any], list[RenderableType]]) -> None:
@@ -276,7 +299,8 @@ def test_no_figure_of_a_plan_is_cut(make: Any, width: int, shown: Callable[[Any]
 
 
 def test_every_module_with_a_table_is_among_them() -> None:
-    """A table of a new module has to be tried with extreme figures, too; and none is made in another way."""
+    """A table of a new module has to be tried with extreme figures, too; and none is made in another way. Those of
+    `precopy.report.kinds` are, whatever there is."""
     source = Path(precopy.__file__).parent
     makers = {
         path.stem
@@ -391,6 +415,6 @@ def test_a_writers_figures() -> None:
 
 def test_ratios_that_columns_do_not_explain_are_explained_below() -> None:
     assert any("median of the repeats' own ratios" in str(part) for part in track_table(track_body()))
-    source = Path(precopy.__file__).parent / "cli" / "bench"
-    for name in ("bitmap", "snapshot"):
-        assert re.search(r"need\s+(?:\"\s+\")?not be that of", (source / f"{name}.py").read_text())
+    source = Path(precopy.__file__).parent
+    for name in ("report/kinds/bench_bitmap.py", "cli/bench/snapshot.py"):
+        assert re.search(r"need\s+(?:\"\s+\")?not be that of", (source / name).read_text())

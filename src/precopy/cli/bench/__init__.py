@@ -5,16 +5,15 @@ from __future__ import annotations
 import click
 
 from precopy.cli.lazy import LazyGroup
+from precopy.report.kinds import KINDS
 
+_PREFIX = "bench-"
 BENCHMARKS = {
-    "sync": ("precopy.cli.bench.sync", "A sync of a running guest, with every variant of the patch series."),
-    "bitmap": ("precopy.cli.bench.bitmap", "The bitmap part of it for large guests, beside a C loop."),
-    "display": ("precopy.cli.bench.display", "A framebuffer kept current by what its guest wrote."),
-    "track": ("precopy.cli.bench.track", "Finding what a Python program wrote, beside what it can do today."),
-    "snapshot": ("precopy.cli.bench.snapshot", "Incremental snapshots, beside saving everything."),
-    "predict": ("precopy.cli.bench.predict", "Predicted downtime and total time, beside what then happened."),
-    "migrate": ("precopy.cli.bench.migrate", "Whole migrations, beside the raw socket and beside QEMU."),
+    name: (f"{__name__}.{name}", entry.about)
+    for kind, entry in KINDS.items()
+    if (name := kind.removeprefix(_PREFIX)) != kind
 }
+"""A benchmark is a kind of document, and a module here."""
 
 
 class _Benchmarks(LazyGroup):

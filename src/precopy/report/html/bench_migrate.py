@@ -6,10 +6,11 @@ from precopy.report.html.charts.bars import Row, Segment, grouped
 from precopy.report.html.charts.scale import RATE, linear
 from precopy.report.html.downtime import downtime_figure
 from precopy.report.html.migration import migration_figures
-from precopy.report.html.parts import Column, Figure, Headline, Key, Part, Report, Table, Tile
+from precopy.report.html.parts import Figure, Headline, Key, Part, Report, Tile
 from precopy.report.html.records import BenchMigrate, Repeat
 from precopy.report.html.words import NONE, ROUND_TERMS, duration, facts, several
-from precopy.report.schemas import schema
+from precopy.report.kinds import schema
+from precopy.report.table import Column, Table
 from precopy.units import format_rate, format_size
 
 _MOST_REPEATS = 12

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from precopy.report.html.charts.scale import SECONDS, around
 from precopy.report.html.charts.scatter import Point, scatter
-from precopy.report.html.parts import Column, Figure, Headline, Key, Part, Report, Table, Tile
+from precopy.report.html.parts import Figure, Headline, Key, Part, Report, Tile
 from precopy.report.html.records import BenchPredict, Estimate, Forecast
 from precopy.report.html.words import NONE, PREDICT_TERMS, duration, facts, several, span
-from precopy.report.schemas import schema
+from precopy.report.kinds import schema
+from precopy.report.table import Column, Table
 
 _BAND = 0.2
 _READING = (

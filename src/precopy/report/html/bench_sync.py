@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from precopy.report.html.charts.bars import RangeBar, Row, Segment, grouped, ranges
 from precopy.report.html.charts.scale import SECONDS, count_text, counts, fitting
-from precopy.report.html.parts import Column, Figure, Headline, Key, Part, Report, Table, Tile
+from precopy.report.html.parts import Figure, Headline, Key, Part, Report, Tile
 from precopy.report.html.records import BenchSync, Block, Spread, Variant
 from precopy.report.html.words import NONE, SYNC_TERMS, duration, facts
-from precopy.report.schemas import schema
+from precopy.report.kinds import schema
+from precopy.report.table import Column, Table
 from precopy.units import format_size
 
 _COLOURS = 6

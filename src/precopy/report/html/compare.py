@@ -7,10 +7,11 @@ import math
 from precopy.report.html.charts.scale import SECONDS, around
 from precopy.report.html.charts.scatter import Point, scatter, staircase
 from precopy.report.html.charts.svg import Chart
-from precopy.report.html.parts import Column, Figure, Headline, Key, Part, Report, Table, Tile
+from precopy.report.html.parts import Figure, Headline, Key, Part, Report, Tile
 from precopy.report.html.records import Compare, Score, Trace
 from precopy.report.html.words import COMPARE_TERMS, NONE, duration, facts, listed, several
-from precopy.report.schemas import schema
+from precopy.report.kinds import schema
+from precopy.report.table import Column, Table
 from precopy.units import format_size
 
 _EQUAL = 0.02

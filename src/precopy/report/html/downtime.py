@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from precopy.report.html.charts.bars import Row, Segment, stacked
 from precopy.report.html.charts.plot import Reference
 from precopy.report.html.charts.scale import SECONDS, linear
-from precopy.report.html.parts import Column, Figure, Key, Table
+from precopy.report.html.parts import Figure, Key
 from precopy.report.html.records import Migration
 from precopy.report.html.words import duration
+from precopy.report.table import Column, Table
 
 _PARTS = (
     ("pause", "pause_s"),

@@ -8,7 +8,7 @@ from precopy.report.html.prediction import prediction_figures
 from precopy.report.html.records import Migration
 from precopy.report.html.rounds import round_figures
 from precopy.report.html.words import ROUND_TERMS, duration, facts, several, share
-from precopy.report.schemas import schema
+from precopy.report.kinds import schema
 from precopy.units import format_rate, format_size
 
 

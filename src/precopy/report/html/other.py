@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from precopy.report.html.parts import Column, Figure, Headline, Part, Report, Table
-from precopy.report.html.records import Failure, Other
+from precopy.report.html.parts import Figure, Headline, Part, Report
+from precopy.report.html.records import Failure, Other, Recorded
 from precopy.report.html.words import NONE, facts, several
-from precopy.report.schemas import schema
+from precopy.report.kinds import schema, text_of
+from precopy.report.table import Column, Table
 from precopy.units import format_duration, format_rate, format_size
 
 _DEEP, _MOST_ROWS, _MOST_COLUMNS = 6, 500, 40
@@ -35,25 +36,50 @@ def failure_report(failure: Failure, prefix: str) -> Report:
 
 def other_report(other: Other, prefix: str) -> Report:
     """Fields that stand alone in one table, and a table for each list of objects."""
-    single = [(name, value) for name, value in _flat(other.body) if not _is_table(value)]
+    verified, said = other.body.get("verified"), other.body.get("verdict")
+    kind = _in_words(other.schema.removeprefix("precopy.").split("/")[0])
+    verdict = Headline(
+        "bad" if verified is False else "plain",
+        {True: "verified", False: "not verified"}[verified] if isinstance(verified, bool) else "as printed",
+        f"{kind}: {said}." if isinstance(said, str) else _FIGURES.format(kind.lower()),
+        ("There are no pictures for this kind of document; its figures are below, in the units that fit them.",),
+    )
+    return Report(other.schema, kind, verdict, (_every_figure(other.body, prefix),), facts(other.machine))
+
+
+def recorded_report(document: Recorded, prefix: str) -> Report:
+    """The sentences and the tables that a terminal shows, and below them every figure."""
+    text = text_of(document.kind, document.record)
+    tables = [part for part in text if isinstance(part, Table)]
+    figures = tuple(
+        Figure(f"{prefix}table-{number}", "Result", f"{table.caption}.", table=table)
+        for number, table in enumerate(tables, start=1)
+    )
+    kind = _in_words(document.kind)
+    sentences = tuple(f"{part[:1].upper()}{part[1:]}." for part in text if isinstance(part, str))
+    verdict = Headline("plain", "measured", _FIGURES.format(kind.lower()), sentences)
+    parts = (Part(f"{prefix}result", "As a terminal shows it", "", figures), _every_figure(document.body, prefix))
+    return Report(schema(document.kind), kind, verdict, parts, facts(document.machine))
+
+
+_FIGURES = "The figures of precopy's {}."
+
+
+def _in_words(kind: str) -> str:
+    return kind.replace("-", " ").capitalize()
+
+
+def _every_figure(body: dict[str, Any], prefix: str) -> Part:
+    single = [(name, value) for name, value in _flat(body) if not _is_table(value)]
     figures = []
     if single:
         rows = tuple((name, _text(name, value)) for name, value in single[:_MOST_ROWS])
         columns = (Column("field", False), Column("value", False))
         title = "Figures of the whole document."
         figures.append(Figure(f"{prefix}fields", "In all", title, table=Table(title, columns, rows)))
-    lists = [(name, value) for name, value in _flat(other.body) if _is_table(value)]
+    lists = [(name, value) for name, value in _flat(body) if _is_table(value)]
     figures += [_list(name, value, f"{prefix}list-{number}") for number, (name, value) in enumerate(lists, start=1)]
-    kind = other.schema.removeprefix("precopy.").split("/")[0].replace("-", " ")
-    verified, said = other.body.get("verified"), other.body.get("verdict")
-    verdict = Headline(
-        "bad" if verified is False else "plain",
-        {True: "verified", False: "not verified"}[verified] if isinstance(verified, bool) else "as printed",
-        f"{kind.capitalize()}: {said}." if isinstance(said, str) else f"The figures of precopy's {kind}.",
-        ("There are no pictures for this kind of document; its figures are below, in the units that fit them.",),
-    )
-    part = Part(f"{prefix}tables", "In numbers", "", tuple(figures))
-    return Report(other.schema, kind.capitalize(), verdict, (part,), facts(other.machine))
+    return Part(f"{prefix}tables", "In numbers", "", tuple(figures))
 
 
 def _is_table(value: object) -> bool:

@@ -19,7 +19,7 @@ from precopy.report.html.bench_sync import bench_sync_report
 from precopy.report.html.compare import compare_report
 from precopy.report.html.demo import demo_report
 from precopy.report.html.migration import migration_report
-from precopy.report.html.other import failure_report, other_report
+from precopy.report.html.other import failure_report, other_report, recorded_report
 from precopy.report.html.parts import Report
 from precopy.report.html.reading import read_documents
 from precopy.report.html.records import (
@@ -32,6 +32,7 @@ from precopy.report.html.records import (
     Failure,
     Migration,
     Other,
+    Recorded,
 )
 
 
@@ -90,6 +91,7 @@ _MAKERS: dict[type[Document], _Maker] = {
     BenchPredict: bench_predict_report,
     Failure: failure_report,
     Other: other_report,
+    Recorded: recorded_report,
 }
 
 

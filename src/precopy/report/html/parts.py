@@ -6,23 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from precopy.report.html.charts.svg import Chart
-
-
-@dataclass(frozen=True)
-class Column:
-    """``numeric`` ones are set right."""
-
-    name: str
-    numeric: bool = True
-
-
-@dataclass(frozen=True)
-class Table:
-    """The first cell of each row names it. ``caption`` is for those who do not see what stands around it."""
-
-    caption: str
-    columns: tuple[Column, ...]
-    rows: tuple[tuple[str, ...], ...]
+from precopy.report.table import Table
 
 
 @dataclass(frozen=True)

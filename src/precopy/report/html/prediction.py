@@ -7,9 +7,10 @@ from collections.abc import Callable
 from precopy.report.html.charts.bars import MOST_ROWS, RangeBar, ranges
 from precopy.report.html.charts.plot import Reference
 from precopy.report.html.charts.scale import SECONDS, Axis, fitting
-from precopy.report.html.parts import Column, Figure, Key, Table
+from precopy.report.html.parts import Figure, Key
 from precopy.report.html.records import Estimate, Migration, Verdict
 from precopy.report.html.words import NONE, duration, span
+from precopy.report.table import Column, Table
 
 _READING = (
     "A dot is what was predicted, the line through it the range in which the truth should lie about nine times in ten. "

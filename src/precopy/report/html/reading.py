@@ -23,8 +23,10 @@ from precopy.report.html.records import (
     Machine,
     Migration,
     Other,
+    Recorded,
 )
-from precopy.report.schemas import VERSIONS, schema
+from precopy.report.kinds import KINDS, load, schema
+from precopy.report.kinds.kind import Kind
 
 LARGEST = 64 << 20
 """Bytes of the largest file that is read."""
@@ -78,12 +80,14 @@ def _record(value: Any, where: str) -> Document:
             f"printed"
         )
     kind, version = match.groups()
-    if kind not in VERSIONS:
+    if kind not in KINDS:
         raise UsageError(f"{where} is {match[0]}, which is no kind of document of this precopy's; {_known(kind)}")
-    newest = VERSIONS[kind]
+    newest = KINDS[kind].version
     if not 1 <= int(version) <= newest:
         there = "version 1" if newest == 1 else f"versions 1 to {newest}"
         raise UsageError(f"{where} is {match[0]}; this precopy reads {kind} documents of {there}")
+    if (made_of := load(kind)) is not None:
+        return _recorded(kind, made_of, value, where)
     if kind not in _KINDS:
         return _other(match[0], value, where)
     value = as_today(value)
@@ -107,9 +111,9 @@ _KINDS: dict[str, type[Document]] = {
 
 def _known(kind: str) -> str:
     """What may have been meant by ``kind``, and what there is."""
-    close = difflib.get_close_matches(kind, VERSIONS, 1)
+    close = difflib.get_close_matches(kind, KINDS, 1)
     meant = f"did you mean {close[0]}? " if close else ""
-    return f"{meant}there are {', '.join(VERSIONS)}"
+    return f"{meant}there are {', '.join(sorted(KINDS))}"
 
 
 def _demo(value: dict[str, Any], where: str) -> Demo:
@@ -136,6 +140,18 @@ class _Checks(msgspec.Struct):
 
 class _DemoHead(msgspec.Struct):
     guest: str
+    machine: Machine | None = None
+
+
+def _recorded(kind: str, made_of: Kind[Any], value: dict[str, Any], where: str) -> Recorded:
+    machine = _convert(value, _Made, where).machine
+    body = {name: field for name, field in value.items() if name not in ("schema", "machine")}
+    return Recorded(kind, _convert(value, made_of.record, where), body, machine)
+
+
+class _Made(msgspec.Struct):
+    """Where a document comes from."""
+
     machine: Machine | None = None
 
 

@@ -350,4 +350,13 @@ class Other(Struct, frozen=True):
     machine: Machine | None = None
 
 
-Document = Migration | Demo | BenchSync | BenchMigrate | Compare | BenchPredict | Failure | Other
+class Recorded(Struct, frozen=True):
+    """A document whose kind has a record (`precopy.report.kinds`), and its fields as they are."""
+
+    kind: str
+    record: object
+    body: dict[str, object]
+    machine: Machine | None = None
+
+
+Document = Migration | Demo | BenchSync | BenchMigrate | Compare | BenchPredict | Failure | Recorded | Other

@@ -6,9 +6,10 @@ from precopy.report.html.charts.bars import MOST_ROWS, Row, Segment, ends, stack
 from precopy.report.html.charts.heat import LEVELS, HeatRow, heat
 from precopy.report.html.charts.lines import Series, by_round
 from precopy.report.html.charts.scale import BYTES, SECONDS, count_text, linear, logarithmic
-from precopy.report.html.parts import Column, Figure, Key, Table
+from precopy.report.html.parts import Figure, Key
 from precopy.report.html.records import Migration, Round
 from precopy.report.html.words import NONE, duration
+from precopy.report.table import Column, Table
 from precopy.units import PAGE_SIZE, format_rate, format_size
 
 _HEAT_ROWS = 100

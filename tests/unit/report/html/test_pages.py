@@ -22,7 +22,7 @@ from precopy.report.html.charts.bars import MOST_ROWS
 from precopy.report.html.charts.scale import BYTES, COUNT, RATE, SECONDS, around, counts, fitting, linear
 from precopy.report.html.charts.scatter import staircase
 from precopy.report.html.reading import _KINDS
-from precopy.report.schemas import VERSIONS
+from precopy.report.kinds import KINDS
 from support import reports
 
 Documents = dict[str, Any]
@@ -246,7 +246,7 @@ def test_a_failed_migration_has_its_rounds() -> None:
                 "machine",
             ],
         ),
-        ("bench-bitmap", ["fields", "list-1", "machine"]),
+        ("bench-bitmap", ["table-1", "fields", "list-1", "machine"]),
         ("error", ["error"]),
     ],
 )
@@ -468,11 +468,11 @@ def test_names_that_older_files_have(kind: str) -> None:
 def test_every_kind_that_a_command_prints_is_known() -> None:
     """Read from the commands' source, so that a new kind cannot be forgotten."""
     source = "".join(path.read_text() for path in Path(precopy.cli.__file__).parent.rglob("*.py"))
-    kinds = set(re.findall(r'(?:show_document|_print_json)\(\s*"([a-z-]+)"', source))
+    kinds = set(re.findall(r'(?:show_document|show_result|_print_json)\(\s*"([a-z-]+)"', source))
     assert {"migrate", "plan", "snapshot-verify", "status"} <= kinds
-    assert kinds <= VERSIONS.keys()
-    for kind in VERSIONS.keys() - _KINDS.keys():
-        for version in range(1, VERSIONS[kind] + 1):
+    assert kinds <= KINDS.keys()
+    for kind in {kind for kind, entry in KINDS.items() if not entry.module} - _KINDS.keys():
+        for version in range(1, KINDS[kind].version + 1):
             text = f'{{"schema": "precopy.{kind}/{version}", "why": "because"}}'
             assert "why" in render(text.encode(), "a.json").html
 

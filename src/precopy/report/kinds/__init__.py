@@ -1,0 +1,73 @@
+"""The kinds of document that ``--json`` prints: one table of all, and a module for each that more than its fields is
+made of. Importing this costs next to nothing."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from precopy.report.kinds.kind import Kind, TextPart
+
+
+class Entry(NamedTuple):
+    """``version`` is the number of its schema, which goes up where a field's name or meaning changes; `precopy report`
+    reads all numbers up to it. ``module`` of this package has its `Kind`; none where its fields are all there is to
+    it. ``about``: its benchmark's line of help."""
+
+    version: int = 1
+    module: str = ""
+    about: str = ""
+
+
+KINDS = {
+    "bench-sync": Entry(about="A sync of a running guest, with every variant of the patch series."),
+    "bench-bitmap": Entry(1, "bench_bitmap", "The bitmap part of it for large guests, beside a C loop."),
+    "bench-display": Entry(about="A framebuffer kept current by what its guest wrote."),
+    "bench-track": Entry(about="Finding what a Python program wrote, beside what it can do today."),
+    "bench-snapshot": Entry(about="Incremental snapshots, beside saving everything."),
+    "bench-predict": Entry(about="Predicted downtime and total time, beside what then happened."),
+    "bench-migrate": Entry(about="Whole migrations, beside the raw socket and beside QEMU."),
+    "check": Entry(),
+    "compare": Entry(),
+    "demo": Entry(),
+    "demo-memory": Entry(),
+    "error": Entry(),
+    "layout": Entry(),
+    "migrate": Entry(),
+    "migrate-event": Entry(),
+    "plan": Entry(),
+    "plan-sweep": Entry(),
+    "receive": Entry(),
+    "replay": Entry(2),  # a round's sync is the one that begins it
+    "report": Entry(),
+    "run": Entry(),
+    "snapshot-compact": Entry(),
+    "snapshot-export": Entry(),
+    "snapshot-list": Entry(),
+    "snapshot-verify": Entry(),
+    "status": Entry(),
+}
+
+
+def schema(kind: str) -> str:
+    """``precopy.<kind>/<number>`` as it is written today."""
+    return f"precopy.{kind}/{KINDS[kind].version}"
+
+
+def text_of(kind: str, record: object) -> Sequence[TextPart]:
+    """``record`` for people. The kind has to have a module."""
+    loaded = load(kind)
+    assert loaded is not None
+    return loaded.text(record)
+
+
+def load(kind: str) -> Kind[Any] | None:
+    """What documents of this kind are made of; None where it has no module."""
+    module = KINDS[kind].module
+    if not module:
+        return None
+    loaded: Kind[Any] = importlib.import_module(f"{__name__}.{module}").KIND
+    return loaded

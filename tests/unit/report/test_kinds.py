@@ -1,0 +1,90 @@
+"""The records of documents: their files are anybody's, so each field has bounds; and nothing of a document is lost."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+import msgspec
+import pytest
+
+from precopy.report.kinds import KINDS, load
+from support import reports
+
+RECORDED = [kind for kind, entry in KINDS.items() if entry.module]
+
+
+def record(kind: str) -> type[Any]:
+    made_of = load(kind)
+    assert made_of is not None
+    return made_of.record
+
+
+def unbounded(hint: Any, where: str) -> Iterator[str]:
+    """The fields below ``hint`` that take values without a limit."""
+    bounds = [one for one in getattr(hint, "__metadata__", ()) if isinstance(one, msgspec.Meta)]
+    plain = hint.__origin__ if typing.get_origin(hint) is Annotated else hint
+    if plain in (bool, type(None)) or typing.get_origin(plain) is Literal:
+        return
+    if plain in (int, float):
+        if not any(one.ge is not None and one.le is not None for one in bounds):
+            yield where
+        return
+    union, record = typing.get_origin(plain) in (typing.Union, types.UnionType), dataclasses.is_dataclass(plain)
+    if not union and not record and not any(one.max_length is not None for one in bounds):
+        yield where
+    for name, inner in inside(plain):
+        yield from unbounded(inner, f"{where}{name}")
+
+
+def inside(plain: Any) -> list[tuple[str, Any]]:
+    """What is in a record, in a list, a table, or a choice."""
+    if dataclasses.is_dataclass(plain):
+        hints = typing.get_type_hints(plain, include_extras=True)
+        return [(f".{field.name}", hints[field.name]) for field in dataclasses.fields(plain)]
+    name = "" if typing.get_origin(plain) in (typing.Union, types.UnionType) else "[]"
+    return [(name, one) for one in typing.get_args(plain) if one is not Ellipsis]
+
+
+@pytest.mark.parametrize("kind", RECORDED)
+def test_every_field_has_bounds(kind: str) -> None:
+    assert list(unbounded(record(kind), kind)) == []
+
+
+@dataclasses.dataclass(frozen=True)
+class _Inner:
+    number: float
+    names: tuple[Annotated[str, msgspec.Meta(max_length=3)], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Loose:
+    inner: Annotated[tuple[_Inner, ...], msgspec.Meta(max_length=3)]
+    text: str | None
+    yes: bool
+
+
+def test_a_field_without_is_noticed() -> None:
+    found = list(unbounded(typing.get_type_hints(_Loose, include_extras=True)["inner"], "inner"))
+    assert found == ["inner[].number", "inner[].names"]
+    assert list(unbounded(_Loose, "loose")) == ["loose.inner[].number", "loose.inner[].names", "loose.text"]
+
+
+@pytest.mark.parametrize("kind", RECORDED)
+def test_a_record_is_frozen(kind: str) -> None:
+    assert record(kind).__dataclass_params__.frozen
+
+
+@pytest.mark.parametrize("kind", RECORDED)
+def test_a_document_says_what_its_record_does(kind: str) -> None:
+    """Whatever is in one is in the other, so that a document can be read into a record and printed again."""
+    document = {name: value for name, value in reports.ALL[kind]().items() if name not in ("schema", "machine")}
+    made = msgspec.convert(document, record(kind))
+    assert msgspec.json.decode(msgspec.json.encode(made)) == document
+
+
+def test_a_kind_with_a_module_has_a_document_to_test_it_with() -> None:
+    assert set(RECORDED) <= reports.ALL.keys()
