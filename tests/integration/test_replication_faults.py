@@ -36,6 +36,8 @@ from precopy.errors import (
 from precopy.memory import RamLayout
 from precopy.replication.hello import hello_of
 from precopy.replication.progress import Phase
+from precopy.transport import NAMED_STRANGERS
+from precopy.transport.reception import MAX_GUESTS
 from precopy.units import PAGE_SIZE
 from precopy.wire.events import BlockClaim
 from precopy.wire.native import (
@@ -146,7 +148,9 @@ STEPS = [
     ("source", "Point", 4),
     ("destination", "PointAck", 4),
 ]
-FRAMES = [step for step in STEPS if step[1] != "preamble"]
+GREETED = [step for step in STEPS if step[0] == "destination" or step[1] not in ("preamble", "Hello")]
+"""Until its greeting has come whole nobody is a primary, and the standby waits for another one: `TestStrangers`."""
+FRAMES = [step for step in GREETED if step[1] != "preamble"]
 
 
 def each(steps: list[tuple[str, str, int]]) -> pytest.MarkDecorator:
@@ -170,7 +174,7 @@ class TestBrokenWire:
         assert story.cut_over
         assert story.standby.point == 4
 
-    @each(STEPS[1:])
+    @each(GREETED)
     @pytest.mark.parametrize("harm", [Harm.CUT, Harm.TRUNCATE], ids=["cut", "truncated"])
     def test_cut(self, tmp_path: Path, sender: str, frame: str, nth: int, harm: Harm) -> None:
         story = Story(tmp_path, Fault(sender, frame, harm, nth), PATIENCE)
@@ -179,7 +183,7 @@ class TestBrokenWire:
         assert not story.primary.silent
         assert story.standby.point in reached(frame, nth)
 
-    @each(STEPS[1:])
+    @each(GREETED)
     def test_silence(self, tmp_path: Path, sender: str, frame: str, nth: int) -> None:
         story = Story(tmp_path, Fault(sender, frame, Harm.SILENCE, nth), TIMEOUT)
         assert isinstance(story.primary, PeerLost)
@@ -369,12 +373,68 @@ class TestStrangers:
                 wire.proxy.cut()
             self.serves(standby)
 
+    @pytest.mark.parametrize(
+        "fault",
+        [
+            *(Fault("source", "Hello", harm) for harm in (Harm.CUT, Harm.TRUNCATE, Harm.SILENCE)),
+            *(Fault("source", "Hello", Harm.FLIP, 1, at) for at in (0, 4, 7, 8, HEADER_BYTES - 1, HEADER_BYTES, -1)),
+        ],
+        ids=lambda fault: f"{fault.harm.value}-{fault.at}",
+    )
+    def test_a_hello_that_does_not_come_whole(self, tmp_path: Path, fault: Fault) -> None:
+        with Standby(f"unix:{tmp_path}/standby", timeout=TIMEOUT) as standby:
+            with ListeningProxy(f"{tmp_path}/proxy", f"{tmp_path}/standby", fault) as wire:
+                with pytest.raises(PeerError):
+                    precopy.replicate(Memory(MIB), f"unix:{tmp_path}/proxy", timeout=TIMEOUT)
+                assert wire.proxy.struck.wait(IN_TIME)
+                wire.proxy.cut()
+            self.serves(standby)
+            assert standby.error is None
+
     @pytest.mark.parametrize("said", [b"", b"GET / HTTP/1.1\r\n\r\n", b"\0" * 100, b"PRECOPY\n\xff\0\0\0\0\0\0\0"])
     def test_what_speaks_something_else(self, said: bytes) -> None:
         with Standby("tcp:127.0.0.1:0", timeout=5) as standby:
             for _ in range(3):
                 with socket.create_connection(("127.0.0.1", int(standby.address.rpartition(":")[2]))) as sock:
                     sock.sendall(said)
+            self.serves(standby)
+
+    def test_those_who_say_nothing_hold_up_nobody(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """They are more than are listened to at once, their time-out is longer than the whole test, and they stay."""
+        with (
+            Standby(f"unix:{tmp_path}/standby", timeout=10 * IN_TIME) as standby,
+            contextlib.ExitStack() as stack,
+        ):
+            for number in range(MAX_GUESTS + 10):
+                sock = stack.enter_context(socket.socket(socket.AF_UNIX))
+                sock.connect(f"{tmp_path}/standby")
+                sock.sendall(Codec.preamble()[: number % len(Codec.preamble())])
+            began = time.monotonic()
+            self.serves(standby)
+            assert time.monotonic() - began < 10 * IN_TIME
+        said = [record.getMessage() for record in caplog.records]
+        assert sum("is no primary" in line for line in said) == NAMED_STRANGERS
+        assert sum("without a word" in line for line in said) == 1
+
+    def test_one_who_says_nothing_is_told_why_it_is_dropped(self, tmp_path: Path) -> None:
+        with (
+            Standby(f"unix:{tmp_path}/standby", timeout=0.2) as standby,
+            socket.socket(socket.AF_UNIX) as sock,
+        ):
+            sock.connect(f"{tmp_path}/standby")
+            frame = End(sock, Role.SOURCE).receive()
+            assert frame == Abort("it has not greeted within 0.2 s")
+            assert not sock.recv(1)
+            self.serves(standby)
+
+    def test_a_primary_that_begins_and_sends_nonsense_is_dropped_too(self) -> None:
+        with (
+            Standby("tcp:127.0.0.1:0", timeout=IN_TIME) as standby,
+            socket.create_connection(("127.0.0.1", int(standby.address.rpartition(":")[2]))) as sock,
+        ):
+            sock.settimeout(IN_TIME)
+            sock.sendall(Codec.preamble() + b"\xff" * 100)
+            assert isinstance(End(sock, Role.SOURCE).receive(), Abort)
             self.serves(standby)
 
     @staticmethod
@@ -387,13 +447,20 @@ class TestStrangers:
             assert same(memory, standby.promote())
 
     def test_closing_while_a_stranger_is_there(self) -> None:
-        with (
-            Standby("tcp:127.0.0.1:0", timeout=60) as standby,
-            socket.create_connection(("127.0.0.1", int(standby.address.rpartition(":")[2]))) as sock,
-        ):
-            until(lambda: standby._channel is not None)
-            standby.close()
-            sock.close()
+        with Standby("tcp:127.0.0.1:0", timeout=10 * IN_TIME) as standby:
+            port = int(standby.address.rpartition(":")[2])
+            with (
+                socket.create_connection(("127.0.0.1", port)) as first,
+                socket.create_connection(("127.0.0.1", port)) as sock,
+            ):
+                sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
+                sock.settimeout(IN_TIME)
+                while sock.recv(1 << 16):  # until it is turned away: then the first one is there too
+                    pass
+                standby.close()
+                assert End(first, Role.SOURCE).receive() == Abort(
+                    "it has not greeted, and nobody is waited for any more"
+                )
         assert standby.error is None
 
 

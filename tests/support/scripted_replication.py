@@ -22,7 +22,9 @@ from precopy import Memory, Standby
 from precopy.bitmap import Bitmap, Runs
 from precopy.errors import OutcomeUnknown, PeerError, PrecopyError
 from precopy.memory import GuestMemory, RamLayout
+from precopy.migration import Greeting
 from precopy.replication.primary import Primary
+from precopy.transport import Greeted
 from precopy.units import PAGE_SIZE
 from support.scripted import Fault, ScriptedLog, ScriptedStream
 
@@ -119,6 +121,27 @@ class _Listener:
         self._woken.set()
 
 
+def _receive_greeting(
+    listener: _Listener,
+    timeout: float,
+    opening: Callable[[], Greeting],
+    turn_away: Callable[[ScriptedStream, Greeting, PeerError], None],
+) -> Greeted[Greeting]:
+    """As `precopy.transport.receive_greeting`, of one after another: these streams cannot be polled."""
+    while True:
+        stream, greeting = listener.accept(timeout), opening()
+        try:
+            while greeting.hello is None:
+                data = bytearray(greeting.wanted)
+                stream.receive_into([data])
+                greeting.receive(data)
+        except PeerError as error:
+            turn_away(stream, greeting, error)
+            stream.close()
+        else:
+            return Greeted(stream, greeting)  # type: ignore[arg-type] # stands where a socket would
+
+
 class _WatchedStream(ScriptedStream):
     """``look`` is called before anything is received."""
 
@@ -164,12 +187,13 @@ def content(memory: Memory) -> Content:
 @contextlib.contextmanager
 def _standby(stream: ScriptedStream) -> Iterator[Standby]:
     listener = _Listener(stream)
-    with patch("precopy.replication.standby.Listener", lambda _: listener):
+    module = "precopy.replication.standby"
+    with patch(f"{module}.Listener", lambda _: listener), patch(f"{module}.receive_greeting", _receive_greeting):
         standby = Standby("unix:/scripted")
-    try:
-        yield standby
-    finally:
-        standby.close()
+        try:
+            yield standby
+        finally:
+            standby.close()
 
 
 def replicate(

@@ -20,15 +20,15 @@ from typing import Literal, NoReturn, Self, SupportsIndex
 from precopy.errors import Cancelled, PeerError, PeerLost, PeerProtocolError, PrecopyError, UsageError
 from precopy.machines.process.memory import Memory
 from precopy.migration.channel import Channel
+from precopy.migration.destination import Greeting
 from precopy.migration.session import reason_of
 from precopy.replication.arrivals import Arrivals
 from precopy.replication.hello import memory_for
 from precopy.replication.progress import StandbyProgress
 from precopy.replication.room import Room
-from precopy.transport import Listener, SocketStream, parse_address
+from precopy.transport import NAMED_STRANGERS, Listener, SocketStream, parse_address, receive_greeting
 from precopy.units import check_count, check_seconds
-from precopy.wire.events import Alive, Commit, Hello, Pages, Point, PointAck, Role, RoundAck, RoundEnd, Running, Welcome
-from precopy.wire.format import DEFAULT_FORMAT
+from precopy.wire.events import Alive, Commit, Hello, Pages, Point, PointAck, RoundAck, RoundEnd, Running, Welcome
 
 LOG = logging.getLogger("precopy")
 _GRACE_S = 1.0
@@ -98,7 +98,7 @@ class Standby:
         self._changed = threading.Condition()  # its lock is the law's
         self._memory: Memory | None = None
         self._channel: Channel | None = None
-        self._point = 0
+        self._point = self._turned_away = 0
         self._error: BaseException | None = None
         self._mine = self._ended = self._closed = False
         self._thread = threading.Thread(target=self._run, name="standby", daemon=True)
@@ -198,14 +198,13 @@ class Standby:
     def _run(self) -> None:
         stream: SocketStream | None = None
         try:
-            hello = None
             with self._listener:
-                while hello is None:
-                    stream = self._listener.accept(self._timeout)
-                    with self._changed:
-                        self._need_open()
-                        self._channel = channel = Channel(stream, DEFAULT_FORMAT(Role.DESTINATION))
-                    hello = self._greeting(channel)
+                primary = receive_greeting(self._listener, self._timeout, Greeting, self._turn_away)
+            stream, hello = primary.stream, primary.opening.hello
+            assert hello is not None  # it has greeted
+            with self._changed:
+                self._need_open()
+                self._channel = channel = Channel(stream, primary.opening.format)
             self._serve(channel, hello)
         except BaseException as error:
             self._fail(error)
@@ -225,20 +224,15 @@ class Standby:
         ours = isinstance(error, PrecopyError)
         LOG.warning("the replication at %s ended: %s", self.address, error, exc_info=None if ours else error)
 
-    def _greeting(self, channel: Channel) -> Hello | None:
-        """A primary's Hello. None where the connection was not from a primary and was dropped."""
-        try:
-            return channel.expect(Hello)
-        except PeerError as error:
-            if channel.greeted:
-                raise
-            with self._changed:
-                self._need_open()
-                self._channel = None
-            LOG.warning("dropped who came to %s and is no primary: %s", self.address, error)
-            channel.give_up(str(error))
-            channel.stream.close()
-            return None
+    def _turn_away(self, stream: SocketStream, greeting: Greeting, why: PeerError) -> None:
+        greeting.refuse(stream, str(why))
+        if self._closed:
+            return
+        self._turned_away += 1
+        if self._turned_away <= NAMED_STRANGERS:
+            LOG.warning("dropped who came to %s and is no primary: %s", self.address, why)
+        if self._turned_away == NAMED_STRANGERS:
+            LOG.warning("further ones who come to %s and are no primary are dropped without a word", self.address)
 
     def _serve(self, channel: Channel, hello: Hello) -> None:
         memory = memory_for(hello, self._room)

@@ -43,7 +43,16 @@ from precopy.recording.files import RecordingWriter
 from precopy.service.answers import Checked, Migrating, Status
 from precopy.service.server import ControlServer, Emit
 from precopy.service.socket import Request
-from precopy.transport import Address, Greeted, Listener, SocketStream, connect, parse_address, receive_greeting
+from precopy.transport import (
+    NAMED_STRANGERS,
+    Address,
+    Greeted,
+    Listener,
+    SocketStream,
+    connect,
+    parse_address,
+    receive_greeting,
+)
 
 if TYPE_CHECKING:
     from precopy.machines.emulated import EmulatedGuest
@@ -54,8 +63,6 @@ _CANCEL_S = 15.0
 _CANCEL_ANSWER_S = 8.0
 """Seconds that `cancel` waits for the migration's outcome; its client's time-out is 10 s."""
 _MAX_TIMEOUT_S = 86400.0
-_NAMED_STRANGERS = 20
-"""Refused connections that are named on stderr; further ones are only counted."""
 _ARRIVAL_S = 2.0
 """Seconds that requests wait for the record of a guest that has just arrived and runs, counted from the first of them.
 The source is told in that time, which takes as long as the time-out where it does not read."""
@@ -136,9 +143,9 @@ class GuestProcess:
         def turn_away(stream: SocketStream, greeting: Greeting, why: PeerError) -> None:
             self.turned_away += 1
             greeting.refuse(stream, str(why))
-            if self.turned_away <= _NAMED_STRANGERS:
+            if self.turned_away <= NAMED_STRANGERS:
                 tell(f"turned away {stream.peer}: {why}")
-            if self.turned_away == _NAMED_STRANGERS:
+            if self.turned_away == NAMED_STRANGERS:
                 tell("further ones are counted, and not named; see `precopy status`")
 
         self._wake = listener.wake

@@ -1,7 +1,16 @@
 """Streams between machines and processes: Unix and TCP sockets."""
 
 from precopy.transport.address import Address, parse_address
-from precopy.transport.reception import Greeted, receive_greeting
+from precopy.transport.reception import NAMED_STRANGERS, Greeted, receive_greeting
 from precopy.transport.sockets import Listener, SocketStream, connect
 
-__all__ = ["Address", "Greeted", "Listener", "SocketStream", "connect", "parse_address", "receive_greeting"]
+__all__ = [
+    "NAMED_STRANGERS",
+    "Address",
+    "Greeted",
+    "Listener",
+    "SocketStream",
+    "connect",
+    "parse_address",
+    "receive_greeting",
+]

@@ -19,6 +19,8 @@ from precopy.transport.sockets import Listener, SocketStream
 
 MAX_GUESTS = 64
 """Connections whose greeting is awaited at once; beyond that the oldest is closed."""
+NAMED_STRANGERS = 20
+"""Connections that were turned away and are named one by one. Further ones are not, so that no stranger fills a log."""
 _UNREAD = 1 << 20
 """Bytes read from a connection before it is closed: unread ones would reset it before it is told why."""
 
@@ -74,6 +76,7 @@ def receive_greeting(
     Raises `PeerError` where ``listener`` is woken."""
     guests = _Guests(turn_away)
     guests.poll.register(listener, select.POLLIN)
+    others = "it has not greeted, and nobody is waited for any more"
     try:
         while True:
             if guests.wait(listener.fileno()):
@@ -81,9 +84,10 @@ def receive_greeting(
                 guests.add(_Guest(stream, opening()))
             greeted = guests.greeted()
             if greeted is not None:
+                others = "it has not greeted, and another has"
                 return Greeted(greeted.stream, greeted.opening)
     finally:
-        guests.send_away("it has not greeted, and another has")
+        guests.send_away(others)
 
 
 class _Guests(Generic[G]):
