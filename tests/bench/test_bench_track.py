@@ -99,7 +99,7 @@ def test_nothing_is_timed_that_finds_other_pages(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(bench._Subject, step, after_a_stray)
     done = measure([16 << 20], 1, 1, lambda _: None, (0.001,))
-    assert (done.cases, done.writers) == ([], [])
+    assert (done.cases, done.writers) == ((), ())
     (failed,) = done.failed
     assert (failed.kind, failed.exit_code) == (VerificationFailed.__name__, VerificationFailed.exit_code)
     assert f"{way} found 5 pages where 4 were written" in failed.message

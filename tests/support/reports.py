@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from precopy.planning.policies import POLICIES
@@ -345,6 +348,15 @@ def failure() -> dict[str, Any]:
     return {"schema": "precopy.error/1", "error": error}
 
 
+GOLDEN = Path(__file__).parents[1] / "golden" / "documents"
+"""What version 0.1 printed, with shorter lists."""
+
+
+def golden(kind: str) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((GOLDEN / f"{kind}.json").read_text(encoding="utf-8"))
+    return document
+
+
 ALL = {
     "migrate": migrate,
     "demo": demo,
@@ -354,4 +366,5 @@ ALL = {
     "bench-predict": bench_predict,
     "bench-bitmap": bench_bitmap,
     "error": failure,
+    **{path.stem: partial(golden, path.stem) for path in sorted(GOLDEN.glob("*.json"))},
 }

@@ -15,13 +15,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from precopy.bench.spread import Spread
 from precopy.dirty import MigrationBitmap, clear_policy
 from precopy.errors import UsageError, VerificationFailed
 from precopy.machines.kvm import KvmGuest
 from precopy.machines.workload import Workload
 from precopy.memory import DirtyClient, GuestMemory, RamBlock
 from precopy.memory.captures.machines import machine_layout
+from precopy.report.kinds.bench_display import DisplayBench
+from precopy.report.kinds.shared import Spread
 
 FRAMEBUFFER = "vga.vram"
 _PIXEL = 4
@@ -42,26 +43,6 @@ class Mode:
     @property
     def size(self) -> int:
         return self.stride * self.height
-
-
-@dataclass(frozen=True)
-class DisplayBench:
-    """``frames`` refreshes. Seconds of one: ``snapshot_s`` (harvest, take, re-arm) and ``draw_s`` (copy the lines that
-    it names), against ``copy_all_s`` and ``compare_all_s``. Bytes and lines are of all frames together.
-    ``get_log_ioctls_per_frame`` counts the display's calls; ``migration_pages`` what a migration took meanwhile."""
-
-    frames: int
-    lines_drawn: int
-    lines_shown: int
-    bytes_copied: int
-    bytes_shown: int
-    guest_writes: int
-    get_log_ioctls_per_frame: float
-    snapshot_s: Spread
-    draw_s: Spread
-    copy_all_s: Spread
-    compare_all_s: Spread
-    migration_pages: int | None
 
 
 class Display:
@@ -178,8 +159,11 @@ class _Timings:
             self._migration.send()
 
     def result(self, frames: int, writes: int, migration_pages: int | None) -> DisplayBench:
+        """After both copies were found to equal the guest's memory."""
         mode = self._display.mode
         return DisplayBench(
+            width=mode.width,
+            height=mode.height,
             frames=frames,
             lines_drawn=self._lines,
             lines_shown=frames * mode.height,
@@ -192,4 +176,5 @@ class _Timings:
             copy_all_s=Spread.of(self._seconds["copy"]),
             compare_all_s=Spread.of(self._seconds["compare"]),
             migration_pages=migration_pages,
+            verified=True,
         )

@@ -22,7 +22,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
@@ -33,9 +32,10 @@ import numpy.typing as npt
 
 from precopy.abi.filesystem import TMPFS, file_system
 from precopy.bench.failed import Failed, attempt
-from precopy.bench.spread import Spread
 from precopy.errors import SnapshotError, UsageError, VerificationFailed
 from precopy.machines.process.memory import Memory
+from precopy.report.kinds.bench_snapshot import Place, RestoreCase, SnapshotBench, SnapshotCase
+from precopy.report.kinds.shared import Spread
 from precopy.snapshot_store import Snapshot, compact, restore, snapshot
 from precopy.units import PAGE_SIZE, format_size
 
@@ -45,55 +45,6 @@ _WORDS = PAGE_SIZE // 8
 _SEED = 1
 
 Words = npt.NDArray[np.uint64]
-
-
-@dataclass(frozen=True)
-class Place:
-    """A directory to save in: ``kind`` is ``memory`` or ``disk``."""
-
-    kind: str
-    path: str
-    file_system: str
-
-
-@dataclass(frozen=True)
-class SnapshotCase:
-    """One way. ``full_s_to_it`` and ``full_bytes_to_it`` are our full snapshot of the same repeat over this way:
-    medians of the repeats' own, None for that one itself. ``flushed`` says whether the time holds the way to disk."""
-
-    place: str
-    what: str
-    dirty_share: float | None
-    pages: int
-    flushed: bool
-    seconds: Spread
-    bytes: int
-    full_s_to_it: float | None
-    full_bytes_to_it: float | None
-
-
-@dataclass(frozen=True)
-class RestoreCase:
-    """The newest of ``snapshots`` snapshots of ``size`` bytes, until its memory was read and written: ``seconds`` at
-    once, ``verified`` with all of its content checked before (None: not measured)."""
-
-    place: str
-    size: int
-    snapshots: int
-    seconds: Spread
-    verified: Spread | None = None
-
-
-@dataclass(frozen=True)
-class SnapshotBench:
-    """All of it, for a memory of ``size`` bytes; ``failed``: places in which it could not be measured."""
-
-    size: int
-    repeats: int
-    places: list[Place]
-    cases: list[SnapshotCase]
-    restores: list[RestoreCase]
-    failed: list[Failed]
 
 
 _Way = tuple[str, float | None]
@@ -142,7 +93,7 @@ def measure(
         words = np.frombuffer(memory.view, np.uint64)
         _fill(words)
         for place in where:
-            saved = attempt(_named(place), partial(_saved, memory, words, place, shares, repeats, tell=tell))
+            saved = attempt(str(place), partial(_saved, memory, words, place, shares, repeats, tell=tell))
             if isinstance(saved, Failed):
                 failed.append(saved)
             else:
@@ -150,17 +101,13 @@ def measure(
                 restores.append(saved[1])
         del words
     for place in where if restore_size is not None else ():
-        tell(f"restoring {format_size(restore_size or 0)}, {_named(place)}")
-        restored = attempt(f"restoring, {_named(place)}", partial(_restored, restore_size or 0, repeats, place))
+        tell(f"restoring {format_size(restore_size or 0)}, {place}")
+        restored = attempt(f"restoring, {place}", partial(_restored, restore_size or 0, repeats, place))
         if isinstance(restored, Failed):
             failed.append(restored)
         else:
             restores.append(restored)
-    return SnapshotBench(size, repeats, list(where), cases, restores, failed)
-
-
-def _named(place: Place) -> str:
-    return f"{place.kind} ({place.file_system})"
+    return SnapshotBench(size, repeats, tuple(where), tuple(cases), tuple(restores), tuple(failed))
 
 
 def _saved(
@@ -171,7 +118,7 @@ def _saved(
     restored: list[float] = []
     with _directory(place) as directory:
         for number in range(repeats):
-            tell(f"{_named(place)}, repeat {number + 1} of {repeats}")
+            tell(f"{place}, repeat {number + 1} of {repeats}")
             restored.append(_repeat(memory, words, directory, shares, samples))
     restore_case = RestoreCase(place.kind, memory.size, 1 + len(_increments(shares)), Spread.of(restored))
     return _cases(place, samples), restore_case

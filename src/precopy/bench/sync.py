@@ -18,7 +18,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from precopy.bench.failed import Failed, attempt
-from precopy.bench.spread import Spread
 from precopy.bench.vhost import VhostFigures, measure_vhost
 from precopy.bitmap import Bitmap
 from precopy.dirty import LogCounters, MigrationBitmap, SyncStats, clear_policy
@@ -28,6 +27,7 @@ from precopy.machines.workload import Workload, params, params_words
 from precopy.machines.workload.image import stamped
 from precopy.memory import GuestMemory, RamBlock, RamLayout, Section
 from precopy.memory.captures.main_memory import main_memory
+from precopy.report.kinds.shared import Spread
 from precopy.trackers.kvm_log import KvmDirtyLog
 from precopy.units import PAGE_SIZE, GuestPhysicalAddress
 

@@ -14,7 +14,6 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -22,12 +21,13 @@ import numpy.typing as npt
 import xxhash
 
 from precopy.bench.failed import Failed, attempt
-from precopy.bench.spread import Spread
-from precopy.bench.track_writer import WriterFigures, measure_writer
+from precopy.bench.track_writer import measure_writer
 from precopy.dirty import DirtyMemory, MigrationBitmap, clear_policy
 from precopy.errors import UsageError, VerificationFailed
 from precopy.memory import Backing, GuestMemory, RamLayout
 from precopy.names import CLEAR_POLICIES
+from precopy.report.kinds.bench_track import SyncFigures, TrackBench, TrackCase, WriterFigures
+from precopy.report.kinds.shared import Spread
 from precopy.trackers.pagemap import PagemapLog
 from precopy.units import PAGE_SIZE, format_size
 
@@ -44,44 +44,6 @@ _SEED = 1
 Indexes = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class SyncFigures:
-    """Syncs of one way: ``sync_s`` is all of a sync, ``later_s`` the clears that its policy leaves for when pages are
-    read; ``ioctls`` are those of both (median)."""
-
-    sync_s: Spread
-    later_s: Spread
-    ioctls: int
-
-
-@dataclass(frozen=True)
-class TrackCase:
-    """One share of dirty pages in one pattern. Ratios are the alternative's seconds over those of a sync in one step,
-    medians of the repeats' own: how many times faster a sync is. ``two_step`` is by clear policy."""
-
-    size_bytes: int
-    dirty_share: float
-    pattern: str
-    dirty_pages: int
-    one_step: SyncFigures
-    two_step: dict[str, SyncFigures]
-    compare_s: Spread
-    hash_s: Spread
-    write_all_s: Spread
-    ratio_to_compare: float
-    ratio_to_hash: float
-    ratio_to_write_all: float
-
-
-@dataclass(frozen=True)
-class TrackBench:
-    """All cases; a writer for each size; the sizes of which something ``failed`` have what was measured before it."""
-
-    cases: list[TrackCase]
-    writers: list[WriterFigures]
-    failed: list[Failed]
-
-
 def measure(
     sizes: Sequence[int], repeat: int, writer_slices: int, tell: Callable[[str], None], shares: Sequence[float] = SHARES
 ) -> TrackBench:
@@ -94,21 +56,21 @@ def measure(
     for size in sizes:
         if size < MIN_SIZE or size % PAGE_SIZE:
             raise UsageError(f"a memory of {size} bytes cannot be measured; it has pages and {format_size(MIN_SIZE)}")
-    done = TrackBench([], [], [])
+    cases: list[TrackCase] = []
+    writers: list[WriterFigures] = []
 
     def measure_size(size: int) -> None:
         with _Subject(size) as subject:
             for share in shares:
                 for pattern in ("scattered", "clustered") if share < 1 else ("clustered",):
                     tell(f"{format_size(size)}, {100 * share:g} % {pattern}")
-                    done.cases.append(_case(subject, share, pattern, repeat))
+                    cases.append(_case(subject, share, pattern, repeat))
         tell(f"{format_size(size)}, a writer")
-        done.writers.append(measure_writer(size, writer_slices))
+        writers.append(measure_writer(size, writer_slices))
 
-    for size in sizes:
-        if isinstance(failed := attempt(format_size(size), partial(measure_size, size)), Failed):
-            done.failed.append(failed)
-    return done
+    tried = [attempt(format_size(size), partial(measure_size, size)) for size in sizes]
+    failed = tuple(one for one in tried if isinstance(one, Failed))
+    return TrackBench(repeat, tuple(cases), tuple(writers), failed)
 
 
 def dirty_indexes(pages: int, share: float, pattern: str, random: np.random.Generator) -> Indexes:

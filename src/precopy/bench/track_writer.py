@@ -15,43 +15,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from precopy.bench.spread import Spread
 from precopy.bitmap import Bitmap
 from precopy.memory import GuestMemory, RamLayout
+from precopy.report.kinds.bench_track import WriterFigures
+from precopy.report.kinds.shared import Spread
 from precopy.trackers.pagemap import PagemapLog
 
 SLICE_S = 1.0
 """Seconds of a slice: the writer alternates between tracked and untracked slices; a tracked one has one sync."""
-
-
-@dataclass(frozen=True)
-class WriterFigures:
-    """A thread that adds 1 to every word of the memory, over and over; GB/s of memory, by the clock, and by the CPU
-    time of its thread (``_cpu``), so that what else runs on the machine counts for less.
-
-    ``slowdown`` is the share of its speed by CPU time that tracking costs, ``slowdown_wall`` that of its speed by the
-    clock. ``fault_s`` is the CPU time that each first write to a page after a sync costs more than another, ``faults``
-    how many there were in a slice. Speeds, ``fault_s`` and ``faults`` are medians.
-    """
-
-    size_bytes: int
-    slices: int
-    syncs_per_s: float
-    untracked_gb_per_s: float
-    tracked_gb_per_s: float
-    untracked_cpu_gb_per_s: float
-    tracked_cpu_gb_per_s: float
-    fault_s: float
-    faults: int
-    sync_s: Spread
-
-    @property
-    def slowdown(self) -> float:
-        return 1 - self.tracked_cpu_gb_per_s / self.untracked_cpu_gb_per_s
-
-    @property
-    def slowdown_wall(self) -> float:
-        return 1 - self.tracked_gb_per_s / self.untracked_gb_per_s
 
 
 @dataclass(frozen=True)
@@ -96,19 +67,23 @@ def measure_writer(size: int, slices: int) -> WriterFigures:
         finally:
             log.stop()
     pairs = list(zip(tracked, untracked, strict=True))
+    plain_speed, speed = (statistics.median(one.per_s for one in way) / 1e9 for way in (untracked, tracked))
+    plain_cpu_speed, cpu_speed = (statistics.median(one.per_cpu_s for one in way) / 1e9 for way in (untracked, tracked))
     return WriterFigures(
         size_bytes=size,
         slices=slices,
         syncs_per_s=1 / SLICE_S,
-        untracked_gb_per_s=statistics.median(one.per_s for one in untracked) / 1e9,
-        tracked_gb_per_s=statistics.median(one.per_s for one in tracked) / 1e9,
-        untracked_cpu_gb_per_s=statistics.median(one.per_cpu_s for one in untracked) / 1e9,
-        tracked_cpu_gb_per_s=statistics.median(one.per_cpu_s for one in tracked) / 1e9,
+        untracked_gb_per_s=plain_speed,
+        tracked_gb_per_s=speed,
+        untracked_cpu_gb_per_s=plain_cpu_speed,
+        tracked_cpu_gb_per_s=cpu_speed,
         fault_s=statistics.median(
             (one.cpu_s - one.bytes / other.per_cpu_s) / max(one.faults, 1) for one, other in pairs
         ),
         faults=statistics.median_low(one.faults for one in tracked),
         sync_s=Spread.of(syncs),
+        slowdown=1 - cpu_speed / plain_cpu_speed,
+        slowdown_wall=1 - speed / plain_speed,
     )
 
 

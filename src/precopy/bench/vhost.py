@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 
-from precopy.bench.spread import Spread
 from precopy.bench.vhost_device import VhostDevice
 from precopy.bitmap import Bitmap
 from precopy.memory import Backing, GuestMemory, RamLayout
+from precopy.report.kinds.shared import Spread
 from precopy.trackers.shared_log import SharedLog
 from precopy.trackers.vhost_log import VhostLog
 

@@ -134,15 +134,15 @@ def show_document(kind: str, body: dict[str, Any]) -> None:
     click.echo(to_json(document(kind, {"machine": host_facts(), **body})))
 
 
-def show_result(kind: str, record: object, host: dict[str, Any], *, as_json: bool) -> None:
-    """What came of a command, for people or as JSON. ``record`` is one of those that `precopy.report.kinds` has for
-    this kind, ``host`` what `host_facts` said before it was made."""
+def show_result(kind: str, record: object, host: dict[str, Any] | None = None, *, as_json: bool) -> None:
+    """What came of a command, for people or as JSON. ``record`` is the one that `precopy.report.kinds` has for this
+    kind, ``host`` what `host_facts` said before a benchmark made it; people are told it, too."""
     if as_json:
         import msgspec
 
-        show_document(kind, {"machine": host, **msgspec.to_builtins(record)})
+        show_document(kind, {"machine": host or host_facts(), **msgspec.to_builtins(record)})
         return
     from precopy.report.console import show
     from precopy.report.kinds import text_of
 
-    show(host_line(host), *text_of(kind, record))
+    show(*([host_line(host)] if host else []), *text_of(kind, record))

@@ -30,21 +30,11 @@ def list_snapshots(directory: Path, as_json: bool) -> None:
 
     Only headers are read; verify reads everything.
     """
+    from precopy.cli.facts import show_result
+    from precopy.report.kinds.snapshot_list import SnapshotList
     from precopy.snapshot_store import snapshots
 
-    stored = snapshots(directory)
-    if as_json:
-        _print_json("snapshot-list", {"directory": str(directory), "snapshots": [_fields(one) for one in stored]})
-        return
-    from precopy.report.console import show
-    from precopy.report.snapshot_tables import SnapshotRow, snapshots_table
-    from precopy.units import counted, format_size
-
-    show(snapshots_table([SnapshotRow(**_fields(one)) for one in stored]))
-    for one in stored:
-        if one.damage is not None:
-            click.echo(f"snapshot {one.number}: {one.damage}")
-    click.echo(f"{counted(len(stored), 'snapshot')}, {format_size(sum(one.bytes for one in stored))} on disk")
+    show_result("snapshot-list", SnapshotList(str(directory), tuple(snapshots(directory))), as_json=as_json)
 
 
 @snapshot.command()

@@ -1,7 +1,8 @@
 """Snapshots of a `Memory` in a directory: a full one, then what changed; restored at once, by mapping them."""
 
+from precopy.report.kinds.snapshot_list import Stored
 from precopy.snapshot_store.exporting import export
-from precopy.snapshot_store.maintenance import Compacted, Stored, Verified, compact, snapshots, verify
+from precopy.snapshot_store.maintenance import Compacted, Verified, compact, snapshots, verify
 from precopy.snapshot_store.restoring import open_memory, restore
 from precopy.snapshot_store.saving import Snapshot, snapshot
 

@@ -10,35 +10,12 @@ from dataclasses import dataclass, field
 from precopy.bitmap import NO_RUNS
 from precopy.errors import SnapshotDamaged, SnapshotError, Unsupported, UsageError
 from precopy.memory.packing import compressor
+from precopy.report.kinds.snapshot_list import Stored
 from precopy.snapshot_store.chain import Chain
 from precopy.snapshot_store.directory import Directory
 from precopy.snapshot_store.reading import StoredFile
 from precopy.snapshot_store.writing import Content, Label, write
 from precopy.units import PAGE_SIZE, check_count, format_size
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A snapshot as it lies in a directory. ``damage`` says why it cannot be restored, None where its header and those
-    that it follows are whole; then the other fields are what is known (0 where nothing is).
-
-    ``size`` is the memory's, ``bytes`` what the file takes of the disk, ``created_s`` seconds since 1970. A full
-    one's ``zero_pages`` are all but its ``pages``.
-    """
-
-    number: int
-    parent: int | None
-    size: int
-    pages: int
-    zero_pages: int
-    bytes: int
-    compression: str
-    created_s: float
-    damage: str | None
-
-    @property
-    def full(self) -> bool:
-        return self.parent is None
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -28,13 +28,12 @@ from precopy.report import plan_tables, sweep_tables, sync_tables
 from precopy.report.compare_tables import replay_summary, replay_table, scores_table, summary_table
 from precopy.report.console import Column, FittedTable, fitted
 from precopy.report.kinds import KINDS, load
+from precopy.report.kinds.kind import TextPart
 from precopy.report.layout_table import layout_table
 from precopy.report.predict_table import predict_table
 from precopy.report.replay_documents import Replayed
-from precopy.report.snapshot_tables import SnapshotBenchRow, SnapshotRow, snapshot_bench_table, snapshots_table
 from precopy.report.table import Table
 from precopy.report.tables import BenchRow, DemoRow, bench_migrate_table, demo_table, rounds_table, total_line
-from precopy.report.track_table import track_table
 from precopy.report.wrapping import words
 from precopy.units import format_duration, format_rate, format_size
 from support import reports, traces
@@ -156,23 +155,6 @@ def trace_tables() -> Iterable[RenderableType]:
     yield summary_table(compared)
 
 
-def track_body() -> dict[str, Any]:
-    spread = {"median": 0.5, "min": 0.1, "max": 0.9}
-    step = {"sync_s": spread, "later_s": spread, "ioctls": 12}
-    writer = {
-        "size_bytes": 1 << 30, "syncs_per_s": 1.0, "sync_s": spread, "fault_s": 1e-6, "untracked_gb_per_s": 6.0,
-        "tracked_gb_per_s": 4.0, "untracked_cpu_gb_per_s": 6.2, "tracked_cpu_gb_per_s": 5.5, "slowdown": 1 - 5.5 / 6.2,
-        "slowdown_wall": 1 / 3,
-    }  # fmt: skip
-    case = {
-        "size_bytes": 1 << 30, "dirty_share": 0.01, "pattern": "scattered", "dirty_pages": 2621, "one_step": step,
-        "two_step": dict.fromkeys(("merged", "deferred", "per-page"), step),
-        **{f"{way}_s": spread for way in ("compare", "hash", "write_all")},
-        **{f"ratio_to_{way}": 12.0 for way in ("compare", "hash", "write_all")},
-    }  # fmt: skip
-    return {"cases": [case], "writers": [writer]}
-
-
 def predict_body() -> dict[str, Any]:
     body = reports.bench_predict(3)
     for one in body["migrations"]:
@@ -214,12 +196,7 @@ TABLES: dict[str, Callable[[], Iterable[RenderableType]]] = {
         demo_table(demo_rows((large(ROUND), LAST))),
         bench_migrate_table([BenchRow(LONG, 1e15, 1e6, 10**9, "1234567.89"), BenchRow("raw", 1, None, None, "0.76")]),
     ],
-    "snapshot_tables": lambda: [
-        snapshots_table([SnapshotRow(10**9, 10**9 - 1, 1 << 62, 2**50, 2**50, 1 << 62, LONG, 1e9, None)]),
-        snapshot_bench_table([SnapshotBenchRow(LONG, LONG, 1e6, 1 << 60, 123456.789, 123456.789)]),
-    ],
     "layout_table": lambda: [layout_table(RamLayout.of_blocks([(LONG, 1 << 44), ("short", 1 << 12)]))],
-    "track_table": lambda: [*track_table(track_body()), *track_table(extreme(track_body()))],
     "predict_table": lambda: [*predict_table(predict_body()), *predict_table(extreme_figures(predict_body()))],
     "sync_tables": lambda: [
         table
@@ -244,11 +221,11 @@ def extreme_figures(body: dict[str, Any]) -> dict[str, Any]:
     return mend(long, body)  # type: ignore[no-any-return]  # a dict of a dict
 
 
-def record(kind: str, document: dict[str, Any]) -> Any:
-    """As `precopy report` reads it."""
+def text(kind: str, document: dict[str, Any]) -> Sequence[TextPart]:
+    """What a terminal shows of it, once it was read as `precopy report` reads it."""
     made_of = load(kind)
     assert made_of is not None
-    return msgspec.convert(document, made_of.record)
+    return made_of.text(msgspec.convert(document, made_of.record))
 
 
 @pytest.fixture
@@ -281,12 +258,11 @@ RECORDED = [kind for kind, entry in KINDS.items() if entry.module]
 @pytest.mark.parametrize("change", [lambda body: body, extreme, extreme_figures], ids=["as it is", "extreme", "large"])
 @pytest.mark.parametrize("kind", RECORDED)
 def test_no_figure_of_a_document_is_cut(kind: str, change: Callable[[Any], Any], width: int) -> None:
-    made_of, document = load(kind), reports.ALL[kind]()
-    assert made_of is not None
-    tables = [part for part in made_of.text(record(kind, change(document))) if isinstance(part, Table)]
-    assert tables
-    for one in tables:
-        whole(fitted(one), width)
+    shown = text(kind, change(reports.ALL[kind]()))
+    assert shown
+    for part in shown:
+        if isinstance(part, Table):
+            whole(fitted(part), width)
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -404,7 +380,11 @@ def test_a_prediction_is_off_by_what_its_columns_say() -> None:
 
 
 def test_a_writers_figures() -> None:
-    line = track_table(track_body())[-1]
+    document = reports.golden("bench-track")
+    speeds = {"untracked": 6.0, "tracked": 4.0, "untracked_cpu": 6.2, "tracked_cpu": 5.5}
+    writer = {f"{name}_gb_per_s": value for name, value in speeds.items()}
+    document["writers"][0].update(writer, slowdown=1 - 5.5 / 6.2, slowdown_wall=1 / 3)
+    line = text("bench-track", document)[-1]
     assert isinstance(line, str)
     pairs = re.findall(r"([\d.]+) GB/s, and ([\d.]+) GB/s tracked \((\d+) % slower\)", line)
     assert len(pairs) == 2
@@ -413,8 +393,6 @@ def test_a_writers_figures() -> None:
         assert (kept[1] * Printed.of(plain)).meets(kept[0])
 
 
-def test_ratios_that_columns_do_not_explain_are_explained_below() -> None:
-    assert any("median of the repeats' own ratios" in str(part) for part in track_table(track_body()))
-    source = Path(precopy.__file__).parent
-    for name in ("report/kinds/bench_bitmap.py", "cli/bench/snapshot.py"):
-        assert re.search(r"need\s+(?:\"\s+\")?not be that of", (source / name).read_text())
+@pytest.mark.parametrize("kind", ["bench-bitmap", "bench-snapshot", "bench-track"])
+def test_ratios_that_columns_do_not_explain_are_explained_below(kind: str) -> None:
+    assert any(re.search("the repeats.*need not be that of", str(part)) for part in text(kind, reports.ALL[kind]()))

@@ -37,14 +37,10 @@ def display(
     Each refresh draws the lines that the guest may have written, found by one ioctl. At the end the surface (and the
     migration's copy) has to equal the paused guest's memory byte for byte; exit 7 where it does not.
     """
-    import msgspec
-
     from precopy.bench.display import Mode, measure
-    from precopy.cli.facts import host_facts, host_line, show_document
-    from precopy.cli.say import say
+    from precopy.cli.facts import host_facts, show_result
     from precopy.errors import Unsupported
     from precopy.machines.kvm import unavailable
-    from precopy.units import format_duration, format_size
 
     missing = unavailable()
     if missing:
@@ -53,20 +49,4 @@ def display(
     done = measure(
         Mode(width, height), ram=ram, write_rate=write_rate, refresh=refresh, seconds=duration, migrate=migrate
     )
-    if as_json:
-        body = {"machine": host, "width": width, "height": height, **msgspec.to_builtins(done)}
-        show_document("bench-display", {**body, "verified": True})
-        return
-    share = done.bytes_copied / done.bytes_shown
-    say(host_line(host))
-    click.echo(
-        f"{done.frames} frames of {width}x{height}; the guest wrote {done.guest_writes} framebuffer pages\n"
-        f"drawn: {done.lines_drawn} of {done.lines_shown} lines ({100 * share:.1f} %), "
-        f"{format_size(done.bytes_copied)}\n"
-        f"a frame: snapshot {format_duration(done.snapshot_s.median)} ({done.get_log_ioctls_per_frame:g} get ioctls), "
-        f"lines {format_duration(done.draw_s.median)}; copying everything {format_duration(done.copy_all_s.median)}, "
-        f"comparing everything {format_duration(done.compare_all_s.median)} (medians)"
-    )
-    if done.migration_pages is not None:
-        click.echo(f"a migration took {done.migration_pages} pages meanwhile, from the same kernel bits")
-    click.echo("verified: at the end, what was kept is what the paused guest's memory holds, byte for byte")
+    show_result("bench-display", done, host, as_json=as_json)

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
 from precopy.cli.options import json_option
 from precopy.cli.values import SIZE, Share, Whole
-
-if TYPE_CHECKING:
-    from precopy.bench.snapshot import SnapshotBench
 
 
 @click.command()
@@ -47,9 +43,8 @@ def snapshot(
     directory in which something fails is said at the end, and the other is measured.
     """
     from precopy.bench.snapshot import measure, places
-    from precopy.cli.facts import host_facts, host_line
+    from precopy.cli.facts import host_facts, show_result
     from precopy.cli.failures import ended
-    from precopy.cli.say import say
 
     host = host_facts()
     measured = measure(
@@ -62,46 +57,5 @@ def snapshot(
     )
     if not measured.cases:
         raise measured.failed[0].error()
-    if as_json:
-        _print_json(measured, host)
-    else:
-        say(host_line(host))
-        _print_table(measured)
+    show_result("bench-snapshot", measured, host, as_json=as_json)
     return ended(measured.failed, len(measured.cases))
-
-
-def _print_json(measured: SnapshotBench, host: dict[str, Any]) -> None:
-    import msgspec
-
-    from precopy.cli.facts import show_document
-
-    body = {"machine": host, **msgspec.to_builtins(measured)}
-    show_document("bench-snapshot", body)
-
-
-def _print_table(measured: SnapshotBench) -> None:
-    from precopy.report.console import show
-    from precopy.report.snapshot_tables import SnapshotBenchRow, snapshot_bench_table
-    from precopy.units import counted, format_duration, format_size
-
-    names = {place.kind: f"{place.kind} ({place.file_system})" for place in measured.places}
-    rows = []
-    for one in measured.cases:
-        share = "" if one.dirty_share is None else f", {100 * one.dirty_share:g} % dirty"
-        what = one.what + share + ("" if one.flushed else ", not flushed")
-        rows.append(
-            SnapshotBenchRow(
-                names[one.place], what, one.seconds.median, one.bytes, one.full_s_to_it, one.full_bytes_to_it
-            )
-        )
-    show(
-        snapshot_bench_table(rows),
-        "full / it, bytes / it: our full snapshot's time and bytes by this way's, the median of the repeats' own "
-        "ratios, which need not be that of the medians shown",
-    )
-    for case in measured.restores:
-        verified = "" if case.verified is None else f" (verified: {format_duration(case.verified.median)})"
-        click.echo(
-            f"restored in {format_duration(case.seconds.median)}{verified}: {format_size(case.size)}, "
-            f"{counted(case.snapshots, 'snapshot')}, {names[case.place]}"
-        )

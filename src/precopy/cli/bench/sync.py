@@ -164,7 +164,7 @@ def _body(
 
 
 def _qemu_body(qemu: QemuSyncs) -> dict[str, Any]:
-    from precopy.bench.spread import Spread
+    from precopy.report.kinds.shared import Spread
 
     return {
         "version": qemu.version,

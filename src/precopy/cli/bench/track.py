@@ -35,13 +35,9 @@ def track(sizes: tuple[int, ...], repeat: int, writer_slices: int, as_json: bool
     copy, hashing every page and writing everything, over the same warm memory, in turn. Every result is verified.
     Where a size fails, the others are measured.
     """
-    import msgspec
-
     from precopy.bench.track import measure
-    from precopy.cli.facts import host_facts, host_line, show_document
+    from precopy.cli.facts import host_facts, show_result
     from precopy.cli.failures import ended
-    from precopy.report.console import show
-    from precopy.report.track_table import track_table
 
     host = host_facts()
     measured = measure(
@@ -49,11 +45,5 @@ def track(sizes: tuple[int, ...], repeat: int, writer_slices: int, as_json: bool
     )
     if not measured.cases:
         raise measured.failed[0].error()
-    body = msgspec.to_builtins(measured)
-    for figures, one in zip(body["writers"], measured.writers, strict=True):
-        figures.update(slowdown=one.slowdown, slowdown_wall=one.slowdown_wall)
-    if as_json:
-        show_document("bench-track", {"machine": host, "repeats": repeat, **body})
-    else:
-        show(host_line(host), *track_table(body))
+    show_result("bench-track", measured, host, as_json=as_json)
     return ended(measured.failed, len(measured.cases))

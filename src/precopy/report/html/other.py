@@ -58,7 +58,8 @@ def recorded_report(document: Recorded, prefix: str) -> Report:
     kind = _in_words(document.kind)
     sentences = tuple(f"{part[:1].upper()}{part[1:]}." for part in text if isinstance(part, str))
     verdict = Headline("plain", "measured", _FIGURES.format(kind.lower()), sentences)
-    parts = (Part(f"{prefix}result", "As a terminal shows it", "", figures), _every_figure(document.body, prefix))
+    result = (Part(f"{prefix}result", "As a terminal shows it", "", figures),) if figures else ()
+    parts = (*result, _every_figure(document.body, prefix))
     return Report(schema(document.kind), kind, verdict, parts, facts(document.machine))
 
 

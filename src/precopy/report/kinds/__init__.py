@@ -25,9 +25,9 @@ class Entry(NamedTuple):
 KINDS = {
     "bench-sync": Entry(about="A sync of a running guest, with every variant of the patch series."),
     "bench-bitmap": Entry(1, "bench_bitmap", "The bitmap part of it for large guests, beside a C loop."),
-    "bench-display": Entry(about="A framebuffer kept current by what its guest wrote."),
-    "bench-track": Entry(about="Finding what a Python program wrote, beside what it can do today."),
-    "bench-snapshot": Entry(about="Incremental snapshots, beside saving everything."),
+    "bench-display": Entry(1, "bench_display", "A framebuffer kept current by what its guest wrote."),
+    "bench-track": Entry(1, "bench_track", "Finding what a Python program wrote, beside what it can do today."),
+    "bench-snapshot": Entry(1, "bench_snapshot", "Incremental snapshots, beside saving everything."),
     "bench-predict": Entry(about="Predicted downtime and total time, beside what then happened."),
     "bench-migrate": Entry(about="Whole migrations, beside the raw socket and beside QEMU."),
     "check": Entry(),
@@ -46,7 +46,7 @@ KINDS = {
     "run": Entry(),
     "snapshot-compact": Entry(),
     "snapshot-export": Entry(),
-    "snapshot-list": Entry(),
+    "snapshot-list": Entry(1, "snapshot_list"),
     "snapshot-verify": Entry(),
     "status": Entry(),
 }

@@ -1,0 +1,51 @@
+"""Records that several kinds of document have."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from precopy.bounds import Count, Number, Text
+from precopy.errors import NotConverged, PrecopyError
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Of several measurements, in seconds."""
+
+    median: Number
+    min: Number
+    max: Number
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        return cls(statistics.median(values), min(values), max(values))
+
+
+@dataclass(frozen=True)
+class Failed:
+    """What was to be measured, and why it was not: the error's class, sentence and exit code. ``converged`` is False
+    where it was a migration that did not converge, which is an outcome and no fault."""
+
+    name: Text
+    kind: Text
+    message: Text
+    exit_code: Count
+    converged: bool | None = None
+
+    def error(self) -> PrecopyError:
+        """The same as an error that can be raised where nothing at all was measured."""
+        return _Again(self)
+
+    @classmethod
+    def of(cls, name: str, error: PrecopyError) -> Failed:
+        kind = getattr(error, "kind", type(error).__name__)  # an error from another process has the name it had there
+        converged = False if error.exit_code == NotConverged.exit_code else None
+        return cls(name, kind, str(error), error.exit_code, converged)
+
+
+class _Again(PrecopyError):
+    def __init__(self, failed: Failed) -> None:
+        super().__init__(failed.message)
+        self.kind, self.exit_code = failed.kind, failed.exit_code
