@@ -21,8 +21,10 @@ def metrics(
     spread: float = 0.0,
     rounds: tuple[RoundSample, ...] = (),
     throttle: float = 0.0,
+    asked: float | None = None,
 ) -> Metrics:
-    """A guest with one class of pages over a link, everything known to within ``spread``."""
+    """A guest with one class of pages over a link, everything known to within ``spread``. ``throttle`` is taken of its
+    time, and ``asked`` was asked for (None: just that)."""
     return Metrics(
         ram_bytes=int(ram),
         rounds=rounds,
@@ -31,6 +33,7 @@ def metrics(
         dirty_spread=spread,
         costs=Costs(Estimate.within(bandwidth, spread), 1.0, 0.0, x, 0.0, Estimate.exact(overhead)),
         throttled_share=throttle,
+        asked_share=throttle if asked is None else asked,
     )
 
 

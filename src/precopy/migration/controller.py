@@ -144,6 +144,7 @@ class ConvergenceController:
             remaining_bytes,
             self.switchover_overhead_s,
             throttled_share=throttled_share,
+            asked_share=self._asked,
         )
         self._metrics = metrics
         decision = self._decide(metrics, now)

@@ -26,14 +26,16 @@ def observe(
     switchover_overhead_s: Estimate,
     *,
     throttled_share: float = 0.0,
+    asked_share: float | None = None,
 ) -> Metrics:
-    """What a policy decides by right after a sync, with the guest throttled by ``throttled_share``. Raises `UsageError`
-    without any round."""
+    """What a policy decides by right after a sync, with the guest throttled by ``throttled_share``, of which
+    ``asked_share`` was asked for (None: just that). Raises `UsageError` without any round."""
     if not rounds:
         raise UsageError("nothing is known of a migration before its first round; estimate from one round or more")
     dirty, spread = estimate_dirtying(rounds, ram_bytes, throttled_share)
     costs = estimate_costs(rounds, switchover_overhead_s)
-    return Metrics(ram_bytes, rounds, remaining_bytes, dirty, spread, costs, throttled_share)
+    asked_share = throttled_share if asked_share is None else asked_share
+    return Metrics(ram_bytes, rounds, remaining_bytes, dirty, spread, costs, throttled_share, asked_share)
 
 
 def estimate_costs(rounds: Sequence[RoundSample], switchover_overhead_s: Estimate) -> Costs:

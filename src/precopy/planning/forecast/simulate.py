@@ -167,5 +167,10 @@ def _after(metrics: Metrics, sample: RoundSample, throttled_share: float, observ
     if throttled_share != metrics.throttled_share:
         curve = curve.scaled((1 - throttled_share) / (1 - metrics.throttled_share))
     return replace(
-        metrics, rounds=rounds, remaining_bytes=sample.remaining_bytes, dirty=curve, throttled_share=throttled_share
+        metrics,
+        rounds=rounds,
+        remaining_bytes=sample.remaining_bytes,
+        dirty=curve,
+        throttled_share=throttled_share,
+        asked_share=throttled_share,
     )

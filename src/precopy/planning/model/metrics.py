@@ -109,7 +109,8 @@ class Metrics:
 
     ``dirty``: bytes dirtied in an interval, at the throttled share in force now; ``dirty_spread``: how far an
     interval's dirty bytes are off from it, as a share, about nine times in ten. ``throttled_share``: the share of the
-    vCPUs' time that is taken now.
+    vCPUs' time that is taken now; ``asked_share``: the one that was asked for last, of which a dirty limit may take
+    less.
     """
 
     ram_bytes: int
@@ -119,6 +120,7 @@ class Metrics:
     dirty_spread: float
     costs: Costs
     throttled_share: float = 0.0
+    asked_share: float = 0.0
 
     @property
     def dirty_rate(self) -> float:
@@ -134,7 +136,14 @@ class Metrics:
         remaining = min((unsent_bytes + dirtied) * _SAFE, self.ram_bytes)
         # `replace` would take twice as long, and a sweep spends most of its time here.
         return Metrics(
-            self.ram_bytes, self.rounds, remaining, self.dirty, self.dirty_spread, self.costs, self.throttled_share
+            self.ram_bytes,
+            self.rounds,
+            remaining,
+            self.dirty,
+            self.dirty_spread,
+            self.costs,
+            self.throttled_share,
+            self.asked_share,
         )
 
 

@@ -30,7 +30,11 @@ _MARGIN = 0.8
 _HALF = 0.5
 """While throttled, each round is at most this share of the one before (QEMU's throttle trigger has the same value)."""
 _NEARLY = 0.9
-"""Share of the largest throttle from which throttling counts as exhausted: a dirty limit never takes all of it."""
+"""Once the largest throttle was asked for, the share of it from which it counts as taken: a dirty limit takes no more
+than it needs, and never quite all."""
+_STEP = 0.01
+"""Share of the vCPUs' time by which a throttle that was not enough grows at least, so that all that is allowed is asked
+for after a few rounds, also where what is measured says that the one before ought to have done."""
 
 
 def decide(metrics: Metrics, limits: Limits, now: float) -> Decision:
@@ -140,13 +144,15 @@ def _is_local_minimum(metrics: Metrics) -> bool:
 
 
 def _exhausted(metrics: Metrics, limits: Limits) -> bool:
-    """Whether a round was made with the largest throttle that is allowed, or nearly."""
-    return metrics.throttled_share >= _NEARLY * limits.max_throttle
+    """Whether a round was made with the largest throttle that is allowed: it was asked for, and nearly all was taken."""
+    allowed, taken = limits.max_throttle, metrics.throttled_share
+    return taken >= allowed or (metrics.asked_share >= allowed and taken >= _NEARLY * allowed)
 
 
 def _throttle_for(metrics: Metrics, limits: Limits) -> float:
     """The share of the vCPUs' time to take so that the downtime limit comes within reach, and each round is at most
-    half as long as the one before (QEMU's trigger is the same half). Never less than is taken."""
+    half as long as the one before (QEMU's trigger is the same half). More than was asked for before, and all that is
+    allowed where less would leave next to nothing."""
     costs, rate = metrics.costs, metrics.dirty_rate
     # Assumes an unbounded working set: the curve below the shortest round is the least certain part of it.
     known = replace(metrics, dirty=DirtyCurve.of(rate, math.inf))
@@ -156,7 +162,9 @@ def _throttle_for(metrics: Metrics, limits: Limits) -> float:
     if load > _HALF:
         speed = min(speed, _HALF / load)
     wanted = 1 - (1 - metrics.throttled_share) * min(speed, 1.0)
-    return min(max(wanted, metrics.throttled_share), limits.max_throttle)
+    before = max(metrics.throttled_share, metrics.asked_share)
+    wanted = max(wanted, before + _STEP if before else 0.0)
+    return wanted if wanted < limits.max_throttle - _STEP else limits.max_throttle
 
 
 def _settles(least: Estimate) -> str:

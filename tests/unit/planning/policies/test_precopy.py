@@ -95,6 +95,49 @@ class TestHopeless:
         tried = metrics(**HOPELESS, rounds=samples(*[16 * GB] * 3, throttle=0.2), throttle=0.2)
         assert decide(tried, limits, 1.0).action is Action.GIVE_UP
 
+    @pytest.mark.parametrize("allowed", [0.004, 0.05, 0.5, 0.9, 0.99])
+    @pytest.mark.parametrize("below", [0.02, 0.06, 0.1])
+    def test_all_that_is_allowed_is_tried_before_it_gives_up(self, allowed: float, below: float) -> None:
+        """A throttle close below it is not all, however it was measured."""
+        limits, share = Limits(downtime_limit_s=0.3, max_throttle=allowed), allowed * (1 - below)
+        known = metrics(**HOPELESS, rounds=samples(*[16 * GB] * 3, throttle=share), throttle=share)
+        decision = decide(known, limits, 1.0)
+        assert decision.action is Action.THROTTLE
+        assert share < decision.throttle_to <= allowed
+        assert not allowed - 0.01 < decision.throttle_to < allowed  # no round is made for the sake of next to nothing
+
+    @pytest.mark.parametrize("taken", [0.999, 0.97, 0.92])
+    def test_what_takes_a_little_less_than_was_asked_for_is_all(self, taken: float) -> None:
+        """A dirty limit takes no more than it needs."""
+        limits, share = Limits(downtime_limit_s=0.3, max_throttle=0.99), 0.99 * taken
+        known = metrics(**HOPELESS, rounds=samples(*[16 * GB] * 3, throttle=share), throttle=share, asked=0.99)
+        assert decide(known, limits, 1.0).action is Action.GIVE_UP
+
+    def test_one_that_took_much_less_than_was_asked_for_is_asked_again(self) -> None:
+        limits = Limits(downtime_limit_s=0.3, max_throttle=0.99)
+        known = metrics(**HOPELESS, rounds=samples(*[16 * GB] * 3, throttle=0.5), throttle=0.5, asked=0.99)
+        decision = decide(known, limits, 1.0)
+        assert (decision.action, decision.throttle_to) == (Action.THROTTLE, 0.99)
+
+    @pytest.mark.parametrize("allowed", [0.3, 0.8, 0.99])
+    @pytest.mark.parametrize("takes", [1.0, 0.95, 0.91])
+    def test_what_does_not_help_is_used_up_after_some_rounds(self, allowed: float, takes: float) -> None:
+        """Each round asks for more, until all was asked for and given; nothing that is measured keeps it from that."""
+        limits = Limits(downtime_limit_s=0.3, max_throttle=allowed, max_rounds=1000)
+        asked = [0.0]
+        while asked[-1] < allowed:
+            taken = takes * asked[-1]
+            rounds = samples(*[16 * GB] * (len(asked) + 2), throttle=taken)
+            # The guest dirties so little more than is wanted that by itself it would ask for nearly the same again.
+            known = metrics(rate=0.51 * GB, remaining=16 * GB, x=0.25, rounds=rounds, throttle=taken, asked=asked[-1])
+            decision = decide(known, limits, 1.0)
+            assert decision.action is Action.THROTTLE
+            assert decision.throttle_to >= min(asked[-1] + 0.01, allowed)
+            asked.append(decision.throttle_to)
+            assert len(asked) < 101
+        known = replace(known, throttled_share=takes * allowed, asked_share=allowed)
+        assert decide(known, limits, 1.0).action is Action.GIVE_UP
+
     def test_switches_over_at_a_local_minimum_where_that_is_wanted(self) -> None:
         limits = Limits(downtime_limit_s=0.3, on_timeout=TimeoutPolicy.SWITCH)
         falling = metrics(**{**HOPELESS, "remaining": 4 * GB}, rounds=samples(16 * GB, 8 * GB, 4 * GB))
