@@ -144,7 +144,7 @@ def _is_local_minimum(metrics: Metrics) -> bool:
 
 
 def _exhausted(metrics: Metrics, limits: Limits) -> bool:
-    """Whether a round was made with the largest throttle that is allowed: it was asked for, and nearly all was taken."""
+    """Whether a round was made with the largest throttle that is allowed: asked for, and nearly all of it taken."""
     allowed, taken = limits.max_throttle, metrics.throttled_share
     return taken >= allowed or (metrics.asked_share >= allowed and taken >= _NEARLY * allowed)
 
