@@ -10,7 +10,7 @@ SIDE_BY_SIDE := $(BIN)/pytest --numprocesses auto --dist worksteal
 demo: $(STAMP)  ## live-migrate a running guest between two processes, once for each clear policy
 	$(BIN)/precopy demo
 
-test: $(STAMP)  ## all tests: side by side on all cores, then those with a guest or a figure, one at a time
+test: $(STAMP)  ## all tests: side by side on all cores, then those that compare speeds, one at a time
 	status=0; $(SIDE_BY_SIDE) -m "not alone" || status=$$?; [ $$status -le 1 ] || exit $$status; \
 	$(BIN)/pytest -m alone || status=$$?; exit $$status
 

@@ -120,15 +120,11 @@ def is_real(item: pytest.Item) -> bool:
     return _kind(item) not in _PURE or item.get_closest_marker("needs") is not None
 
 
-_GUESTS = {"kvm", "qemu", "unicorn"}
-"""What a test with a guest needs."""
-
-
 def is_alone(item: pytest.Item) -> bool:
-    """Whether ``item`` has a guest or a figure: these run one at a time, so that none takes the other's time. All
-    others may run side by side, also those of processes that track, copy or store their own memory."""
-    needed = {feature for marker in item.iter_markers("needs") for feature in marker.args}
-    return _kind(item) == "bench" or bool(needed & _GUESTS)
+    """Whether ``item`` holds one speed that it measured against another: a benchmark, or a test that says
+    ``pytest.mark.alone``. What else the machine does would be in one of the two and not in the other, so these run one
+    at a time. All others run side by side: no outcome of theirs depends on how much of the machine they have."""
+    return _kind(item) == "bench" or item.get_closest_marker("alone") is not None
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m takes its choice

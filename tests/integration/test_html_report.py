@@ -13,7 +13,7 @@ import pytest
 from precopy.report.html import render
 from support import reports
 from support.browser import browse, measure, screenshot
-from support.commands import PRECOPY, precopy
+from support.commands import PRECOPY, called, precopy
 
 chromium = pytest.mark.needs("chromium")
 WIDE, NARROW, PHONE = 1200, 480, 360
@@ -43,7 +43,7 @@ def test_the_page_is_written_beside_its_file(source: Path) -> None:
 
 def test_json_says_where_the_page_is_and_what_is_in_it(source: Path, tmp_path: Path) -> None:
     page = tmp_path / "other.html"
-    document = precopy("report", str(source), "-o", str(page), "--json").document()
+    document = called("report", str(source), "-o", str(page), "--json").document()
     assert document["schema"] == "precopy.report/1"
     assert document["path"] == str(page)
     assert document["bytes"] == page.stat().st_size
@@ -64,8 +64,8 @@ def test_stdin(tmp_path: Path) -> None:
 def test_what_a_command_printed_has_a_page(tmp_path: Path) -> None:
     """The document of a real command, not one that was made for a test."""
     result = tmp_path / "layout.json"
-    result.write_text(precopy("layout", "pc-seabios-512m", "--json").out)
-    assert precopy("report", str(result)).code == 0
+    result.write_text(called("layout", "pc-seabios-512m", "--json").out)
+    assert called("report", str(result)).code == 0
     assert "system.flash" not in (page := result.with_suffix(".html").read_text())
     assert "pc.ram" in page
 
@@ -74,7 +74,7 @@ def test_what_a_command_printed_has_a_page(tmp_path: Path) -> None:
 def test_its_input_is_never_overwritten(source: Path, output: str) -> None:
     (source.parent / "link.html").symlink_to(source)
     before = source.read_bytes()
-    sentence = precopy("report", str(source), "-o", str(source.parent / output)).sentence(2)
+    sentence = called("report", str(source), "-o", str(source.parent / output)).sentence(2)
     assert sentence.endswith("is the file that is read; give another one with -o")
     assert source.read_bytes() == before
 
@@ -82,17 +82,17 @@ def test_its_input_is_never_overwritten(source: Path, output: str) -> None:
 def test_a_file_whose_name_ends_in_html_already(tmp_path: Path) -> None:
     path = tmp_path / "result.html"
     path.write_text(json.dumps(reports.migrate()))
-    assert "is the file that is read" in precopy("report", str(path)).sentence(2)
+    assert "is the file that is read" in called("report", str(path)).sentence(2)
 
 
 def test_what_cannot_be_read_or_written_is_said(source: Path, tmp_path: Path) -> None:
-    assert "cannot be read: No such file" in precopy("report", str(tmp_path / "none.json")).sentence(2)
-    assert "cannot be read: Is a directory" in precopy("report", str(tmp_path), "-o", "page.html").sentence(2)
+    assert "cannot be read: No such file" in called("report", str(tmp_path / "none.json")).sentence(2)
+    assert "cannot be read: Is a directory" in called("report", str(tmp_path), "-o", "page.html").sentence(2)
     nowhere = str(tmp_path / "none" / "page.html")
-    assert "cannot be written: No such file" in precopy("report", str(source), "-o", nowhere).sentence(2)
-    assert "give one with -o" in precopy("report", "-").sentence(2)
+    assert "cannot be written: No such file" in called("report", str(source), "-o", nowhere).sentence(2)
+    assert "give one with -o" in called("report", "-").sentence(2)
     source.write_text('{"schema": "precopy.migrate/1", "guest": 7}')
-    error = precopy("report", str(source), "--json").error_document(2)
+    error = called("report", str(source), "--json").error_document(2)
     assert error["message"] == "result.json: guest: expected `str`, got `int`"
 
 

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from support.commands import Finished, precopy
+from support.commands import Finished, called, precopy
 
 CASES = Path(__file__).parents[1] / "cases"
 
 
 def on(case: str, *arguments: str) -> Finished:
     """The command with the directory of ``case`` in the place of ``{}``."""
-    return precopy(*(argument.format(CASES / f"layout-{case}") for argument in arguments))
+    run = precopy if "bench" in arguments else called
+    return run(*(argument.format(CASES / f"layout-{case}") for argument in arguments))
 
 
 def shown(case: str, *arguments: str) -> dict[str, object]:

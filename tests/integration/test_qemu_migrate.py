@@ -42,9 +42,9 @@ def nothing_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     processes, descriptors = children(), set(os.listdir("/proc/self/fd"))
     yield
-    assert children() == processes
+    assert children() <= processes
     assert list(tmp_path.iterdir()) == []
-    assert set(os.listdir("/proc/self/fd")) == descriptors
+    assert set(os.listdir("/proc/self/fd")) <= descriptors  # what an earlier test left may be collected meanwhile
 
 
 def assert_random(content: bytes) -> None:

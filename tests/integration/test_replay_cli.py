@@ -9,7 +9,7 @@ import pytest
 
 from precopy.names import CONVERGENCE_POLICIES
 from precopy.units import PAGE_SIZE
-from support.commands import precopy
+from support.commands import called, precopy
 from support.traces import BANDWIDTH, RAM, hot_and_cold, record, sequential, write
 
 LINK = BANDWIDTH / PAGE_SIZE
@@ -25,7 +25,7 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 
 
 def document(*arguments: str) -> dict[str, Any]:
-    done = precopy(*arguments, "--json")
+    done = called(*arguments, "--json")
     assert (done.code, done.err) == (0, "")
     return done.document()
 
@@ -70,17 +70,17 @@ class TestReplay:
         body = document("replay", str(short))
         assert "cut short" in body["note"]
         assert (body["recorded"]["completed"], body["replayed"]["completed"]) == (None, True)
-        assert "note: the recording was cut short" in precopy("replay", str(short)).out
+        assert "note: the recording was cut short" in called("replay", str(short)).out
 
     def test_what_cannot_be_replayed(self, recordings: tuple[str, str], tmp_path: Path) -> None:
-        assert "there is no file" in precopy("replay", str(tmp_path / "none")).sentence(2)
-        assert "it does not begin with" in precopy("replay", __file__).sentence(2)
+        assert "there is no file" in called("replay", str(tmp_path / "none")).sentence(2)
+        assert "it does not begin with" in called("replay", __file__).sentence(2)
         damaged = bytearray(Path(recordings[0]).read_bytes())
         damaged[100] ^= 1
         (tmp_path / "damaged").write_bytes(damaged)
-        assert "is damaged: the block at byte 20" in precopy("replay", str(tmp_path / "damaged")).sentence(7)
-        assert "above 0" in precopy("replay", recordings[0], "--bandwidth", "0").sentence(2)
-        assert "needs a --max-throttle" in precopy("replay", recordings[0], "--on-timeout", "throttle").sentence(2)
+        assert "is damaged: the block at byte 20" in called("replay", str(tmp_path / "damaged")).sentence(7)
+        assert "above 0" in called("replay", recordings[0], "--bandwidth", "0").sentence(2)
+        assert "needs a --max-throttle" in called("replay", recordings[0], "--on-timeout", "throttle").sentence(2)
 
 
 class TestCompare:
@@ -103,16 +103,16 @@ class TestCompare:
         damaged[100] ^= 1
         broken = tmp_path / "damaged"
         broken.write_bytes(damaged)
-        done = precopy("compare", str(broken), *recordings, "--policies", "precopy", "--json")
+        done = called("compare", str(broken), *recordings, "--policies", "precopy", "--json")
         assert done.code == 7
         assert "is damaged: the block at byte 20" in done.err
         body = done.document()
         assert [one["name"] for one in body["traces"]] == list(recordings)
         assert [(one["name"], one["exit_code"]) for one in body["failed"]] == [(str(broken), 7)]
-        missing = precopy("compare", recordings[0], "/nowhere", "--policies", "precopy")
+        missing = called("compare", recordings[0], "/nowhere", "--policies", "precopy")
         assert recordings[0] in missing.out.splitlines()
         assert "there is no file /nowhere" in missing.sentence(2)
-        assert "is damaged" in precopy("compare", str(broken)).sentence(7)
+        assert "is damaged" in called("compare", str(broken)).sentence(7)
 
     def test_some_within_other_limits(self, recordings: tuple[str, str]) -> None:
         body = document("compare", recordings[0], "--policies", "qemu,precopy", "--downtime-limit", "20ms")
@@ -121,13 +121,13 @@ class TestCompare:
         assert one["results"][1]["downtime_s"] <= 0.02
 
     def test_for_people(self, recordings: tuple[str, str]) -> None:
-        done = precopy("compare", *recordings, "--policies", "precopy,nova")
+        done = called("compare", *recordings, "--policies", "precopy,nova")
         assert (done.code, done.err) == (0, "")
         assert all(recording in done.out.splitlines() for recording in recordings)
         assert "all 2 recordings" in done.out
         assert done.out.count("precopy ") >= 3
 
     def test_a_policy_that_there_is_not(self, recordings: tuple[str, str]) -> None:
-        done = precopy("compare", recordings[0], "--policies", "precopy,hope")
+        done = called("compare", recordings[0], "--policies", "precopy,hope")
         assert done.code == 2
         assert "no policy is called 'hope'; there are precopy, qemu" in done.err

@@ -15,7 +15,7 @@ from precopy.planning.policies import FIELD_POLICIES
 from precopy.recording.files import RecordingWriter, read_recording
 from support.live_guests import MIB, Pair, migrate, runs_on, stands_still, stream_pair
 
-pytestmark = pytest.mark.needs("kvm")
+pytestmark = [pytest.mark.needs("kvm"), pytest.mark.alone]
 
 SLOW = 5_000_000
 """A link that is slower than the machine, however busy that is."""

@@ -19,7 +19,7 @@ import pytest
 from precopy import Memory, compact, restore, snapshot
 from precopy.errors import SnapshotError
 from precopy.snapshot_store import snapshots, verify
-from support.commands import precopy
+from support.commands import called, precopy
 from support.patience import IN_TIME_S
 from support.snapshots import Content, content, files
 
@@ -237,36 +237,36 @@ def test_the_commands(tmp_path: Path) -> None:
         assert shown.code == 0
         assert "changes to 2" in shown.out
         assert shown.out.splitlines()[-1].startswith("3 snapshots, ")
-        document = precopy("snapshot", "list", directory, "--json").document()
+        document = called("snapshot", "list", directory, "--json").document()
         assert document["schema"] == "precopy.snapshot-list/1"
         assert [one["parent"] for one in document["snapshots"]] == [None, 1, 2]
-        document = precopy("snapshot", "verify", directory, "--json").document()
+        document = called("snapshot", "verify", directory, "--json").document()
         assert (document["schema"], document["verified"], document["damage"]) == ("precopy.snapshot-verify/1", True, [])
-        assert "are as they were written" in precopy("snapshot", "verify", directory).out
-        document = precopy("snapshot", "export", directory, str(tmp_path / "raw"), "--at", "2", "--json").document()
+        assert "are as they were written" in called("snapshot", "verify", directory).out
+        document = called("snapshot", "export", directory, str(tmp_path / "raw"), "--at", "2", "--json").document()
         assert (document["schema"], document["number"]) == ("precopy.snapshot-export/1", 2)
-        document = precopy("snapshot", "compact", directory, "--keep", "2", "--json").document()
+        document = called("snapshot", "compact", directory, "--keep", "2", "--json").document()
         assert (document["schema"], document["number"], document["removed"]) == ("precopy.snapshot-compact/1", 2, 1)
         assert (tmp_path / "raw").read_bytes() == content(restore(directory, at=2)).tobytes()
-        assert "is full now, of 2 files; 1 removed" in precopy("snapshot", "compact", directory).out
+        assert "is full now, of 2 files; 1 removed" in called("snapshot", "compact", directory).out
         assert np.array_equal(content(restore(directory)), rows)
 
 
 @pytest.mark.needs("pagemap")
 def test_commands_that_fail(tmp_path: Path) -> None:
-    assert "no such directory" in precopy("snapshot", "list", str(tmp_path / "no")).sentence(2)
-    assert "has no snapshot" in precopy("snapshot", "export", str(tmp_path), str(tmp_path / "x")).sentence(2)
+    assert "no such directory" in called("snapshot", "list", str(tmp_path / "no")).sentence(2)
+    assert "has no snapshot" in called("snapshot", "export", str(tmp_path), str(tmp_path / "x")).sentence(2)
     with Memory(PAGES * 4096) as memory:
         np.frombuffer(memory.view, np.uint64)[:] = 1
         snapshot(memory, tmp_path / "s")
     with open(tmp_path / "s" / "00000001.snapshot", "r+b") as file:
         file.seek(100 * 4096)
         file.write(b"\0")
-    done = precopy("snapshot", "verify", str(tmp_path / "s"))
+    done = called("snapshot", "verify", str(tmp_path / "s"))
     assert done.sentence(7) == f"1 of 1 snapshots in {tmp_path / 's'} are damaged: 1"
     assert "do not match their checksum" in done.out
-    done = precopy("snapshot", "verify", str(tmp_path / "s"), "--json")
+    done = called("snapshot", "verify", str(tmp_path / "s"), "--json")
     assert done.sentence(7)
     assert done.document()["verified"] is False
-    assert "is damaged" in precopy("snapshot", "export", str(tmp_path / "s"), str(tmp_path / "x")).sentence(7)
+    assert "is damaged" in called("snapshot", "export", str(tmp_path / "s"), str(tmp_path / "x")).sentence(7)
     assert os.listdir(tmp_path) == ["s"]

@@ -21,7 +21,7 @@ from precopy.units import PAGE_SIZE
 from support.live_guests import MIB, Pair, migrate, runs_on, stands_still, steps, stream_pair, until
 from support.sleeper import Sleeper
 
-pytestmark = [pytest.mark.needs("kvm"), pytest.mark.usefixtures("nothing_left")]
+pytestmark = [pytest.mark.needs("kvm"), pytest.mark.alone, pytest.mark.usefixtures("nothing_left")]
 
 MEASURED_S = 0.5
 PACE = 20_000
