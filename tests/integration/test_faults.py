@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import socket
 import struct
 import threading
@@ -34,6 +35,7 @@ from precopy.wire.native import (
     Abort,
     Codec,
     Commit,
+    Compare,
     DeviceState,
     Frame,
     Hello,
@@ -486,17 +488,18 @@ class TestPeerThatSpeaksAnotherProtocol:
 
     @pytest.mark.parametrize("sender", ["source", "destination"])
     def test_another_version_is_named_on_both_sides(self, pair: Pair, sender: str) -> None:
-        # Bytes 8 and 9 of the preamble are the major version: 1 becomes 17.
+        # Bytes 8 and 9 of the preamble are the major version: 2 becomes 18.
         broken = Broken(pair, Fault(sender, PREAMBLE, Harm.FLIP, at=8))
         noticed, told = broken.destination, broken.source
         if sender == "destination":
             noticed, told = told, noticed
         assert isinstance(noticed, PeerProtocolError)
         assert str(noticed) == (
-            "the other side speaks version 17.1 of the protocol, this side 1.1; use the same version of precopy on both"
+            "the other side speaks version 18.0 of the protocol, this side 2.0; use the same version of precopy on both"
         )
         assert isinstance(told, PeerRefused)
-        assert "version 17.1" in str(told)
+        assert "version 18.0" in str(told)
+        assert noticed.exit_code == told.exit_code == 5
         broken.guest_is_safe_at_the_source()
 
     def test_newer_minor_version_is_understood(self, pair: Pair) -> None:
@@ -512,8 +515,13 @@ class Forger:
         self.peer, self.guest = peer, guest
         self.codec = Codec(Role.SOURCE)
         self._greeting = Codec.preamble()
+        self._ids = itertools.count()
 
-    def send(self, frame: Frame, content: bytes = b"") -> None:
+    def send(self, frame: Frame, content: bytes = b"", id: int | None = None) -> None:
+        """``id``: the batch's, where it is not to be the next one."""
+        if isinstance(frame, Pages | Compare):
+            id = next(self._ids) if id is None else id
+            frame = type(frame)(replace(frame.batch, id=id))
         self.peer.sock.sendall(self._greeting + self.codec.send(frame) + content)
         self._greeting = b""
 
@@ -544,7 +552,7 @@ class Forger:
 
 
 def batch(*runs: tuple[int, int], zero: tuple[tuple[int, int], ...] = ()) -> PageBatch:
-    return PageBatch.of(Runs.of(*runs), Runs.of(*zero), [])
+    return PageBatch.of(0, Runs.of(*runs), Runs.of(*zero), [])
 
 
 @pytest.fixture
@@ -577,7 +585,7 @@ class TestMaliciousSource:
         forger = Forger(gaps[1], gaps[0])
         forger.hello()
         honest = forger.codec.send(Pages(batch((0, 1))))
-        forger.send_raw(reseal(honest, struct.pack("<QIIQQ", 0, 1, 0, page, pages)))
+        forger.send_raw(reseal(honest, struct.pack("<QQIIQQ", 0, 0, 1, 0, page, pages)))
         assert isinstance(gaps[1].error(), PeerProtocolError)
         assert "a batch" in forger.refusal()
 
@@ -588,7 +596,7 @@ class TestMaliciousSource:
         forger = Forger(gaps[1], gaps[0])
         forger.hello()
         honest = forger.codec.send(Pages(batch((0, 1))))
-        forger.send_raw(reseal(honest, struct.pack("<QIIQQ", 0, content, zero, 0, 1)))
+        forger.send_raw(reseal(honest, struct.pack("<QQIIQQ", 0, 0, content, zero, 0, 1)))
         assert "a batch" in forger.refusal()
 
     @pytest.mark.parametrize("number", range(1, 16))
@@ -640,6 +648,20 @@ class TestMaliciousSource:
         forger.send(RoundEnd(number, batches, pages, False))
         assert "claims" in forger.refusal()
 
+    @pytest.mark.parametrize("kind", [Pages, Compare])
+    @pytest.mark.parametrize("id", [0, 2, (1 << 64) - 1])
+    def test_batch_that_is_not_due(self, destination: tuple[Any, Peer], kind: type[Pages | Compare], id: int) -> None:
+        guest, peer = destination
+        forger = Forger(peer, guest)
+        forger.hello()
+        forger.send(Pages(batch(zero=((5, 1),))))
+        if kind is Compare:
+            forger.send(RoundEnd(1, 1, 1, True))
+            forger.receive()
+            forger.send(DeviceState(b""))
+        forger.send(kind(batch(zero=((5, 1),))), id=id)
+        assert forger.refusal() == f"the source sends batch {id} where batch 1 is due"
+
     @pytest.mark.parametrize("again", [None, 8, "zero", "whole"])
     def test_torn_batch_that_does_not_come_again(self, destination: tuple[Any, Peer], again: int | str | None) -> None:
         """It is named in the answer to its round; the source goes on as if it had not been told."""
@@ -653,11 +675,11 @@ class TestMaliciousSource:
         assert isinstance(ack, RoundAck)
         assert ack.torn == (0,)
         if isinstance(again, int):
-            forger.send(Pages(PageBatch.of(Runs.of((again, 1)), Runs.of(), [memoryview(content)])), content)
+            forger.send(Pages(PageBatch.of(0, Runs.of((again, 1)), Runs.of(), [memoryview(content)])), content)
         elif again == "zero":
             forger.send(Pages(batch(zero=((7, 1),))))
         elif again == "whole":
-            forger.send(Pages(PageBatch.of(Runs.of((7, 1)), Runs.of(), [memoryview(content)])), content)
+            forger.send(Pages(PageBatch.of(0, Runs.of((7, 1)), Runs.of(), [memoryview(content)])), content)
         forger.send(RoundEnd(2, int(again is not None), int(again is not None), True))
         forger.receive()
         forger.send(DeviceState(b""))

@@ -299,9 +299,14 @@ class End:
     def __init__(self, sock: socket.socket, role: Role) -> None:
         self.sock, self.codec = sock, Codec(role)
         self._greeting = Codec.preamble()
+        self._ids = itertools.count()
         sock.settimeout(IN_TIME)
 
-    def send(self, frame: Frame, content: bytes = b"") -> None:
+    def send(self, frame: Frame, content: bytes = b"", id: int | None = None) -> None:
+        """``id``: the batch's, where it is not to be the next one."""
+        if isinstance(frame, Pages):
+            assert isinstance(frame.batch, PageBatch)
+            frame = Pages(replace(frame.batch, id=next(self._ids) if id is None else id))
         self.sock.sendall(self._greeting + self.codec.send(frame) + content)
         self._greeting = b""
 
@@ -315,7 +320,7 @@ class End:
 
 
 def batch(*runs: tuple[int, int], zero: tuple[tuple[int, int], ...] = (), content: bytes = b"") -> PageBatch:
-    return PageBatch.of(Runs.of(*runs), Runs.of(*zero), [memoryview(content)] if content else [])
+    return PageBatch.of(0, Runs.of(*runs), Runs.of(*zero), [memoryview(content)] if content else [])
 
 
 LAYOUT = RamLayout.of_blocks([("memory", 10 * PAGE_SIZE)])
@@ -513,6 +518,14 @@ class TestHostilePrimary:
         forger.send(Pages(batch((0, 1), content=bytes(PAGE_SIZE))), bytes(PAGE_SIZE))
         forger.send(point)
         assert f"point {point.number} claims {point.batches} batches" in forger.refusal()
+        self.has_its_point(forger, True)
+
+    @pytest.mark.parametrize("id", [0, 2, 1 << 63])
+    def test_batch_that_is_not_due(self, forger: Forger, id: int) -> None:
+        forger.first_point()
+        with contextlib.suppress(OSError):  # it may have been refused already
+            forger.send(Pages(batch((0, 1), content=bytes(PAGE_SIZE))), bytes(PAGE_SIZE), id)
+        assert f"the source sends batch {id} where batch 1 is due" in forger.refusal()
         self.has_its_point(forger, True)
 
     def test_first_point_that_is_no_whole_memory(self, forger: Forger) -> None:

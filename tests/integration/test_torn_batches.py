@@ -20,7 +20,7 @@ from support.live_guests import (
     stands_still,
     stream_pair,
 )
-from support.wire_proxy import HEADER_BYTES, Fault, Frame, Harm
+from support.wire_proxy import TABLE_AT, Fault, Frame, Harm
 
 pytestmark = [pytest.mark.needs("kvm"), pytest.mark.usefixtures("nothing_left")]
 
@@ -38,7 +38,7 @@ class TestLinkThatDamagesData:
     """Nothing but the guest may change content, and what the guest writes is in the next sync."""
 
     @pytest.mark.parametrize("clear", CLEAR_POLICIES)
-    @pytest.mark.parametrize(("nth", "at"), [(1, -1), (2, HEADER_BYTES + 16 + 16 * 1), (3, -4096)])
+    @pytest.mark.parametrize(("nth", "at"), [(1, -1), (2, TABLE_AT + 16 * 1), (3, -4096)])
     def test_is_found_out_by_an_idle_guest(self, clear: str, nth: int, at: int) -> None:
         with Pair(Workload("idle"), ram=16 * MIB) as pair, proxied_pair(damaged("Pages", nth, at)) as ends:
             near, far, proxy = ends
@@ -57,7 +57,7 @@ class TestLinkThatDamagesData:
             runs_on(pair.source, idle=True)
 
     def test_is_found_out_in_the_table_of_runs(self) -> None:
-        fault = Fault("source", "Pages", Harm.FLIP, 2, HEADER_BYTES + 16, with_content)
+        fault = Fault("source", "Pages", Harm.FLIP, 2, TABLE_AT, with_content)
         with Pair(Workload("idle"), ram=16 * MIB) as pair, proxied_pair(fault) as (near, far, _):
             ended = migrate(pair.source, pair.destination, (near, far))
             assert isinstance(ended.destination.error, PeerProtocolError)

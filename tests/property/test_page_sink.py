@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from precopy.migration.page_sink import PageSink, Straight
 from precopy.replication.arrivals import Arrivals
 from precopy.replication.room import Room
 from precopy.units import PAGE_SIZE
-from precopy.wire.events import PageBatch, Point, RoundEnd
+from precopy.wire.events import Point, RoundEnd
 from precopy.wire.native import PageBatch as NativeBatch
 from support.scripted import ScriptedStream
 
@@ -61,8 +62,9 @@ class Sent:
         self.near, self.far = ScriptedStream.pair()
         self._at = ram_addr(layout)
         self._layout = layout
+        self._ids = itertools.count()
 
-    def put(self, batch: Batch) -> PageBatch:
+    def put(self, batch: Batch) -> NativeBatch:
         """Puts the content on the stream; returns what its frame says."""
         runs = [
             Runs.concatenate(
@@ -90,7 +92,7 @@ class Sent:
         for _, length in runs[0]:
             parts.append(memoryview(content)[at : at + length * PAGE_SIZE])
             at += length * PAGE_SIZE
-        made = NativeBatch.of(runs[0], runs[1], parts)
+        made = NativeBatch.of(next(self._ids), runs[0], runs[1], parts)
         if batch.torn:
             content = bytes([content[0] ^ 0x40]) + content[1:]
         self.near.send([content])
@@ -136,13 +138,16 @@ def test_straight_into_the_memory(sent: list[list[Batch]], layout: RamLayout) ->
     straight = Straight(memory)
     sink = PageSink(layout, stream.far, straight)
     for number, batches_of_round in enumerate(sent, 1):
+        ids = []
         for batch in batches_of_round:
-            sink.take(stream.put(batch))
+            made = stream.put(batch)
+            sink.take(made)
             model.take(batch)
+            ids.append(made.id)
         ack = sink.end_round(
             RoundEnd(number, len(batches_of_round), sum(batch.pages for batch in batches_of_round), False)
         )
-        assert ack.torn == tuple(at for at, batch in enumerate(batches_of_round) if batch.torn)
+        assert ack.torn == tuple(id for id, batch in zip(ids, batches_of_round, strict=True) if batch.torn)
         assert content_of(memory) == list(model.values.values())
         assert sink.missing == len(model.missing)
         assert is_whole(lambda: sink.check_whole(missing="{}", doubtful="{}")) == model.whole
@@ -184,6 +189,36 @@ def test_a_point_is_applied_whole_or_not_at_all(points: list[list[Batch]]) -> No
         assert arrivals.staged_bytes == 0
 
 
+@given(
+    st.lists(st.booleans(), max_size=5),
+    st.integers(0, 9) | st.integers(0, (1 << 64) - 1),
+    st.booleans(),
+)
+def test_a_batch_that_repeats_goes_back_or_leaves_one_out_is_refused_before_a_byte_is_read(
+    ends: list[bool], id: int, zero: bool
+) -> None:
+    """``ends``: of each batch before it, whether its round ends with it; ids count on."""
+    memory, stream = GuestMemory(ONE), Sent(ONE)
+    sink = PageSink(ONE, stream.far, Straight(memory))
+    for number, round_ends in enumerate(ends):
+        sink.take(stream.put(Batch({number: 1}, False)))
+        if round_ends:
+            sink.end_round(RoundEnd(sink.round + 1, sink.batches, sink.pages, False))
+    before = content_of(memory)
+    made = replace(stream.put(Batch({60: 0 if zero else 3}, False)), id=id)
+    if id == len(ends):
+        sink.take(made)
+        assert content_of(memory)[60] == (0 if zero else 3)
+        return
+    with pytest.raises(PeerProtocolError, match=f"^the source sends batch {id} where batch {len(ends)} is due$"):
+        sink.take(made)
+    assert content_of(memory) == before
+    stream.near.send([b"unread"])
+    left = bytearray((0 if zero else PAGE_SIZE) + 6)
+    stream.far.receive_into([left])
+    assert left.endswith(b"unread")
+
+
 CLAIMS = [(2, 1, 1), (1, 0, 1), (1, 2, 1), (1, 1, 0), (1, 1, 2), (0, 1, 1)]
 
 
@@ -205,7 +240,7 @@ def test_a_run_outside_of_the_memory_is_refused_before_a_byte_is_read(runs: tupl
     sink = PageSink(ONE, stream.far, Straight(memory))
     outside, none = Runs.of(runs), Runs.of()
     content = bytes(runs[1] * PAGE_SIZE)
-    made = NativeBatch.of(none, outside, []) if zero else NativeBatch.of(outside, none, [memoryview(content)])
+    made = NativeBatch.of(0, none, outside, []) if zero else NativeBatch.of(0, outside, none, [memoryview(content)])
     stream.near.send([b"unread"])
     with pytest.raises(PeerProtocolError, match="the source sends"):
         sink.take(made)

@@ -54,7 +54,7 @@ NUMBERS: dict[type[Frame], int] = {
     PointAck: 15,
 }
 
-PREAMBLE = b"PRECOPY\n" + bytes([1, 0, 1, 0]) + bytes(4)
+PREAMBLE = b"PRECOPY\n" + bytes([2, 0, 0, 0]) + bytes(4)
 
 
 def raw_frame(number: int, payload: bytes, sequence: int, length: int | None = None) -> bytes:
@@ -66,10 +66,12 @@ def raw_frame(number: int, payload: bytes, sequence: int, length: int | None = N
     return head + struct.pack("<Q", xxhash.xxh3_64_intdigest(head + payload)) + payload
 
 
-def raw_table(content: Sequence[tuple[int, int]], zero: Sequence[tuple[int, int]], checksum: int = 0) -> bytes:
+def raw_table(
+    content: Sequence[tuple[int, int]], zero: Sequence[tuple[int, int]], checksum: int = 0, id: int = 0
+) -> bytes:
     """A batch as it is on the wire; negative numbers are taken modulo 2**64."""
     numbers = [number % (1 << 64) for run in [*content, *zero] for number in run]
-    return struct.pack(f"<QII{len(numbers)}Q", checksum, len(content), len(zero), *numbers)
+    return struct.pack(f"<QQII{len(numbers)}Q", id, checksum, len(content), len(zero), *numbers)
 
 
 def content_of(content: Sequence[tuple[int, int]]) -> bytes:
@@ -78,9 +80,9 @@ def content_of(content: Sequence[tuple[int, int]]) -> bytes:
     return b"".join(page.to_bytes(8, "little") * (PAGE // 8) for page in pages)
 
 
-def batch(content: Sequence[tuple[int, int]], zero: Sequence[tuple[int, int]] = ()) -> PageBatch:
+def batch(content: Sequence[tuple[int, int]], zero: Sequence[tuple[int, int]] = (), id: int = 0) -> PageBatch:
     """With the checksum of the content that `content_of` gives it."""
-    return PageBatch.of(Runs.of(*content), Runs.of(*zero), [memoryview(content_of(content))])
+    return PageBatch.of(id, Runs.of(*content), Runs.of(*zero), [memoryview(content_of(content))])
 
 
 HELLO = Hello("5e55", "kvm x86_64, 1 vCPU", 4096, (BlockClaim("pc.ram", 0, 65536), BlockClaim("flash", 65536, 892)))
@@ -133,15 +135,15 @@ CONVERSATION: tuple[Said, ...] = (
     Said(Role.SOURCE, HELLO),
     Said(Role.DESTINATION, Welcome("5e55")),
     _pages(Pages, batch([(3, 2), (9, 1)], [(640, 10)])),
-    _pages(Pages, batch([], [(700, 4096)])),
+    _pages(Pages, batch([], [(700, 4096)], id=1)),
     Said(Role.SOURCE, Alive()),
     Said(Role.SOURCE, RoundEnd(1, 2, 4109, False)),
     Said(Role.DESTINATION, RoundAck(1, 4109, (0,))),
-    _pages(Pages, batch([(3, 2)])),
+    _pages(Pages, batch([(3, 2)], id=2)),
     Said(Role.SOURCE, RoundEnd(2, 1, 2, True)),
     Said(Role.DESTINATION, RoundAck(2, 2)),
     Said(Role.SOURCE, DeviceState(b"registers and such")),
-    _pages(Compare, batch([(3, 2)])),
+    _pages(Compare, batch([(3, 2)], id=3)),
     Said(Role.SOURCE, Prepare(2)),
     Said(Role.DESTINATION, Ready(2)),
     Said(Role.SOURCE, Commit()),
@@ -155,13 +157,13 @@ REPLICATION: tuple[Said, ...] = (
     _pages(Pages, batch([(3, 2), (9, 1)], [(640, 10)])),
     Said(Role.SOURCE, RoundEnd(1, 1, 13, False)),
     Said(Role.DESTINATION, RoundAck(1, 13, (0,))),
-    _pages(Pages, batch([(3, 2)])),
+    _pages(Pages, batch([(3, 2)], id=1)),
     Said(Role.SOURCE, Point(1, 1, 2)),
     Said(Role.DESTINATION, PointAck(1)),
     Said(Role.SOURCE, Alive()),
-    _pages(Pages, batch([(5, 1)], [(7, 1)])),
+    _pages(Pages, batch([(5, 1)], [(7, 1)], id=2)),
     Said(Role.SOURCE, Alive()),
-    _pages(Pages, batch([(640, 3)])),
+    _pages(Pages, batch([(640, 3)], id=3)),
     Said(Role.SOURCE, Point(2, 2, 5)),
     Said(Role.DESTINATION, PointAck(2)),
     Said(Role.SOURCE, Point(3, 0, 0)),

@@ -50,6 +50,7 @@ class Channel:
         self._format = format
         self.sent_bytes = 0
         self._sent: dict[type[WireEvent], int] = {}
+        self._batches = 0
         self._preamble = self._format.preamble()
 
     @property
@@ -83,7 +84,8 @@ class Channel:
 
     def send_pages(self, kind: type[Pages | Compare], content: Content, zero: Runs = NO_RUNS) -> PageBatch:
         """Sends one batch straight from guest memory, and returns it. Raises as `send` does."""
-        batch = self._format.batch(content.runs, zero, content.views)
+        batch = self._format.batch(self._batches, content.runs, zero, content.views)
+        self._batches += 1
         head = self._encode(kind(batch))
         try:
             self.stream.send_pages(head, content.views, content.addresses)

@@ -229,7 +229,7 @@ class Destination:
                 self._end_rounds()
                 self._state, self._stated_at = state, self._clock.now()
             case Compare(batch):
-                self._sink.check_runs(batch)
+                self._sink.check(batch)
                 self._comparison.take(batch)
             case Prepare():
                 self._prepare(frame)

@@ -5,6 +5,7 @@ memory of which a page is in doubt; nobody commits before it has passed.
 
 Law 5: **The peer is not trusted.** Runs are held against the layout before a byte is read or memory is allocated for
 it, and content goes only where a valid run says. What the source claims of its batches and pages has to be what came.
+Batches come in the order of their ids, none twice and none left out: there is one channel, and it keeps their order.
 
 Where content goes is for a `Landing` to say: straight into the memory (`Straight`), or beside it until it is whole
 (`precopy.replication.staged`).
@@ -89,6 +90,7 @@ class PageSink:
         self.batches = 0
         """Since the last round or point ended; ``pages`` are theirs."""
         self.pages = 0
+        self._due = 0
         self._came: Marks = np.zeros(layout.end_page, np.bool_)
         self._torn: list[int] = []
         # Pages that came in a torn batch, and not again since; None before the first.
@@ -99,8 +101,11 @@ class PageSink:
         """Of content, in all batches."""
         return (self.received_pages - self.zero_pages) * self.layout.page_size
 
-    def check_runs(self, batch: PageBatch) -> None:
-        """Raises `PeerProtocolError` where a run does not lie in one RAM block."""
+    def check(self, batch: PageBatch) -> None:
+        """Raises `PeerProtocolError` where it is not the batch that is due, or a run does not lie in one RAM block."""
+        if batch.id != self._due:
+            raise PeerProtocolError(f"the source sends batch {batch.id} where batch {self._due} is due")
+        self._due += 1
         try:
             self.layout.block_of(batch.zero)
             self.layout.block_of(batch.content)
@@ -109,7 +114,7 @@ class PageSink:
 
     def take(self, batch: PageBatch) -> None:
         """Takes a batch and its content. Raises `PeerError`, and what the landing raises."""
-        self.check_runs(batch)
+        self.check(batch)
         buffers = self.landing.buffers(batch)
         self._stream.receive_into(buffers)
         matches = batch.matches(buffers)
@@ -126,7 +131,7 @@ class PageSink:
         if torn:
             if len(self._torn) >= MAX_TORN:
                 raise PeerProtocolError(f"more than {MAX_TORN} batches of round {self.round + 1} do not match")
-            self._torn.append(self.batches)
+            self._torn.append(batch.id)
             if self._doubtful is None:
                 self._doubtful = np.zeros(self.layout.end_page, np.bool_)
         if self._doubtful is not None:

@@ -97,9 +97,10 @@ class PageSource:
             raise PeerProtocolError(
                 f"round {ack.number} was acknowledged with {ack.pages} pages; round {number} had {self.pages}"
             )
-        if not all(one < other for one, other in pairwise((-1, *ack.torn, len(batches)))):
+        sent = {batch.id: batch for batch in batches}
+        if not sent.keys() >= set(ack.torn) or any(first >= second for first, second in pairwise(ack.torn)):
             raise PeerProtocolError(f"batches were called torn that round {number} does not have, or twice")
-        torn = [batches[batch] for batch in ack.torn]
+        torn = [sent[id] for id in ack.torn]
         if final and torn:
             raise self.blame(
                 torn,

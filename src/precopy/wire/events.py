@@ -69,6 +69,10 @@ class PageBatch(Protocol):
     """Runs of ram_addr pages: those whose content follows, and those that are all zero."""
 
     @property
+    def id(self) -> int:
+        """Counts the batches of a session, for whatever they are sent, from 0."""
+
+    @property
     def content(self) -> Runs: ...
 
     @property
@@ -113,8 +117,8 @@ class RoundEnd:
 
 @dataclass(frozen=True)
 class RoundAck:
-    """All of a round has arrived. ``torn`` are the batches (counted from 0 in the round) whose content did not match
-    their checksum: the guest wrote while they were sent, so their pages have to come again."""
+    """All of a round has arrived. ``torn`` are the ids, ascending, of its batches whose content did not match their
+    checksum: the guest wrote while they were sent, so their pages have to come again."""
 
     number: int
     pages: int

@@ -34,7 +34,7 @@ class Format(Protocol):
     def may_send(self, kind: type[WireEvent]) -> bool:
         """Whether `send` would take an event of this kind now."""
 
-    def batch(self, content: Runs, zero: Runs, buffers: Iterable[memoryview]) -> PageBatch:
+    def batch(self, id: int, content: Runs, zero: Runs, buffers: Iterable[memoryview]) -> PageBatch:
         """The batch of these runs, for `Pages` and `Compare`; ``buffers`` hold what ``content`` names, one each."""
 
     def send(self, event: WireEvent, /) -> bytes:

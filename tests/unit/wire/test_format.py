@@ -25,6 +25,7 @@ _LENGTH = struct.Struct(">I")
 class _Unsummed:
     """A batch of a format that has no checksums, as QEMU's stream has none."""
 
+    id: int
     content: Runs
     zero: Runs
 
@@ -56,15 +57,15 @@ class _Json:
     def may_send(self, _kind: type[WireEvent]) -> bool:
         return not self._over
 
-    def batch(self, content: Runs, zero: Runs, _buffers: Iterable[memoryview]) -> PageBatch:
-        return _Unsummed(content, zero)
+    def batch(self, id: int, content: Runs, zero: Runs, _buffers: Iterable[memoryview]) -> PageBatch:
+        return _Unsummed(id, content, zero)
 
     def send(self, event: WireEvent) -> bytes:
         self._over = self._over or isinstance(event, Abort)
         fields: object = event
         if isinstance(event, Pages | Compare):
             both = (event.batch.content, event.batch.zero)
-            fields = [[(int(first), int(pages)) for first, pages in runs] for runs in both]
+            fields = event.batch.id, [[(int(first), int(pages)) for first, pages in runs] for runs in both]
         text = msgspec.json.encode([type(event).__name__, fields])
         return _LENGTH.pack(len(text)) + text
 
@@ -80,7 +81,8 @@ class _Json:
         name, fields = msgspec.json.decode(got)
         kind = getattr(events, name)
         if kind in (Pages, Compare):
-            return kind(_Unsummed(*(Runs.of(*runs) for runs in fields)))
+            id, both = fields
+            return kind(_Unsummed(id, *(Runs.of(*runs) for runs in both)))
         return msgspec.json.decode(msgspec.json.encode(fields), type=kind)  # bytes are base64 in JSON
 
 
@@ -115,7 +117,7 @@ def test_the_format_makes_the_batches_that_it_sends() -> None:
     codec = Codec(Role.SOURCE)
     codec.state = State.ROUND
     with pytest.raises(LocalProtocolError, match="_Unsummed is no batch of this format"):
-        codec.send(Pages(_Unsummed(Runs.of((0, 1)), NO_RUNS)))
+        codec.send(Pages(_Unsummed(0, Runs.of((0, 1)), NO_RUNS)))
 
 
 def test_precopys_own_format_is_the_default() -> None:

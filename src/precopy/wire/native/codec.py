@@ -2,7 +2,7 @@
 
 Version policy: the preamble never changes its form. A peer of another major version is refused by name. A higher
 minor version only adds fields to control records, which older readers skip, and frames for kinds of machine that an
-older reader refuses by the name in `Hello`. 1.1 added points (`Point`, `PointAck`), which only a memory has.
+older reader refuses by the name in `Hello`. 2.0 gave each batch of pages an id, which changed the batch's head.
 
 Everything a peer sends is checked before it is used: frame type against the table of states, payload length against
 the type's bound before a byte of it is asked for, header and payload against their checksum, records against their
@@ -38,11 +38,11 @@ from precopy.wire.events import (
     Running,
     Welcome,
 )
-from precopy.wire.native.frames import MAX_BATCH_PAGES, MAX_BATCH_RUNS, Frame, PageBatch
+from precopy.wire.native.frames import MAX_BATCH_BYTES, Frame, PageBatch
 from precopy.wire.native.states import State, allowed, next_state
 
 MAGIC = b"PRECOPY\n"
-MAJOR, MINOR = 1, 1
+MAJOR, MINOR = 2, 0
 _PREAMBLE = struct.Struct("<8sHHI")
 _HEADER = struct.Struct("<BxxxIQQ")
 """Type, payload length, sequence number of the sender's frames, xxh3_64 of what precedes it and the payload."""
@@ -52,11 +52,11 @@ _KIB = 1 << 10
 _TYPES: dict[int, tuple[type[Any], int]] = {
     1: (Hello, 256 * _KIB),
     2: (Welcome, 4 * _KIB),
-    3: (Pages, 16 + 16 * (MAX_BATCH_RUNS + MAX_BATCH_PAGES)),
+    3: (Pages, MAX_BATCH_BYTES),
     4: (RoundEnd, 4 * _KIB),
-    5: (RoundAck, 512 * _KIB),
+    5: (RoundAck, 640 * _KIB),
     6: (DeviceState, 1 << 20),
-    7: (Compare, 16 + 16 * (MAX_BATCH_RUNS + MAX_BATCH_PAGES)),
+    7: (Compare, MAX_BATCH_BYTES),
     8: (Prepare, 4 * _KIB),
     9: (Ready, 64 * _KIB),
     10: (Commit, 64),
@@ -92,9 +92,9 @@ class Codec:
         return _PREAMBLE.pack(MAGIC, MAJOR, MINOR, 0)
 
     @staticmethod
-    def batch(content: Runs, zero: Runs, buffers: Iterable[memoryview]) -> PageBatch:
+    def batch(id: int, content: Runs, zero: Runs, buffers: Iterable[memoryview]) -> PageBatch:
         """The batch of these runs; ``buffers`` are what `content` holds, one for each run."""
-        return PageBatch.of(content, zero, buffers)
+        return PageBatch.of(id, content, zero, buffers)
 
     def may_send(self, kind: type[Frame]) -> bool:
         """Whether `send` would take a frame of this kind now."""

@@ -22,8 +22,10 @@ from precopy.wire.events import WireEvent
 MAX_BATCH_PAGES = 4096
 MAX_BATCH_RUNS = 1000
 """Content runs of a batch are one sendmsg and one recvmsg_into: IOV_MAX (1024) bounds them, less the table."""
+MAX_BATCH_BYTES = 24 + 16 * (MAX_BATCH_RUNS + MAX_BATCH_PAGES)
+"""A head and as many runs as a batch may have, without their content."""
 
-_BATCH_HEAD = struct.Struct("<QII")
+_BATCH_HEAD = struct.Struct("<QQII")
 _RUN_BYTES = 16
 
 
@@ -31,25 +33,26 @@ _RUN_BYTES = 16
 class PageBatch:
     """Runs of ram_addr pages: those whose content follows, and those that are all zero.
 
-    On the wire: checksum u64, number of content runs u32, of zero runs u32, then (first page u64, pages u64) for each
-    run, all little-endian; then the content of the content runs, in order. The checksum is xxh3_64 over the runs and
-    the content.
+    On the wire: id u64, checksum u64, number of content runs u32, of zero runs u32, then (first page u64, pages u64)
+    for each run, all little-endian; then the content of the content runs, in order. The checksum is xxh3_64 over the
+    runs and the content.
     """
 
+    id: int
     content: Runs
     zero: Runs
     table: bytes
     checksum: int = 0
 
     @classmethod
-    def of(cls, content: Runs, zero: Runs, buffers: Iterable[memoryview]) -> PageBatch:
+    def of(cls, id: int, content: Runs, zero: Runs, buffers: Iterable[memoryview]) -> PageBatch:
         """The batch of these runs, with the checksum of ``buffers``, one for each content run."""
         table = np.empty((len(content) + len(zero), 2), "<u8")
         for column, (first, second) in enumerate(((content.starts, zero.starts), (content.lengths, zero.lengths))):
             table[: len(content), column] = first
             table[len(content) :, column] = second
         packed = table.tobytes()
-        return cls(content, zero, packed, _digest(packed, buffers))
+        return cls(id, content, zero, packed, _digest(packed, buffers))
 
     @cached_property
     def pages(self) -> int:
@@ -61,14 +64,14 @@ class PageBatch:
         return _digest(self.table, buffers) == self.checksum
 
     def encode(self) -> bytes:
-        return _BATCH_HEAD.pack(self.checksum, len(self.content), len(self.zero)) + self.table
+        return _BATCH_HEAD.pack(self.id, self.checksum, len(self.content), len(self.zero)) + self.table
 
     @classmethod
     def decode(cls, payload: bytes) -> PageBatch:
         """Raises `PeerProtocolError` where the table is not what its head says, or claims more than a batch holds."""
         if len(payload) < _BATCH_HEAD.size:
             raise PeerProtocolError(f"a batch of {len(payload)} bytes is shorter than its head")
-        checksum, content, zero = _BATCH_HEAD.unpack_from(payload)
+        id, checksum, content, zero = _BATCH_HEAD.unpack_from(payload)
         if content > MAX_BATCH_RUNS or zero > MAX_BATCH_PAGES or not content + zero:
             raise PeerProtocolError(f"a batch claims {content} content runs and {zero} zero runs")
         if len(payload) != _BATCH_HEAD.size + (content + zero) * _RUN_BYTES:
@@ -83,6 +86,7 @@ class PageBatch:
         if pages > MAX_BATCH_PAGES or not lengths.all():
             raise PeerProtocolError(f"a batch claims {pages} pages in {content + zero} runs")
         return cls(
+            id,
             Runs(starts[:content], lengths[:content]),
             Runs(starts[content:], lengths[content:]),
             payload[_BATCH_HEAD.size :],

@@ -85,7 +85,7 @@ class TestBytes:
     """The format itself, held against a second writing of it."""
 
     def test_the_preamble(self) -> None:
-        assert Codec.preamble() == PREAMBLE == b"PRECOPY\n\x01\x00\x01\x00\x00\x00\x00\x00"
+        assert Codec.preamble() == PREAMBLE == b"PRECOPY\n\x02\x00\x00\x00\x00\x00\x00\x00"
 
     @pytest.mark.parametrize("frame", SAMPLES, ids=lambda frame: type(frame).__name__)
     def test_a_frame_is_header_checksum_and_payload(self, frame: Frame) -> None:
@@ -108,8 +108,8 @@ class TestBytes:
         }
 
     def test_a_batch_is_a_table_of_runs(self) -> None:
-        sent = replace(batch([(5, 1), (70, 2)], [(200, 7)]), checksum=0xC0FFEE)
-        assert sent.encode() == raw_table([(5, 1), (70, 2)], [(200, 7)], 0xC0FFEE)
+        sent = replace(batch([(5, 1), (70, 2)], [(200, 7)], id=19), checksum=0xC0FFEE)
+        assert sent.encode() == raw_table([(5, 1), (70, 2)], [(200, 7)], 0xC0FFEE, id=19)
         assert payload_of(Pages(sent)) == sent.encode()
 
     def test_device_state_is_the_payload_itself(self) -> None:
@@ -164,12 +164,13 @@ class TestRoundTrip:
         st.lists(st.tuples(st.integers(1, 10**6), st.integers(1, 40)), max_size=40),
         st.lists(st.tuples(st.integers(1, 10**6), st.integers(1, 40)), max_size=40),
         st.integers(0, U64),
+        st.integers(0, U64),
     )
-    def test_batches(self, content: list[tuple[int, int]], zero: list[tuple[int, int]], checksum: int) -> None:
+    def test_batches(self, content: list[tuple[int, int]], zero: list[tuple[int, int]], checksum: int, id: int) -> None:
         if not content and not zero:
             return
-        sent = replace(PageBatch.of(Runs.of(*content), Runs.of(*zero), []), checksum=checksum)
-        assert sent.encode() == raw_table(content, zero, checksum)
+        sent = replace(PageBatch.of(id, Runs.of(*content), Runs.of(*zero), []), checksum=checksum)
+        assert sent.encode() == raw_table(content, zero, checksum, id)
         taken = PageBatch.decode(sent.encode())
         assert taken == sent
         assert (list(taken.content), list(taken.zero)) == (content, zero)
@@ -279,10 +280,10 @@ class TestRefusals:
     def test_another_magic(self, magic: bytes) -> None:
         refused(Codec(Role.SOURCE), magic + PREAMBLE[8:], "does not speak precopy")
 
-    @pytest.mark.parametrize("major", [0, 2, 65535])
+    @pytest.mark.parametrize("major", [0, 1, 3, 65535])
     def test_another_major_version(self, major: int) -> None:
         preamble = PREAMBLE[:8] + struct.pack("<HHI", major, 3, 0)
-        refused(Codec(Role.SOURCE), preamble, rf"version {major}\.3 of the protocol, this side 1\.1")
+        refused(Codec(Role.SOURCE), preamble, rf"version {major}\.3 of the protocol, this side 2\.0")
 
     @pytest.mark.parametrize("number", [0, 16, 200, 255])
     def test_an_unknown_type(self, number: int) -> None:
@@ -406,7 +407,7 @@ class TestBounds:
         assert codec.state is state
 
     def test_the_largest_of_each_list_fits(self) -> None:
-        torn = RoundAck(2**40, 2**40, tuple(range(MAX_TORN)))
+        torn = RoundAck(2**40, 2**40, tuple(range(U64 - MAX_TORN, U64)))
         data = codec_in(State.ROUND_ENDED, Role.DESTINATION).send(torn)
         assert feed(codec_in(State.ROUND_ENDED, Role.SOURCE), data) == [torn]
         content = [(2 * n, 1) for n in range(MAX_BATCH_RUNS)]
@@ -421,15 +422,16 @@ class TestHostileTables:
         "payload",
         [
             b"",
-            bytes(15),
             bytes(16),
+            bytes(23),
+            bytes(24),
             raw_table([], []),
             raw_table([(0, 1)], [])[:-1],
             raw_table([(0, 1)], []) + b"\x00",
-            struct.pack("<QII", 0, 1, 0),
-            struct.pack("<QII", 0, MAX_BATCH_RUNS + 1, 0),
-            struct.pack("<QII", 0, 0, MAX_BATCH_PAGES + 1),
-            struct.pack("<QII", 0, 2**32 - 1, 2**32 - 1),
+            struct.pack("<QQII", 0, 0, 1, 0),
+            struct.pack("<QQII", 0, 0, MAX_BATCH_RUNS + 1, 0),
+            struct.pack("<QQII", 0, 0, 0, MAX_BATCH_PAGES + 1),
+            struct.pack("<QQII", 0, 0, 2**32 - 1, 2**32 - 1),
             raw_table([(0, 1)] * (MAX_BATCH_RUNS + 1), []),
             raw_table([(0, 0)], []),
             raw_table([], [(0, 0)]),
@@ -463,7 +465,7 @@ class TestHostileTables:
         assert taken.pages == MAX_BATCH_PAGES
 
     def test_a_claim_is_not_allocated(self) -> None:
-        payload = struct.pack("<QII", 0, MAX_BATCH_RUNS, MAX_BATCH_PAGES)
+        payload = struct.pack("<QQII", 0, 0, MAX_BATCH_RUNS, MAX_BATCH_PAGES)
         tracemalloc.start()
         try:
             with pytest.raises(PeerProtocolError):
@@ -485,10 +487,10 @@ class TestHostileTables:
 
 class TestChecksum:
     content = bytes(range(256)) * 32
-    sent = PageBatch.of(Runs.of((5, 2)), Runs.of((9, 1)), [memoryview(content)])
+    sent = PageBatch.of(3, Runs.of((5, 2)), Runs.of((9, 1)), [memoryview(content)])
 
     def test_is_of_the_table_and_the_content(self) -> None:
-        assert self.sent.checksum == xxhash.xxh3_64_intdigest(raw_table([(5, 2)], [(9, 1)])[16:] + self.content)
+        assert self.sent.checksum == xxhash.xxh3_64_intdigest(raw_table([(5, 2)], [(9, 1)])[24:] + self.content)
 
     def test_does_not_depend_on_how_the_content_is_cut(self) -> None:
         assert self.sent.matches([memoryview(self.content[:4096]), memoryview(self.content[4096:])])
