@@ -7,6 +7,7 @@ one.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import math
 import struct
@@ -24,7 +25,7 @@ from precopy.memory import GuestMemory, RamLayout
 from precopy.memory.layout import RamBlock
 from precopy.migration import Destination, Greeting, Migrated, MigrationOptions, Received, Source
 from precopy.migration.results import Event
-from precopy.ports import DestinationVm, SelfCheck, SourceVm, Throttled, TrackerChoice
+from precopy.ports import ByteStream, DestinationVm, SelfCheck, SourceVm, Throttled, TrackerChoice
 from precopy.ports.stream import Buffer, IoVec
 from precopy.units import PAGE_SIZE
 from precopy.wire.format import DEFAULT_FORMAT, OpenFormat
@@ -220,16 +221,15 @@ class ScriptedGuest:
         return SelfCheck(self.steps, LAYOUT.pages, tuple(wrong))
 
 
-class BareGuest:
-    """A scripted guest of which only what every machine can do is seen: it is paused, run, read, written and tracked.
-    Its script goes on; it has no state, throttle, choice of a tracker or check of its own."""
+class _Bare:
+    """A scripted guest that is paused, run and tracked, and whose script goes on."""
 
     kind = "bare"
     machine = "bare"
 
     def __init__(self, inner: ScriptedGuest) -> None:
         self._inner = inner
-        self.memory, self.dirty = inner.memory, inner.dirty
+        self.dirty = inner.dirty
 
     @property
     def running(self) -> bool:
@@ -240,6 +240,57 @@ class BareGuest:
 
     def resume(self) -> None:
         self._inner.resume()
+
+
+class BareGuest(_Bare):
+    """One of which only what every machine can do is seen: it is also read and written. It has no state, throttle,
+    choice of a tracker or check of its own."""
+
+    def __init__(self, inner: ScriptedGuest) -> None:
+        super().__init__(inner)
+        self.memory = inner.memory
+
+
+class CopiedMemory:
+    """Memory that is not mapped here, as far as its reader knows (`precopy.ports.MemoryCopier`). ``before_copy`` is
+    called before each run is copied."""
+
+    def __init__(self, memory: GuestMemory) -> None:
+        self._memory, self.layout = memory, memory.layout
+        self.before_copy: Callable[[], None] = lambda: None
+
+    def copy_into(self, runs: Runs, buffer: memoryview) -> None:
+        assert len(buffer) == runs.pages * PAGE_SIZE
+        at = 0
+        for view in self._memory.buffers(runs):
+            self.before_copy()
+            buffer[at : at + len(view)] = view
+            at += len(view)
+
+
+class CopiedGuest(_Bare):
+    """A bare guest whose memory is read by copies. ``tears``: it writes while it is copied."""
+
+    def __init__(self, inner: ScriptedGuest, *, tears: bool = False) -> None:
+        super().__init__(inner)
+        self.memory = CopiedMemory(inner.memory)
+        if tears:
+            self.memory.before_copy = lambda: inner.step() if inner.running else None
+
+
+class CheckedCopiedGuest(CopiedGuest):
+    """One that also has a state and a check of its own."""
+
+    machine = ScriptedGuest.machine
+
+    def save_state(self) -> bytes:
+        return self._inner.save_state()
+
+    def load_state(self, state: bytes) -> None:
+        self._inner.load_state(state)
+
+    def self_check(self) -> SelfCheck:
+        return self._inner.self_check()
 
 
 class Harm(enum.Enum):
@@ -365,6 +416,44 @@ class ScriptedStream:
     close = abort
 
 
+class LateStream(ScriptedStream):
+    """Nothing arrives before the sender waits for an answer, and pages are read only then, as late as
+    `ByteStream.send_pages` allows."""
+
+    def __init__(self, peer: str, out: _Way, into: _Way, changed: threading.Condition) -> None:
+        super().__init__(peer, out, into, changed)
+        self._held: list[Buffer] = []
+
+    @classmethod
+    def pair(cls) -> tuple[ScriptedStream, ScriptedStream]:
+        """One of these, to an end that holds nothing back."""
+        one, other, changed = _Way(), _Way(), threading.Condition()
+        return cls("the destination", one, other, changed), ScriptedStream("the source", other, one, changed)
+
+    def send(self, buffers: Sequence[Buffer]) -> None:
+        self._held.extend(bytes(buffer) for buffer in buffers)
+
+    def send_pages(self, head: Buffer, views: Sequence[memoryview], addresses: IoVec) -> None:
+        assert [len(view) for view in views] == addresses[:, 1].tolist()
+        self._held.extend([bytes(head), *views])
+
+    def receive_into(self, buffers: Sequence[Buffer], within: float = math.inf) -> None:
+        self._flush()
+        super().receive_into(buffers, within)
+
+    def abort(self) -> None:
+        with contextlib.suppress(PeerLost):
+            self._flush()
+        super().abort()
+
+    close = abort
+
+    def _flush(self) -> None:
+        held, self._held = self._held, []
+        if held:
+            self._put(b"".join(held))
+
+
 @dataclass
 class Run:
     """A migration that has ended, one way or the other, and where its guest is."""
@@ -373,7 +462,7 @@ class Run:
     source: ScriptedGuest
     destination: ScriptedGuest
     engine: Source
-    streams: tuple[ScriptedStream, ScriptedStream]
+    streams: tuple[ByteStream, ByteStream]
     events: list[Event]
     done: Migrated | None = None
     received: Received | None = None
@@ -404,14 +493,19 @@ def migrate(
     open_format: OpenFormat = DEFAULT_FORMAT,
     source_as: Callable[[ScriptedGuest], SourceVm] = lambda guest: guest,
     destination_as: Callable[[ScriptedGuest], DestinationVm] = lambda guest: guest,
+    pair: Callable[[], tuple[ByteStream, ByteStream]] = ScriptedStream.pair,
 ) -> Run:
     """One whole migration of a scripted guest. ``tears``: it writes a page of each batch while that is sent.
-    ``source_as``, ``destination_as``: what each engine sees of its guest."""
+    ``source_as``, ``destination_as``: what each engine sees of its guest. ``pair`` makes the streams; faults and tears
+    are for scripted ones."""
     world, clock = World(), Clock()
     source, destination = ScriptedGuest(world, "source"), ScriptedGuest(world, "destination")
     source.boot()
-    near, far = ScriptedStream.pair()
-    near.fault, far.fault = source_fault, destination_fault
+    near, far = pair()
+    if isinstance(near, ScriptedStream) and isinstance(far, ScriptedStream):
+        near.fault, far.fault = source_fault, destination_fault
+        if tears:
+            near.before_pages = lambda: source.step() if source.running else None
     events: list[Event] = []
 
     def emit(event: Event) -> None:
@@ -423,8 +517,6 @@ def migrate(
     source.resume()
     prepare(source, destination)
     clock.guest = source
-    if tears:
-        near.before_pages = lambda: source.step() if source.running else None
 
     def receive() -> None:
         try:
@@ -434,7 +526,7 @@ def migrate(
         except BaseException as error:
             run.destination_error = error
         finally:
-            if not destination.running:
+            if not destination.running or not isinstance(far, ScriptedStream):  # a socket's peer reads what was sent
                 far.close()
 
     there = threading.Thread(target=receive, name="scripted destination", daemon=True)

@@ -105,7 +105,7 @@ class GuestMemory:
                 content.append(part.shifted(first))
                 continue
             index = part.indexes()
-            maybe[maybe] = _all_zero(pages, Runs.from_indexes(index[maybe]))
+            maybe[maybe] = all_zero(pages, Runs.from_indexes(index[maybe]))
             content.append(Runs.from_indexes(index[~maybe]).shifted(first))
             zero.append(Runs.from_indexes(index[maybe]).shifted(first))
         return Runs.concatenate(content), Runs.concatenate(zero)
@@ -143,7 +143,7 @@ def _first_words(pages: Pages, runs: Runs) -> npt.NDArray[np.uint64]:
     return np.concatenate([pages[start : start + length, 0] for start, length in runs])
 
 
-def _all_zero(pages: Pages, runs: Runs) -> npt.NDArray[np.bool_]:
+def all_zero(pages: Pages, runs: Runs) -> npt.NDArray[np.bool_]:
     """One bool a page of ``runs``: whether all its words are zero."""
     if len(runs) * 8 > runs.pages:  # short runs: one gather costs less than a call for each
         parts = [pages[runs.indexes()]]

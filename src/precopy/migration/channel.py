@@ -10,7 +10,7 @@ import numpy as np
 
 from precopy.bitmap import NO_RUNS, Runs
 from precopy.errors import PeerError, PeerLost, PeerProtocolError, PeerRefused
-from precopy.ports import ByteStream, Clock, IoVec, MemoryReader, SystemClock
+from precopy.ports import ByteStream, Clock, IoVec, SystemClock
 from precopy.ports.stream import SLOWEST_BYTES_PER_S
 from precopy.wire.events import Abort, Compare, PageBatch, Pages, WireEvent
 from precopy.wire.format import Format
@@ -23,18 +23,16 @@ _AT_ONCE = 256 << 10
 
 @dataclass(frozen=True)
 class Content:
-    """Guest memory to send: its runs, a view of each, and the address and length in bytes of each."""
+    """Pages to send: their runs and a view of each. ``addresses`` (address and length in bytes of each) where the
+    memory that is viewed stays as it is or is the guest's own until the peer has answered; None where it is used again
+    once it is sent."""
 
     runs: Runs
     views: list[memoryview]
-    addresses: IoVec
-
-    @classmethod
-    def of(cls, memory: MemoryReader, runs: Runs) -> Content:
-        return cls(runs, memory.buffers(runs), memory.addresses(runs))
+    addresses: IoVec | None
 
     def __getitem__(self, part: slice) -> Content:
-        return Content(self.runs[part], self.views[part], self.addresses[part])
+        return Content(self.runs[part], self.views[part], None if self.addresses is None else self.addresses[part])
 
 
 NO_CONTENT = Content(NO_RUNS, [], np.empty((0, 2), np.uint64))
@@ -83,15 +81,18 @@ class Channel:
         self._count(type(frame), len(head))
 
     def send_pages(self, kind: type[Pages | Compare], content: Content, zero: Runs = NO_RUNS) -> PageBatch:
-        """Sends one batch straight from guest memory, and returns it. Raises as `send` does."""
+        """Sends one batch, straight from where it lies, and returns it. Raises as `send` does."""
         batch = self._format.batch(self._batches, content.runs, zero, content.views)
         self._batches += 1
         head = self._encode(kind(batch))
         try:
-            self.stream.send_pages(head, content.views, content.addresses)
+            if content.addresses is None:
+                self.stream.send([head, *content.views])
+            else:
+                self.stream.send_pages(head, content.views, content.addresses)
         except PeerLost as lost:
             raise self._last_word(lost) from lost
-        self._count(kind, len(head) + int(content.addresses[:, 1].sum()))
+        self._count(kind, len(head) + sum(map(len, content.views)))
         return batch
 
     def receive(self) -> WireEvent:

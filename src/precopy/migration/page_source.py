@@ -1,13 +1,15 @@
 """The one sender of pages: a migration's rounds, a replication's rounds and its points are sent here.
 
-Content is sent from where it lies; nothing here copies it. What was sent since `begin` is counted, so that the round or
-point can say what it had (`end_round`, `end_point`), and the receiver's answer be held against it.
+Content is sent from where it lies, or as a copy where the memory is not mapped here (`reading`). What was sent since
+`begin` is counted, so that the round or point can say what it had (`end_round`, `end_point`), and the receiver's answer
+be held against it.
 
 Torn batches. A batch's checksum is made over guest memory and the batch is sent from guest memory, and the guest may
 write in between; then the receiver sees a checksum that does not match. That is no error while the guest runs: the
 receiver names the batch in its `RoundAck`, and its pages are to be sent again. With the guest paused nothing may tear
-at all. Who did it, the memory tells: where it still is what the checksum was made of, the link damaged the batch; where
-it is not, something writes it without being noticed, and the link is not to blame (`PageSource.blame`).
+at all, and copies never. Who did it, the memory tells: where it still is what the checksum was made of, the link
+damaged the batch; where it is not, something writes it without being noticed, and the link is not to blame
+(`PageSource.blame`).
 """
 
 from __future__ import annotations
@@ -19,8 +21,9 @@ from precopy.bitmap import NO_RUNS, Runs
 from precopy.errors import PeerProtocolError, UnreportedWrites
 from precopy.migration.channel import NO_CONTENT, Channel, Content
 from precopy.migration.rate_limit import RateLimiter
+from precopy.migration.reading import PageReader, reader_of
 from precopy.migration.session import ALIVE_S
-from precopy.ports import Clock, MemoryReader
+from precopy.ports import Clock, MemoryCopier, MemoryReader
 from precopy.wire.events import Alive, PageBatch, Pages, Point, PointAck, RoundAck, RoundEnd
 
 WINDOW_PAGES = 4096
@@ -35,16 +38,16 @@ class PageSource:
 
     def __init__(
         self,
-        memory: MemoryReader,
+        memory: MemoryReader | MemoryCopier,
         channel: Channel,
         *,
         rate_limiter: RateLimiter,
         clock: Clock,
         tick: Callable[[], None],
     ) -> None:
-        self.memory, self.channel, self.clock, self.tick = memory, channel, clock, tick
+        self.reader: PageReader = reader_of(memory)
+        self.layout, self.channel, self.clock, self.tick = memory.layout, channel, clock, tick
         self._rate_limiter = rate_limiter
-        self._page_size = memory.layout.page_size
         self._alive_at = clock.now()
         self.begin()
 
@@ -64,7 +67,7 @@ class PageSource:
     def batch_pages(self, most: int, within_s: float | None = None) -> int:
         """Pages with content that a batch may have: ``most``, fewer where the bandwidth is limited and they would take
         longer than ``within_s`` seconds (None: what the limiter takes for short)."""
-        return self._rate_limiter.batch_pages(self._page_size, most, *(() if within_s is None else (within_s,)))
+        return self._rate_limiter.batch_pages(self.layout.page_size, most, *(() if within_s is None else (within_s,)))
 
     def send(self, content: Content, zero: Runs = NO_RUNS) -> None:
         """Sends one batch. Raises `PeerRefused`, `PeerLost`, and what ``tick`` raises."""
@@ -86,8 +89,8 @@ class PageSource:
     def end_round(self, number: int, *, final: bool) -> list[PageBatch]:
         """Ends the round, waits until it has arrived, and returns its torn batches.
 
-        Raises `PeerProtocolError` where the answer does not fit what was sent, or the last round was damaged by the
-        link; `UnreportedWrites` where memory changed in it, while the guest is paused.
+        Raises `PeerProtocolError` where the answer does not fit what was sent, or the link damaged what cannot have
+        been torn: the last round, or a copy; `UnreportedWrites` where memory changed while the guest was paused.
         """
         began, batches = self.clock.now(), self._batches
         self.channel.send(RoundEnd(number, len(batches), self.pages, final))
@@ -106,6 +109,8 @@ class PageSource:
                 torn,
                 f"{len(torn)} batches of the last round arrived with wrong checksums while the guest was paused",
             )
+        if torn and not self.reader.may_tear:
+            raise self.blame(torn, f"{len(torn)} batches of round {number} arrived with wrong checksums")
         return torn
 
     def end_point(self, number: int) -> None:
@@ -118,7 +123,7 @@ class PageSource:
     def blame(self, torn: Sequence[PageBatch], what: str) -> PeerProtocolError | UnreportedWrites:
         """The error for torn batches that no reported write explains: the link damaged them, unless the memory
         changed."""
-        changed = [batch.content for batch in torn if not batch.matches(self.memory.buffers(batch.content))]
+        changed = [batch.content for batch in torn if self.reader.has_changed(batch)]
         return (
             UnreportedWrites(sum(runs.pages for runs in changed), int(changed[0].starts[0]))
             if changed

@@ -15,7 +15,6 @@ from itertools import pairwise
 
 from precopy.bitmap import Runs
 from precopy.dirty import MigrationBitmap, SyncStats
-from precopy.migration.channel import Content
 from precopy.migration.page_source import BATCH_PAGES, WINDOW_PAGES, PageSource
 from precopy.planning.model.round import Round
 from precopy.wire.events import PageBatch
@@ -60,7 +59,7 @@ class Rounds:
         throttled_share: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self.bitmap, self.source, self._clock = bitmap, source, source.clock
-        self._page_size = source.memory.layout.page_size
+        self._page_size = source.layout.page_size
         self.number = 0
         self._batch = BATCH_PAGES
         self._torn: list[PageBatch] = []
@@ -190,12 +189,12 @@ class Rounds:
     def _send_window(self, runs: Runs, taken: _Taken, enough: Callable[[], bool]) -> bool:
         """Sends a window, or as much of it as is ``enough``: then the rest is pending again, and True is returned."""
         began = self._clock.now()
-        content, zero = self.source.memory.split_zero(runs)
+        window = self.source.reader.read(runs)
         taken.scan_s += self._clock.now() - began
-        self.source.send_zero(zero)
+        self.source.send_zero(window.zero)
         # Views and addresses are made for the whole window at once; a batch takes its slice of them.
-        cut, bounds = content.cut(self.source.batch_pages(self._batch, _BATCH_S))
-        parts = Content.of(self.source.memory, cut)
+        cut, bounds = window.content.cut(self.source.batch_pages(self._batch, _BATCH_S))
+        parts = window.contents(cut)
         for lo, hi in pairwise(bounds):
             self.source.send(parts[lo:hi])
             if enough():

@@ -334,7 +334,7 @@ class Source:
         sent = clock.now()
         self._channel.send(DeviceState(self.vm.save_state() if isinstance(self.vm, DeviceStates) else b""))
         saved = self._saved_at = clock.now()
-        compared = self._compare() if self.options.verify else 0
+        compared = self._compare(rounds.source) if self.options.verify else 0
         self._channel.send(Prepare(compared))
         ready = self._channel.expect(Ready)
         check_compared(ready, compared)
@@ -356,9 +356,9 @@ class Source:
         )
         return downtime, verify_s, compared
 
-    def _compare(self) -> int:
+    def _compare(self, pages: PageSource) -> int:
         self._phase = "verify"
-        return send_for_comparison(self._channel, self.vm.memory, self._tick)
+        return send_for_comparison(pages)
 
     def _commit(self) -> None:
         self._emit(Committing(self.session))  # first, so that no observer takes a commit that was sent for unsent

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 
 from precopy.errors import PeerProtocolError, VerificationFailed
-from precopy.migration.channel import NO_CONTENT, Channel, Content, printable
-from precopy.migration.page_source import BATCH_PAGES, WINDOW_PAGES
+from precopy.migration.channel import NO_CONTENT, printable
+from precopy.migration.page_source import BATCH_PAGES, WINDOW_PAGES, PageSource
 from precopy.ports import ByteStream, MemoryReader
 from precopy.wire.events import MAX_DIFFERENT, Compare, PageBatch, Ready
 
 
-def send_for_comparison(channel: Channel, memory: MemoryReader, tick: Callable[[], None]) -> int:
+def send_for_comparison(source: PageSource) -> int:
     """Sends all pages of the paused guest, to be held against the destination's byte for byte; returns how many.
-    ``tick`` is called between batches and may raise to stop."""
+    Raises what the source's ``tick`` raises."""
     compared = 0
-    for window in memory.layout.runs.batches(WINDOW_PAGES):
-        content, zero = memory.split_zero(window)
-        if len(zero):
-            channel.send_pages(Compare, NO_CONTENT, zero)
-        for batch in content.batches(BATCH_PAGES):
-            tick()
-            channel.send_pages(Compare, Content.of(memory, batch))
-        compared += window.pages
+    for runs in source.layout.runs.batches(WINDOW_PAGES):
+        window = source.reader.read(runs)
+        if len(window.zero):
+            source.channel.send_pages(Compare, NO_CONTENT, window.zero)
+        cut, bounds = window.content.cut(BATCH_PAGES)
+        parts = window.contents(cut)
+        for lo, hi in pairwise(bounds):
+            source.tick()
+            source.channel.send_pages(Compare, parts[lo:hi])
+        compared += runs.pages
     return compared
 
 

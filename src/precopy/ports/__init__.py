@@ -5,7 +5,7 @@
 
 from precopy.dirty.log import DirtyLog, LogCounters
 from precopy.ports.clock import Clock, SystemClock
-from precopy.ports.ram import MemoryReader, MemoryWriter
+from precopy.ports.ram import MemoryCopier, MemoryReader, MemoryWriter
 from precopy.ports.stream import Buffer, ByteStream, IoVec
 from precopy.ports.vm import (
     DestinationVm,
@@ -30,6 +30,7 @@ __all__ = [
     "DirtyLog",
     "IoVec",
     "LogCounters",
+    "MemoryCopier",
     "MemoryReader",
     "MemoryWriter",
     "Pausable",

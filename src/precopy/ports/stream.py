@@ -39,7 +39,8 @@ class ByteStream(Protocol):
         ...
 
     def send(self, buffers: Sequence[Buffer]) -> None:
-        """Sends all bytes of all ``buffers``, in order, without joining them. At most IOV_MAX (1024) buffers."""
+        """Sends all bytes of all ``buffers``, in order, without joining them. At most IOV_MAX (1024) buffers. They may
+        be changed once it returns: what was in them is sent."""
         ...
 
     def send_pages(self, head: Buffer, views: Sequence[memoryview], addresses: IoVec) -> None:

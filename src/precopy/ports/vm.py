@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 
 from precopy.dirty.clients import DirtyMemory
 from precopy.errors import Unsupported
-from precopy.ports.ram import MemoryReader, MemoryWriter
+from precopy.ports.ram import MemoryCopier, MemoryReader, MemoryWriter
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class SourceVm(Pausable, Protocol):
     """All that a machine must be to be migrated from: it can be paused, and its memory read and tracked."""
 
     @property
-    def memory(self) -> MemoryReader: ...
+    def memory(self) -> MemoryReader | MemoryCopier: ...
 
     @property
     def dirty(self) -> DirtyMemory:
