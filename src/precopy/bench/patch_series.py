@@ -6,21 +6,9 @@ with an OVMF flash, two listeners (kvm-memory and kvm-smram); and one of 64 vCPU
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from precopy.report.kinds.bench_sync import Reported
 
-
-@dataclass(frozen=True)
-class Reported:
-    """A line of the series: ``clear_log_ioctls`` and seconds of a sync, before and after the patch. None: not
-    reported."""
-
-    what: str
-    clear_log_ioctls: int | None
-    before_s: float
-    after_s: float | None
-
-
-SEED = (
+REPORTED = (
     Reported("system.flash0, 1966080 bytes: its clears", 960, 0.049, None),
     Reported("all unaligned blocks: their clears", None, 0.061, 0.001),
     Reported("the whole sync, 64 vCPUs, 256 GB at 10 GB/s", None, 0.073, 0.012),

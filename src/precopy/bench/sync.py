@@ -15,10 +15,12 @@ import statistics
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from precopy.bench.failed import Failed, attempt
-from precopy.bench.vhost import VhostFigures, measure_vhost
+from precopy.bench.patch_series import REPORTED
+from precopy.bench.peers.qemu.trace_events import QemuSyncs
+from precopy.bench.vhost import measure_vhost
 from precopy.bitmap import Bitmap
 from precopy.dirty import LogCounters, MigrationBitmap, SyncStats, clear_policy
 from precopy.errors import GuestError, UsageError
@@ -27,6 +29,8 @@ from precopy.machines.workload import Workload, params, params_words
 from precopy.machines.workload.image import stamped
 from precopy.memory import GuestMemory, RamBlock, RamLayout, Section
 from precopy.memory.captures.main_memory import main_memory
+from precopy.report.kinds.bench_sync import BlockFigures, IdleFigures, QemuFigures, Ratios, SyncBench, VariantFigures
+from precopy.report.kinds.layout import unaligned_mapped_pages
 from precopy.report.kinds.shared import Spread
 from precopy.trackers.kvm_log import KvmDirtyLog
 from precopy.units import PAGE_SIZE, GuestPhysicalAddress
@@ -54,71 +58,6 @@ _WHOLE = (64 << 20) // PAGE_SIZE
 
 
 @dataclass(frozen=True)
-class BlockFigures:
-    """One RAM block in one variant: counts are of one sync (medians), times of its part of a sync.
-
-    ``log_sync_s`` and ``log_clear_s`` are the seconds inside its get and clear ioctls; ``bitmap_sync_s`` is merging its
-    words, measured alone, on the same bits. ``deferred_clear_ioctls`` are those made after the sync, before its pages
-    would be read.
-    """
-
-    name: str
-    pages: int
-    aligned: bool
-    listeners: int
-    slots: int
-    dirty_pages: int
-    get_log_ioctls: int
-    clear_log_ioctls: int
-    deferred_clear_ioctls: int
-    log_sync_s: Spread
-    bitmap_sync_s: Spread
-    log_clear_s: Spread
-
-
-@dataclass(frozen=True)
-class VariantFigures:
-    """One variant: ``sync_s`` is the sync time, the sum of its three parts; counts are of one sync (medians)."""
-
-    variant: str
-    clear: str
-    sync_s: Spread
-    log_sync_s: Spread
-    bitmap_sync_s: Spread
-    log_clear_s: Spread
-    dirty_pages: int
-    get_log_ioctls: int
-    clear_log_ioctls: int
-    deferred_clear_ioctls: int
-    blocks: tuple[BlockFigures, ...]
-
-
-@dataclass(frozen=True)
-class IdleFigures:
-    """Syncs of the same guest paused, nothing written (`ours`): in all, inside the get ioctls, and the rest."""
-
-    syncs: int
-    sync_s: Spread
-    get_log_s: Spread
-    beyond_get_s: Spread
-
-
-@dataclass(frozen=True)
-class SyncBench:
-    """All of it. ``listeners`` say how the kernel keeps each one's slots; ``repeats`` were made, fewer than wanted
-    where one ``failed``."""
-
-    listeners: tuple[str, ...]
-    slots: int
-    written_pages: int
-    variants: tuple[VariantFigures, ...]
-    idle: IdleFigures
-    vhost: VhostFigures
-    repeats: int
-    failed: tuple[Failed, ...] = ()
-
-
-@dataclass(frozen=True)
 class _Share:
     """A block's share of one sync: what the kernel was asked in it and after it, dirty pages, merging its words."""
 
@@ -138,6 +77,8 @@ class _Sample:
 
 def measure(
     layout: RamLayout,
+    name: str = "",
+    notes: tuple[str, ...] = (),
     *,
     ram_share: float,
     repeat: int,
@@ -148,11 +89,12 @@ def measure(
     tell: Callable[[str], None] = lambda _: None,
 ) -> SyncBench:
     """Runs the benchmark with ``layout``, of whose main memory the share ``ram_share`` is written too. With
-    ``paused`` the guest stands still in each sync, so that no ioctl has to interrupt a vCPU.
+    ``paused`` the guest stands still in each sync, so that no ioctl has to interrupt a vCPU. ``name`` and ``notes`` are
+    what the layout's capture says of it.
 
     Raises `UsageError`, `Unsupported`, `OutOfMemory`, `GuestError`, `LayoutError`.
     """
-    unknown = [name for name in variants if name not in VARIANTS]
+    unknown = [variant for variant in variants if variant not in VARIANTS]
     if unknown:
         raise UsageError(f"no variant is called {unknown[0]!r}; there are {', '.join(VARIANTS)}")
     sections = written_sections(layout, ram_share)
@@ -165,20 +107,22 @@ def measure(
         run = _Run(guest, sum(section.pages for section in sections), paused)
         guest.dirty.start()
         try:
-            samples: dict[str, list[_Sample]] = {name: [] for name in variants}
-            bitmaps = {name: MigrationBitmap(guest.dirty, clear_policy(VARIANTS[name], layout)) for name in variants}
+            samples: dict[str, list[_Sample]] = {variant: [] for variant in variants}
+            bitmaps = {one: MigrationBitmap(guest.dirty, clear_policy(VARIANTS[one], layout)) for one in variants}
             for number in range(_WARM_UP):
                 tell(f"warm-up {number + 1}/{_WARM_UP}")
-                for name in variants:
-                    run.sample(bitmaps[name])
+                for bitmap in bitmaps.values():
+                    run.sample(bitmap)
             for number in range(1, repeat + 1):
                 tell(f"repeat {number}/{repeat}")
-                made = attempt(f"repeat {number}", lambda: {name: run.sample(bitmaps[name]) for name in variants})
+                made = attempt(
+                    f"repeat {number}", lambda: {variant: run.sample(bitmap) for variant, bitmap in bitmaps.items()}
+                )
                 if isinstance(made, Failed):
                     failed = made
                     break
-                for name, sample in made.items():
-                    samples[name].append(sample)
+                for variant, sample in made.items():
+                    samples[variant].append(sample)
             if failed is not None and not all(samples.values()):
                 raise failed.error()
             guest.pause()
@@ -186,16 +130,52 @@ def measure(
         finally:
             guest.dirty.stop()
         how = tuple(listener.how for listener in guest.vm_memory.listeners)
-        figures = tuple(_variant(name, samples[name], guest) for name in variants)
+        figures = tuple(_variant(variant, samples[variant], guest) for variant in variants)
         slots = len(guest.vm_memory.slots)
     return SyncBench(
-        how, slots, run.pages, figures, idle, vhost, len(samples[variants[0]]), (failed,) if failed is not None else ()
+        layout=name,
+        notes=notes,
+        ram_bytes=sum(block.pages for block in main_memory(layout)) * layout.page_size,
+        ram_share=ram_share,
+        paused=paused,
+        unaligned_mapped_pages=unaligned_mapped_pages(layout),
+        listeners=how,
+        slots=slots,
+        written_pages=run.pages,
+        variants=figures,
+        idle=idle,
+        vhost=vhost,
+        repeats=len(samples[variants[0]]),
+        failed=(failed,) if failed is not None else (),
+        seed=REPORTED,
+        qemu=None,
+        ratios=Ratios(_ratio(figures, "ours", "before-patch"), None),
     )
 
 
-def ratio(measured: SyncBench, variant: str, peer: str) -> float | None:
+def beside_qemu(measured: SyncBench, traced: QemuSyncs | Failed) -> SyncBench:
+    """The same with what QEMU's own syncs took, or why that is not known."""
+    if isinstance(traced, Failed):
+        return replace(measured, failed=(*measured.failed, traced))
+    qemu = QemuFigures(
+        version=traced.version,
+        accel=traced.accel,
+        status=traced.status,
+        command=traced.command,
+        syncs=len(traced.timed),
+        sync_s=Spread.of([one.sync_s for one in traced.timed]),
+        sync_all_events_s=Spread.of([one.sync_s for one in traced.counted]),
+        clear_log_ioctls=traced.clear_ioctls,
+        deferred_clear_ioctls=traced.deferred_clear_ioctls / traced.counted_migrations,
+    )
+    ours = next((one.sync_s.median for one in measured.variants if one.variant == "ours"), None)
+    ratio = None if ours is None else ours / qemu.sync_s.median
+    return replace(measured, qemu=qemu, ratios=replace(measured.ratios, ours_to_qemu=ratio))
+
+
+def _ratio(variants: Sequence[VariantFigures], variant: str, peer: str) -> float | None:
     """Median sync time of one variant over another's, None where either was not measured."""
-    medians = {one.variant: one.sync_s.median for one in measured.variants}
+    medians = {one.variant: one.sync_s.median for one in variants}
     return medians[variant] / medians[peer] if {variant, peer} <= medians.keys() else None
 
 

@@ -3,35 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
 
 from precopy.bench.vhost_device import VhostDevice
 from precopy.bitmap import Bitmap
 from precopy.memory import Backing, GuestMemory, RamLayout
+from precopy.report.kinds.bench_sync import VhostFigures, Walks
 from precopy.report.kinds.shared import Spread
 from precopy.trackers.shared_log import SharedLog
 from precopy.trackers.vhost_log import VhostLog
 
 _FIRST, _PAGES, _STRIDE = 0x100, 256, 7
 """Pages that each device logs before each sync, above 1 MiB and not adjacent."""
-
-
-@dataclass(frozen=True)
-class Walks:
-    """``walks_per_sync`` over the whole log, and the seconds of one log_sync."""
-
-    walks_per_sync: int
-    log_sync_s: Spread
-
-
-@dataclass(frozen=True)
-class VhostFigures:
-    """``devices`` processes that log to one shared log: walked once, and, as before the patch, once a device."""
-
-    devices: int
-    logged_pages: int
-    shared: Walks
-    per_device: Walks
 
 
 def measure_vhost(layout: RamLayout, devices: int, repeat: int) -> VhostFigures:

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from rich.console import Console, RenderableType
 
 import precopy
-from precopy.memory import RamLayout
 from precopy.migration import Attempt, Downtime, Migrated, Round
 from precopy.planning.plan.advice import advise
 from precopy.planning.plan.plan import PlanInput, plan
@@ -24,12 +23,11 @@ from precopy.planning.policies import POLICIES
 from precopy.planning.replay.compare import compare
 from precopy.planning.replay.replay import Replayer
 from precopy.ports import Throttled
-from precopy.report import plan_tables, sweep_tables, sync_tables
+from precopy.report import plan_tables, sweep_tables
 from precopy.report.compare_tables import replay_summary, replay_table, scores_table, summary_table
 from precopy.report.console import Column, FittedTable, fitted
 from precopy.report.kinds import KINDS, load
 from precopy.report.kinds.kind import TextPart
-from precopy.report.layout_table import layout_table
 from precopy.report.predict_table import predict_table
 from precopy.report.replay_documents import Replayed
 from precopy.report.table import Table
@@ -168,16 +166,6 @@ def predict_body() -> dict[str, Any]:
     return {**body, **shares, **lines, "ahead": 3, "hopeless_named": 1.0, "hopeless_completed": 1.0}
 
 
-def sync_body() -> dict[str, Any]:
-    body = reports.bench_sync()
-    for variant in body["variants"]:
-        for block in variant["blocks"]:
-            block.setdefault("listeners", 2)
-            for part in ("log_sync_s", "bitmap_sync_s", "log_clear_s"):
-                block.setdefault(part, variant[part])
-    return body
-
-
 def plan_parts(capture: Callable[[Any], list[RenderableType]]) -> list[RenderableType]:
     asked = PlanInput(64 << 30, 2.5e9, 1.2e9, 8 << 30, 0.06, 0.1)
     return capture(lambda: plan_tables.show_plan(plan(asked), advise(asked), LONG))
@@ -196,13 +184,7 @@ TABLES: dict[str, Callable[[], Iterable[RenderableType]]] = {
         demo_table(demo_rows((large(ROUND), LAST))),
         bench_migrate_table([BenchRow(LONG, 1e15, 1e6, 10**9, "1234567.89"), BenchRow("raw", 1, None, None, "0.76")]),
     ],
-    "layout_table": lambda: [layout_table(RamLayout.of_blocks([(LONG, 1 << 44), ("short", 1 << 12)]))],
     "predict_table": lambda: [*predict_table(predict_body()), *predict_table(extreme_figures(predict_body()))],
-    "sync_tables": lambda: [
-        table
-        for body in (sync_body(), extreme_figures(sync_body()))
-        for table in (sync_tables._variants(body), sync_tables._blocks(body))
-    ],
     "compare_tables": trace_tables,
 }
 

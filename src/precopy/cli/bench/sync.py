@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,8 +12,7 @@ from precopy.cli.values import SIZE, Share, Whole
 
 if TYPE_CHECKING:
     from precopy.bench.peers.qemu.trace_events import QemuSyncs
-    from precopy.bench.sync import SyncBench
-    from precopy.memory import Capture, RamLayout
+    from precopy.memory import Capture
 
 _VARIANTS = ("before-patch", "rfc-v1", "upstream", "clear-bmap", "ours-merged", "ours")
 
@@ -70,11 +69,10 @@ def sync(
     a block, in the sync), clear-bmap (the reviewer's: deferred for unaligned blocks too), ours-merged and ours (whole
     arrays, with merged and with deferred clears).
     """
-    from precopy.bench.failed import Failed, attempt
-    from precopy.bench.sync import VARIANTS, measure
-    from precopy.cli.facts import host_facts, host_line
+    from precopy.bench.failed import attempt
+    from precopy.bench.sync import VARIANTS, beside_qemu, measure
+    from precopy.cli.facts import host_facts, show_result
     from precopy.cli.failures import ended
-    from precopy.cli.say import say
     from precopy.errors import Unsupported, UsageError
     from precopy.machines.kvm import unavailable
     from precopy.memory import Capture
@@ -95,6 +93,8 @@ def sync(
 
     measured = measure(
         described,
+        capture.name,
+        capture.notes,
         ram_share=ram_share,
         repeat=repeat,
         listeners=listeners,
@@ -103,22 +103,10 @@ def sync(
         vhost_devices=vhost_devices,
         tell=tell,
     )
-    qemu = attempt("QEMU", lambda: _trace_qemu(capture, ram, repeat, tell)) if against_qemu else None
-    failed = [one for one in (*measured.failed, qemu) if isinstance(one, Failed)]
-    traced = None if isinstance(qemu, Failed) else qemu
-    body = {"machine": host, **_body(capture, described, measured, traced, ram_share=ram_share, paused=paused)}
-    if as_json:
-        from precopy.cli.facts import show_document
-
-        show_document("bench-sync", body)
-    else:
-        from precopy.report.sync_tables import show_sync
-
-        say(host_line(host))
-        show_sync(body)
-        for note in capture.notes:
-            click.echo(note)
-    return ended(failed, 1)
+    if against_qemu:
+        measured = beside_qemu(measured, attempt("QEMU", lambda: _trace_qemu(capture, ram, repeat, tell)))
+    show_result("bench-sync", measured, host, as_json=as_json)
+    return ended(measured.failed, 1)
 
 
 def _trace_qemu(capture: Capture, ram: int | None, syncs: int, tell: Callable[[str], None]) -> QemuSyncs:
@@ -127,53 +115,3 @@ def _trace_qemu(capture: Capture, ram: int | None, syncs: int, tell: Callable[[s
     tell("QEMU")
     command, *_ = (capture.command or "").splitlines() or [""]  # QEMU's version stands below it
     return trace_syncs(command, ram=ram, syncs=syncs)
-
-
-def _body(
-    capture: Capture,
-    layout: RamLayout,
-    measured: SyncBench,
-    qemu: QemuSyncs | None,
-    *,
-    ram_share: float,
-    paused: bool,
-) -> dict[str, Any]:
-    import msgspec
-
-    from precopy.bench.patch_series import SEED
-    from precopy.bench.sync import ratio
-    from precopy.memory.captures.main_memory import main_memory
-    from precopy.report.layout_table import unaligned_mapped_pages
-
-    ours = next((one for one in measured.variants if one.variant == "ours"), None)
-    return {
-        "layout": capture.name,
-        "notes": list(capture.notes),
-        "ram_bytes": sum(block.pages for block in main_memory(layout)) * layout.page_size,
-        "ram_share": ram_share,
-        "paused": paused,
-        "unaligned_mapped_pages": unaligned_mapped_pages(layout),
-        **msgspec.to_builtins(measured),
-        "seed": msgspec.to_builtins(SEED),
-        "qemu": _qemu_body(qemu) if qemu else None,
-        "ratios": {
-            "ours_to_before_patch": ratio(measured, "ours", "before-patch"),
-            "ours_to_qemu": ours.sync_s.median / qemu.sync_s if qemu and ours else None,
-        },
-    }
-
-
-def _qemu_body(qemu: QemuSyncs) -> dict[str, Any]:
-    from precopy.report.kinds.shared import Spread
-
-    return {
-        "version": qemu.version,
-        "accel": qemu.accel,
-        "status": qemu.status,
-        "command": list(qemu.command),
-        "syncs": len(qemu.timed),
-        "sync_s": vars(Spread.of([one.sync_s for one in qemu.timed])),
-        "sync_all_events_s": vars(Spread.of([one.sync_s for one in qemu.counted])),
-        "clear_log_ioctls": qemu.clear_ioctls,
-        "deferred_clear_ioctls": qemu.deferred_clear_ioctls / qemu.counted_migrations,
-    }

@@ -8,8 +8,7 @@ from precopy.report.html.downtime import downtime_figure
 from precopy.report.html.migration import migration_figures
 from precopy.report.html.parts import Figure, Headline, Key, Part, Report, Tile
 from precopy.report.html.records import BenchMigrate, Repeat
-from precopy.report.html.words import NONE, ROUND_TERMS, duration, facts, several
-from precopy.report.kinds import schema
+from precopy.report.html.words import NONE, ROUND_TERMS, duration, several
 from precopy.report.table import Column, Table
 from precopy.units import format_rate, format_size
 
@@ -26,7 +25,7 @@ def bench_migrate_report(bench: BenchMigrate, prefix: str) -> Report:
         said = f"Clear policy {done.clear}; {several(len(done.rounds), 'round')}."
         parts.append(Part(run, f"precopy, {name}", said, tuple(migration_figures(done, f"{run}-", alone=False))))
     title = f"Migration benchmark, {format_rate(bench.throughput_bytes_per_s)}"
-    return Report(schema("bench-migrate"), title, _verdict(bench), tuple(parts), facts(bench.machine), ROUND_TERMS)
+    return Report(title, _verdict(bench), tuple(parts), ROUND_TERMS)
 
 
 def _verdict(bench: BenchMigrate) -> Headline:

@@ -6,8 +6,7 @@ from precopy.report.html.charts.scale import SECONDS, around
 from precopy.report.html.charts.scatter import Point, scatter
 from precopy.report.html.parts import Figure, Headline, Key, Part, Report, Tile
 from precopy.report.html.records import BenchPredict, Estimate, Forecast
-from precopy.report.html.words import NONE, PREDICT_TERMS, duration, facts, several, span
-from precopy.report.kinds import schema
+from precopy.report.html.words import NONE, PREDICT_TERMS, duration, several, span
 from precopy.report.table import Column, Table
 
 _BAND = 0.2
@@ -31,7 +30,7 @@ def bench_predict_report(bench: BenchPredict, prefix: str) -> Report:
     intro = "Each migration's end was predicted while it ran, and then measured."
     parts = (Part(f"{prefix}predicted", "Predicted and measured", intro, tuple(figures)),)
     title = f"Prediction benchmark, {several(len(bench.migrations), 'migration')}"
-    return Report(schema("bench-predict"), title, _verdict(bench), parts, facts(bench.machine), PREDICT_TERMS)
+    return Report(title, _verdict(bench), parts, PREDICT_TERMS)
 
 
 def _verdict(bench: BenchPredict) -> Headline:

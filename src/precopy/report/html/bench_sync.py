@@ -5,9 +5,9 @@ from __future__ import annotations
 from precopy.report.html.charts.bars import RangeBar, Row, Segment, grouped, ranges
 from precopy.report.html.charts.scale import SECONDS, count_text, counts, fitting
 from precopy.report.html.parts import Figure, Headline, Key, Part, Report, Tile
-from precopy.report.html.records import BenchSync, Block, Spread, Variant
-from precopy.report.html.words import NONE, SYNC_TERMS, duration, facts
-from precopy.report.kinds import schema
+from precopy.report.html.words import NONE, SYNC_TERMS, duration
+from precopy.report.kinds.bench_sync import BlockFigures, SyncBench, VariantFigures
+from precopy.report.kinds.shared import Spread
 from precopy.report.table import Column, Table
 from precopy.units import format_size
 
@@ -26,7 +26,7 @@ _TABLE_READING = (
 )
 
 
-def bench_sync_report(bench: BenchSync, prefix: str) -> Report:
+def bench_sync_report(bench: SyncBench, prefix: str) -> Report:
     intro = (
         f"Layout {bench.layout} with {format_size(bench.ram_bytes)} of RAM; between two syncs the guest writes "
         f"{bench.written_pages:,} pages, and in a sync it {'stands still' if bench.paused else 'runs on'}."
@@ -34,10 +34,10 @@ def bench_sync_report(bench: BenchSync, prefix: str) -> Report:
     figures = (_times(bench, prefix), _ioctls(bench, prefix))
     parts = (Part(f"{prefix}sync", "A sync with every variant", intro, figures),)
     title = f"Sync benchmark, {bench.layout}, {format_size(bench.ram_bytes)}"
-    return Report(schema("bench-sync"), title, _verdict(bench), parts, facts(bench.machine), SYNC_TERMS)
+    return Report(title, _verdict(bench), parts, SYNC_TERMS)
 
 
-def _verdict(bench: BenchSync) -> Headline:
+def _verdict(bench: SyncBench) -> Headline:
     slow = max(bench.variants, key=lambda one: one.sync_s.median)
     fast = min(bench.variants, key=lambda one: one.sync_s.median)
     times = slow.sync_s.median / max(fast.sync_s.median, 1e-9)
@@ -60,11 +60,11 @@ def _verdict(bench: BenchSync) -> Headline:
     return Headline("plain", "measured", headline, (), tuple(tiles))
 
 
-def _clears(one: Variant | Block) -> int:
+def _clears(one: VariantFigures | BlockFigures) -> int:
     return one.clear_log_ioctls + one.deferred_clear_ioctls
 
 
-def _times(bench: BenchSync, prefix: str) -> Figure:
+def _times(bench: SyncBench, prefix: str) -> Figure:
     rows = [_range(one.variant, one.sync_s, 1) for one in bench.variants]
     if bench.qemu:
         rows.append(_range("QEMU", bench.qemu.sync_s, 2))
@@ -98,7 +98,7 @@ def _spread(spread: Spread) -> tuple[str, str, str]:
     return duration(spread.median), duration(spread.min), duration(spread.max)
 
 
-def _variant_row(one: Variant) -> tuple[str, ...]:
+def _variant_row(one: VariantFigures) -> tuple[str, ...]:
     return (
         one.variant,
         *_spread(one.sync_s),
@@ -108,7 +108,7 @@ def _variant_row(one: Variant) -> tuple[str, ...]:
     )
 
 
-def _ioctls(bench: BenchSync, prefix: str) -> Figure:
+def _ioctls(bench: SyncBench, prefix: str) -> Figure:
     """Clears by RAM block and variant."""
     names = [block.name for block in bench.variants[0].blocks if block.slots]
     cells = {(one.variant, block.name): block for one in bench.variants for block in one.blocks}
@@ -142,17 +142,17 @@ def _series(index: int) -> int:
     return index % _COLOURS + 1
 
 
-def _bar(index: int, one: Variant, block: Block | None) -> Row:
+def _bar(index: int, one: VariantFigures, block: BlockFigures | None) -> Row:
     calls = _clears(block) if block else 0
     segment = Segment(_series(index), calls, f"{one.variant}: {calls:,} clear ioctls")
     return Row(one.variant, (segment,), count_text(calls))
 
 
-def _pages(block: Block) -> str:
+def _pages(block: BlockFigures) -> str:
     return f"{block.pages:,}{'' if block.aligned else ' *'}"
 
 
-def _calls(block: Block | None) -> str:
+def _calls(block: BlockFigures | None) -> str:
     if block is None:
         return NONE
     later = f" + {block.deferred_clear_ioctls:,}" if block.deferred_clear_ioctls else ""

@@ -9,8 +9,7 @@ from precopy.report.html.charts.scatter import Point, scatter, staircase
 from precopy.report.html.charts.svg import Chart
 from precopy.report.html.parts import Figure, Headline, Key, Part, Report, Tile
 from precopy.report.html.records import Compare, Score, Trace
-from precopy.report.html.words import COMPARE_TERMS, NONE, duration, facts, listed, several
-from precopy.report.kinds import schema
+from precopy.report.html.words import COMPARE_TERMS, NONE, duration, listed, several
 from precopy.report.table import Column, Table
 from precopy.units import format_size
 
@@ -36,7 +35,7 @@ def compare_report(compare: Compare, prefix: str) -> Report:
     intro = "Every policy was tried on the same recorded writes of a guest, so only its decisions differ."
     parts = (Part(f"{prefix}compared", "The policies compared", intro, tuple(figures)),)
     title = f"{_counted(len(_policies(compare)))} on {several(len(compare.traces), 'recording')}"
-    return Report(schema("compare"), title, _verdict(compare), parts, facts(compare.machine), COMPARE_TERMS)
+    return Report(title, _verdict(compare), parts, COMPARE_TERMS)
 
 
 def _policies(compare: Compare) -> list[str]:

@@ -8,8 +8,7 @@ from precopy.report.html.downtime import downtime_figure
 from precopy.report.html.migration import migration_figures
 from precopy.report.html.parts import Figure, Headline, Key, Part, Report, Tile
 from precopy.report.html.records import Checked, Demo, Migration
-from precopy.report.html.words import NONE, ROUND_TERMS, duration, facts, several
-from precopy.report.kinds import schema
+from precopy.report.html.words import NONE, ROUND_TERMS, duration, several
 from precopy.report.table import Column, Table
 from precopy.units import format_size
 
@@ -36,7 +35,7 @@ def demo_report(demo: Demo, prefix: str) -> Report:
         said = f"{several(len(done.rounds), 'round')}; what told of the guest's writes: {done.tracker}."
         parts.append(Part(run, f"Clear policy {name}", said, tuple(migration_figures(done, f"{run}-", alone=False))))
     title = f"Demo, {demo.guest} guest, {several(len(demo.runs), 'run')}"
-    return Report(schema("demo"), title, _verdict(demo, named), tuple(parts), facts(demo.machine), ROUND_TERMS)
+    return Report(title, _verdict(demo, named), tuple(parts), ROUND_TERMS)
 
 
 def _verdict(demo: Demo, named: Named) -> Headline:

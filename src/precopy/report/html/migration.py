@@ -7,8 +7,7 @@ from precopy.report.html.parts import Figure, Headline, Part, Report, Tile
 from precopy.report.html.prediction import prediction_figures
 from precopy.report.html.records import Migration
 from precopy.report.html.rounds import round_figures
-from precopy.report.html.words import ROUND_TERMS, duration, facts, several, share
-from precopy.report.kinds import schema
+from precopy.report.html.words import ROUND_TERMS, duration, several, share
 from precopy.units import format_rate, format_size
 
 
@@ -18,7 +17,7 @@ def migration_report(done: Migration, prefix: str) -> Report:
     intro = f"{decided}Clear policy {done.clear}; what told of the guest's writes: {done.tracker}."
     parts = (Part(f"{prefix}migration", "The migration", intro, tuple(figures)),)
     title = f"{done.guest} guest migrated in {duration(done.unverified_s)}, downtime {duration(done.downtime_s)}"
-    return Report(schema("migrate"), title, verdict(done), parts, facts(done.machine, done.workload), ROUND_TERMS)
+    return Report(title, verdict(done), parts, ROUND_TERMS, done.workload)
 
 
 def migration_figures(done: Migration, prefix: str, *, alone: bool = True) -> list[Figure]:

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from precopy.report.html.parts import Figure, Headline, Part, Report
-from precopy.report.html.records import Failure, Other, Recorded
-from precopy.report.html.words import NONE, facts, several
-from precopy.report.kinds import schema, text_of
+from precopy.report.html.records import Document, Failure
+from precopy.report.html.words import NONE, several
+from precopy.report.kinds import text_of
 from precopy.report.table import Column, Table
 from precopy.units import format_duration, format_rate, format_size
 
@@ -31,23 +31,16 @@ def failure_report(failure: Failure, prefix: str) -> Report:
         until = "The migration until then, round by round."
         parts.append(Part(f"{prefix}migration", "Its rounds", until, (_list("rounds", rounds, f"{prefix}rounds"),)))
     title = f"Failed, exit code {error.exit_code}"
-    return Report(schema("error"), title, said, tuple(parts), facts(failure.machine))
+    return Report(title, said, tuple(parts))
 
 
-def other_report(other: Other, prefix: str) -> Report:
+def other_report(document: Document, prefix: str) -> Report:
     """Fields that stand alone in one table, and a table for each list of objects."""
-    verified, said = other.body.get("verified"), other.body.get("verdict")
-    kind = _in_words(other.schema.removeprefix("precopy.").split("/")[0])
-    verdict = Headline(
-        "bad" if verified is False else "plain",
-        {True: "verified", False: "not verified"}[verified] if isinstance(verified, bool) else "as printed",
-        f"{kind}: {said}." if isinstance(said, str) else _FIGURES.format(kind.lower()),
-        ("There are no pictures for this kind of document; its figures are below, in the units that fit them.",),
-    )
-    return Report(other.schema, kind, verdict, (_every_figure(other.body, prefix),), facts(other.machine))
+    said = ("There are no pictures for this kind of document; its figures are below, in the units that fit them.",)
+    return _report(document, said, (), prefix)
 
 
-def recorded_report(document: Recorded, prefix: str) -> Report:
+def recorded_report(document: Document, prefix: str) -> Report:
     """The sentences and the tables that a terminal shows, and below them every figure."""
     text = text_of(document.kind, document.record)
     tables = [part for part in text if isinstance(part, Table)]
@@ -55,19 +48,21 @@ def recorded_report(document: Recorded, prefix: str) -> Report:
         Figure(f"{prefix}table-{number}", "Result", f"{table.caption}.", table=table)
         for number, table in enumerate(tables, start=1)
     )
-    kind = _in_words(document.kind)
-    sentences = tuple(f"{part[:1].upper()}{part[1:]}." for part in text if isinstance(part, str))
-    verdict = Headline("plain", "measured", _FIGURES.format(kind.lower()), sentences)
+    sentences = tuple(f"{part[:1].upper()}{part[1:]}." for part in text if isinstance(part, str) and part)
     result = (Part(f"{prefix}result", "As a terminal shows it", "", figures),) if figures else ()
-    parts = (*result, _every_figure(document.body, prefix))
-    return Report(schema(document.kind), kind, verdict, parts, facts(document.machine))
+    return _report(document, sentences, result, prefix)
 
 
-_FIGURES = "The figures of precopy's {}."
-
-
-def _in_words(kind: str) -> str:
-    return kind.replace("-", " ").capitalize()
+def _report(document: Document, sentences: tuple[str, ...], result: tuple[Part, ...], prefix: str) -> Report:
+    verified, said = document.body.get("verified"), document.body.get("verdict")
+    kind = document.kind.replace("-", " ").capitalize()
+    verdict = Headline(
+        "bad" if verified is False else "plain",
+        {True: "verified", False: "not verified"}[verified] if isinstance(verified, bool) else "as printed",
+        f"{kind}: {said}." if isinstance(said, str) else f"The figures of precopy's {kind.lower()}.",
+        sentences,
+    )
+    return Report(kind, verdict, (*result, _every_figure(document.body, prefix)))
 
 
 def _every_figure(body: dict[str, Any], prefix: str) -> Part:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -22,18 +22,8 @@ from precopy.report.html.migration import migration_report
 from precopy.report.html.other import failure_report, other_report, recorded_report
 from precopy.report.html.parts import Report
 from precopy.report.html.reading import read_documents
-from precopy.report.html.records import (
-    BenchMigrate,
-    BenchPredict,
-    BenchSync,
-    Compare,
-    Demo,
-    Document,
-    Failure,
-    Migration,
-    Other,
-    Recorded,
-)
+from precopy.report.html.records import Document
+from precopy.report.html.words import facts
 
 
 @dataclass(frozen=True)
@@ -49,7 +39,7 @@ def render(data: bytes, name: str) -> Page:
     documents = read_documents(data, name)
     many = len(documents) > 1
     reports = tuple(
-        (prefix, _MAKERS[type(document)](document, prefix))
+        (prefix, _report(document, prefix))
         for number, document in enumerate(documents, start=1)
         for prefix in (f"document-{number}-" if many else "",)
     )
@@ -81,18 +71,27 @@ def _environment() -> Environment:
     return environment
 
 
-_Maker = Callable[[Any, str], Report]
-_MAKERS: dict[type[Document], _Maker] = {
-    Migration: migration_report,
-    Demo: demo_report,
-    BenchSync: bench_sync_report,
-    BenchMigrate: bench_migrate_report,
-    Compare: compare_report,
-    BenchPredict: bench_predict_report,
-    Failure: failure_report,
-    Other: other_report,
-    Recorded: recorded_report,
+_PICTURES: dict[str, Callable[[Any, str], Report]] = {
+    "migrate": migration_report,
+    "demo": demo_report,
+    "bench-sync": bench_sync_report,
+    "bench-migrate": bench_migrate_report,
+    "compare": compare_report,
+    "bench-predict": bench_predict_report,
+    "error": failure_report,
 }
+"""Kinds that have a page of their own, made of a record. Others are shown as a terminal does, or as the fields that
+they have."""
+
+
+def _report(document: Document, prefix: str) -> Report:
+    if document.record is None:
+        report = other_report(document, prefix)
+    elif document.kind in _PICTURES:
+        report = _PICTURES[document.kind](document.record, prefix)
+    else:
+        report = recorded_report(document, prefix)
+    return replace(report, schema=document.schema, facts=facts(document.machine, report.workload))
 
 
 def _sections(report: Report, prefix: str) -> list[str]:

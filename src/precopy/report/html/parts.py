@@ -69,12 +69,14 @@ class Headline:
 
 @dataclass(frozen=True)
 class Report:
-    """One document's part of the page. ``facts``: what is known of the machine, ``terms``: words that it uses; both as
-    name and text."""
+    """One document's part of the page. ``terms``: words that it uses; ``workload``: what the guest did, where that is
+    known. `precopy.report.html.page` adds ``schema``, and as ``facts`` what is known of the machine; terms and facts
+    are names and texts."""
 
-    schema: str
     title: str
     verdict: Headline
     parts: tuple[Part, ...]
-    facts: tuple[tuple[str, str], ...] = ()
     terms: tuple[tuple[str, str], ...] = ()
+    workload: str = ""
+    schema: str = ""
+    facts: tuple[tuple[str, str], ...] = ()

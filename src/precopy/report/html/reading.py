@@ -13,7 +13,6 @@ from precopy.report.html.older import as_today
 from precopy.report.html.records import (
     BenchMigrate,
     BenchPredict,
-    BenchSync,
     Checked,
     Compare,
     Demo,
@@ -22,11 +21,8 @@ from precopy.report.html.records import (
     Failure,
     Machine,
     Migration,
-    Other,
-    Recorded,
 )
 from precopy.report.kinds import KINDS, load, schema
-from precopy.report.kinds.kind import Kind
 
 LARGEST = 64 << 20
 """Bytes of the largest file that is read."""
@@ -86,27 +82,41 @@ def _record(value: Any, where: str) -> Document:
     if not 1 <= int(version) <= newest:
         there = "version 1" if newest == 1 else f"versions 1 to {newest}"
         raise UsageError(f"{where} is {match[0]}; this precopy reads {kind} documents of {there}")
-    if (made_of := load(kind)) is not None:
-        return _recorded(kind, made_of, value, where)
-    if kind not in _KINDS:
-        return _other(match[0], value, where)
-    value = as_today(value)
-    if kind == "demo":
-        return _demo(value, where)
-    return _convert(value, _KINDS[kind], where)
+    return _document(kind, match[0], value, where)
 
 
-_KINDS: dict[str, type[Document]] = {
+def _document(kind: str, spelt: str, value: dict[str, Any], where: str) -> Document:
+    made_of = load(kind)
+    known = made_of is not None or kind in _KINDS
+    machine = _convert(value, _Made, where).machine if known or isinstance(value.get("machine"), dict) else None
+    left_out = ("schema",) if machine is None else ("schema", "machine")
+    body = {name: field for name, field in value.items() if name not in left_out}
+    if not known:
+        return Document(kind, spelt, body, machine)
+    record: object
+    if made_of is not None:
+        record = _convert(value, made_of.record, where)
+    else:
+        value = as_today(value)
+        record = _demo(value, where) if kind == "demo" else _convert(value, _KINDS[kind], where)
+    return Document(kind, schema(kind), body, machine, record)
+
+
+class _Made(msgspec.Struct):
+    """Where a document comes from."""
+
+    machine: Machine | None = None
+
+
+_KINDS: dict[str, type[Any]] = {
     "migrate": Migration,
     "demo": Demo,
-    "bench-sync": BenchSync,
     "bench-migrate": BenchMigrate,
     "compare": Compare,
     "bench-predict": BenchPredict,
     "error": Failure,
 }
-
-"""Kinds with pages of their own; all others are shown as the fields that they have."""
+"""Kinds whose records have not moved to `precopy.report.kinds` yet."""
 
 
 def _known(kind: str) -> str:
@@ -130,7 +140,7 @@ def _demo(value: dict[str, Any], where: str) -> Demo:
         else:
             made.append(_convert(run, Failed, at))
     head = _convert(value, _DemoHead, where)
-    return Demo(tuple(made), head.guest, head.machine)
+    return Demo(tuple(made), head.guest)
 
 
 class _Checks(msgspec.Struct):
@@ -140,27 +150,6 @@ class _Checks(msgspec.Struct):
 
 class _DemoHead(msgspec.Struct):
     guest: str
-    machine: Machine | None = None
-
-
-def _recorded(kind: str, made_of: Kind[Any], value: dict[str, Any], where: str) -> Recorded:
-    machine = _convert(value, _Made, where).machine
-    body = {name: field for name, field in value.items() if name not in ("schema", "machine")}
-    return Recorded(kind, _convert(value, made_of.record, where), body, machine)
-
-
-class _Made(msgspec.Struct):
-    """Where a document comes from."""
-
-    machine: Machine | None = None
-
-
-def _other(schema: str, value: dict[str, Any], where: str) -> Other:
-    """``machine`` is that of other documents, or one more field."""
-    facts = value.get("machine")
-    machine = _convert(facts, Machine, f"{where}: machine") if isinstance(facts, dict) else None
-    shown = ("schema", "machine") if machine else ("schema",)
-    return Other(schema, {name: field for name, field in value.items() if name not in shown}, machine)
 
 
 def _convert(value: Any, kind: type[T], where: str) -> T:

@@ -121,7 +121,6 @@ class Migration(Struct, frozen=True):
     policy: str = ""
     throttled: Throttled | None = None
     workload: str = ""
-    machine: Machine | None = None
 
     @property
     def remaining_bytes(self) -> tuple[Number | None, ...]:
@@ -170,56 +169,6 @@ class Checked(Struct, frozen=True):
 class Demo(Struct, frozen=True):
     runs: Annotated[tuple[Checked | Failed, ...], Meta(min_length=1)]
     guest: str
-    machine: Machine | None = None
-
-
-class Spread(Struct, frozen=True):
-    median: Number
-    min: Number
-    max: Number
-
-
-class Block(Struct, frozen=True):
-    """One RAM block in one variant; ``slots`` is 0 where it is not mapped."""
-
-    name: str
-    pages: Count
-    aligned: bool
-    slots: Count
-    dirty_pages: Count
-    get_log_ioctls: Count
-    clear_log_ioctls: Count
-    deferred_clear_ioctls: Count
-
-
-class Variant(Struct, frozen=True):
-    variant: str
-    sync_s: Spread
-    log_sync_s: Spread
-    bitmap_sync_s: Spread
-    log_clear_s: Spread
-    dirty_pages: Count
-    get_log_ioctls: Count
-    clear_log_ioctls: Count
-    deferred_clear_ioctls: Count
-    blocks: Annotated[tuple[Block, ...], Meta(max_length=200)]
-
-
-class QemuSyncs(Struct, frozen=True):
-    version: str
-    sync_s: Spread
-    clear_log_ioctls: Number
-    deferred_clear_ioctls: Number
-
-
-class BenchSync(Struct, frozen=True):
-    layout: str
-    ram_bytes: Count
-    paused: bool
-    written_pages: Count
-    variants: Annotated[tuple[Variant, ...], Meta(min_length=1, max_length=50)]
-    qemu: QemuSyncs | None = None
-    machine: Machine | None = None
 
 
 class QemuMigration(Struct, frozen=True):
@@ -243,7 +192,6 @@ class BenchMigrate(Struct, frozen=True):
     ratio_to_ceiling: Number
     repeats: Annotated[tuple[Repeat, ...], Meta(min_length=1, max_length=200)]
     ratio_to_qemu: Number | None = None
-    machine: Machine | None = None
 
 
 class Score(Struct, frozen=True):
@@ -267,7 +215,6 @@ class Trace(Struct, frozen=True):
 
 class Compare(Struct, frozen=True):
     traces: Annotated[tuple[Trace, ...], Meta(min_length=1, max_length=200)]
-    machine: Machine | None = None
 
 
 class Forecast(Struct, frozen=True):
@@ -325,7 +272,6 @@ class BenchPredict(Struct, frozen=True):
     hopeless: Annotated[tuple[Hopeless, ...], Meta(max_length=5000)] = ()
     held: Annotated[tuple[Held, ...], Meta(max_length=100)] = ()
     missed: Annotated[tuple[Missed, ...], Meta(max_length=5000)] = ()
-    machine: Machine | None = None
 
 
 class ErrorFields(Struct, frozen=True):
@@ -339,24 +285,13 @@ class Failure(Struct, frozen=True):
 
     error: ErrorFields
     migration: dict[str, object] = {}
-    machine: Machine | None = None
 
 
-class Other(Struct, frozen=True):
-    """A document that has no pages of its own: its fields as they are."""
-
-    schema: str
-    body: dict[str, object]
-    machine: Machine | None = None
-
-
-class Recorded(Struct, frozen=True):
-    """A document whose kind has a record (`precopy.report.kinds`), and its fields as they are."""
+class Document(Struct, frozen=True):
+    """``record``: of what its kind is made of; None where its fields, ``body``, are all there is to it."""
 
     kind: str
-    record: object
+    schema: str
     body: dict[str, object]
-    machine: Machine | None = None
-
-
-Document = Migration | Demo | BenchSync | BenchMigrate | Compare | BenchPredict | Failure | Recorded | Other
+    machine: Machine | None
+    record: object = None

@@ -23,7 +23,7 @@ class Entry(NamedTuple):
 
 
 KINDS = {
-    "bench-sync": Entry(about="A sync of a running guest, with every variant of the patch series."),
+    "bench-sync": Entry(1, "bench_sync", "A sync of a running guest, with every variant of the patch series."),
     "bench-bitmap": Entry(1, "bench_bitmap", "The bitmap part of it for large guests, beside a C loop."),
     "bench-display": Entry(1, "bench_display", "A framebuffer kept current by what its guest wrote."),
     "bench-track": Entry(1, "bench_track", "Finding what a Python program wrote, beside what it can do today."),
@@ -35,7 +35,7 @@ KINDS = {
     "demo": Entry(),
     "demo-memory": Entry(),
     "error": Entry(),
-    "layout": Entry(),
+    "layout": Entry(1, "layout"),
     "migrate": Entry(),
     "migrate-event": Entry(),
     "plan": Entry(),
