@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
-from rich.console import Console
 
 from precopy.bench.failed import Failed
 from precopy.bench.predict import carry_out, holds
-from precopy.bench.predict_cases import Case, describe, grid, hopeless_grid
+from precopy.bench.predict_cases import describe, grid, hopeless_grid
 from precopy.cli.bench.predict import predict as command
 from precopy.cli.failures import ended
 from precopy.errors import NotConverged, UsageError, VerificationFailed
 from precopy.migration import Range
 from precopy.recording.files import read_recording
-from precopy.report.predict_table import predict_table
+from precopy.report.console import show
+from precopy.report.kinds import text_of
+from precopy.report.kinds.bench_predict import Case
 from precopy.units import PAGE_SIZE
 
 
@@ -82,7 +81,7 @@ def test_the_document(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 
 @pytest.mark.needs("kvm")
-def test_one_that_fails_is_counted_and_the_others_go_on() -> None:
+def test_one_that_fails_is_counted_and_the_others_go_on(capsys: pytest.CaptureFixture[str]) -> None:
     """The first has less than a switchover takes, the second cannot even begin, the third has nothing to wait for."""
     hopeless = replace(hopeless_grid(1)[0], ram=32 << 20, downtime_limit_s=0.0005, converges=True)
     impossible = replace(grid(1)[0], ram=4096)
@@ -100,10 +99,10 @@ def test_one_that_fails_is_counted_and_the_others_go_on() -> None:
     (lost,) = done.hopeless
     assert not lost.then_completed
     assert "--ram" in lost.detail
-    shown = io.StringIO()
-    Console(file=shown, width=200).print(*predict_table(msgspec.to_builtins(done)))
-    assert "2 of 3 migrations did not complete:" in shown.getvalue()
-    assert "downtime held" in shown.getvalue()
+    show(*text_of("bench-predict", done))
+    shown = capsys.readouterr().out
+    assert "2 of 3 migrations did not complete:" in shown
+    assert "downtime held" in shown
 
 
 def test_the_exit_code_is_that_of_what_failed_but_for_what_did_not_converge(capsys: pytest.CaptureFixture[str]) -> None:

@@ -295,23 +295,47 @@ def compare() -> dict[str, Any]:
     return {"schema": "precopy.compare/1", "traces": traces}
 
 
+CASE = {"workload": "random", "write_rate": 20000, "working_set": None, "max_bandwidth": 160_000_000,
+        "downtime_limit_s": 0.04, "ram": 128 << 20, "converges": True}  # fmt: skip
+
+
+WITHIN = ("share_within", "downtime_within", "total_within", "share_within_ahead")
+
+
 def bench_predict(migrations: int = 50) -> dict[str, Any]:
     rng = random.Random(7)
     made = []
     for number in range(migrations):
         downtime, total = 10 ** rng.uniform(-2.3, -0.5), 10 ** rng.uniform(-0.3, 1.0)
+        predicted_downtime = estimate(downtime * rng.gauss(1, 0.12), 0.25)
+        predicted_total = estimate(total * rng.gauss(1, 0.08), 0.2)
         made.append(
             {
                 "name": f"{('sequential', 'random', 'hotset')[number % 3]}, 20000 pages a second",
-                "case": {"write_rate": 20000},
-                "predicted_downtime_s": estimate(downtime * rng.gauss(1, 0.12), 0.25),
+                "case": CASE,
+                "rounds": 4,
+                "predicted_after": 3,
+                "predicted_downtime_s": predicted_downtime,
                 "measured_downtime_s": downtime,
-                "predicted_total_s": estimate(total * rng.gauss(1, 0.08), 0.2),
+                "downtime_error": (predicted_downtime["value"] - downtime) / downtime,
+                "predicted_total_s": predicted_total,
                 "measured_total_s": total,
+                "total_error": (predicted_total["value"] - total) / total,
+                "said": [
+                    {
+                        "after": 1,
+                        "converges": None,
+                        "downtime_s": {"value": None, "low": 0.01, "high": None},
+                        "downtime_held": True,
+                        "total_s": predicted_total,
+                        "total_held": True,
+                    }
+                ],
             }
         )
     hopeless = {
         "name": "random, as fast as it goes",
+        "case": CASE,
         "named_after": 3,
         "smallest_downtime_limit_s": 1.9,
         "then_completed": True,
@@ -339,11 +363,22 @@ def bench_predict(migrations: int = 50) -> dict[str, Any]:
         "missed": [
             {
                 "name": "random, 20000 pages a second",
-                "failed": {"message": "did not converge in 30 rounds", "converged": False},
+                "case": CASE,
+                "failed": {
+                    "name": "random",
+                    "kind": "NotConverged",
+                    "message": "did not converge in 30 rounds",
+                    "exit_code": 4,
+                    "converged": False,
+                },
+                "rounds": 29,
                 "named_after": None,
             }
         ],
-        "share_within": {"10": 0.6, "20": 0.86, "50": 0.98},
+        **{key: {"10": 0.6, "20": 0.86, "50": 0.98} for key in WITHIN},
+        "ahead": 3,
+        "hopeless_named": 1.0,
+        "hopeless_completed": 1.0,
     }
 
 

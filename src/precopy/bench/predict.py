@@ -11,13 +11,14 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from precopy.bench.failed import Failed, attempt
-from precopy.bench.predict_cases import Case, describe, grid, hopeless_grid
+from precopy.bench.predict_cases import describe, grid, hopeless_grid
 from precopy.errors import VerificationFailed
 from precopy.migration import Migrated, MigrationOptions, Range, Verdict
+from precopy.report.kinds.bench_predict import Case, Held, Hopeless, Missed, Predicted, Predictions, Said
 from precopy.service import ProcessPair, migrate_guest
 
 PREDICTED_AFTER = 3
@@ -27,104 +28,6 @@ HELD_AFTER = (1, 2, 3)
 NAMED_WITHIN = 5
 """Rounds within which a migration that cannot converge has to be named so."""
 _SETTLE_S = 0.3
-
-
-@dataclass(frozen=True)
-class Said:
-    """What was said after round ``after``, and whether each range held what was then measured."""
-
-    after: int
-    converges: bool | None
-    downtime_s: Range
-    downtime_held: bool
-    total_s: Range
-    total_held: bool
-
-
-@dataclass(frozen=True)
-class Predicted:
-    """A migration that completed; ``name`` is its case in words. Predictions are those after round
-    ``predicted_after``, of ``rounds`` in all; the errors are shares of what was measured. ``said``: the ranges after
-    each of `HELD_AFTER`, where the migration had that many rounds before the switchover."""
-
-    name: str
-    case: Case
-    rounds: int
-    predicted_after: int
-    predicted_downtime_s: Range
-    measured_downtime_s: float
-    downtime_error: float
-    predicted_total_s: Range
-    measured_total_s: float
-    total_error: float
-    said: tuple[Said, ...]
-
-    @property
-    def error(self) -> float:
-        """The larger of the two errors, as a share of what was measured."""
-        return max(abs(self.downtime_error), abs(self.total_error))
-
-
-@dataclass(frozen=True)
-class Hopeless:
-    """A migration that could not converge: after which round it was named so (None: never), with which smallest
-    downtime limit; and how the same migration went with that limit."""
-
-    name: str
-    case: Case
-    named_after: int | None
-    smallest_downtime_limit_s: float | None
-    then_completed: bool
-    then_rounds: int
-    then_downtime_s: float | None
-    detail: str
-
-
-@dataclass(frozen=True)
-class Missed:
-    """A migration that should have converged and did not complete: why, and after which round it was named so first
-    (None: never)."""
-
-    name: str
-    case: Case
-    failed: Failed
-    rounds: int
-    named_after: int | None
-
-
-@dataclass(frozen=True)
-class Held:
-    """Of the ranges stated after round ``after`` of ``migrations`` that completed: which share held what came, of the
-    downtime, the total time and both; and how wide they were, as upper over lower end (medians; None: without end)."""
-
-    after: int
-    migrations: int
-    downtime: float
-    total: float
-    both: float
-    downtime_width: float | None
-    total_width: float | None
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """All of it. ``migrations`` completed, ``missed`` did not; shares are of those that completed. ``share_within``:
-    by per cent, the share of migrations of which both downtime and total time were predicted that well;
-    ``downtime_within`` and ``total_within`` each by itself. ``held``: how often ranges held. ``ahead``: how many of the
-    predictions had at least one more round before them than that of the switchover, and ``share_within_ahead`` is of
-    these."""
-
-    migrations: tuple[Predicted, ...]
-    missed: tuple[Missed, ...]
-    held: tuple[Held, ...]
-    hopeless: tuple[Hopeless, ...]
-    share_within: dict[str, float]
-    downtime_within: dict[str, float]
-    total_within: dict[str, float]
-    ahead: int
-    share_within_ahead: dict[str, float]
-    hopeless_named: float | None
-    hopeless_completed: float | None
 
 
 def measure(migrations: int, hopeless: int, tell: Callable[[str], None], record: Path | None = None) -> Predictions:

@@ -4,24 +4,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
 
+from precopy.report.kinds.bench_predict import Case
 from precopy.units import PAGE_SIZE
-
-
-@dataclass(frozen=True)
-class Case:
-    """A guest of ``ram`` bytes that writes ``write_rate`` pages a second (None: as fast as it goes) into
-    ``working_set`` bytes (None: all) as ``workload`` does, migrated over a link capped at ``max_bandwidth`` bytes a
-    second with ``downtime_limit_s``. ``converges``: whether it should, by its figures."""
-
-    workload: str
-    write_rate: int | None
-    working_set: int | None
-    max_bandwidth: int
-    downtime_limit_s: float
-    ram: int
-    converges: bool = True
 
 
 def grid(migrations: int) -> list[Case]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from precopy.bounds import Number
 from precopy.planning import Estimate
 from precopy.planning.model.downtime import Downtime
 from precopy.planning.model.round import Round
@@ -16,9 +17,9 @@ from precopy.ports import Throttled
 class Range:
     """An estimate as documents hold it: its value and its ends; None is infinite."""
 
-    value: float | None
-    low: float | None
-    high: float | None
+    value: Number | None
+    low: Number | None
+    high: Number | None
 
     @classmethod
     def of(cls, estimate: Estimate) -> Range:

@@ -28,7 +28,6 @@ from precopy.report.compare_tables import replay_summary, replay_table, scores_t
 from precopy.report.console import Column, FittedTable, fitted
 from precopy.report.kinds import KINDS, load
 from precopy.report.kinds.kind import TextPart
-from precopy.report.predict_table import predict_table
 from precopy.report.replay_documents import Replayed
 from precopy.report.table import Table
 from precopy.report.tables import BenchRow, DemoRow, bench_migrate_table, demo_table, rounds_table, total_line
@@ -153,19 +152,6 @@ def trace_tables() -> Iterable[RenderableType]:
     yield summary_table(compared)
 
 
-def predict_body() -> dict[str, Any]:
-    body = reports.bench_predict(3)
-    for one in body["migrations"]:
-        for what in ("downtime", "total"):
-            measured = one[f"measured_{what}_s"]
-            one[f"{what}_error"] = (one[f"predicted_{what}_s"]["value"] - measured) / measured
-        one.update(rounds=4, predicted_after=3)
-    shares = dict.fromkeys(("share_within_ahead", "downtime_within", "total_within"), body["share_within"])
-    held = dict.fromkeys(("after", "migrations", "downtime", "total", "both", "downtime_width", "total_width"), 1)
-    lines = {"held": [held], "missed": []}
-    return {**body, **shares, **lines, "ahead": 3, "hopeless_named": 1.0, "hopeless_completed": 1.0}
-
-
 def plan_parts(capture: Callable[[Any], list[RenderableType]]) -> list[RenderableType]:
     asked = PlanInput(64 << 30, 2.5e9, 1.2e9, 8 << 30, 0.06, 0.1)
     return capture(lambda: plan_tables.show_plan(plan(asked), advise(asked), LONG))
@@ -184,7 +170,6 @@ TABLES: dict[str, Callable[[], Iterable[RenderableType]]] = {
         demo_table(demo_rows((large(ROUND), LAST))),
         bench_migrate_table([BenchRow(LONG, 1e15, 1e6, 10**9, "1234567.89"), BenchRow("raw", 1, None, None, "0.76")]),
     ],
-    "predict_table": lambda: [*predict_table(predict_body()), *predict_table(extreme_figures(predict_body()))],
     "compare_tables": trace_tables,
 }
 
@@ -353,9 +338,9 @@ def test_a_plans_columns(asked: PlanInput) -> None:
 
 
 def test_a_prediction_is_off_by_what_its_columns_say() -> None:
-    table = predict_table(predict_body())[0]
-    assert isinstance(table, FittedTable)
-    for cells, _ in table._rows:  # two columns have the same head
+    table = text("bench-predict", reports.bench_predict(3))[0]
+    assert isinstance(table, Table)
+    for cells in table.rows:  # two columns have the same head
         for predicted, measured, off in (cells[3:6], cells[6:9]):
             value = Printed.of(predicted.split(" (")[0])
             assert (Printed.of(measured) * (Printed.of(off) + Printed(1, 1))).meets(value)

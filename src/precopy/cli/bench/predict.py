@@ -28,15 +28,11 @@ def predict(migrations: int, hopeless: int, record: Path | None, as_json: bool) 
     limits. What cannot converge has to be named so within five rounds, and is migrated again with the downtime limit
     that was named. A migration takes 2 to 5 seconds. One that does not complete is counted, and the others go on.
     """
-    import msgspec
-
     from precopy.bench.predict import measure
-    from precopy.cli.facts import host_facts, host_line, show_document
+    from precopy.cli.facts import host_facts, show_result
     from precopy.cli.failures import ended
     from precopy.errors import Unsupported, UsageError
     from precopy.machines.kvm import unavailable
-    from precopy.report.console import show
-    from precopy.report.predict_table import predict_table
 
     missing = unavailable()
     if missing:
@@ -45,9 +41,5 @@ def predict(migrations: int, hopeless: int, record: Path | None, as_json: bool) 
         raise UsageError("there is nothing to migrate: --migrations and --hopeless are both 0")
     host = host_facts()
     measured = measure(migrations, hopeless, lambda what: None if as_json else click.echo(what, err=True), record)
-    body = msgspec.to_builtins(measured)
-    if as_json:
-        show_document("bench-predict", {"machine": host, **body})
-    else:
-        show(host_line(host), *predict_table(body))
+    show_result("bench-predict", measured, host, as_json=as_json)
     return ended([one.failed for one in measured.missed], len(measured.migrations) + len(measured.hopeless))

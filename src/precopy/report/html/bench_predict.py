@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from precopy.migration.results import Range
 from precopy.report.html.charts.scale import SECONDS, around
 from precopy.report.html.charts.scatter import Point, scatter
 from precopy.report.html.parts import Figure, Headline, Key, Part, Report, Tile
-from precopy.report.html.records import BenchPredict, Estimate, Forecast
 from precopy.report.html.words import NONE, PREDICT_TERMS, duration, several, span
+from precopy.report.kinds.bench_predict import Predicted, Predictions
 from precopy.report.table import Column, Table
 
 _BAND = 0.2
@@ -14,11 +15,11 @@ _READING = (
     "On the middle line both are the same; between the dotted ones the prediction is at most 20 % off. The line "
     "through a point is the range that was predicted with it."
 )
-Pair = tuple[Forecast, Estimate, float, float]
+Pair = tuple[Predicted, Range, float, float]
 """A migration, its estimate with the estimate's value, and what was measured."""
 
 
-def bench_predict_report(bench: BenchPredict, prefix: str) -> Report:
+def bench_predict_report(bench: Predictions, prefix: str) -> Report:
     figures = [
         _figure(bench, f"{prefix}predicted-{short}", what, short)
         for what, short in (("downtime", "downtime"), ("total time", "total"))
@@ -33,7 +34,7 @@ def bench_predict_report(bench: BenchPredict, prefix: str) -> Report:
     return Report(title, _verdict(bench), parts, PREDICT_TERMS)
 
 
-def _verdict(bench: BenchPredict) -> Headline:
+def _verdict(bench: Predictions) -> Headline:
     tiles = tuple(
         Tile(f"Within {name} %", f"{100 * value:.0f} %", "of the predictions")
         for name, value in list(bench.share_within.items())[:6]
@@ -45,17 +46,17 @@ def _verdict(bench: BenchPredict) -> Headline:
     return Headline("plain", "measured", headline, (), tiles)
 
 
-def _pairs(bench: BenchPredict, short: str) -> list[Pair]:
-    pairs = []
-    for one in bench.migrations:
-        estimate: Estimate | None = getattr(one, f"predicted_{short}_s")
-        measured: float | None = getattr(one, f"measured_{short}_s")
-        if estimate and estimate.value and measured:
-            pairs.append((one, estimate, estimate.value, measured))
-    return pairs
+def _pairs(bench: Predictions, short: str) -> list[Pair]:
+    figures = [
+        (one, one.predicted_downtime_s, one.measured_downtime_s)
+        if short == "downtime"
+        else (one, one.predicted_total_s, one.measured_total_s)
+        for one in bench.migrations
+    ]
+    return [(one, said, said.value, measured) for one, said, measured in figures if said.value and measured]
 
 
-def _figure(bench: BenchPredict, name: str, what: str, short: str) -> Figure:
+def _figure(bench: Predictions, name: str, what: str, short: str) -> Figure:
     pairs = _pairs(bench, short)
     near = sum(abs(value / measured - 1) <= _BAND for _, _, value, measured in pairs)
     title = f"The {what} as predicted, against the one that was measured: {near} of {len(pairs)} are within 20 %."
@@ -77,11 +78,11 @@ def _figure(bench: BenchPredict, name: str, what: str, short: str) -> Figure:
     )
 
 
-def _said(one: Forecast, value: float, measured: float) -> str:
-    return f"{one.name or one.workload}: predicted {duration(value)}, measured {duration(measured)}"
+def _said(one: Predicted, value: float, measured: float) -> str:
+    return f"{one.name}: predicted {duration(value)}, measured {duration(measured)}"
 
 
-def _range(estimate: Estimate, value: float) -> tuple[float, float]:
+def _range(estimate: Range, value: float) -> tuple[float, float]:
     return (estimate.low or value, estimate.high if estimate.high is not None else value)
 
 
@@ -91,17 +92,15 @@ def _line(low: float, high: float, share: float) -> list[Point]:
     return [Point(x, x * share, 1, "") for x in (first, last)]
 
 
-def _table(bench: BenchPredict, prefix: str) -> Figure:
+def _table(bench: Predictions, prefix: str) -> Figure:
     names = ("predicted downtime", "range", "measured", "off by", "predicted total", "range", "measured", "off by")
-    rows = tuple(
-        (f"{number}", one.name or one.workload, *_cells(one)) for number, one in enumerate(bench.migrations, start=1)
-    )
+    rows = tuple((f"{number}", one.name, *_cells(one)) for number, one in enumerate(bench.migrations, start=1))
     title = "Every migration of the benchmark."
     columns = (Column("number"), Column("migration", False), *map(Column, names))
     return Figure(f"{prefix}migrations", "In numbers", title, table=Table(title, columns, rows))
 
 
-def _held(bench: BenchPredict, prefix: str) -> Figure:
+def _held(bench: Predictions, prefix: str) -> Figure:
     first = bench.held[0]
     title = (
         f"How often the ranges that were stated after the first rounds held what came: after round {first.after}, "
@@ -122,7 +121,7 @@ def _held(bench: BenchPredict, prefix: str) -> Figure:
     return Figure(f"{prefix}held", "Ranges", title, reading=reading, table=table)
 
 
-def _missed(bench: BenchPredict, prefix: str) -> Figure:
+def _missed(bench: Predictions, prefix: str) -> Figure:
     title = "Migrations that should have converged, and did not complete."
     rows = tuple(
         (one.name, NONE if one.named_after is None else f"{one.named_after}", one.failed.message)
@@ -132,20 +131,20 @@ def _missed(bench: BenchPredict, prefix: str) -> Figure:
     return Figure(f"{prefix}missed", "Those that did not complete", title, table=Table(title, columns, rows))
 
 
-def _cells(one: Forecast) -> tuple[str, ...]:
+def _cells(one: Predicted) -> tuple[str, ...]:
     return (
         *_four(one.predicted_downtime_s, one.measured_downtime_s),
         *_four(one.predicted_total_s, one.measured_total_s),
     )
 
 
-def _four(estimate: Estimate | None, measured: float | None) -> tuple[str, str, str, str]:
-    value = estimate.value if estimate else None
+def _four(estimate: Range, measured: float) -> tuple[str, str, str, str]:
+    value = estimate.value
     off = NONE if value is None or not measured else f"{100 * (value / measured - 1):+.0f} %"
     return duration(value), span(estimate, duration), duration(measured), off
 
 
-def _hopeless(bench: BenchPredict, prefix: str) -> Figure:
+def _hopeless(bench: Predictions, prefix: str) -> Figure:
     named = sum(one.named_after is not None for one in bench.hopeless)
     title = (
         f"{named} of {several(len(bench.hopeless), 'migration')} that could not converge were named so, with a "

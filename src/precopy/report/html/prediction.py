@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from precopy.migration.results import Range
 from precopy.report.html.charts.bars import MOST_ROWS, RangeBar, ranges
 from precopy.report.html.charts.plot import Reference
 from precopy.report.html.charts.scale import SECONDS, Axis, fitting
 from precopy.report.html.parts import Figure, Key
-from precopy.report.html.records import Estimate, Migration, Verdict
+from precopy.report.html.records import Migration, Verdict
 from precopy.report.html.words import NONE, duration, span
 from precopy.report.table import Column, Table
 
@@ -30,7 +31,7 @@ def prediction_figures(done: Migration, prefix: str) -> list[Figure]:
     ]
 
 
-def _figure(done: Migration, name: str, what: str, measured: float, of: Callable[[Verdict], Estimate]) -> Figure:
+def _figure(done: Migration, name: str, what: str, measured: float, of: Callable[[Verdict], Range]) -> Figure:
     verdicts = done.verdicts
     inside = sum(_inside(of(one), measured) for one in verdicts)
     title = (
@@ -56,12 +57,12 @@ def _figure(done: Migration, name: str, what: str, measured: float, of: Callable
     )
 
 
-def _inside(estimate: Estimate, measured: float) -> bool:
+def _inside(estimate: Range, measured: float) -> bool:
     low, high = estimate.low, estimate.high
     return low is not None and low <= measured and (high is None or measured <= high)
 
 
-def _row(verdict: Verdict, estimate: Estimate, measured: float) -> RangeBar:
+def _row(verdict: Verdict, estimate: Range, measured: float) -> RangeBar:
     """``estimate`` as it is drawn: what is far beyond the measured value is an open end."""
 
     def near(value: float | None) -> float | None:
@@ -72,7 +73,7 @@ def _row(verdict: Verdict, estimate: Estimate, measured: float) -> RangeBar:
     return RangeBar(f"round {verdict.round}", near(estimate.value), low, near(estimate.high), said)
 
 
-def _axis(what: str, estimates: list[Estimate], measured: float) -> Axis:
+def _axis(what: str, estimates: list[Range], measured: float) -> Axis:
     values = [measured]
     for one in estimates:
         values += [value for value in (one.value, one.low, one.high) if value is not None]
@@ -80,7 +81,7 @@ def _axis(what: str, estimates: list[Estimate], measured: float) -> Axis:
     return fitting(what, [*near, max(measured, 1e-9)], SECONDS)
 
 
-def _table(done: Migration, what: str, measured: float, of: Callable[[Verdict], Estimate]) -> Table:
+def _table(done: Migration, what: str, measured: float, of: Callable[[Verdict], Range]) -> Table:
     columns = (
         Column("after round"),
         Column(f"predicted {what}"),

@@ -12,7 +12,6 @@ from precopy.errors import UsageError
 from precopy.report.html.older import as_today
 from precopy.report.html.records import (
     BenchMigrate,
-    BenchPredict,
     Checked,
     Compare,
     Demo,
@@ -113,7 +112,6 @@ _KINDS: dict[str, type[Any]] = {
     "demo": Demo,
     "bench-migrate": BenchMigrate,
     "compare": Compare,
-    "bench-predict": BenchPredict,
     "error": Failure,
 }
 """Kinds whose records have not moved to `precopy.report.kinds` yet."""

@@ -10,18 +10,12 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from precopy.migration.results import Range
+
 Number = Annotated[float, Meta(ge=0, le=1e24)]
 """Seconds, bytes, or bytes a second."""
 Count = Annotated[int, Meta(ge=0, le=1 << 62)]
 Cells = Annotated[tuple[Count, ...], Meta(max_length=256)]
-
-
-class Estimate(Struct, frozen=True):
-    """A figure with its range. None: more than any number, as JSON has no infinity."""
-
-    value: Number | None
-    low: Number | None
-    high: Number | None
 
 
 class Machine(Struct, frozen=True):
@@ -79,12 +73,12 @@ class Verdict(Struct, frozen=True):
 
     round: Count
     converges: bool | None
-    downtime_s: Estimate
-    total_s: Estimate
-    more_rounds: Estimate
+    downtime_s: Range
+    total_s: Range
+    more_rounds: Range
     action: str
     reason: str
-    smallest_downtime_limit_s: Estimate | None = None
+    smallest_downtime_limit_s: Range | None = None
     downtime_limit_s: Number | None = None
 
 
@@ -215,63 +209,6 @@ class Trace(Struct, frozen=True):
 
 class Compare(Struct, frozen=True):
     traces: Annotated[tuple[Trace, ...], Meta(min_length=1, max_length=200)]
-
-
-class Forecast(Struct, frozen=True):
-    """A migration whose end was predicted. None where it did not come to be measured."""
-
-    predicted_downtime_s: Estimate | None
-    measured_downtime_s: Number | None
-    predicted_total_s: Estimate | None
-    measured_total_s: Number | None
-    name: str = ""
-    workload: str = ""
-
-
-class Hopeless(Struct, frozen=True):
-    """A migration that could not converge: after which round it was named so, with which smallest downtime limit, and
-    how it went with that."""
-
-    name: str
-    named_after: Count | None
-    smallest_downtime_limit_s: Number | None
-    then_completed: bool
-    then_rounds: Count
-    then_downtime_s: Number | None
-    detail: str = ""
-
-
-class Held(Struct, frozen=True):
-    """How often the ranges stated after a round held what came, as shares, and how wide they were (None: no end)."""
-
-    after: Count
-    migrations: Count
-    downtime: Number
-    total: Number
-    both: Number
-    downtime_width: Number | None
-    total_width: Number | None
-
-
-class FailedFields(Struct, frozen=True):
-    message: str
-    converged: bool | None = None
-
-
-class Missed(Struct, frozen=True):
-    """A migration that did not complete though it should have, and after which round it was named so."""
-
-    name: str
-    failed: FailedFields
-    named_after: Count | None
-
-
-class BenchPredict(Struct, frozen=True):
-    migrations: Annotated[tuple[Forecast, ...], Meta(max_length=5000)]
-    share_within: dict[str, Number]
-    hopeless: Annotated[tuple[Hopeless, ...], Meta(max_length=5000)] = ()
-    held: Annotated[tuple[Held, ...], Meta(max_length=100)] = ()
-    missed: Annotated[tuple[Missed, ...], Meta(max_length=5000)] = ()
 
 
 class ErrorFields(Struct, frozen=True):

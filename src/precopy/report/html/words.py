@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from precopy.report.html.records import Estimate, Machine
+from precopy.migration.results import Range
+from precopy.report.html.records import Machine
 from precopy.units import format_duration, format_size
 
 NONE = "-"
@@ -87,7 +88,7 @@ def share(part: float, whole: float) -> str:
     return f"{times:.0f}" if times >= 20 else f"{times:.1f}" if times >= 1 else f"{times:.2g}"
 
 
-def span(estimate: Estimate | None, text: Callable[[float], str]) -> str:
+def span(estimate: Range | None, text: Callable[[float], str]) -> str:
     """``41.0 to 55.0 ms``, or one value where there is no range."""
     if estimate is None:
         return NONE

@@ -28,7 +28,7 @@ KINDS = {
     "bench-display": Entry(1, "bench_display", "A framebuffer kept current by what its guest wrote."),
     "bench-track": Entry(1, "bench_track", "Finding what a Python program wrote, beside what it can do today."),
     "bench-snapshot": Entry(1, "bench_snapshot", "Incremental snapshots, beside saving everything."),
-    "bench-predict": Entry(about="Predicted downtime and total time, beside what then happened."),
+    "bench-predict": Entry(1, "bench_predict", "Predicted downtime and total time, beside what then happened."),
     "bench-migrate": Entry(about="Whole migrations, beside the raw socket and beside QEMU."),
     "check": Entry(),
     "compare": Entry(),
