@@ -46,6 +46,17 @@ def _qemu() -> str | None:
     return None if shutil.which("qemu-system-x86_64") else "qemu-system-x86_64 is not installed"
 
 
+def _beside(version: str) -> Callable[[], str | None]:
+    def missing() -> str | None:
+        from precopy.bench.peers.qemu.launcher import find_qemus
+
+        if any(Path(path).parent.name == version for path in find_qemus()):
+            return None
+        return f"QEMU {version} is not here (scripts/install-qemu-versions {version})"
+
+    return missing
+
+
 def _pagemap() -> str | None:
     from precopy.trackers.pagemap import unavailable
 
@@ -69,6 +80,8 @@ FEATURES: dict[str, Callable[[], str | None]] = {
     "kvm": _kvm,
     "unicorn": _unicorn,
     "qemu": _qemu,
+    "qemu10": _beside("10.0"),
+    "qemu11": _beside("11.1"),
     "pagemap": _pagemap,
     "cc": _cc,
     "chromium": _chromium,

@@ -215,6 +215,7 @@ def is_alive(pid: str) -> bool:
 class TestRefusals:
     def test_missing_qemu_is_unsupported(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PATH", "")
+        monkeypatch.setenv("PRECOPY_QEMUS", "/nowhere")
         with pytest.raises(Unsupported, match="qemu-system-x86_64 is not installed"):
             measure_migration(ram=RAM, rewritten=0)
 
@@ -226,7 +227,7 @@ class TestRefusals:
             measure_migration(ram=RAM, rewritten=0)
 
     def test_too_much_memory_is_refused_before_anything_starts(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("precopy.bench.peers.qemu.pair.require_qemu", lambda: "qemu-system-x86_64")
+        monkeypatch.setattr("precopy.bench.peers.qemu.pair.require_qemu", lambda _: "qemu-system-x86_64")
         monkeypatch.setattr("precopy.bench.peers.qemu.pair._OVERHEAD", 1 << 60)
         with pytest.raises(OutOfMemory):
             measure_migration(ram=RAM, rewritten=0)

@@ -114,5 +114,6 @@ class TestRefusals:
 
     def test_missing_qemu_is_unsupported(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PATH", "")
+        monkeypatch.setenv("PRECOPY_QEMUS", "/nowhere")
         with pytest.raises(Unsupported, match="qemu-system-x86_64 is not installed"):
             trace_syncs(SEABIOS)

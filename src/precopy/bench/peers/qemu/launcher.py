@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from precopy.bench.peers.qemu.program import LOW_RAM_END
 from precopy.errors import PeerLost, PeerProtocolError, PeerRefused, Unsupported
 
+_PROGRAM = "qemu-system-x86_64"
 _ANSWER_TIMEOUT = 30.0
 _POLL = 0.2
 _SLOWEST_PREALLOCATION = 100e6
@@ -28,14 +29,25 @@ Json = Mapping[str, Any]
 """A QMP answer or event, which QEMU's schema describes and no type here does."""
 
 
+def find_qemus() -> list[str]:
+    """Paths of every ``qemu-system-x86_64`` that is here: the installed one first, then those that
+    scripts/install-qemu-versions has put into folders named by their versions, oldest first."""
+    folder = Path(os.environ.get("PRECOPY_QEMUS") or "~/.cache/precopy/qemu").expanduser()
+    beside = [path for path in folder.glob(f"[0-9]*.[0-9]*/{_PROGRAM}") if os.access(path, os.X_OK)]
+    beside.sort(key=lambda path: [int(part) for part in re.findall(r"\d+", path.parent.name)])
+    installed = shutil.which(_PROGRAM)
+    return [*([installed] if installed else []), *map(str, beside)]
+
+
 def find_qemu() -> str | None:
-    """Path of ``qemu-system-x86_64``, or None where there is none."""
-    return shutil.which("qemu-system-x86_64")
+    """Path of the installed QEMU, or of the oldest one beside it; None where there is none."""
+    return next(iter(find_qemus()), None)
 
 
-def require_qemu(*, kvm: bool = True) -> str:
-    """Path of QEMU. Raises `Unsupported` where QEMU, its QMP client or (if ``kvm``) KVM is missing."""
-    path = find_qemu()
+def require_qemu(path: str | None = None, *, kvm: bool = True) -> str:
+    """``path``, by default of the installed QEMU. Raises `Unsupported` where QEMU, its QMP client or (if ``kvm``) KVM
+    is missing."""
+    path = path or find_qemu()
     if path is None:
         raise Unsupported("qemu-system-x86_64 is not installed", "install QEMU (on Debian: qemu-system-x86)")
     try:

@@ -53,13 +53,15 @@ def measure_migration(
     max_bandwidth: int | None = None,
     settle: float = 0.5,
     timeout: float = 120.0,
+    qemu: str | None = None,
 ) -> QemuMigration:
     """Starts two QEMUs on this host, migrates a guest over a Unix socket once, and ends them.
 
     ``ram`` bytes of random content, of which the guest rewrites ``rewritten`` bytes (0: none), 8 bytes a
     page, at ``write_rate`` pages a second (None: as fast as it can); ``downtime_limit_s`` in seconds,
     ``max_bandwidth`` in bytes a second (None: not limited). The guest rewrites for ``settle`` seconds
-    before. ``timeout`` limits the start and the migration, each, in seconds. Both sides' memory is
+    before. ``qemu`` is the path of the QEMU that is run (None: the installed one).
+    ``timeout`` limits the start and the migration, each, in seconds. Both sides' memory is
     allocated before. Needs twice ``ram`` of free memory.
 
     Raises `UsageError`, `Unsupported` (QEMU, KVM or the QMP client is missing), `OutOfMemory`, `GuestError`
@@ -68,7 +70,7 @@ def measure_migration(
     """
     if settle <= 0:
         raise UsageError(f"the guest cannot be watched for {settle} s")
-    with QemuPair(ram=ram, rewritten=rewritten, write_rate=write_rate, timeout=timeout) as pair:
+    with QemuPair(ram=ram, rewritten=rewritten, write_rate=write_rate, timeout=timeout, qemu=qemu) as pair:
         version = pair.version()
         written = pair.measure_write_rate("source", settle)
         completed = pair.migrate(downtime_limit_s, max_bandwidth)

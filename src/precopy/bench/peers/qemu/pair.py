@@ -66,8 +66,17 @@ class QemuPair:
     no.
     """
 
-    def __init__(self, *, ram: int, rewritten: int, write_rate: int | None = None, timeout: float = 120.0) -> None:
-        """``ram``, ``rewritten`` in bytes; ``write_rate`` in pages a second (None: as fast as the CPU can).
+    def __init__(
+        self,
+        *,
+        ram: int,
+        rewritten: int,
+        write_rate: int | None = None,
+        timeout: float = 120.0,
+        qemu: str | None = None,
+    ) -> None:
+        """``qemu`` is the path of the QEMU that is run (None: the installed one);
+        ``ram``, ``rewritten`` in bytes; ``write_rate`` in pages a second (None: as fast as the CPU can).
 
         ``timeout`` in seconds, for coming up and for migrating, each. Raises `UsageError`.
         """
@@ -75,11 +84,12 @@ class QemuPair:
             raise UsageError(f"a time-out of {timeout} s cannot be kept")
         self.guest = Guest(ram, rewritten, write_rate, seed=secrets.randbits(63) | 1)
         self._timeout = timeout
+        self._qemu = qemu
         self._closing = contextlib.ExitStack()
         self._machines: dict[Side, Machine] = {}
 
     def __enter__(self) -> Self:
-        qemu = require_qemu()
+        qemu = require_qemu(self._qemu)
         _require_memory(2 * self.guest.ram + _OVERHEAD)
         rom = build_rom(self.guest)
         with contextlib.ExitStack() as stack:

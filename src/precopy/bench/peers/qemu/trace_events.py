@@ -4,8 +4,8 @@ A VM is migrated into nothing, again and again. Its migrations take turns: in on
 sync are traced, for the time; in the next, also each CLEAR_DIRTY_LOG, for the count. Tracing a clear takes QEMU longer
 than the clear itself takes the kernel (measured: 1.4 to 1.8 us against 0.6), so no single migration gives both.
 
-Facts: the `log` backend of trace events, which Debian's build has, writes ``thread@seconds.microseconds:event`` under
-``-msg timestamp=on``, one write(2) for each event, and takes the time before that write: a sync's time includes that
+Facts: the `log` backend of trace events, which Debian's builds have, writes a line with its time for each event under
+``-msg timestamp=on``, by one write(2), and takes the time before that write: a sync's time includes that
 of one line. ``dirty_pages`` of migration_bitmap_sync_end counts new dirty pages since the rate was last worked out,
 over one second or more, and so may add up several syncs. The slot of kvm_clear_dirty_log is the kernel's, with the
 address space (1: SMM) in its upper 16 bits. A migration's first sync lies in its setup and its last one is made with
@@ -23,6 +23,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal, TextIO
 
@@ -33,10 +34,16 @@ from precopy.errors import PeerLost, PeerProtocolError, PeerRefused, Unsupported
 Phase = Literal["setup", "iterate", "complete"]
 
 _START, _END, _CLEAR = "migration_bitmap_sync_start", "migration_bitmap_sync_end", "kvm_clear_dirty_log"
-_EVENT = re.compile(rf"(\d+)@(\d+)\.(\d{{6}}):({_START}|{_END}|{_CLEAR})(?: (.*))?")
+_EVENT = re.compile(
+    r"(?:(?P<thread>\d+)@(?P<seconds>\d+)\.(?P<fraction>\d{6}):"
+    r"|(?P<moment>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z) )"
+    rf"(?P<event>{_START}|{_END}|{_CLEAR})(?: (?P<rest>.*))?"
+)
+"""QEMU 7.2 and 10.0: ``thread@seconds.microseconds:event``; 11.1: ``date and time event``, without a thread."""
 _DIRTY_PAGES = re.compile(r"dirty_pages (\d+)")
 _SLOT = re.compile(r"slot#(\d+) start 0x[0-9a-f]+ size 0x[0-9a-f]+")
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LOG = "trace.log"
 _SINK = "exec:cat >/dev/null"
 _SETTLE, _RUN, _POLL = 4.0, 0.1, 0.01
@@ -117,10 +124,13 @@ class QemuSyncs:
         return statistics.median_low(one.clear_ioctls or 0 for one in self.counted)
 
 
-def trace_syncs(command: str, *, ram: int | None = None, syncs: int = 9, timeout: float = 120.0) -> QemuSyncs:
+def trace_syncs(
+    command: str, *, qemu: str | None = None, ram: int | None = None, syncs: int = 9, timeout: float = 120.0
+) -> QemuSyncs:
     """Runs the VM of a captured ``command`` and migrates it into nothing until ``syncs`` syncs were timed and as many
     counted, at least; all the syncs of the last migration are there.
 
+    ``qemu`` is the path of the QEMU that is run (None: the installed one).
     ``ram`` bytes replace what the command line says. ``timeout`` in seconds, for everything. No disk is written: QEMU
     runs with ``-snapshot``, in a temporary directory that has the flash files that `provide_files` makes; and with
     ``-nodefaults``, as the captures were made: no RAM block is there whose device the command line does not name.
@@ -131,7 +141,7 @@ def trace_syncs(command: str, *, ram: int | None = None, syncs: int = 9, timeout
     if syncs < 1 or timeout <= 0:
         raise UsageError(f"{syncs} syncs in {timeout} s cannot be traced")
     words = parse_command(command, ram)
-    qemu = require_qemu(kvm=accelerators(words) == {"kvm"})
+    program = require_qemu(qemu, kvm=accelerators(words) == {"kvm"})
     with contextlib.ExitStack() as stack:
         try:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="precopy-qemu-")))
@@ -140,7 +150,7 @@ def trace_syncs(command: str, *, ram: int | None = None, syncs: int = 9, timeout
             raise Unsupported(f"no temporary file can be written: {error}", "set TMPDIR to a writable place") from error
         provide_files(words, directory)
         runner = stack.enter_context(asyncio.Runner())
-        machine = Machine(_TracedVm(qemu, words, directory))
+        machine = Machine(_TracedVm(program, words, directory))
         stack.callback(lambda: runner.run(machine.disconnect()))
         stack.callback(machine.kill)
         try:
@@ -235,11 +245,20 @@ def parse_trace(text: str, *, clears: bool = True) -> MigrationTrace:
     reader = _Reader(clears)
     for line in text.splitlines():
         if match := _EVENT.fullmatch(line.rstrip()):
-            thread, seconds, microseconds, event, rest = match.groups(default="")
-            reader.take(int(thread), 1_000_000 * int(seconds) + int(microseconds), event, rest)
+            reader.take(int(match["thread"] or 0), _microseconds(match), match["event"], match["rest"] or "")
         elif any(event in line for event in (_START, _END, _CLEAR)):
             raise PeerProtocolError(f"QEMU's trace is not understood: {line.strip()!r}")
     return reader.finish()
+
+
+def _microseconds(line: re.Match[str]) -> int:
+    """Since 1970."""
+    if line["moment"] is None:
+        return 1_000_000 * int(line["seconds"]) + int(line["fraction"])
+    try:
+        return (datetime.fromisoformat(line["moment"]) - _EPOCH) // timedelta(microseconds=1)
+    except ValueError:
+        raise PeerProtocolError(f"QEMU's trace has a time that cannot be: {line['moment']!r}") from None
 
 
 @dataclass
@@ -263,7 +282,7 @@ class _Reader:
                 raise PeerProtocolError("QEMU's trace has a sync that ends before it starts")
             self.ended.append((time - self.started, int(_read(_DIRTY_PAGES, event, rest)), self.slots))
             self.started = None
-        elif thread == self.thread:  # another thread clears for the display's sake
+        elif thread == self.thread:  # another thread clears for the display; 11.1 does not say which it was
             slot = int(_read(_SLOT, event, rest))
             if self.started is None:
                 self.deferred += 1

@@ -41,6 +41,14 @@ class TestTrace:
         assert [sync.clear_ioctls for sync in trace.syncs] == [2, 2, 0]
         assert trace.deferred_clear_ioctls == 1
 
+    def test_a_line_of_11_1_has_a_date_and_no_thread(self) -> None:
+        trace = parse_trace(
+            "2026-11-29T23:59:59.999990Z migration_bitmap_sync_start \n"
+            "2026-11-29T23:59:59.999995Z kvm_clear_dirty_log slot#1 start 0x0 size 0x40\n"
+            "2026-11-30T00:00:00.000040Z migration_bitmap_sync_end dirty_pages 7\n"
+        )
+        assert [(round(1e6 * sync.sync_s), sync.dirty_pages, sync.clear_ioctls) for sync in trace.syncs] == [(50, 7, 1)]
+
     def test_clears_that_were_not_traced_are_not_none_at_all(self) -> None:
         (sync,) = parse_trace(START + END, clears=False).syncs
         assert sync == TracedSync("setup", pytest.approx(500e-6), 3, None)
@@ -57,6 +65,7 @@ class TestTrace:
             (START + "77@1.000500:migration_bitmap_sync_end dirty_pa", "migration_bitmap_sync_end is not understood"),
             (START + "77@1.000001:kvm_clear_dirty_log slot#x start 0x0 size 0x40", "kvm_clear_dirty_log is not"),
             (START + "77@1.000001:kvm_clear_dirty_log", "kvm_clear_dirty_log is not understood: ''"),
+            ("2026-13-29T23:59:59.999990Z migration_bitmap_sync_start", "a time that cannot be"),
             (START, "does not end"),
             (START + START, "within another"),
             (END, "ends before it starts"),
