@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import NamedTuple, NewType
 
@@ -151,39 +152,88 @@ def _quoted(text: str) -> str:
     return repr(text if len(text) <= _QUOTED else f"{text[:_QUOTED]}...")
 
 
-def check_seconds(what: str, seconds: float, *, zero: bool = False, endless: bool = False) -> None:
-    """Raises `UsageError`, which names ``what``, unless ``seconds`` is a number above 0 (or 0, with ``zero``) that is
-    finite (or infinite, with ``endless``)."""
+MAX_SECONDS = 1e9
+"""The longest time that a program may give, about 32 years. Python's threads take nine times that, sockets more."""
+
+
+def check_seconds(what: str, seconds: object, *, zero: bool = False, endless: bool = False) -> float:
+    """``seconds`` as a float. Raises `UsageError`, which names ``what``, unless it is a number above 0 (or 0, with
+    ``zero``) up to `MAX_SECONDS` (or infinite, with ``endless``)."""
     value = _real(what, "seconds, such as 0.3", seconds)
     if not (value > 0 or (zero and value == 0)) or (math.isinf(value) and not endless):
         wanted = "at least 0" if zero else "above 0"
         raise UsageError(f"{what} has to be {wanted}{'' if endless else ' and finite'}: it is {seconds}")
+    if MAX_SECONDS < value < math.inf:
+        raise UsageError(f"{what} is at most {MAX_SECONDS:g} s{', or math.inf' if endless else ''}: it is {seconds}")
+    return value
 
 
-def check_bandwidth(bytes_per_s: float, least: int) -> None:
+def check_bandwidth(bytes_per_s: object, least: int) -> None:
     """Raises `UsageError` unless the largest bandwidth is a finite number of bytes a second from ``least`` on."""
     what = "the largest bandwidth"
     if not least <= _real(what, "bytes a second, such as 125_000_000", bytes_per_s) < math.inf:
         raise UsageError(f"{what} has to be at least {least} bytes a second and finite: it is {bytes_per_s}")
 
 
-def check_bytes(what: str, size: object) -> None:
-    """Raises `UsageError`, which names ``what``, unless ``size`` is a whole number."""
-    if not isinstance(size, Integral):
-        raise UsageError(f"{what} is a whole number of bytes, such as 64 << 20, not {size!r}")
+def check_bytes(what: str, size: object) -> int:
+    """``size`` as an int. Raises `UsageError`, which names ``what``, unless it is a whole number."""
+    if isinstance(size, bool) or not isinstance(size, Integral):
+        raise UsageError(f"{what} is a whole number of bytes, such as 64 << 20, not {shown(size)}")
+    return int(size)
 
 
-def check_count(what: str, number: object, least: int) -> None:
-    """Raises `UsageError`, which names ``what``, unless ``number`` is a whole number from ``least`` on."""
-    if not isinstance(number, Integral) or number < least:
-        raise UsageError(f"{what} is a whole number from {least} on, not {number!r}")
+def check_integer(what: str, number: object) -> int:
+    """``number`` as an int. Raises `UsageError`, which names ``what``, unless it is a whole number."""
+    if isinstance(number, bool) or not isinstance(number, Integral):
+        raise UsageError(f"{what} is a whole number, not {shown(number)}")
+    return int(number)
+
+
+def check_count(what: str, number: object, least: int) -> int:
+    """``number`` as an int. Raises `UsageError`, which names ``what``, unless it is a whole number from ``least``
+    on."""
+    if isinstance(number, bool) or not isinstance(number, Integral) or int(number) < least:
+        raise UsageError(f"{what} is a whole number from {least} on, not {shown(number)}")
+    return int(number)
+
+
+def check_flag(what: str, value: object) -> bool:
+    """``value`` as a bool. Raises `UsageError`, which names ``what``, unless it is True or False, numpy's included."""
+    if isinstance(value, bool):
+        return value
+    if type(value).__module__ == "numpy" and type(value).__name__ in ("bool", "bool_"):  # which is not imported here
+        return bool(value)
+    raise UsageError(f"{what} is True or False, not {shown(value)}")
+
+
+def check_choice(what: str, value: object, choices: Sequence[str]) -> None:
+    """Raises `UsageError`, which names ``what``, unless ``value`` is one of ``choices``."""
+    if not isinstance(value, str) or value not in choices:
+        named = list(map(repr, choices))
+        one_of = f"one of {', '.join(named)}" if len(named) > 2 else " or ".join(named)
+        raise UsageError(f"{what} is {one_of}, not {shown(value)}")
+
+
+def check_callback(what: str, function: object) -> None:
+    """Raises `UsageError`, which names ``what``, unless ``function`` is None or can be called."""
+    if function is not None and not callable(function):
+        raise UsageError(f"{what} is a function that is called with one argument, not {shown(function)}")
+
+
+def shown(value: object) -> str:
+    """A value that a program gave, fit for a sentence: on one line, and not long."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= _QUOTED else f"{text[:_QUOTED]}..."
 
 
 def _real(what: str, of: str, value: object) -> float:
     """``value``, which a program may have given as anything."""
-    if not isinstance(value, Real):
-        raise UsageError(f"{what} is a number of {of}, not {value!r}")
-    return float(value)
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise UsageError(f"{what} is a number of {of}, not {shown(value)}")
+    try:
+        return float(value)
+    except OverflowError:
+        raise UsageError(f"{what} is too large a number: {shown(value)}") from None
 
 
 def format_size(size: float) -> str:

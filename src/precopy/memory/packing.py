@@ -8,6 +8,7 @@ from typing import Protocol
 
 from precopy.errors import Unsupported, UsageError
 from precopy.memory.ram import Pages
+from precopy.units import shown
 
 LEVEL = -1
 """zstd's level where none is asked for: see docs/adr/0013-snapshot-format.md for what others gave."""
@@ -30,8 +31,8 @@ def compression_of(name: str | None) -> Compression:
     """Raises `UsageError` for a name that is none."""
     if name is None:
         return Compression.NONE
-    if name != Compression.ZSTD.value:
-        raise UsageError(f"{name!r} is no compression; there is zstd, and None for none")
+    if not isinstance(name, str) or name != Compression.ZSTD.value:
+        raise UsageError(f"{shown(name)} is no compression; there is zstd, and None for none")
     return Compression.ZSTD
 
 

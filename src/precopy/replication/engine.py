@@ -120,7 +120,8 @@ class Engine:
         if self.error is not None:
             raise self.error
         if self.over:
-            raise UsageError(f"the replication is {self.phase}")
+            state = "closed" if self.phase is Phase.CLOSED else "over, because the memory was given to the standby"
+            raise UsageError(f"the replication is {state}; begin another one (precopy.replicate)")
 
     def cut_over(self) -> None:
         """The standby has the memory."""

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from precopy.errors import UsageError
 from precopy.machines.process.locks import check_lock
 from precopy.migration.options import MIN_BANDWIDTH
 from precopy.replication.progress import ReplicationProgress
-from precopy.units import check_bandwidth, check_seconds
+from precopy.units import check_bandwidth, check_callback, check_seconds
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,20 @@ class ReplicationOptions:
     def __post_init__(self) -> None:
         check_lock(self.lock, "use interval=math.inf and call handle.checkpoint() between them")
         for name in ("on_progress", "on_error"):
-            called = getattr(self, name)
-            if called is not None and not callable(called):
-                raise UsageError(f"{name} is a function that is called with one argument, not {called!r}")
+            check_callback(name, getattr(self, name))
+        # As floats, because a program may give any number, and threads and sockets take few kinds.
         if self.interval is not None:
-            check_seconds("the interval", self.interval, endless=True)
-        check_seconds("the timeout", self.timeout)
-        check_seconds("quiet", self.quiet, zero=True)
+            object.__setattr__(self, "interval", check_seconds("the interval", self.interval, endless=True))
+        object.__setattr__(self, "timeout", check_seconds("the timeout", self.timeout))
+        object.__setattr__(self, "quiet", check_seconds("quiet", self.quiet, zero=True))
         if self.max_bandwidth is not None:
             check_bandwidth(self.max_bandwidth, MIN_BANDWIDTH)
+
+
+def patience_of(timeout: float | None) -> float | None:
+    """``timeout`` of a call that waits, as a thread takes it: None waits for ever, and so does an infinity. Raises
+    `UsageError` for what is no time."""
+    if timeout is None:
+        return None
+    seconds = check_seconds("the timeout", timeout, zero=True, endless=True)
+    return None if math.isinf(seconds) else seconds

@@ -13,10 +13,11 @@ from typing import NoReturn, Self, SupportsIndex
 from precopy.errors import UsageError
 from precopy.machines.process.memory import Memory
 from precopy.replication.background import Background
-from precopy.replication.options import ReplicationOptions
+from precopy.replication.options import ReplicationOptions, patience_of
 from precopy.replication.primary import Primary
 from precopy.replication.progress import CutOver, Phase, ReplicationProgress
 from precopy.transport import connect, parse_address
+from precopy.units import check_flag
 
 
 def replicate(
@@ -50,14 +51,14 @@ def replicate(
     """
     if not isinstance(memory, Memory):
         raise UsageError(f"precopy.Memory can be replicated, a {type(memory).__name__} cannot; see Memory.adopt")
+    options = ReplicationOptions(interval, lock, quiet, max_bandwidth, timeout, on_progress, on_error)
     memory.contents()  # refused here where it is closed, before anybody is asked
-    if memory.by_content and lock is None and interval not in (None, math.inf):
+    if memory.by_content and lock is None and options.interval not in (None, math.inf):
         raise UsageError(
             "of a memory that any process may write, quiet moments cannot be found by comparing contents; use lock= "
             "with a lock that all of them hold while they write, or interval=math.inf and checkpoint()"
         )
-    options = ReplicationOptions(interval, lock, quiet, max_bandwidth, timeout, on_progress, on_error)
-    stream = connect(parse_address(address), timeout)
+    stream = connect(parse_address(address), options.timeout)
     try:
         background = Background(memory, stream, options)
     except BaseException:
@@ -102,9 +103,9 @@ class Replication:
         False where that takes longer than ``timeout`` seconds. Raises the error that ended the replication,
         `UsageError` where it was closed.
         """
-        background = self._background
+        background, patience = self._background, patience_of(timeout)
         with background.changed:
-            background.changed.wait_for(lambda: background.ready or background.over, timeout)
+            background.changed.wait_for(lambda: background.ready or background.over, patience)
         if background.phase is not Phase.CUT_OVER:
             background.raise_if_over()
         return background.ready or background.over
@@ -116,6 +117,7 @@ class Replication:
         Where a round or an earlier point is being sent, that is waited for. Raises `UsageError` without an interval,
         and the error that ended the replication.
         """
+        wait = check_flag("wait", wait)
         if not self._points:
             raise UsageError("without an interval there are no points; use interval=math.inf for these alone")
         with self._background.called() as primary:

@@ -26,11 +26,10 @@ class Room:
 
     def __init__(self, max_size: int | None, max_staging: int | None) -> None:
         for name, value, least in (("max_size", max_size, 1), ("max_staging", max_staging, 0)):
-            if value is not None:
-                check_bytes(name, value)
-            if value is not None and value < least:
+            if value is not None and check_bytes(name, value) < least:
                 raise UsageError(f"{name} is at least {least} bytes, not {value}")
-        self._max_size, self._max_staging = max_size, max_staging
+        self._max_size = None if max_size is None else int(max_size)
+        self._max_staging = None if max_staging is None else int(max_staging)
         self._unseen = 0
         self._reserve = min((total_memory() or 0) // _RESERVE_PART, _MOST_RESERVE)
 

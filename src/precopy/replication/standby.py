@@ -24,10 +24,11 @@ from precopy.migration.destination import Greeting
 from precopy.migration.session import reason_of
 from precopy.replication.arrivals import Arrivals
 from precopy.replication.hello import memory_for
+from precopy.replication.options import patience_of
 from precopy.replication.progress import StandbyProgress
 from precopy.replication.room import Room
 from precopy.transport import NAMED_STRANGERS, Listener, SocketStream, parse_address, receive_greeting
-from precopy.units import check_count, check_seconds
+from precopy.units import check_callback, check_choice, check_count, check_seconds
 from precopy.wire.events import Alive, Commit, Hello, Pages, Point, PointAck, RoundAck, RoundEnd, Running, Welcome
 
 LOG = logging.getLogger("precopy")
@@ -61,8 +62,7 @@ def receive_memory(
     Raises `UsageError` where nobody can listen there, `HelloMismatch` where the memory does not fit, and `PeerError`
     where the primary is lost.
     """
-    if on_loss not in ("raise", "promote"):
-        raise UsageError(f'on_loss is "raise" or "promote", not {on_loss!r}')
+    check_choice("on_loss", on_loss, ("raise", "promote"))
     with Standby(
         address, timeout=timeout, max_size=max_size, max_staging=max_staging, on_progress=on_progress
     ) as standby:
@@ -89,8 +89,8 @@ class Standby:
         max_staging: int | None = None,
         on_progress: Callable[[StandbyProgress], object] | None = None,
     ) -> None:
-        check_seconds("the timeout", timeout)
-        self._timeout, self._room = timeout, Room(max_size, max_staging)
+        self._timeout, self._room = check_seconds("the timeout", timeout), Room(max_size, max_staging)
+        check_callback("on_progress", on_progress)
         self._on_progress = on_progress
         self._listener = Listener(parse_address(address))
         self.address = str(self._listener.address)
@@ -137,19 +137,20 @@ class Standby:
         """Waits until the memory was cut over or promoted, or with ``point`` until that point was applied. False where
         that takes longer than ``timeout`` seconds. Raises the error that ended the replication before."""
         if point is not None:
-            check_count("the number of a point", point, 0)
+            point = check_count("the number of a point", point, 0)
+        patience = patience_of(timeout)
         with self._changed:
 
             def there() -> bool:
                 return self._mine or (point is not None and self._point >= point)
 
-            self._changed.wait_for(lambda: there() or self._ended, timeout)
+            self._changed.wait_for(lambda: there() or self._ended, patience)
             if there():
                 return True
             if self._error is not None:
                 raise self._error
             if self._ended:
-                raise UsageError("the standby is closed")
+                raise self._is_closed()
             return False
 
     def promote(self) -> Memory:
@@ -162,7 +163,9 @@ class Standby:
             if self._memory is None:
                 if self._error is not None:
                     raise self._error
-                raise UsageError("there is no point yet that could be promoted")
+                if self._closed:
+                    raise self._is_closed()
+                raise UsageError("there is no point yet that could be promoted; wait for one (standby.wait(point=1))")
             if not self._mine:
                 self._mine = True
                 self._changed.notify_all()
@@ -192,6 +195,10 @@ class Standby:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _is_closed(self) -> UsageError:
+        there = "promote() gives its last point" if self._memory is not None else "it has no point"
+        return UsageError(f"the standby is closed; {there}, and another Standby waits for another primary")
 
     # The thread.
 

@@ -164,7 +164,7 @@ def chain_of(directory: Directory, at: int | None) -> Chain:
     """The chain of snapshot ``at``, or of the newest. A compaction may take files away while they are opened: then it
     is looked again. Raises as `Chain` does."""
     if at is not None:
-        check_count("the number of a snapshot", at, 0)
+        at = check_count("the number of a snapshot", at, 0)
     for attempt in range(_TRIES):
         numbers = directory.numbers()
         if not numbers:

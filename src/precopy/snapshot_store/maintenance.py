@@ -101,7 +101,7 @@ def verify(directory: str | os.PathLike[str], at: int | None = None) -> Verified
     read, `Unsupported` for a compressed one without the extra ``snapshot``.
     """
     if at is not None:
-        check_count("the number of a snapshot", at, 0)
+        at = check_count("the number of a snapshot", at, 0)
     began = time.perf_counter()
     damage: dict[int, str] = {}
     read = gone = 0
@@ -187,7 +187,7 @@ def compact(directory: str | os.PathLike[str], keep: int = 1) -> Compacted:
     Raises `UsageError` where there is none, or somebody else writes; `SnapshotDamaged`; `SnapshotError` (a full disk):
     then all is as before.
     """
-    check_count("how many snapshots to keep", keep, 1)
+    keep = check_count("how many snapshots to keep", keep, 1)
     began = time.perf_counter()
     with Directory(directory) as store, store.locked():
         numbers = store.numbers()

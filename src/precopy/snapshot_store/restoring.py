@@ -31,7 +31,7 @@ from precopy.snapshot_store.chain import Composition, Layer, chain_of
 from precopy.snapshot_store.directory import Directory
 from precopy.snapshot_store.format import GROUP_PAGES, HEADER_BYTES, Form
 from precopy.snapshot_store.series import continues
-from precopy.units import PAGE_SIZE, check_bytes
+from precopy.units import PAGE_SIZE, check_bytes, check_flag
 
 IMAGE_MAPPINGS, INCREMENT_MAPPINGS = 4096, 8192
 """Runs that are mapped at most: of the image, where a mapping saves nothing but memory for holes, and of increments."""
@@ -62,6 +62,7 @@ def restore(directory: str | os.PathLike[str], at: int | None = None, *, verify:
     Raises `UsageError` where there is no such snapshot, `SnapshotDamaged`, `SnapshotError`, `OutOfMemory`,
     `Unsupported` for a compressed one without the extra ``snapshot``.
     """
+    verify = _checked(verify)
     with Directory(directory) as store, _named(store), chain_of(store, at) as chain:
         whole = reserve(chain.newest.header.size)
         target = _Target(whole)
@@ -105,7 +106,7 @@ def open_memory(directory: str | os.PathLike[str], size: int, *, verify: bool | 
     Raises `UsageError` where the memory there is of another size, and what `restore` and `Memory` raise: damage never
     makes it begin anew.
     """
-    check_bytes("the size of a memory", size)
+    size, verify = check_bytes("the size of a memory", size), _checked(verify)
     with Directory(directory, create=True) as store:
         if not store.numbers():
             return Memory(size)
@@ -116,6 +117,10 @@ def open_memory(directory: str | os.PathLike[str], size: int, *, verify: bool | 
                 f"use another directory"
             )
         return memory
+
+
+def _checked(verify: bool | None) -> bool | None:
+    return None if verify is None else check_flag("verify", verify)
 
 
 class _Target:

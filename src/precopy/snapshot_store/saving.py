@@ -22,6 +22,7 @@ from precopy.snapshot_store.directory import Directory
 from precopy.snapshot_store.format import MAX_BYTES, Parent
 from precopy.snapshot_store.series import Series, parent_of, series_of
 from precopy.snapshot_store.writing import Content, Label, pages_of, write
+from precopy.units import check_flag, check_integer
 
 _LEFT = "the snapshots before are untouched, and the next one saves what this one should have"
 
@@ -89,6 +90,9 @@ def snapshot(
     if memory.size > MAX_BYTES:
         raise UsageError(f"a memory of {memory.size} bytes is more than a snapshot holds ({MAX_BYTES})")
     check_lock(lock, "take the snapshot between them")
+    full, replace = check_flag("full", full), check_flag("replace", replace)
+    if level is not None:
+        level = check_integer("the level of zstd", level)
     squeeze = None if compression_of(compress) is Compression.NONE else compressor(level)
     began = time.perf_counter()
     with Directory(directory, create=True) as store, store.locked():

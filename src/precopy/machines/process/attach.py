@@ -13,6 +13,7 @@ import numpy as np
 from precopy.abi.shared_maps import SharedFile, open_maps
 from precopy.errors import UsageError
 from precopy.machines.process.attaching import Handing, shared_pages
+from precopy.machines.process.buffers import buffer_of
 from precopy.units import PAGE_SIZE
 
 _NAMES = "/dev/shm"
@@ -40,10 +41,10 @@ def attach(memory: Any) -> Attachment:
         if known is not None and known.alive:
             return known
     buffer = _mapped(memory) if isinstance(memory, str) else memory
-    try:
-        view = memoryview(getattr(buffer, "buf", buffer)).cast("B")
-    except TypeError:
-        raise UsageError(f"a {type(memory).__name__} is no shared memory, nor the name of one") from None
+    view = buffer_of(buffer, "attach to a SharedMemory or its name, an mmap, or an array over one")
+    if not view.c_contiguous:
+        raise UsageError("only a contiguous buffer can be attached to")
+    view = view.cast("B")
     if not view.nbytes:
         raise UsageError("there is nothing to attach to: the buffer has 0 bytes")
     address, size = int(np.frombuffer(view, np.uint8).__array_interface__["data"][0]), view.nbytes

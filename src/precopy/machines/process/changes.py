@@ -62,7 +62,7 @@ class Changes:
         self._log, self._layout = log, layout
         self.content = None if content is None else content.toreadonly()
         self._need_open = need_open  # the memory's own, which so is kept alive while it is tracked
-        self._tracking = False
+        self._tracking = self._begun = False
 
     def __repr__(self) -> str:
         pages = self._layout.end_page
@@ -73,7 +73,7 @@ class Changes:
 
     def __enter__(self) -> Self:
         self._log.start()
-        self._tracking = True
+        self._tracking = self._begun = True
         return self
 
     def __exit__(
@@ -90,7 +90,8 @@ class Changes:
         `UsageError` outside the ``with`` block, where nothing is tracked.
         """
         if not self._tracking:
-            raise UsageError("nothing is tracked outside `with memory.track() as changes:`")
+            state = "is closed" if self._begun else "has not begun"
+            raise UsageError(f"the tracking {state}; nothing is found outside `with memory.track() as changes:`")
         self._need_open()
         start = time.perf_counter()
         found = Bitmap(self._layout.end_page)

@@ -19,6 +19,7 @@ from precopy.bitmap import NO_RUNS, Runs
 from precopy.dirty import DirtyLog
 from precopy.errors import OutOfMemory, UsageError
 from precopy.machines.process.attaching import Alone, Door, own_writer, shared_pages, who_writes
+from precopy.machines.process.buffers import buffer_of
 from precopy.machines.process.changes import Changes
 from precopy.machines.process.presence import ProcessMemory
 from precopy.memory import GuestMemory, RamBlock, RamLayout
@@ -28,7 +29,7 @@ from precopy.trackers.fanout import Consumer, FanOut
 from precopy.trackers.mapped import check_mapped
 from precopy.trackers.pagemap import PagemapLog
 from precopy.trackers.shared_views import SharedMemoryLog, SharedPages
-from precopy.units import PAGE_SIZE, HostAddress, check_bytes
+from precopy.units import PAGE_SIZE, HostAddress, check_bytes, check_choice
 
 _HUGE = 2 << 20
 _NAME = "memory"
@@ -65,7 +66,7 @@ class Memory:
     """What `precopy.snapshot` remembers of it, by directory. Only `precopy.snapshot` uses it."""
 
     def __new__(cls, size: int) -> Self:
-        check_bytes("the size of a memory", size)
+        size = check_bytes("the size of a memory", size)
         if size <= 0:
             raise UsageError(f"a memory has more than 0 bytes, not {size}")
         size = -(-size // PAGE_SIZE) * PAGE_SIZE
@@ -97,23 +98,16 @@ class Memory:
 
         Raises `UsageError` that says what is missing or wrong. The buffer is kept alive.
         """
-        if writers is not None and writers not in get_args(Writers):
-            raise UsageError(f"writers is one of {', '.join(map(repr, get_args(Writers)))}, not {writers!r}")
-        source = getattr(buffer, "buf", buffer)  # SharedMemory
-        try:
-            view = memoryview(source)
-        except (TypeError, ValueError) as error:  # ValueError: an mmap that was closed, an array of dates
-            why = f" ({error})" if isinstance(error, ValueError) else ""
-            raise UsageError(
-                f"a {type(buffer).__name__} is no buffer{why}; adopt an mmap, a SharedMemory or an array"
-            ) from None
+        if writers is not None:
+            check_choice("writers", writers, get_args(Writers))
+        view = buffer_of(buffer, "adopt an mmap, a SharedMemory or an array")
         with view:
             if view.readonly or not view.c_contiguous:
                 raise UsageError("only a writable, contiguous buffer can be adopted")
             size = view.nbytes
         if not size or size % PAGE_SIZE:
             raise UsageError(f"the buffer has {size} bytes; it has to have whole pages of {PAGE_SIZE}")
-        memory = cls._over(source, size)
+        memory = cls._over(getattr(buffer, "buf", buffer), size)
         if memory.address % PAGE_SIZE:
             raise UsageError(
                 f"the buffer begins {memory.address % PAGE_SIZE} bytes into a page, so it shares pages with others; "
@@ -125,6 +119,8 @@ class Memory:
     @classmethod
     def over(cls, mapping: mmap.mmap) -> Self:
         """The memory of a mapping that is known to be private, writable and used by nothing else."""
+        if not isinstance(mapping, mmap.mmap):
+            raise UsageError(f"a memory can be over an mmap, not over a {type(mapping).__name__}; see Memory.adopt")
         return cls._over(mapping, len(mapping))
 
     @classmethod
@@ -204,8 +200,8 @@ class Memory:
         Raises `UsageError` for another ``by``, `OutOfMemory` where there is no room for the copy, and `Unsupported` on
         entering where the kernel cannot track this process's memory.
         """
-        if by not in (None, "content"):
-            raise UsageError(f'by is "content", or is left out; it is not {by!r}')
+        if by is not None:
+            check_choice("by", by, ("content",))
         if by is None:
             content = self.contents().hosts[0].view if self.by_content else None
             return Changes(self.consumer("track"), self.layout, self._need_open, content)
@@ -252,9 +248,8 @@ class Memory:
 
     def _runs(self, start: int, length: int | None) -> Runs:
         """The pages of some bytes."""
-        check_bytes("start", start)
-        check_bytes("length", 0 if length is None else length)
-        end = self.size if length is None else start + length
+        start = check_bytes("start", start)
+        end = self.size if length is None else start + check_bytes("length", length)
         if not 0 <= start <= end <= self.size:
             raise UsageError(f"bytes [{start}, {end}) do not lie inside a memory of {self.size} bytes")
         first = start // PAGE_SIZE
@@ -334,7 +329,7 @@ class Memory:
 
     def _need_open(self) -> None:
         if self._closed:
-            raise UsageError("the memory is closed")
+            raise UsageError("the memory is closed; adopt its bytes anew (Memory.adopt), or make another one")
 
 
 def _never() -> bool:
