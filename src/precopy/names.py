@@ -43,7 +43,7 @@ class TimeoutPolicy(enum.StrEnum):
 TIMEOUT_POLICIES = tuple(policy.value for policy in TimeoutPolicy)
 
 EverydayClearPolicyName = Literal["merged", "deferred"]
-"""What a migration is offered: few clears, whatever the lengths of its blocks."""
+"""Clear policies that a migration may choose; each makes few clears for blocks of any length."""
 
 ClearPolicyName = Literal["per-page", EverydayClearPolicyName]
 """Over whole arrays: `precopy.dirty.clear`."""

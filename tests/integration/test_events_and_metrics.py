@@ -39,14 +39,14 @@ class Pair:
 
     def guest_has_moved(self) -> None:
         assert self.source.finish().code == 0
-        assert self.bench.json("check", self.bench.path("to"))["ok"]
-        self.bench.run("quit", self.bench.path("to"))
+        assert self.bench.ask("to", "check")["ok"]
+        self.bench.ask("to", "quit")
         assert self.destination.finish().code == 0
 
     def guest_has_stayed(self) -> None:
         self.destination.finish().sentence(5)
-        assert self.bench.json("check", self.bench.path("from"))["ok"]
-        self.bench.run("quit", self.bench.path("from"))
+        assert self.bench.ask("from", "check")["ok"]
+        self.bench.ask("from", "quit")
         assert self.source.finish().code == 0
 
 

@@ -58,17 +58,17 @@ class Two:
     def guest_is_at_the_source(self) -> None:
         """The guest runs there and has lost nothing; then ends it."""
         self.bench.until_state("from", "running")
-        assert self.bench.json("check", self.bench.path("from"))["ok"]
+        assert self.bench.ask("from", "check")["ok"]
         self.quit("from", self.source)
 
     def guest_is_at_the_destination(self) -> None:
         self.bench.until_state("to", "running")
-        first = self.bench.json("check", self.bench.path("to"))
+        first = self.bench.ask("to", "check")
         assert first["ok"]
         self.quit("to", self.destination)
 
     def quit(self, name: str, process: Command) -> None:
-        assert self.bench.json("quit", self.bench.path(name))["schema"] == "precopy.status/1"
+        assert self.bench.ask(name, "quit")["state"] == "ended"
         assert process.finish().code == 0
 
 
@@ -114,7 +114,7 @@ class TestHappyPath:
         arrived = bench.json("check", bench.path("to"))
         assert arrived["ok"]
         assert arrived["steps"] > paused[1]["steps"]
-        wait_for(lambda: bench.json("check", bench.path("to"))["steps"] > arrived["steps"])
+        wait_for(lambda: bench.ask("to", "check")["steps"] > arrived["steps"])
         assert bench.json("quit", bench.path("to"))["schema"] == "precopy.status/1"
         received = two.destination.finish()
         assert (received.code, received.complaints()) == (0, [])
@@ -168,21 +168,21 @@ class TestHappyPath:
         second = bench.json("migrate", bench.path("to"), bench.path("next"), "--verify", *ARRIVES)
         assert first["session"] != second["session"]
         assert two.source.finish().code == two.destination.finish().code == 0
-        assert bench.json("status", bench.path("third"))["session"] == second["session"]
-        assert bench.json("check", bench.path("third"))["ok"]
+        assert bench.ask("third", "status")["session"] == second["session"]
+        assert bench.ask("third", "check")["ok"]
         two.quit("third", onward)
 
     def test_quitting_ends_who_still_waits(self, bench: Bench) -> None:
         destination = bench.start("receive", bench.path("wire"), *RAM, "--control", bench.path("to"), "--json")
         bench.until_state("to", "waiting")
-        assert bench.json("quit", bench.path("to"))["state"] == "ended"
+        assert bench.ask("to", "quit")["state"] == "ended"
         done = destination.finish()
         assert (done.code, done.complaints()) == (0, [])
         assert (done.document()["outcome"], done.document()["received"]) == ("quit", None)
 
     def test_quitting_who_receives_leaves_the_guest_where_it_is(self, two: Two) -> None:
         migration = two.migrate(*SLOW)
-        assert two.bench.json("quit", two.bench.path("to"))["state"] == "ended"
+        assert two.bench.ask("to", "quit")["state"] == "ended"
         assert two.destination.finish().code == 0
         migration.finish().sentence(5)
         two.guest_is_at_the_source()
@@ -234,7 +234,7 @@ class TestRefusals:
 
     def test_invariant_that_is_broken(self, bench: Bench) -> None:
         two = Two(bench, run=["--workload", "sequential", "--write-rate", "20", "--layout", "flat"])
-        wait_for(lambda: bench.json("check", bench.path("from"))["steps"] > 1)
+        wait_for(lambda: bench.ask("from", "check")["steps"] > 1)
         program = find_in_memory(two.source.pid, assemble("sequential"), 16 << 20)
         assert program is not None
         write_memory(two.source.pid, program - CODE_GPA + RESERVED_END, b"\xff" * 4)
@@ -305,7 +305,7 @@ class TestRefusals:
         said = bench.run("migrate", bench.path("from"), f"tcp:127.0.0.1:{port}").sentence(5)
         assert said == f"cannot connect to tcp:127.0.0.1:{port}: Connection refused"
         assert bench.status("from")["state"] == "running"
-        bench.run("quit", bench.path("from"))
+        bench.ask("from", "quit")
         assert source.finish().code == 0
 
     def test_commands_that_do_not_fit_the_state(self, two: Two) -> None:
@@ -371,8 +371,8 @@ class TestMachine:
         why = "no KVM: /dev/kvm does not exist; load the kvm module, or use --guest emulated"
         assert source.line().startswith(f"guest: emulated ({why}), ")
         assert bench.status("from")["why"] == why
-        assert bench.json("check", bench.path("from"))["ok"]
-        bench.run("quit", bench.path("from"))
+        assert bench.ask("from", "check")["ok"]
+        bench.ask("from", "quit")
         assert source.finish().code == 0
 
     def test_device_that_is_not_kvm(self, bench: Bench) -> None:
@@ -420,9 +420,9 @@ class TestSuddenDeath:
         """A guest that crashes ends its process with a sentence that says why."""
         address = find_in_memory(two.source.pid, assemble("random"), 8 << 20)
         assert address is not None
-        two.bench.run("pause", two.bench.path("from"))
+        two.bench.ask("from", "pause")
         write_memory(two.source.pid, address, b"\xf4" * 256)  # hlt, which is not for user code, and nobody handles that
-        two.bench.run("resume", two.bench.path("from"))
+        two.bench.ask("from", "resume")
         said = two.source.finish().sentence(1)
         assert said == "vCPU 0 left the guest for reason 8 (shutdown (triple fault))"
         two.quit("to", two.destination)
@@ -490,15 +490,15 @@ class TestUnknownOutcome:
     def test_it_runs_at_the_destination(self, two: Two) -> None:
         bench = two.bench
         session = self.migrate(two, Fault("destination", "Running", Harm.SILENCE))
-        there = bench.json("status", bench.path("to"))
+        there = bench.ask("to", "status")
         assert (there["state"], there["session"]) == ("running", session)
-        stopped = bench.json("check", bench.path("from"))
+        stopped = bench.ask("from", "check")
         assert stopped["ok"]
         said = bench.run("pause", bench.path("from")).sentence(2)
         assert said == "where the guest runs is unknown; this needs it to be running"
-        assert bench.json("check", bench.path("from"))["steps"] == stopped["steps"]
+        assert bench.ask("from", "check")["steps"] == stopped["steps"]
         two.quit("from", two.source)
-        arrived = bench.json("check", bench.path("to"))
+        arrived = bench.ask("to", "check")
         assert arrived["ok"]
         assert arrived["steps"] > stopped["steps"]
         two.guest_is_at_the_destination()
@@ -506,14 +506,14 @@ class TestUnknownOutcome:
     def test_it_does_not_run_at_the_destination(self, two: Two) -> None:
         self.migrate(two, Fault("source", "Commit", Harm.CUT))
         two.destination.finish().sentence(5)
-        assert two.bench.json("resume", two.bench.path("from"))["state"] == "running"
+        assert two.bench.ask("from", "resume")["state"] == "running"
         two.guest_is_at_the_source()
 
     def test_destination_killed_in_the_moment_of_the_commit(self, two: Two) -> None:
         bench = two.bench
         self.migrate(two, Fault("source", "Commit", Harm.SILENCE), meanwhile=two.destination.kill)
         assert two.destination.finish().code == -signal.SIGKILL
-        assert bench.json("resume", bench.path("from"))["state"] == "running"
+        assert bench.ask("from", "resume")["state"] == "running"
 
         # The guest has lost nothing, and can be moved to where the other died: its sockets are in nobody's way.
         two.destination = bench.start("receive", bench.path("wire"), *RAM, "--control", bench.path("to"))

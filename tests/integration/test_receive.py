@@ -55,8 +55,8 @@ class Waiting:
         done = self.migrate("--verify").finish(60)
         assert done.code == 0, done.err
         self.bench.until_state("to", "running")
-        assert self.bench.json("check", self.bench.path("to"))["ok"]
-        self.bench.json("quit", self.bench.path("to"))
+        assert self.bench.ask("to", "check")["ok"]
+        self.bench.ask("to", "quit")
         assert self.source.finish().code == 0
 
 
@@ -119,7 +119,7 @@ class TestKeep:
         bench.until_state("to", "receiving")
         bench.until_state("from", "migrating")
         wait_for(lambda: (bench.status("to")["arriving"] or {"received_bytes": 0})["received_bytes"] > 0, 60)
-        assert bench.json("cancel", bench.path("from"))["state"] == "running"
+        assert bench.ask("from", "cancel")["state"] == "running"
         migration.finish().sentence(130)
         assert "cancelled" in bench.until_state("to", "waiting")["last_error"]
         waiting.arrives()
@@ -135,7 +135,7 @@ class TestKeep:
         assert "RAM block 'pc.ram' has" in said
         migration = bench.start("migrate", bench.path("wrong"), waiting.address)
         migration.finish(60).sentence(5)
-        bench.json("quit", bench.path("wrong"))
+        bench.ask("wrong", "quit")
         assert wrong.finish().code == 0
         waiting.arrives()
         assert waiting.receiver.finish().code == 0
@@ -144,12 +144,12 @@ class TestKeep:
         waiting = Waiting(bench, "--keep")
         migration = waiting.migrate(*SLOW)
         bench.until_state("from", "migrating")
-        bench.json("cancel", bench.path("from"))
+        bench.ask("from", "cancel")
         migration.finish().sentence(130)
         bench.until_state("to", "waiting")
-        assert bench.json("quit", bench.path("to"))["state"] == "ended"
+        assert bench.ask("to", "quit")["state"] == "ended"
         assert waiting.receiver.finish().code == 0
-        bench.json("quit", bench.path("from"))
+        bench.ask("from", "quit")
         assert waiting.source.finish().code == 0
 
 
@@ -182,5 +182,5 @@ def test_status_says_how_far_a_migration_is(bench: Bench) -> None:
     assert bench.run("cancel", bench.path("from")).out.startswith("cancelled; the guest stays where it is\nrunning: ")
     migration.finish().sentence(130)
     waiting.receiver.finish().sentence(5)
-    bench.json("quit", bench.path("from"))
+    bench.ask("from", "quit")
     assert waiting.source.finish().code == 0

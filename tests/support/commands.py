@@ -164,10 +164,14 @@ class Bench:
         assert (done.code, done.err) == (0, ""), (done.code, done.err)
         return done.document()
 
-    def status(self, name: str) -> dict[str, Any]:
-        """The status of the process behind the control socket ``name``. Raises `PeerLost` where there is none."""
-        answer: dict[str, Any] = ask(parse_address(self.path(name)), Request("status"))
+    def ask(self, name: str, command: str) -> dict[str, Any]:
+        """What the process behind the control socket ``name`` answers to a command, as `precopy COMMAND` asks it.
+        Raises `PeerLost` where there is none."""
+        answer: dict[str, Any] = ask(parse_address(self.path(name)), Request(command))
         return answer
+
+    def status(self, name: str) -> dict[str, Any]:
+        return self.ask(name, "status")
 
     def until_state(self, name: str, *states: str, timeout: float = IN_TIME_S) -> dict[str, Any]:
         """Waits until the process behind ``name`` says that it is in one of ``states``."""

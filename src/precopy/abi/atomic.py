@@ -31,7 +31,7 @@ from precopy.errors import BitmapRangeError, Unsupported
 
 Words = npt.NDArray[np.uint64]
 
-_BITS = 64
+_BITS = 64  # in a word
 
 # System V calling convention: arguments in rdi, rsi, rdx, rcx, the result in rax; only registers that a callee may
 # change are used, and no stack.

@@ -16,6 +16,7 @@ from precopy.errors import KernelCallError
 _MODIFY = 0x2
 _EVENT = struct.Struct("iIII")  # struct inotify_event: watch, mask, cookie, bytes of a name
 _ROOM = 64 << 10
+"""Bytes of events that one read takes; an event with a name has at most 272. What is left stays for the next read."""
 
 
 @cache

@@ -105,9 +105,9 @@ def _parsed(address: int) -> Iterator[Vma]:
     with open(MAPS, encoding="utf-8", errors="replace") as maps:
         for line in maps:
             where, allowed, offset, device, inode, *_ = line.split(maxsplit=5)
-            start, end = (int(one, 16) for one in where.split("-"))
+            start, end = (int(digits, 16) for digits in where.split("-"))
             if end > address:
-                major, minor = (int(one, 16) for one in device.split(":"))
+                major, minor = (int(digits, 16) for digits in device.split(":"))
                 yield Vma(
                     start,
                     end,

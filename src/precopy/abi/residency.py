@@ -56,7 +56,7 @@ def mappings(start: int, end: int, *, swapped: bool) -> list[Mapped]:
     walks all page tables of the process. Raises `OSError`."""
     with open("/proc/self/smaps" if swapped else "/proc/self/maps", encoding="utf-8", errors="replace") as lines:
         found = _parsed(iter(lines), _shared_memory_devices())
-        return [one for one in found if one.end > start and one.start < end]
+        return [mapping for mapping in found if mapping.end > start and mapping.start < end]
 
 
 def _parsed(lines: Iterator[str], shared: frozenset[str]) -> list[Mapped]:

@@ -15,6 +15,7 @@ from precopy.errors import Unsupported
 
 MAPS = "/proc/self/maps"
 _PIECE = 1 << 20
+"""Bytes of a file of /proc that are read in one call."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +84,14 @@ def shared_at(start: int, end: int) -> list[SharedMapping]:
     finally:
         os.close(fd)
     return [
-        replace(one, start=max(one.start, start), end=min(one.end, end), offset=one.offset + max(start - one.start, 0))
-        for one in shared_mappings(maps)
-        if one.start < end and start < one.end
+        replace(
+            mapping,
+            start=max(mapping.start, start),
+            end=min(mapping.end, end),
+            offset=mapping.offset + max(start - mapping.start, 0),
+        )
+        for mapping in shared_mappings(maps)
+        if mapping.start < end and start < mapping.end
     ]
 
 

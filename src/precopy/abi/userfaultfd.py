@@ -1,7 +1,7 @@
 """userfaultfd on Linux: its structures and requests (include/uapi/linux/userfaultfd.h), and how to open one.
 
 Only write protection that the kernel resolves by itself (``UFFD_FEATURE_WP_ASYNC``) is used here: no fault is ever
-handed to user space, so nobody has to read the descriptor.
+handed to user space, so the descriptor is never read.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from precopy.errors import KernelCallError, Unsupported
 _UFFDIO = 0xAA
 
 API = 0xAA
-"""``UFFD_API``: the only version that there is."""
+"""``UFFD_API``: the kernel knows no other version."""
 
 FEATURE_PAGEFAULT_FLAG_WP = 1 << 0
 FEATURE_WP_HUGETLBFS_SHMEM = 1 << 12

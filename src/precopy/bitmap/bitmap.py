@@ -38,7 +38,8 @@ from precopy.bitmap.words import (
 )
 from precopy.errors import BitmapRangeError
 
-_FEW_RUNS, _LONG_RUN = 16, 1 << 14  # up to 16 runs, or runs of 16384 pages, are faster in a loop
+_FEW_RUNS, _LONG_RUN = 16, 1 << 14
+"""Runs up to which, and pages of a run from which on, a loop over runs is faster than one numpy operation over all."""
 
 
 class Bitmap:

@@ -19,8 +19,10 @@ Counts = npt.NDArray[np.uint8]
 
 BITS_PER_WORD = 64
 CHUNK_WORDS = 512 * 1024 // 8
+"""Words worked on in one numpy operation: 512 KiB, which stay in a CPU's second-level cache from one operation to the
+next."""
 SPARSE = 20
-"""A chunk with fewer than one in SPARSE non-zero words is worked on by gathering just those words."""
+"""A chunk is sparse where fewer than one of this many words is non-zero: its non-zero words are then gathered first."""
 IDLE_CHUNKS = 4
 """Chunks tested for any set bit in one numpy call: where nothing is set, the cost per call dominates."""
 SMALL_WORDS = 8192
@@ -77,7 +79,7 @@ def _is_zero(words: Words) -> bool:
 def or_count_new(dest: Words, source: Words) -> int:
     """``dest |= source``, returning how many bits of ``source`` were not yet set in ``dest``.
 
-    Bits of ``dest`` are only ever added, so who stops this half-way has lost none.
+    Bits of ``dest`` are only ever added, so an interruption half-way loses none.
     """
     if source.size <= SMALL_WORDS:
         fresh = np.bitwise_and(source, ~dest)
@@ -101,7 +103,7 @@ def or_into(dest: Words, source: Words) -> None:
 def take_over(dest: Words, source: Words) -> int:
     """``dest |= source; source = 0``, returning how many bits of ``source`` were not yet set in ``dest``.
 
-    The arrays share no memory. Every bit stands in one of them all the time, so who stops this half-way has lost none;
+    The arrays share no memory. Every bit stands in one of them all the time, so an interruption half-way loses none;
     but ``dest`` alone lacks some for a moment, and no other thread may read it meanwhile.
     """
     return _merge(dest, source, move=True)

@@ -20,6 +20,8 @@ from precopy.dirty.log import LogClear
 from precopy.errors import UsageError
 
 MIN_CHUNK_SHIFT, MAX_CHUNK_SHIFT = 6, 31
+"""Chunks of 64 pages at least, a word of the bitmap, and of 8 TiB at most: QEMU's bounds of
+``x-clear-bitmap-shift``."""
 DEFAULT_CHUNK_SHIFT = 15
 """Chunks of 128 MiB; QEMU's default is 18 (1 GiB). docs/adr/0006-clear-chunk.md has the measurements."""
 

@@ -102,7 +102,7 @@ class DirtyMemory:
         translations of a page before the page's CODE bit is set. There is one; call it before the guest runs."""
         self._code.translator = translator
 
-    # Who logs what.
+    # Which client logs which block.
 
     def attach(self, log: DirtyLog) -> None:
         """Adds a log of writes, such as that of a vhost device that was plugged in. Raises what starting it
@@ -182,7 +182,7 @@ class DirtyMemory:
     def sync(self, block: RamBlock | None = None) -> None:
         """Harvests every log, for all clients (log_sync); of ``block`` only, where one is given."""
         with self._lock:
-            displayed = [one for one in self._displayed if block in (None, one)]
+            displayed = [display for display in self._displayed if block in (None, display)]
             if not displayed and self._migrating:
                 self._harvest(self._bitmaps[DirtyClient.MIGRATION], block)
                 return
@@ -200,8 +200,8 @@ class DirtyMemory:
     def _distribute(self, found: Bitmap, displayed: list[RamBlock], block: RamBlock | None) -> None:
         """Gives what was found to each client that logs it, and empties ``found``."""
         vga, migration = self._bitmaps[DirtyClient.VGA], self._bitmaps[DirtyClient.MIGRATION]
-        for one in displayed:
-            vga.view(one.first_page, one.pages).add(found.view(one.first_page, one.pages))
+        for display in displayed:
+            vga.view(display.first_page, display.pages).add(found.view(display.first_page, display.pages))
         if block is not None:
             part = found.view(block.first_page, block.pages)
             if self._migrating:
@@ -228,7 +228,7 @@ class DirtyMemory:
         with self._lock:
             for client in clients & ~DirtyClient.CODE:
                 self._bitmaps[client].set_range(start, count)
-        if DirtyClient.CODE in clients:  # without the lock: who stops the CPU to clear a log holds it
+        if DirtyClient.CODE in clients:  # without the lock, which the thread holds that stops the CPU to clear a log
             self._code.set_range(start, count)
 
     # Bits out.

@@ -19,7 +19,7 @@ from precopy.bitmap import Bitmap
 
 
 class Translator(Protocol):
-    """Who translates guest code."""
+    """A translator of guest code."""
 
     def stopped(self) -> AbstractContextManager[object]:
         """Inside, no translated code runs and none is made. Raises `GuestError` where it cannot be stopped."""

@@ -1,5 +1,5 @@
-"""The seam between dirty memory and whatever knows first which pages were written: the kernel, a device, or an
-emulated CPU."""
+"""The seam between dirty memory and what notes first which pages were written: the kernel, a device, or an emulated
+CPU."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class LogCounters:
 
 
 class LogClear(Protocol):
-    """Who can re-arm pages: a dirty log, or all those of a guest together."""
+    """What can re-arm pages: a dirty log, or all dirty logs of a guest together."""
 
     def clear(self, start: int, count: int) -> None:
         """Re-arms the harvested pages among ``count`` from ram_addr page ``start`` (log_clear)."""
@@ -60,7 +60,7 @@ class DirtyLog(Protocol):
     - A page written after it was last armed is in the next `harvest`, and in every later one until it is cleared.
     - `clear` re-arms exactly those pages of its range that an earlier `harvest` reported (law 2), so that a write
       which no harvest has reported yet is never forgotten. A write that came after that harvest, but before the
-      clear, may be forgotten (whoever clears reads the page afterwards) or reported once more.
+      clear, may be forgotten (the caller of `clear` reads the page afterwards) or reported once more.
     - Nothing is asked of the caller's alignment (law 3).
     """
 

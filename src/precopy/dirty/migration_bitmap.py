@@ -45,7 +45,7 @@ class SyncStats:
 
     def __add__(self, other: SyncStats) -> SyncStats:
         """Two syncs of one round, as one."""
-        return SyncStats(*(getattr(self, one.name) + getattr(other, one.name) for one in fields(self)))
+        return SyncStats(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
 
 
 class MigrationBitmap:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from precopy.errors import OutOfMemory
 from precopy.units import HostAddress
 
-_HUGE = 2 << 20
+_HUGE = 2 << 20  # bytes of a huge page of x86-64; smaller memory has no room for one
 
 
 class Backing(enum.Enum):
@@ -29,7 +29,7 @@ class Backing(enum.Enum):
 
 
 class Host(Protocol):
-    """Host memory of one RAM block, whoever made it."""
+    """Host memory of one RAM block: allocated here, or handed in."""
 
     name: str
     size: int

@@ -1,7 +1,7 @@
 """Where RAM blocks lie in the ram_addr space, and where the guest sees them.
 
 Each block starts at a multiple of 64 pages, so that its bitmap starts on a word (QEMU: ``RAMBlock.offset``, see
-``find_ram_offset``). Its length is any number of pages; the pages up to the next block belong to nobody.
+``find_ram_offset``). Its length is any number of pages; the pages up to the next block belong to none.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from precopy.errors import LayoutError
 from precopy.units import PAGE_SIZE, GuestPhysicalAddress, RamPage
 
 MAX_BLOCKS = 1024
+"""RAM blocks of a guest at most: a large QEMU guest has some fifty, and a peer may claim any number."""
 MAX_PAGES = 1 << 36
 """256 TiB of 4 KiB pages: what 48-bit guest-physical addresses can name."""
 

@@ -37,7 +37,7 @@ def compression_of(name: str | None) -> Compression:
 
 
 def compressor(level: int | None) -> Compressor:
-    """Raises `Unsupported` without the package, `UsageError` for a level that there is not."""
+    """Raises `Unsupported` without the package, `UsageError` for a level that zstd does not have."""
     zstd = _zstd()
     try:
         made = zstd.ZstdCompressor(level=LEVEL if level is None else level)

@@ -39,7 +39,7 @@ class GuestMemory:
 
     @classmethod
     def of(cls, layout: RamLayout, hosts: Sequence[Host]) -> Self:
-        """Over memory that there is already, one piece for each block. Raises `LayoutError` where one has another
+        """Over memory that exists already, one piece for each block. Raises `LayoutError` where one has another
         size than its block."""
         memory = cls.__new__(cls)
         memory.layout, memory.hosts = layout, list(hosts)

@@ -35,7 +35,7 @@ class ByteStream(Protocol):
 
     @property
     def peer(self) -> str:
-        """Who is at the other end, for messages."""
+        """The other end's name, for messages."""
         ...
 
     def send(self, buffers: Sequence[Buffer]) -> None:

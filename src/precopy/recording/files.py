@@ -158,7 +158,7 @@ class _Reader:
         self._outcome: RecordedOutcome | None = None
         self._empty: Bitmap | None = None
         self._in_memory = 0
-        # A small file may unpack to much: not to more than half of what there is.
+        # A small file may unpack to gigabytes: at most half of the free memory is taken for it.
         available = available_memory()
         self._most = MAX_IN_MEMORY if available is None else min(MAX_IN_MEMORY, available // 2)
 

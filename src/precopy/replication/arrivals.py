@@ -70,6 +70,6 @@ class Arrivals:
 
     def apply(self) -> None:
         """Makes the memory that of the point which `end_point` checked. Until this returns it is neither that nor the
-        one before: nobody may look at it meanwhile."""
+        one before, and may not be read."""
         self._staged.apply()
         self._sink.landing = self._staged

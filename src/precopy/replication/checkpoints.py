@@ -2,8 +2,8 @@
 
 Law: **A point is exactly the memory's content at one moment at which the program did not write.** `Points.copy` syncs,
 which re-arms what was written, and copies those pages afterwards. What is staged is therefore the memory as it is now
-wherever a later `copy` finds nothing, and wherever nobody wrote from the beginning of the last `copy` to its end. Only
-then may `seal` be called; what is sealed is not copied over before the standby has acknowledged it.
+wherever a later `copy` finds nothing, and wherever no thread wrote from the beginning of the last `copy` to its end.
+Only then may `seal` be called; what is sealed is not copied over before the standby has acknowledged it.
 
 A page that is copied while it is written may be torn in staging. That write shows in the next sync, and the page is
 copied again before anything is sealed.

@@ -1,4 +1,5 @@
-"""One replication at the primary as several threads use it: where it stands, who may use its engine, and how it ends.
+"""One replication at the primary as several threads use it: its state, which thread may use its engine, and how it
+ends.
 
 Order of locks: the program's, then the engine's, never the other way round. A program may hold its own lock when it
 calls in here; a thread of ours that waits for the program's lock holds nothing, and one that has it waits for nothing.

@@ -148,9 +148,9 @@ class Primary:
         return done
 
     def last_point(self) -> None:
-        """Sends all that the standby does not have yet, as a point. Nobody may write the memory.
+        """Sends all that the standby does not have yet, as a point. The program may not write the memory meanwhile.
 
-        Raises `PeerError`, and `UsageError` where somebody goes on writing; then nothing is given away.
+        Raises `PeerError`, and `UsageError` where it goes on writing; then nothing is given away.
         """
         if self.points.due():
             self.points.send()

@@ -62,14 +62,14 @@ class Staged:
             raise PeerProtocolError(f"a page of point {self.point + 1} comes twice in one batch")
 
     def landed(self, batch: PageBatch, matches: bool) -> None:
-        if not matches:  # it was sent from a copy, which nobody writes
+        if not matches:  # it was sent from a copy, which is not written
             raise PeerProtocolError(f"the link damages data: a batch of point {self.point + 1} has a wrong checksum")
         self._batches.append((batch, self._coming))
         self.bytes += self._coming.nbytes
 
     def apply(self) -> None:
-        """Makes the memory that of the next point. Until this returns it is neither that nor the one before: nobody
-        may look at it meanwhile."""
+        """Makes the memory that of the next point. Until this returns it is neither that nor the one before, and may
+        not be read."""
         while self._batches:  # and each goes before the next takes more
             batch, rows = self._batches.popleft()
             self._put(batch.content, rows)

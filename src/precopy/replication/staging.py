@@ -25,7 +25,7 @@ _AT_ONCE = 1024
 """Pages that are replaced through one temporary (4 MiB, which stays in the cache)."""
 _KEEP_BYTES = 64 << 20
 """Bytes of staging that are kept between points; the rest is given back to the system."""
-_HUGE = 2 << 20
+_HUGE = 2 << 20  # bytes of a huge page of x86-64; smaller memory has no room for one
 
 Index = npt.NDArray[np.int64]
 

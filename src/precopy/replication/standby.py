@@ -1,7 +1,7 @@
 """The standby's side of a replication: `receive_memory`, and `Standby`, which does the same in the background.
 
-Law: **Nobody is given half a point.** A point is applied, and its memory given away, under one lock. After `promote`
-nothing is applied any more.
+Law: **Half a point is never given away.** A point is applied, and its memory given away, under one lock. After
+`promote` nothing is applied any more.
 
 Law 4: **At most one side has the memory.** Here it is the program's own after the primary's `Commit`, or after
 `promote`, which the program calls when it knows that the primary is gone.
@@ -33,7 +33,7 @@ from precopy.wire.events import Alive, Commit, Hello, Pages, Point, PointAck, Ro
 
 LOG = logging.getLogger("precopy")
 _GRACE_S = 1.0
-"""How long `Standby.close` waits for the primary to go after it was told to."""
+"""Seconds that `Standby.close` waits for the primary to end the replication after it was told to."""
 _TELL_BATCHES = 64
 """Batches between two progress reports."""
 _STALLED = 3
@@ -77,7 +77,7 @@ def receive_memory(
 class Standby:
     """Takes one replication at ``address`` in a thread of its own; see `receive_memory` for what can be set.
 
-    A context manager that closes itself. Raises `UsageError` where nobody can listen there.
+    A context manager that closes itself. Raises `UsageError` where that is no address to listen at.
     """
 
     def __init__(
@@ -123,8 +123,8 @@ class Standby:
 
     @property
     def memory(self) -> Memory | None:
-        """The memory, or None before the first point. Until it is cut over or promoted it is not to be written, and who
-        reads it may see a point while it is applied."""
+        """The memory, or None before the first point. Until it is cut over or promoted it is not to be written, and a
+        reader may see a point while it is applied."""
         with self._changed:
             return self._memory
 

@@ -62,7 +62,7 @@ _CANCEL_S = 15.0
 """Seconds that the end of the process waits for a migration that it cancelled."""
 _CANCEL_ANSWER_S = 8.0
 """Seconds that `cancel` waits for the migration's outcome; its client's time-out is 10 s."""
-_MAX_TIMEOUT_S = 86400.0
+_MAX_TIMEOUT_S = 86400.0  # a day
 _ARRIVAL_S = 2.0
 """Seconds that requests wait for the record of a guest that has just arrived and runs, counted from the first of them.
 The source is told in that time, which takes as long as the time-out where it does not read."""
@@ -378,7 +378,8 @@ class GuestProcess:
 
 
 def _close_later(stream: SocketStream) -> None:
-    """Closes it in a thread of its own: who asked for the migration need not wait until the peer has read the last."""
+    """Closes it in a thread of its own: the client that asked for the migration need not wait until the peer has read
+    the last bytes."""
     threading.Thread(target=stream.close, name="close", daemon=True).start()
 
 

@@ -29,10 +29,11 @@ except ImportError:
 PREFIX = "precopy_migration_"
 PHASES = ("setup", "rounds", "switchover", "verify", "commit", "done")
 _POLL_S = 0.05
+"""Seconds that ending the server may take: how often it looks whether it is to end."""
 _CLIENT_S = 5.0
-"""How long a client may take for all that it says and reads."""
+"""Seconds for a client's whole request and answer; Prometheus gives up after 10 s by default."""
 _MAX_CLIENTS = 16
-"""Of more, the first is sent away."""
+"""Connections at once; of more, the oldest is closed."""
 
 _PROGRESS: dict[str, tuple[str, Callable[[Progress], float]]] = {
     "elapsed_seconds": ("Time since the migration began.", lambda one: one.elapsed_s),

@@ -18,7 +18,8 @@ from precopy.transport import SocketStream
 QUEUE = 256
 """Events that wait for a client: half a minute of progress."""
 _ROOM_BYTES = 64 << 10
-"""What of events a socket holds for a client that does not read; as much again is free for what must not be lost."""
+"""Bytes of events that a socket holds for a client that does not read. Its buffer has the same room again for lines
+that must not be lost."""
 
 
 class Outlet:

@@ -27,9 +27,13 @@ from precopy.service.socket import TIMEOUT_S, Failure, Request
 from precopy.transport import Address, Listener, SocketStream
 
 MAX_REQUEST = 64 << 10
+"""Bytes: the longest request, with every option and two paths of 4096 bytes, is under 10 KiB."""
 MAX_CLIENTS = 200
+"""Connections without a whole request, and whole requests that wait: well below the 1024 descriptors of a process."""
 MAX_WORKERS = 32
+"""Threads that answer requests; an answer may wait as long as a migration takes."""
 MAX_PROMPT_WORKERS = 4
+"""Threads that answer the requests of `PROMPT`."""
 PROMPT = frozenset({"status"})
 """Commands whose answers wait for nothing."""
 REQUEST_S = 10.0
@@ -90,7 +94,7 @@ class _Lane:
         self._workers: set[threading.Thread] = set()
 
     def add(self, stream: SocketStream, request: Request | Failure) -> None:
-        """Has ``request`` answered soon. The first to wait is sent away where too many do."""
+        """Has ``request`` answered soon. Where more than `MAX_CLIENTS` wait, the first of them is closed."""
         with self._lock:
             self._waiting.append((stream, request))
             if len(self._waiting) > MAX_CLIENTS:

@@ -21,10 +21,11 @@ from precopy.migration.results import Attempt
 from precopy.transport import Address, SocketStream, connect
 
 _MAX_LINE = 4 << 20
+"""Bytes: that of a migration is the longest answer, with 1.6 KB for each round."""
 TIMEOUT_S = 10.0
 """Seconds that either side may take over its part of a conversation, but for the answers of `_LONG`."""
 _LONG = ("migrate", "check")
-"""Commands whose answers take as long as they take."""
+"""Commands whose answers may take any time: those of a migration, and of a check of all memory."""
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from precopy.units import check_count
 _OPEN_FILES = 200
 """Longer chains open their files as they are read: a process may have 1024 by default."""
 _TRIES = 5
+"""Attempts at opening a chain while compactions remove its files; each takes milliseconds, a compaction longer."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ class Composition:
     def check(self) -> None:
         """Reads all content that shows, and that what does not is zero. Raises `SnapshotDamaged`, `SnapshotError`.
 
-        Compressed layers are left out: nobody gets their pages but by `fill`, which checks them.
+        Compressed layers are left out: their pages are read by `fill` alone, which checks them.
         """
         for layer in self.layers:
             if not layer.file.header.compressed:
@@ -187,7 +188,8 @@ def _there_are(numbers: Sequence[int]) -> str:
 
 def visible(tables: Sequence[tuple[Runs, Runs]]) -> tuple[list[Runs], Runs]:
     """Of the (content, zero) runs of each snapshot of a chain, oldest first: which content none after it hides; and
-    which content of the oldest is zero by now. Takes memory for the runs only, whatever memory they are of.
+    which content of the oldest is zero by now. Takes memory for the runs only, and none for the size of what they are
+    of.
 
     All bounds of runs cut the memory into intervals, and each table in its turn paints those that it has.
     """
@@ -206,7 +208,7 @@ def visible(tables: Sequence[tuple[Runs, Runs]]) -> tuple[list[Runs], Runs]:
     order = np.argsort(painted, kind="stable")
     cuts = np.searchsorted(painted[order], np.arange(len(parts) + 1))
     content = [order[cuts[number] : cuts[number + 1]] for number in range(0, len(parts), 2)]
-    return [_intervals(bounds, one) for one in content], _intervals(bounds, np.flatnonzero(zeroed))
+    return [_intervals(bounds, runs) for runs in content], _intervals(bounds, np.flatnonzero(zeroed))
 
 
 def _intervals(bounds: Indexes, which: Indexes) -> Runs:

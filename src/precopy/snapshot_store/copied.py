@@ -34,6 +34,7 @@ from precopy.dirty import DirtyLog
 from precopy.units import PAGE_SIZE
 
 _REGIONS = 16384
+"""Ranges that one scan returns (384 KiB); further ones come from the next scan."""
 
 
 def start_after_restore(log: DirtyLog, address: int, pages: Bitmap) -> None:

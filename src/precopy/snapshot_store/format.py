@@ -75,7 +75,7 @@ class Parent:
 
 @dataclass(frozen=True)
 class Header:
-    """What a snapshot says of itself. Without a ``parent`` it is full, and pages in neither table are zero.
+    """The header of a snapshot. Without a ``parent`` it is full, and pages in neither table are zero.
 
     ``id`` is of the content: folding a chain into one file keeps it. Sizes in bytes, ``created_s`` in seconds since
     1970.
@@ -270,7 +270,7 @@ def _runs(table: npt.NDArray[np.uint64], pages: int, memory_pages: int, path: st
 
 
 def _overlap(one: Runs, other: Runs) -> bool:
-    """Whether any page is in both. Takes no more memory than the runs do, whatever memory they are of."""
+    """Whether any page is in both. Takes no more memory than the runs do."""
     before = np.searchsorted(one.starts, other.ends)  # of each run of the other, how many of ours begin before its end
     some = before > 0
     return bool((one.ends[before[some] - 1] > other.starts[some]).any())

@@ -60,7 +60,7 @@ def snapshots(directory: str | os.PathLike[str]) -> list[Stored]:
 def _listed(store: Directory) -> list[Stored]:
     complete: dict[int, tuple[str, int]] = {}
     found = (_stored(store, number, complete) for number in store.numbers())
-    return [one for one in found if one is not None]
+    return [entry for entry in found if entry is not None]
 
 
 def _stored(store: Directory, number: int, complete: dict[int, tuple[str, int]]) -> Stored | None:
@@ -106,14 +106,14 @@ def verify(directory: str | os.PathLike[str], at: int | None = None) -> Verified
     damage: dict[int, str] = {}
     read = gone = 0
     with Directory(directory) as store:
-        listed = {one.number: one for one in _listed(store)}
+        listed = {entry.number: entry for entry in _listed(store)}
         if at is not None and at not in listed:
             raise UsageError(f"{store.path} has no snapshot {at}")
         numbers = list(listed) if at is None else _made_of(listed, at)
         for number in numbers:
-            one = listed[number]
-            if one.damage is not None:
-                damage[number] = one.damage
+            entry = listed[number]
+            if entry.damage is not None:
+                damage[number] = entry.damage
                 continue
             try:
                 with StoredFile(store, number) as file:
@@ -131,24 +131,24 @@ def _lost(store: Directory, checked: list[Stored], damage: dict[int, str]) -> di
     """Which of the ``checked`` snapshots, ascending, cannot be restored, and the number of the file because of which.
     Reads again only what snapshots show of damaged files."""
     lost: dict[int, int] = {}
-    there = {one.number for one in checked}
+    there = {entry.number for entry in checked}
     behind: set[int] = set()
     """Snapshots that are damaged, or follow one that is."""
-    for one in checked:
-        if one.number not in damage and one.parent not in behind:
+    for entry in checked:
+        if entry.number not in damage and entry.parent not in behind:
             continue
-        behind.add(one.number)
+        behind.add(entry.number)
         through: int | None
-        if one.damage is not None:  # by its header alone
-            through = one.number
-            if one.parent is not None and one.parent not in there:
-                through = one.parent
-            elif one.parent is not None:
-                through = lost.get(one.parent, one.number)
+        if entry.damage is not None:  # by its header alone
+            through = entry.number
+            if entry.parent is not None and entry.parent not in there:
+                through = entry.parent
+            elif entry.parent is not None:
+                through = lost.get(entry.parent, entry.number)
         else:
-            through = _lost_through(store, one.number, damage)
+            through = _lost_through(store, entry.number, damage)
         if through is not None:
-            lost[one.number] = through
+            lost[entry.number] = through
     return lost
 
 
@@ -191,12 +191,12 @@ def compact(directory: str | os.PathLike[str], keep: int = 1) -> Compacted:
     began = time.perf_counter()
     with Directory(directory) as store, store.locked():
         numbers = store.numbers()
-        complete = [one.number for one in _listed(store) if one.damage is None]
+        complete = [entry.number for entry in _listed(store) if entry.damage is None]
         if not complete:
             raise UsageError(f"{store.path} has no snapshot that can be restored")
         number = complete[-keep:][0]
         before = _stored_bytes(store, numbers)
-        old = [one for one in numbers if one < number]
+        old = [older for older in numbers if older < number]
         with Chain(store, number) as chain:
             folded = len(chain.files)
             if folded > 1:
@@ -204,7 +204,7 @@ def compact(directory: str | os.PathLike[str], keep: int = 1) -> Compacted:
             elif old:
                 chain.newest.check()  # nothing goes before what stays is known to be good
         store.remove(old[::-1])  # the newest first: what is left at any moment can be restored
-        after = _stored_bytes(store, [one for one in numbers if one >= number])
+        after = _stored_bytes(store, [kept for kept in numbers if kept >= number])
     return Compacted(number, folded, len(old), before, after, time.perf_counter() - began)
 
 

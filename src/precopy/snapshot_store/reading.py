@@ -138,7 +138,7 @@ class StoredFile:
             self._check_holes()
 
     def _check_holes(self) -> None:
-        """Whether what an image has between its content is zero: holes, for the most part, which nobody has to read."""
+        """Whether what an image has between its content is zero: mostly holes, which are not read."""
         content, end = self.table.content, self.header.pages
         starts = np.concatenate(([0], content.ends))
         gaps = Runs(starts, np.concatenate((content.starts, [end])) - starts)

@@ -38,6 +38,8 @@ IMAGE_MAPPINGS, INCREMENT_MAPPINGS = 4096, 8192
 CHECKED_BYTES = 256 << 20
 """Content that `restore` checks unless it is told not to: about a tenth of a second once the files are cached."""
 _FEW = 4096
+"""Pages (16 MiB) copied by a restore up to which it starts no tracker: they count as written, and saving them again
+costs less than tracking all of the memory."""
 _DENSE = 64
 """Ratio of a memory's size to what its files take on disk, up to which it is tracked at once where it has to be. For a
 sparser one the next snapshot is full, which costs little, because untouched pages are not read."""
@@ -52,9 +54,9 @@ def restore(directory: str | os.PathLike[str], at: int | None = None, *, verify:
     A `snapshot` of it into the same directory goes on with increments, if this was the newest one there.
 
     All headers, tables and sizes are checked, and the content with ``verify=True``: every page that the memory shows is
-    read and held against its checksum first. With ``verify=False`` the memory can be used at once, whatever its size:
-    pages are read when they are touched, and damaged content shows as it is. Without either, up to `CHECKED_BYTES` of
-    content are checked.
+    read and held against its checksum first. With ``verify=False`` the memory can be used at once, at any size: pages
+    are read when they are touched, and damaged content shows as it is. Without either, up to `CHECKED_BYTES` of content
+    are checked.
 
     The files may be removed (by `compact`) while the memory is used, but never be changed: as with all mapped files,
     a file that is cut, or a disk that fails, ends the process that touches the missing page (SIGBUS).
@@ -77,9 +79,9 @@ def restore(directory: str | os.PathLike[str], at: int | None = None, *, verify:
             target.overlay(composition.zeroed, increments)
         memory = Memory.over(whole)
         newest = chain.newest.header.number == max(store.numbers(), default=0)
-        # Tracking takes page tables for all of the memory (2 MiB a GiB): not for one that is all but empty.
+        # Tracking takes page tables for all of the memory, 2 MiB a GiB: too much for a memory that is mostly empty.
         dense = memory.size <= _DENSE * sum(file.stored_bytes for file in chain.files)
-        # Pages that were copied here count as written as long as nothing tracks them: few may.
+        # Pages that were copied here count as written as long as no tracker is started.
         at_once = newest and dense and (target.copied > _FEW or has_swap())
         continues(memory, store, chain, exact=newest and (dense or not has_swap()), at_once=at_once)
         return memory

@@ -71,14 +71,14 @@ def snapshot(
     ``replace`` what is there: then its first snapshot is full, and is the newest from then on. Those before stay until
     `compact` removes them.
 
-    A snapshot is of one moment only if nobody writes the memory meanwhile: call it where the program does not, or give
-    the ``lock`` under which it writes; it is held until the pages are copied, and not while they are flushed to disk. A
-    page that is written meanwhile all the same is in the next snapshot, too.
+    A snapshot is of one moment only if no thread writes the memory meanwhile: call it where the program does not, or
+    give the ``lock`` under which it writes; it is held until the pages are copied, and not while they are flushed to
+    disk. A page that is written meanwhile all the same is in the next snapshot, too.
 
     ``compress="zstd"`` takes the extra ``snapshot``; ``level`` is zstd's. A compressed full snapshot cannot be mapped,
     so restoring it reads all of it.
 
-    Raises `UsageError` for a directory or a ``lock`` that cannot be one, where somebody else writes, or where the
+    Raises `UsageError` for a directory or a ``lock`` that cannot be one, where another process writes, or where the
     memory is not the successor; `SnapshotError` where the system refuses (a full disk): the directory is then as
     before, and what changed is kept for the next call; `Unsupported` where the kernel cannot track the memory and
     ``full`` was not asked for;

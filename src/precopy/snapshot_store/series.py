@@ -1,4 +1,4 @@
-"""Who remembers, from one snapshot of a memory in a directory to the next, what was written since."""
+"""What was written since the last snapshot of a memory in a directory, kept from one snapshot to the next."""
 
 from __future__ import annotations
 
@@ -85,13 +85,13 @@ def parent_of(memory: Memory, store: Directory, series: Series, numbers: Sequenc
         return None
     lineage.settle(newest, numbers)
     if not replace:
-        others = (one.lineage for one in memory.snapshots.values() if one is not series)
+        others = (other.lineage for other in memory.snapshots.values() if other is not series)
         check_successor(store, newest, lineage, others, memory.size)
     return parent_in(store, newest, lineage, numbers)
 
 
 def continues(memory: Memory, store: Directory, chain: Chain, *, exact: bool, at_once: bool) -> None:
-    """Has ``memory``, which was just made of ``chain`` and which nobody has written yet, go on from it: with increments
+    """Has ``memory``, which was just made of ``chain`` and has not been written yet, go on from it: with increments
     where what is written from here on will be known (``exact``), or else with a full snapshot.
 
     Its log is started ``at_once`` where the kernel can do that, or else with the first snapshot.

@@ -1,4 +1,4 @@
-"""Who may add a snapshot to a directory: the memory whose content goes on from the newest one there.
+"""Which memory may add a snapshot to a directory: the one whose content goes on from the newest snapshot there.
 
 A memory is the *successor* of a snapshot that it has saved, or was restored from. A snapshot is known by number and id,
 which `compact` keeps. Any memory may begin an empty directory. Where others are refused, what they would have shut out
@@ -87,7 +87,7 @@ def check_successor(store: Directory, newest: Newest, mine: Lineage, others: Ite
     last = mine.last
     if newest.id is None and last is not None and last.number == newest.number:
         return
-    if any(one.ids.get(newest.number, "") == newest.id for one in (mine, *others)):
+    if any(known.ids.get(newest.number, "") == newest.id for known in (mine, *others)):
         return
     raise UsageError(f"{store.path} {_refusal(newest, last, size)}")
 

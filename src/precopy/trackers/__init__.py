@@ -1,1 +1,1 @@
-"""Trackers: who knows first which pages were written. Each implements `precopy.ports.DirtyLog`."""
+"""Trackers: what notes first which pages were written. Each implements `precopy.ports.DirtyLog`."""

@@ -90,8 +90,8 @@ class ContentLog:
         self._clears += self._held.take_count(start, end - start) > 0
 
     def _compare(self, found: Bitmap) -> None:
-        """Sets the pages that differ, before they are copied: whatever ends this half-way. Raises `MappingChanged`
-        where there is nothing to read, which would end the process."""
+        """Sets the pages that differ, before they are copied: an exception half-way then loses none. Raises
+        `MappingChanged` where there is nothing to read, which would end the process."""
         check_touchable(self._address, len(self._live), f"block {self._block.name!r}")
         for lo in range(0, len(self._live), _AT_ONCE):
             live, copy = self._live[lo : lo + _AT_ONCE], self._copy[lo : lo + _AT_ONCE]

@@ -98,7 +98,7 @@ class FanOut:
     def consumers(self) -> tuple[str, ...]:
         """Names of those that are started, in that order."""
         with self._lock:
-            return tuple(one.consumer for one in self._started)
+            return tuple(started.consumer for started in self._started)
 
     def _start(self, consumer: Consumer) -> None:
         with self._lock:
@@ -115,7 +115,7 @@ class FanOut:
         self._unseen.started()
 
     def _join(self) -> None:
-        """What was written before is no business of who starts now."""
+        """Distributes what was written before, so that the consumer that starts now is not told of it."""
         try:
             self._distribute(None)
         except MappingChanged:  # tracking starts again, and the present content is unknown

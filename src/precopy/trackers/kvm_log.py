@@ -2,7 +2,7 @@
 
 Law 2: **Clear only what was harvested.** The kernel clears exactly the bits that are set in the bitmap handed to it,
 so every clear hands over the slot's last harvest with all bits outside the request masked off. Bits that the request
-re-armed leave that harvest, so that no later, wider clear can drop a write that nobody has read.
+re-armed leave that harvest, so that no later, wider clear can drop a write that no harvest has reported.
 
 Law 3: **Alignment is the ABI's business.** ``first_page`` and ``num_pages`` are multiples of 64 unless the slot ends;
 only this module knows. Callers give exact ranges of ram_addr pages.
@@ -91,63 +91,63 @@ class KvmDirtyLog:
         self._arrange()
 
     def remove(self, slot: MemorySlot) -> None:
-        one = self._find(slot)
-        if one in self._logging:
-            self._get([one])
+        known = self._find(slot)
+        if known in self._logging:
+            self._get([known])
             if not self._orphans.size:
                 self._orphans, self._reported_orphans = Bitmap(self._shared.size), Bitmap(self._shared.size)
-            self._orphans.add(one.harvest, at=one.first)
+            self._orphans.add(known.harvest, at=known.first)
         slot.delete(self._vm)
-        self._all.remove(one)
-        self._gone += _counters(one)
-        one.harvest.clear_all()
-        if one.shared:
+        self._all.remove(known)
+        self._gone += _counters(known)
+        known.harvest.clear_all()
+        if known.shared:
             self._taken[_words_of(slot)] = False
         self._arrange()
 
     def set_logging(self, slot: MemorySlot, on: bool) -> None:
-        one = self._find(slot)
-        one.wanted = on
+        known = self._find(slot)
+        known.wanted = on
         if not self._global:
             slot.set(self._vm, logging=on)
-            one.harvest.clear_all()
+            known.harvest.clear_all()
         self._arrange()
 
     def _find(self, slot: MemorySlot) -> _Slot:
-        return next(one for one in self._all if one.slot == slot)
+        return next(known for known in self._all if known.slot == slot)
 
     def _arrange(self) -> None:
-        self._all.sort(key=lambda one: one.first)
-        self._firsts = [one.first for one in self._all]
-        self._longest = max((one.slot.pages for one in self._all), default=0)
-        self._logging = [one for one in self._all if self._global or one.wanted]
+        self._all.sort(key=lambda known: known.first)
+        self._firsts = [known.first for known in self._all]
+        self._longest = max((known.slot.pages for known in self._all), default=0)
+        self._logging = [known for known in self._all if self._global or known.wanted]
 
     # The log.
 
     @property
     def counters(self) -> LogCounters:
-        return sum((_counters(one) for one in self._all), self._gone)
+        return sum((_counters(known) for known in self._all), self._gone)
 
     @property
     def slot_counters(self) -> tuple[SlotCounters, ...]:
-        """The same for each slot that there is, in ram_addr order."""
-        return tuple(SlotCounters(one.slot, _counters(one)) for one in self._all)
+        """The same for each slot, in ram_addr order."""
+        return tuple(SlotCounters(known.slot, _counters(known)) for known in self._all)
 
     def start(self) -> None:
         """Starts logging. Where the kernel can, all pages count as dirty at first and none is protected until it is
         cleared (KVM_DIRTY_LOG_INITIALLY_SET), so that starting costs no walk over the guest's memory."""
         self._global = True
-        for one in self._all:
-            one.slot.set(self._vm, logging=True)
+        for known in self._all:
+            known.slot.set(self._vm, logging=True)
         self._arrange()
 
     def stop(self) -> None:
         if not self._global:
             return
         self._global = False
-        for one in self._all:
-            one.slot.set(self._vm, logging=one.wanted)
-            one.harvest.clear_all()
+        for known in self._all:
+            known.slot.set(self._vm, logging=known.wanted)
+            known.harvest.clear_all()
         self._orphans = self._reported_orphans = Bitmap(0)
         self._arrange()
 
@@ -157,16 +157,16 @@ class KvmDirtyLog:
             return
         self._get(self._logging)
         dirty.add(self._shared)
-        for one in self._logging:
-            if not one.shared:
-                dirty.add(one.harvest, at=one.first)
+        for known in self._logging:
+            if not known.shared:
+                dirty.add(known.harvest, at=known.first)
         self._report_orphans(dirty, 0, self._shared.size)
 
     def _harvest_block(self, dirty: Bitmap, block: RamBlock) -> None:
-        slots = [one for one in self._logging if block.first_page <= one.first < block.end_page]
+        slots = [known for known in self._logging if block.first_page <= known.first < block.end_page]
         self._get(slots)
-        for one in slots:
-            dirty.add(one.harvest, at=one.first)
+        for known in slots:
+            dirty.add(known.harvest, at=known.first)
         self._report_orphans(dirty, block.first_page, block.pages)
 
     def _report_orphans(self, dirty: Bitmap, start: int, count: int) -> None:
@@ -179,30 +179,30 @@ class KvmDirtyLog:
 
     def _get(self, slots: list[_Slot]) -> None:
         start = time.perf_counter()
-        for one in slots:
-            call(self._vm, kvm.GET_DIRTY_LOG, one.get, target=one.target)
+        for known in slots:
+            call(self._vm, kvm.GET_DIRTY_LOG, known.get, target=known.target)
             end = time.perf_counter()
-            one.get_s += end - start
-            one.gets += 1
+            known.get_s += end - start
+            known.gets += 1
             start = end
 
     def clear(self, start: int, count: int) -> None:
-        for one, lo, pages in self._overlapping(start, count):
-            if pages == one.slot.pages:  # all of it: nothing to mask, and so nothing to copy
-                first, words = 0, one.harvest.words
+        for known, lo, pages in self._overlapping(start, count):
+            if pages == known.slot.pages:  # all of it: nothing to mask, and so nothing to copy
+                first, words = 0, known.harvest.words
             else:
-                first, words = one.harvest.masked(lo, pages)
+                first, words = known.harvest.masked(lo, pages)
             if any_set(words):
                 for begin, end in _dirty_spans(words):
-                    self._clear_words(one, first + begin, words[begin:end])
-                one.harvest.clear_range(lo, pages)
+                    self._clear_words(known, first + begin, words[begin:end])
+                known.harvest.clear_range(lo, pages)
 
     def clear_always(self, start: int, count: int) -> None:
         """One call a slot of the range, dirty or not, as QEMU makes it (``kvm_log_clear_one_slot``)."""
-        for one, lo, pages in self._overlapping(start, count):
-            first, words = one.harvest.masked(lo, pages)
-            one.harvest.clear_range(lo, pages)
-            self._clear_words(one, first, words)
+        for known, lo, pages in self._overlapping(start, count):
+            first, words = known.harvest.masked(lo, pages)
+            known.harvest.clear_range(lo, pages)
+            self._clear_words(known, first, words)
 
     def _overlapping(self, start: int, count: int) -> Iterator[tuple[_Slot, int, int]]:
         """(slot, first page in it, pages) of each slot that maps a part of a range."""
@@ -212,18 +212,18 @@ class KvmDirtyLog:
         # Slots are sorted by their first page and may overlap: none that begins further down than the longest is
         # long can reach into the range.
         candidates = slice(bisect_right(self._firsts, start - self._longest), bisect_left(self._firsts, start + count))
-        for one in self._all[candidates]:
-            lo, hi = max(start, one.first), min(start + count, one.end)
+        for known in self._all[candidates]:
+            lo, hi = max(start, known.first), min(start + count, known.end)
             if lo < hi:
-                yield one, lo - one.first, hi - lo
+                yield known, lo - known.first, hi - lo
 
-    def _clear_words(self, one: _Slot, first: int, words: Words) -> None:
-        pages = min(words.size * BITS_PER_WORD, one.slot.pages - first * BITS_PER_WORD)
-        argument = kvm.ClearDirtyLog(one.slot.id, pages, first * BITS_PER_WORD, words.__array_interface__["data"][0])
+    def _clear_words(self, known: _Slot, first: int, words: Words) -> None:
+        pages = min(words.size * BITS_PER_WORD, known.slot.pages - first * BITS_PER_WORD)
+        argument = kvm.ClearDirtyLog(known.slot.id, pages, first * BITS_PER_WORD, words.__array_interface__["data"][0])
         start = time.perf_counter()
-        call(self._vm, kvm.CLEAR_DIRTY_LOG, argument, target=one.target)
-        one.clear_s += time.perf_counter() - start
-        one.clears += 1
+        call(self._vm, kvm.CLEAR_DIRTY_LOG, argument, target=known.target)
+        known.clear_s += time.perf_counter() - start
+        known.clears += 1
 
     def _enable_manual_protect(self) -> None:
         cap = kvm.CAP_MANUAL_DIRTY_LOG_PROTECT2
@@ -240,8 +240,8 @@ def _words_of(slot: MemorySlot) -> slice:
     return slice(slot.first_page // BITS_PER_WORD, -(-(slot.first_page + slot.pages) // BITS_PER_WORD))
 
 
-def _counters(one: _Slot) -> LogCounters:
-    return LogCounters(one.gets, one.get_s, one.clears, one.clear_s)
+def _counters(known: _Slot) -> LogCounters:
+    return LogCounters(known.gets, known.get_s, known.clears, known.clear_s)
 
 
 def _dirty_spans(words: Words) -> Iterator[tuple[int, int]]:

@@ -256,6 +256,6 @@ class KvmDirtyRing:
 
     def _call_reset(self) -> None:
         # A pending signal ends the walk (Linux 6.17), and pages of entries that it has freed by then may not be
-        # re-armed: nobody could tell. A vCPU's thread gets signals whenever the guest is to be paused.
+        # re-armed, which nothing would show. A vCPU's thread gets signals whenever the guest is to be paused.
         with signals_wait():
             call(self._vm, kvm.RESET_DIRTY_RINGS, target="the VM")

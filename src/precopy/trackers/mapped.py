@@ -51,8 +51,8 @@ def check_mapped(address: int, pages: int, target: str) -> list[Vma]:
 
 
 def check_touchable(address: int, pages: int, target: str) -> None:
-    """As `check_mapped`, and that there is something behind each page: for memory that is read whole all the same,
-    since the kernel touches every page for it. Raises `MappingChanged`."""
+    """As `check_mapped`, and that there is something behind each page: for memory that is read whole anyway, since
+    the kernel touches every page for it. Raises `MappingChanged`."""
     check_mapped(address, pages, target)
     first, count = 0, pages
     if touchable(address, pages * PAGE_SIZE):

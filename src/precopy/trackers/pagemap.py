@@ -261,7 +261,7 @@ def _mappings(layout: RamLayout, addresses: Sequence[HostAddress]) -> tuple[Mapp
     for mapping in mappings:
         if mapping.address % mmap.PAGESIZE:
             raise LayoutError(f"{mapping.target} is mapped at {mapping.address:#x}, which is no whole page")
-    for before, after in pairwise(sorted(mappings, key=lambda one: one.address)):
+    for before, after in pairwise(sorted(mappings, key=lambda mapping: mapping.address)):
         if before.end_address > after.address:
             raise LayoutError(f"{before.target} and {after.target} are mapped at the same addresses")
     return mappings

@@ -11,8 +11,8 @@ and either means that any page may be missing (`Collected.lost`) and all memory 
 - entries reach into those that are marked and not yet reset; where none are, the ring is exactly full;
 - a reset leaves marks behind, because the kernel waits for an entry that it has itself overwritten.
 
-Nobody says how far the kernel got then, neither with pushing nor with resetting, and a mark too many is fatal: it would
-be ahead of itself and find its ring full for ever. So the ring goes through three states:
+How far the kernel got then, with pushing and with resetting, shows nowhere. One mark too many is fatal: the kernel
+would reset entries that it has not pushed yet, and find its ring full for ever. So the ring goes through three states:
 
 - `BROKEN`: all flags are zero. That anything is pushed can be seen, but not in which order: whenever it is, all memory
   is dirty once more. The vCPU finds no room, and leaves the guest; it pushes nothing then.

@@ -1,4 +1,4 @@
-"""The shared memory that vhost devices log to, and who of them does.
+"""The shared memory that vhost devices log to, and which devices do.
 
 Page ``p`` of guest-physical memory (4 KiB each) is bit ``p % 8`` of byte ``p / 8``, which on little-endian machines is
 bit ``p % 64`` of word ``p / 64``. Each device is a process of its own and has the memory by its descriptor. The log is
@@ -112,7 +112,7 @@ def guest_pages(layout: RamLayout) -> int:
 
 
 def _made(size: int) -> int:
-    """Descriptor of new shared memory of ``size`` bytes, all zero, that nobody can resize."""
+    """Descriptor of new shared memory of ``size`` bytes, all zero, sealed against resizing."""
     try:
         fd = os.memfd_create("vhost-log", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     except OSError as error:

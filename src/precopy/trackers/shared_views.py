@@ -112,14 +112,18 @@ class ProcessView:
     def _mapped(self, mappings: Iterable[SharedMapping]) -> list[Mapping]:
         """What of them can be written, joined where the kernel has split it."""
         joined: list[tuple[int, int, int]] = []
-        for one in mappings:
-            if not one.writable:
+        for mapping in mappings:
+            if not mapping.writable:
                 continue
-            if joined and joined[-1][1] == one.start and joined[-1][2] + joined[-1][1] - joined[-1][0] == one.offset:
-                joined[-1] = (joined[-1][0], one.end, joined[-1][2])
+            if (
+                joined
+                and joined[-1][1] == mapping.start
+                and joined[-1][2] + joined[-1][1] - joined[-1][0] == mapping.offset
+            ):
+                joined[-1] = (joined[-1][0], mapping.end, joined[-1][2])
             else:
-                joined.append((one.start, one.end, one.offset))
-        parts = [part for one in joined if (part := self._pages.part(*one)) is not None]
+                joined.append((mapping.start, mapping.end, mapping.offset))
+        parts = [part for piece in joined if (part := self._pages.part(*piece)) is not None]
         return [part for part in parts if not self._skip[0] <= part.address < part.end_address <= self._skip[1]]
 
     def touched(self, into: Bitmap) -> None:
@@ -186,7 +190,7 @@ class Writer:
         last = self._last_words()
         if last is not None:
             into.set_runs(last)
-            # Also what it wrote after it had said so, if there is anybody left who could have.
+            # Also what it wrote after its last words, if the process still runs.
             certain = (self.view.gone or self.view.harvest(into) or self.view.gone) and as_begun
         if not certain:
             into.set_all()

@@ -42,7 +42,7 @@ class UnseenWrites:
         self._under_way.append(runs)
 
     def end(self, runs: Runs) -> None:
-        self._under_way = [one for one in self._under_way if one is not runs]
+        self._under_way = [announced for announced in self._under_way if announced is not runs]
 
     def buffer(self, runs: Runs) -> None:
         self.buffers.append(runs)

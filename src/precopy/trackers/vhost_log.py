@@ -48,7 +48,7 @@ class VhostLog:
     """Implements `precopy.ports.DirtyLog` for the devices of ``shared_log``, whose guest has ``layout``.
 
     Pages taken from the log stay in a bitmap of our own until they are cleared. Both are indexed by guest-physical
-    page, so that taking is one pass for all sections, whatever their phase in the ram_addr space.
+    page, so that taking is one pass for all sections, at any phase in the ram_addr space.
 
     `clear` clears the log's bits of the same pages, too. A device that has written such a page again since the harvest
     had stored its content before it set that bit, and the page is read after the clear (law 1); so that write needs no

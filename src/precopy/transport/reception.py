@@ -41,14 +41,14 @@ G = TypeVar("G", bound=Opening)
 
 @dataclass(frozen=True)
 class Greeted(Generic[G]):
-    """Who has greeted: the stream, and what has read its greeting from it."""
+    """A peer that has greeted: the stream, and what has read its greeting from it."""
 
     stream: SocketStream
     opening: G
 
 
 class _Guest(Generic[G]):
-    """Somebody who has connected and not greeted yet."""
+    """A peer that has connected and not greeted yet."""
 
     def __init__(self, stream: SocketStream, opening: G) -> None:
         self.stream, self.opening = stream, opening
@@ -72,8 +72,8 @@ def receive_greeting(
     opening: Callable[[], G],
     turn_away: Callable[[SocketStream, G, PeerError], None],
 ) -> Greeted[G]:
-    """The first who greets whole. ``turn_away`` is told of everybody else, and why; the stream is closed after it.
-    Raises `PeerError` where ``listener`` is woken."""
+    """The first peer whose greeting is whole. ``turn_away`` is told of each other one, and why; the stream is closed
+    after it. Raises `PeerError` where ``listener`` is woken."""
     guests = _Guests(turn_away)
     guests.poll.register(listener, select.POLLIN)
     others = "it has not greeted, and nobody is waited for any more"
@@ -91,7 +91,7 @@ def receive_greeting(
 
 
 class _Guests(Generic[G]):
-    """All who have connected and not greeted yet, the first to come first."""
+    """All peers that have connected and not greeted yet, the oldest first."""
 
     def __init__(self, turn_away: Callable[[SocketStream, G, PeerError], None]) -> None:
         self.poll = select.poll()
@@ -99,7 +99,7 @@ class _Guests(Generic[G]):
         self._all: dict[int, _Guest[G]] = {}
 
     def wait(self, listener: int) -> bool:
-        """Until something happens; whether it is that somebody has come."""
+        """Waits until something happens; whether it is a new connection."""
         due = min((guest.due for guest in self._all.values()), default=None)
         ready = self.poll.poll(None if due is None else max(1e3 * (due - time.monotonic()), 1.0))
         return any(descriptor == listener for descriptor, _ in ready)
@@ -111,7 +111,7 @@ class _Guests(Generic[G]):
         self.poll.register(guest.stream, select.POLLIN)
 
     def greeted(self) -> _Guest[G] | None:
-        """The first who has greeted, who is none of these any more. Who never will is turned away."""
+        """The first peer that has greeted, taken out of these. Peers that can no longer greet are turned away."""
         for descriptor, guest in list(self._all.items()):
             try:
                 whole = guest.listen()

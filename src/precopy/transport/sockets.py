@@ -242,7 +242,7 @@ class _Patience:
             raise self._too_long(now) from error
 
     def _too_long(self, now: float) -> PeerLost:
-        if now >= self._stream._limit:  # what this call took says nothing of it
+        if now >= self._stream._limit:  # the limit is for the whole exchange, not for this call
             took = f"took longer than {self._stream._limit_s:.2g} s"
             return PeerLost(f"the exchange with {self._stream.peer} {took}", silent=True)
         did = "take" if self._silence == _TAKES_NOTHING else "send"
@@ -290,8 +290,8 @@ def connect(address: Address, timeout: float) -> SocketStream:
 class Listener:
     """Listens at ``address``; a Unix socket's file is removed when it is closed.
 
-    Only this user may connect to a Unix socket: it has mode 0600 before it listens, under any umask. A stale
-    socket file (nobody listens) is replaced. Raises `UsageError` where the address is in use or unusable.
+    Only this user may connect to a Unix socket: it has mode 0600 before it listens, under any umask. A stale socket
+    file, which no process listens at, is replaced. Raises `UsageError` where the address is in use or unusable.
     """
 
     def __init__(self, address: Address) -> None:
@@ -340,7 +340,7 @@ class Listener:
 
 
 def _advice(address: Address, error: Exception) -> str:
-    """What to do where nobody can listen at ``address``; empty where the system's words say it all."""
+    """What to do where listening at ``address`` failed; empty where the system's message is enough."""
     number, path = getattr(error, "errno", None), address.path
     taken = number == errno.EADDRINUSE
     if path is None:
@@ -361,7 +361,7 @@ def _bound(path: str) -> socket.socket:
     """A Unix socket that listens at ``path``, for this user alone.
 
     The umask is the whole process's, so it stays as it is. Linux gives the file the socket's own mode, less the umask;
-    what a umask took from this user is put back. Nobody can connect before `listen`.
+    what a umask took from this user is put back. Nothing can connect before `listen`.
     """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -384,7 +384,7 @@ def _remove_own(path: str, inode: int) -> None:
 
 
 def _remove_stale(path: str) -> None:
-    """Removes a socket file that nobody listens at; leaves all else, so that bind says what is there.
+    """Removes a socket file that no process listens at; leaves all else, so that bind says what is there.
 
     The probe is a datagram socket: a stream socket in use refuses it for its type, and so its owner never notices.
     """

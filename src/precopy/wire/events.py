@@ -1,4 +1,4 @@
-"""What the two ends of a migration or a replication tell each other, whatever the bytes of it are.
+"""What the two ends of a migration or a replication tell each other, in no particular format.
 
 A format (`precopy.wire.format`) makes bytes of these events and events of bytes. No event carries the content of pages:
 after `Pages` and `Compare` it follows on the stream, one buffer for each content run of the batch, and is read straight
@@ -127,8 +127,8 @@ class RoundAck:
 
 @dataclass(frozen=True)
 class Point:
-    """All batches since the last round or point were sent, and with them the memory is that of one moment at which
-    nobody wrote it: how many, and their pages. ``number`` counts points from 1."""
+    """All batches since the last round or point were sent, and with them the memory is that of one moment at which it
+    was not written: how many batches, and their pages. ``number`` counts points from 1."""
 
     number: int
     batches: int

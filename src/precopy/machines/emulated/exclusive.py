@@ -1,4 +1,4 @@
-"""Who may touch an emulated CPU when: the CPU itself while it executes, anybody else only between two instructions.
+"""Turns at an emulated CPU: other threads may touch it only between two instructions, when it has stopped.
 
 QEMU has the same pair, ``cpu_exec_start`` and ``start_exclusive``. Unicorn allows other threads one call while its CPU
 executes, to stop it; all others have to wait until it has stopped, or until a hook of ours holds it.
@@ -15,7 +15,8 @@ from precopy.errors import GuestError
 
 STOP_S = 10.0
 """Seconds that a CPU may take to reach the end of an instruction."""
-_AGAIN_S = 0.001  # seconds; a stop just before the CPU starts is lost, so it is repeated
+_AGAIN_S = 0.001
+"""Seconds after which a stop is repeated: Unicorn forgets a stop that comes just before the CPU starts."""
 
 
 class Exclusive:

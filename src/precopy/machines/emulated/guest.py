@@ -29,7 +29,8 @@ from precopy.ports import SelfCheck, Throttled, TrackerChoice
 from precopy.ports.vm import MAX_THROTTLE
 from precopy.units import PAGE_SIZE
 
-_AGAIN_S = 0.001  # a stop that comes just before the CPU starts is forgotten
+_AGAIN_S = 0.001
+"""Seconds after which a stop is repeated: Unicorn forgets a stop that comes just before the CPU starts."""
 _VERSION = 1
 _REGISTERS = (
     "rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rsp", "rbp",

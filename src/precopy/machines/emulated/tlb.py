@@ -22,8 +22,9 @@ from precopy.trackers.write_log import WriteLog
 from precopy.units import PAGE_SIZE
 
 _PAGE_SHIFT = PAGE_SIZE.bit_length() - 1
-_NOWHERE = -1
+_NOWHERE = -1  # no section maps the page
 _ENTRIES = 256
+"""Entries of Unicorn's TLB at first."""
 
 
 class Tlb:

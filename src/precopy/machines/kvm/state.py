@@ -20,6 +20,7 @@ from precopy.machines.kvm.vcpu import Vcpu
 
 _VERSION = 1
 _XSAVE_FIXED = 4096
+"""Bytes of KVM_GET_XSAVE. A CPU whose state is larger needs KVM_GET_XSAVE2, and its guests are refused."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from precopy.errors import KernelCallError, Unsupported
 
 DEVICE = "/dev/kvm"
 _MAX_CPUID, _MAX_MSRS = 256, 1024
+"""Entries that the kernel may fill in: KVM has at most 256 CPUID entries (KVM_MAX_CPUID_ENTRIES) and some hundred
+MSRs."""
 _FEATURES, _TOPOLOGY, _AMD_TOPOLOGY = 1, (0xB, 0x1F, 0x80000026), 0x8000001E
 """CPUID leaves that hold an APIC ID."""
 

@@ -48,8 +48,8 @@ class Vcpu:
     """vCPU ``number`` of a VM, stopped at first. ``on_io`` is called in its thread for each port output. Where the VM
     has a dirty ``ring``, the vCPU's part of it has ``ring_entries``.
 
-    ``halt`` is set while the vCPU is to stop: a handler that waits should wait for this. Whoever has it take time from
-    the vCPU calls `interrupt`."""
+    ``halt`` is set while the vCPU is to stop: a handler that waits should wait for this. A throttle that takes time
+    from the vCPU calls `interrupt`."""
 
     def __init__(
         self,

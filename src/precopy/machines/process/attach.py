@@ -33,7 +33,7 @@ def attach(memory: Any) -> Attachment:
     Until `Attachment.close` is called, or the process ends, the memory stays mapped. A process that is killed leaves
     its last writes unknown: all pages count as written then.
 
-    Raises `UsageError` where the memory is private, or nobody has adopted it; `Unsupported` where the kernel cannot
+    Raises `UsageError` where the memory is private, or no process has adopted it; `Unsupported` where the kernel cannot
     track this process's memory.
     """
     if isinstance(memory, str):

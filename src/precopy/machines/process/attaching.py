@@ -51,10 +51,14 @@ def shared_pages(address: int, size: int) -> SharedPages | None:
         return None
     first = mappings[0]
     at = address
-    for one in mappings:
-        if one.start != at or one.file != first.file or one.offset - first.offset != one.start - first.start:
+    for mapping in mappings:
+        if (
+            mapping.start != at
+            or mapping.file != first.file
+            or mapping.offset - first.offset != mapping.start - first.start
+        ):
             break
-        at = one.end
+        at = mapping.end
     if at != address + size:
         raise UsageError("the buffer is made up of several mappings, of which one is shared; adopt each on its own")
     return SharedPages(first.file, first.offset, size // PAGE_SIZE, first.anonymous)
@@ -116,7 +120,7 @@ class Door:
 
     def __init__(self, pages: SharedPages) -> None:
         self._pages = pages
-        self._waiting: list[socket.socket] = []  # have come, and not said yet who they are
+        self._waiting: list[socket.socket] = []  # connected, and their greeting not read yet
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
         try:
             _bind(self._socket, address_of(pages.file))
@@ -130,8 +134,8 @@ class Door:
         _doors.add(self)
 
     def arrivals(self) -> list[Writer]:
-        """Those who have come since the last call."""
-        with contextlib.suppress(OSError):  # nobody more
+        """Writers that have connected since the last call."""
+        with contextlib.suppress(OSError):  # no further connection
             while True:
                 sock, _ = self._socket.accept()
                 sock.setblocking(False)
@@ -253,7 +257,7 @@ def _all(descriptor: int, pages: int) -> bytes:
 
 
 class Handing:
-    """This process's side: it writes ``file``, and somebody else tracks it. Raises `UsageError` where nobody does,
+    """This process's side: it writes ``file``, and another process tracks it. Raises `UsageError` where none does,
     `Unsupported` and `KernelCallError` where this process's memory cannot be tracked."""
 
     def __init__(self, file: SharedFile, maps: int) -> None:

@@ -31,11 +31,11 @@ from precopy.trackers.pagemap import PagemapLog
 from precopy.trackers.shared_views import SharedMemoryLog, SharedPages
 from precopy.units import PAGE_SIZE, HostAddress, check_bytes, check_choice
 
-_HUGE = 2 << 20
+_HUGE = 2 << 20  # bytes of a huge page of x86-64; smaller memory has no room for one
 _NAME = "memory"
 
 Writers = Literal["this process", "attached", "any"]
-"""Who writes a shared memory; see `Memory.adopt`."""
+"""Which processes write a shared memory; see `Memory.adopt`."""
 
 
 class _Byte(ctypes.Union):

@@ -5,8 +5,8 @@ a GiB. So before long runs are read it is asked which of their pages are there a
 memory nor in swap is zero where no file is behind it: in private anonymous memory and in shared memory (memfd, shm).
 All else is read.
 
-Law 1: who calls has armed the log before, as for every read. A page that is written after it was looked for is found by
-the next sync.
+Law 1: the caller has armed the log before, as for every read. A page that is written after it was looked for is found
+by the next sync.
 
 **Swap.** A page that is in swap is not in memory, and not zero. On a machine with swap devices the answer therefore
 counts only if the mappings have nothing in swap, and if nothing was read back from swap since before mincore was
@@ -24,11 +24,13 @@ from precopy.memory import GuestMemory
 from precopy.units import PAGE_SIZE, HostAddress
 
 LONG_RUN = 512
-"""Pages (2 MiB): shorter runs are read straight away. What was written a page at a time is there in any case."""
+"""Pages of a run (2 MiB) from which on the kernel is asked which of them are present. Shorter runs are read without
+asking: they come from writes of single pages, which are present."""
 _AT_ONCE = 1 << 20
 """Pages (4 GiB) that are asked for in one call."""
 _WORTH_A_WALK = 1 << 16
-"""Pages (256 MiB): for fewer, on a machine with swap, the kernel is not made to walk all page tables."""
+"""Pages (256 MiB) from which on, on a machine with swap, skipping absent pages saves more than the kernel's walk over
+all page tables costs."""
 
 
 class ProcessMemory(GuestMemory):
@@ -93,8 +95,8 @@ def _runs_of(mask: npt.NDArray[np.bool_]) -> Runs:
 
 def _zeros(there: list[Mapped], address: int, first: int, last: int) -> Runs:
     """The pages from ``first`` to ``last`` whose mappings are zero where they have nothing."""
-    good = [one for one in there if one.zeros and not one.swapped]
-    bounds = [((one.start - address) // PAGE_SIZE, (one.end - address) // PAGE_SIZE) for one in good]
+    good = [mapping for mapping in there if mapping.zeros and not mapping.swapped]
+    bounds = [((mapping.start - address) // PAGE_SIZE, (mapping.end - address) // PAGE_SIZE) for mapping in good]
     return Runs.of(*((max(lo, first), min(hi, last) - max(lo, first)) for lo, hi in bounds))
 
 

@@ -7,8 +7,8 @@ Two rules, one of which is in force at a time, each for every vCPU on its own:
 - a *dirty quota* takes time only from a vCPU that dirties more than it may, for as long as the excess would have taken
   at the permitted rate. QEMU's dirty limit does so whenever a vCPU's dirty ring is full (system/dirtylimit.c).
 
-A thread that there is only while something is in force looks at each vCPU now and then and has its `VcpuGate` take the
-time that its rule says. What was really taken is measured, and the next look makes up for the difference.
+While a rule is in force, a thread looks at each vCPU every `_SLICE_S` and has its `VcpuGate` take the time that the
+rule says. What was really taken is measured, and the next look makes up for the difference.
 """
 
 from __future__ import annotations

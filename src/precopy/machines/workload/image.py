@@ -28,9 +28,13 @@ from precopy.memory.captures.main_memory import main_memory
 from precopy.units import PAGE_SIZE, GuestPhysicalAddress, format_size
 
 PARAMS_GPA = 0x2000
+"""Bytes from the image's base: a page of parameters for each vCPU."""
 TABLES_GPA = 0x20000
+"""Bytes from the image's base: page tables, up to `RESERVED_END`."""
 MAX_VCPUS = 16
+"""vCPUs of a guest at most. Their parameters take 16 of the 30 pages between `PARAMS_GPA` and `TABLES_GPA`."""
 RESERVED_END = 0xA0000
+"""Bytes of the image: what a PC has as RAM below its display."""
 
 _GIB = 1 << 30
 _MAX_GPA = (RESERVED_END - TABLES_GPA) // PAGE_SIZE * _GIB - 2 * _GIB
@@ -56,20 +60,24 @@ def image_base(layout: RamLayout) -> GuestPhysicalAddress:
 
     Raises `LayoutError` where a machine's RAM does not begin at 0, or where it has no such 640 KiB.
     """
-    low = [one for one in layout.sections if one.gpa == 0]
-    if any(not one.readonly and one.pages * PAGE_SIZE >= RESERVED_END for one in low):
+    low = [section for section in layout.sections if section.gpa == 0]
+    if any(not section.readonly and section.pages * PAGE_SIZE >= RESERVED_END for section in low):
         return GuestPhysicalAddress(0)
-    if any(one.readonly for one in low):
+    if any(section.readonly for section in low):
         raise LayoutError(f"{low[0].block.name!r}, which is no RAM, is mapped at 0x0; a guest needs RAM there")
     if not low:
         raise LayoutError(f"no section of the layout maps the {RESERVED_END} bytes at 0x0; a guest needs RAM there")
     main = set(main_memory(layout))
-    own = (one.gpa for one in layout.sections if one.block in main and one.pages * PAGE_SIZE >= RESERVED_END)
+    own = (
+        section.gpa
+        for section in layout.sections
+        if section.block in main and section.pages * PAGE_SIZE >= RESERVED_END
+    )
     base = min(own, default=None)
     if base is None:
         raise LayoutError(
-            f"main memory has a hole at {min(one.end_gpa for one in low):#x} and nowhere {RESERVED_END} bytes in one "
-            "piece; a guest needs them"
+            f"main memory has a hole at {min(section.end_gpa for section in low):#x} and nowhere {RESERVED_END} bytes "
+            "in one piece; a guest needs them"
         )
     return base
 
@@ -140,11 +148,11 @@ def stamped(layout: RamLayout) -> list[Section]:
 def beyond(sections: Iterable[Section], gpa: int) -> list[Section]:
     """The sections from guest-physical address ``gpa`` on, the one that reaches across it shortened."""
     found: list[Section] = []
-    for one in sections:
-        skip = max(0, gpa - one.gpa) // PAGE_SIZE
-        if skip < one.pages:
-            at = GuestPhysicalAddress(one.gpa + skip * PAGE_SIZE)
-            found.append(replace(one, offset=one.offset + skip, pages=one.pages - skip, gpa=at))
+    for section in sections:
+        skip = max(0, gpa - section.gpa) // PAGE_SIZE
+        if skip < section.pages:
+            at = GuestPhysicalAddress(section.gpa + skip * PAGE_SIZE)
+            found.append(replace(section, offset=section.offset + skip, pages=section.pages - skip, gpa=at))
     return found
 
 

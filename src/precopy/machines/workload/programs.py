@@ -19,7 +19,7 @@ CODE_GPA = 0x1000
 BURST_PORT = 0x10
 """A burst is done: the host lets the vCPU wait until the next is due."""
 IDLE_PORT = 0x11
-"""There is nothing to do until somebody wakes the vCPU."""
+"""The vCPU has nothing to do until it is woken."""
 
 _HEAD = f"""
     mov   r12, [rbx + {params.STEP}]
@@ -112,6 +112,7 @@ SOURCES: dict[str, str] = {
 
 WORKLOADS = tuple(SOURCES)
 HOTSET_COLD_EVERY = 8
+"""``hotset``: every eighth write goes to a page outside the hot set."""
 
 
 @functools.cache

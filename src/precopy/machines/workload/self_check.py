@@ -26,6 +26,7 @@ from precopy.ports import SelfCheck
 from precopy.units import PAGE_SIZE, GuestPhysicalAddress
 
 _NAMED = 8
+"""Broken invariants that an answer names at most."""
 _MAX_STEP = 1 << 62
 """More steps than any guest makes, and few enough for sums over them to fit 64 bits."""
 _WARM = HOTSET_COLD_EVERY - 1

@@ -108,7 +108,7 @@ class Capture:
 
     @cached_property
     def _described(self) -> tuple[RamLayout, tuple[str, ...]]:
-        view = next((view for view in self.views if any(one.name == "memory" for one in view.address_spaces)), None)
+        view = next((view for view in self.views if any(space.name == "memory" for space in view.address_spaces)), None)
         if view is None:
             raise LayoutError(f"the captured layout {self.name!r} has no address space called memory")
         blocks = ram_blocks(self.blocks)

@@ -28,9 +28,9 @@ class BlockLookup:
         for block in blocks:
             self._by_last.setdefault(block.name.rpartition("/")[2], []).append(block)
         self._needed: dict[str, dict[int, int]] = {}
-        for one in (one for view in views for one in view.ranges or () if one.kind != "i/o"):
-            by_place = self._needed.setdefault(one.name, {})
-            by_place[_place(one)] = max(by_place.get(_place(one), 0), one.offset + one.size)
+        for shown in (shown for view in views for shown in view.ranges or () if shown.kind != "i/o"):
+            by_place = self._needed.setdefault(shown.name, {})
+            by_place[_place(shown)] = max(by_place.get(_place(shown), 0), shown.offset + shown.size)
         self._named: dict[str, tuple[RamBlock, ...]] = {}
         self._found: dict[str, dict[int, RamBlock]] = {}
         self.choices: dict[str, tuple[RamBlock, ...]] = {}
@@ -38,24 +38,24 @@ class BlockLookup:
         self.unmigrated: dict[str, None] = {}
         """Names of the regions for which `find` found none."""
 
-    def find(self, one: MtreeRange) -> RamBlock | None:
+    def find(self, shown: MtreeRange) -> RamBlock | None:
         """The block behind ``one``, which is no range of device registers; None for memory that QEMU does not migrate.
 
         Raises `LayoutError` where there is no such block, or none that is long enough.
         """
-        candidates = self._candidates(one.name)
+        candidates = self._candidates(shown.name)
         if not candidates:
-            needed = self._needed[one.name][_place(one)]
-            if one.kind == "ramd" or (one.kind in ("ram", "rom") and needed <= self._largest_nameless):
-                self.unmigrated[one.name] = None
+            needed = self._needed[shown.name][_place(shown)]
+            if shown.kind == "ramd" or (shown.kind in ("ram", "rom") and needed <= self._largest_nameless):
+                self.unmigrated[shown.name] = None
                 return None
-            raise LayoutError(f"no RAM block is behind the memory region {one.name!r}")
+            raise LayoutError(f"no RAM block is behind the memory region {shown.name!r}")
         if len(candidates) == 1:
             return candidates[0]
-        if one.name not in self._found:
-            self.choices[one.name] = candidates
-            self._found[one.name] = _assign(self._needed[one.name], candidates, one.name)
-        return self._found[one.name][_place(one)]
+        if shown.name not in self._found:
+            self.choices[shown.name] = candidates
+            self._found[shown.name] = _assign(self._needed[shown.name], candidates, shown.name)
+        return self._found[shown.name][_place(shown)]
 
     def _candidates(self, region: str) -> tuple[RamBlock, ...]:
         """The block of this name, or else those whose names end in it after a slash."""
@@ -84,6 +84,6 @@ def _assign(needed: dict[int, int], candidates: Sequence[RamBlock], region: str)
     return assigned
 
 
-def _place(one: MtreeRange) -> int:
+def _place(shown: MtreeRange) -> int:
     """Where byte 0 of its region would be."""
-    return one.start - one.offset
+    return shown.start - shown.offset

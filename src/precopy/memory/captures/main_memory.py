@@ -58,7 +58,7 @@ def _ranges(layout: RamLayout) -> dict[RamBlock, tuple[int, int]]:
 
 
 def _writable(sections: Iterable[Section]) -> list[Section]:
-    own = (one for one in sections if not one.readonly and not _of_device(one.block.name))
+    own = (section for section in sections if not section.readonly and not _of_device(section.block.name))
     return sorted(own, key=lambda section: section.gpa)
 
 

@@ -174,11 +174,11 @@ def _read_name(line: Line) -> tuple[str, int, str, str]:
     return found[1], offset, found[3].removeprefix(" "), found[4].removeprefix(" ")
 
 
-def _range_text(one: MtreeRange) -> str:
-    kind = f"nv-{one.kind}" if one.nonvolatile else one.kind
-    offset = f" @{one.offset:016x}" if one.offset else ""
-    added = "".join(f" {word}" for word in (one.owner, one.accel) if word)
-    return f"  {one.start:016x}-{one.end:016x} (prio {one.priority}, {kind}): {one.name}{offset}{added}"
+def _range_text(shown: MtreeRange) -> str:
+    kind = f"nv-{shown.kind}" if shown.nonvolatile else shown.kind
+    offset = f" @{shown.offset:016x}" if shown.offset else ""
+    added = "".join(f" {word}" for word in (shown.owner, shown.accel) if word)
+    return f"  {shown.start:016x}-{shown.end:016x} (prio {shown.priority}, {kind}): {shown.name}{offset}{added}"
 
 
 def _view_lines(view: MtreeView) -> Sequence[str]:
@@ -186,5 +186,5 @@ def _view_lines(view: MtreeView) -> Sequence[str]:
         f' AS "{space.name}", root: {space.root}' + ("" if space.alias is None else f", alias {space.alias}")
         for space in view.address_spaces
     ]
-    ranges = [_NONE] if view.ranges is None else [_range_text(one) for one in view.ranges]
+    ranges = [_NONE] if view.ranges is None else [_range_text(shown) for shown in view.ranges]
     return [f"FlatView #{view.number}", *spaces, f" Root memory region: {view.root}", *ranges, *view.dispatch, ""]

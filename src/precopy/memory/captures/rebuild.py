@@ -39,16 +39,16 @@ def mtree_ranges(view: FlatView, accel: str | None = None) -> tuple[MtreeRange, 
     """A view as QEMU's monitor shows it; ``accel`` is noted where it has a slot, which is where there is a section."""
     ranges = tuple(
         MtreeRange(
-            one.address,
-            one.end - 1,
-            one.region.priority,
-            one.kind,
-            one.region.name,
-            one.offset,
-            accel if one.section else None,
-            one.nonvolatile,
+            flat.address,
+            flat.end - 1,
+            flat.region.priority,
+            flat.kind,
+            flat.region.name,
+            flat.offset,
+            accel if flat.section else None,
+            flat.nonvolatile,
         )
-        for one in view
+        for flat in view
     )
     return ranges or None
 
@@ -63,8 +63,8 @@ class Rebuilder:
         self.lookup = BlockLookup(blocks, (row.used for row in rows if not row.name), views)
         self._blocks = blocks
         self._kinds: dict[str, set[str]] = {}
-        for one in (one for view in views for one in view.ranges or ()):
-            self._kinds.setdefault(one.name, set()).add(one.kind)
+        for shown in (shown for view in views for shown in view.ranges or ()):
+            self._kinds.setdefault(shown.name, set()).add(shown.kind)
         self._backed: dict[tuple[str, int, RamBlock], MemoryRegion] = {}
         self._shelf = MemoryRegion.container("regions")
         """Where each region has its priority; no address space shows it."""
@@ -100,31 +100,33 @@ class Rebuilder:
 
     def _root(self, view: MtreeView) -> MemoryRegion:
         root, before = MemoryRegion.container(view.root), None
-        for one in view.ranges or ():
-            alias = MemoryRegion.alias(one.name, self._region(one), one.offset, one.size)
-            alias.readonly = one.kind == "rom"
-            alias.nonvolatile = one.nonvolatile
-            alias.unmergeable = before is not None and before.end + 1 == one.start  # the text has them apart
-            root.add_subregion(alias, one.start)
-            before = one
+        for shown in view.ranges or ():
+            alias = MemoryRegion.alias(shown.name, self._region(shown), shown.offset, shown.size)
+            alias.readonly = shown.kind == "rom"
+            alias.nonvolatile = shown.nonvolatile
+            alias.unmergeable = before is not None and before.end + 1 == shown.start  # the text has them apart
+            root.add_subregion(alias, shown.start)
+            before = shown
         if view.cut and before is not None:
             self._refuse_cut(view, before)
         return root
 
-    def _region(self, one: MtreeRange) -> MemoryRegion:
-        block = None if one.kind == "i/o" else self.lookup.find(one)
+    def _region(self, shown: MtreeRange) -> MemoryRegion:
+        block = None if shown.kind == "i/o" else self.lookup.find(shown)
         if block is None:
-            make = {"i/o": MemoryRegion.io, "ramd": MemoryRegion.ram_device}.get(one.kind, MemoryRegion.unmigrated_ram)
-            device = make(one.name, one.offset + one.size)
-            self._shelf.add_subregion(device, 0, one.priority)
+            make = {"i/o": MemoryRegion.io, "ramd": MemoryRegion.ram_device}.get(
+                shown.kind, MemoryRegion.unmigrated_ram
+            )
+            device = make(shown.name, shown.offset + shown.size)
+            self._shelf.add_subregion(device, 0, shown.priority)
             return device
-        key = (one.name, one.priority, block)
+        key = (shown.name, shown.priority, block)
         if key not in self._backed:
-            self._backed[key] = self._make_backed(one.name, block)
-            self._shelf.add_subregion(self._backed[key], 0, one.priority)
+            self._backed[key] = self._make_backed(shown.name, block)
+            self._shelf.add_subregion(self._backed[key], 0, shown.priority)
         region = self._backed[key]
-        if one.offset + one.size > region.size:
-            raise LayoutError(f"a range shows more of {one.name!r} than the {region.size:#x} bytes of its RAM block")
+        if shown.offset + shown.size > region.size:
+            raise LayoutError(f"a range shows more of {shown.name!r} than the {region.size:#x} bytes of its RAM block")
         return region
 
     def _make_backed(self, name: str, block: RamBlock) -> MemoryRegion:
@@ -144,14 +146,14 @@ class Rebuilder:
         block = None if last.kind == "i/o" else self.lookup.find(last)
         if block is None:
             return
-        others = [one for one in (view.ranges or ())[:-1] if one.kind != "i/o"]
+        others = [other for other in (view.ranges or ())[:-1] if other.kind != "i/o"]
         longer = any(other.name.startswith(block.name) and other != block for other in self._blocks)
-        no_accel = last.accel is None and any(one.accel for one in others)
-        no_owner = not last.owner and any(one.owner for one in others)
+        no_accel = last.accel is None and any(other.accel for other in others)
+        no_owner = not last.owner and any(other.owner for other in others)
         no_offset = (
             not last.offset
             and last.size < block.pages * PAGE_SIZE
-            and any(one.name == last.name and one.offset < last.size for one in others)
+            and any(other.name == last.name and other.offset < last.size for other in others)
         )
         if longer or no_accel or no_owner or no_offset:
             raise LayoutError(
@@ -169,7 +171,8 @@ def _named_root(space: MtreeSpace, shown: MemoryRegion) -> MemoryRegion:
 
 
 def _check(space: AddressSpace, view: MtreeView) -> None:
-    """Which ranges have a slot is the accelerator's business, and who owns a region is not rebuilt."""
-    wanted = None if view.ranges is None else tuple(replace(one, accel=None, owner="") for one in view.ranges)
+    """Not compared: which ranges have a slot, which the accelerator decides, and the owner of a region, which is not
+    rebuilt."""
+    wanted = None if view.ranges is None else tuple(replace(shown, accel=None, owner="") for shown in view.ranges)
     if mtree_ranges(space.view) != wanted:
         raise LayoutError(f"no tree of memory regions shows address space {space.name!r} in just these ranges")

@@ -61,37 +61,39 @@ def scaled(layout: RamLayout, ram: int) -> RamLayout:
     sections = _sections(blocks, pieces, base)
     if low_end < pages:
         sections += _sections(blocks, [_Piece(low_end, pages, False)], _FOUR_GIB_PAGES - low_end)
-    others = [replace(one, block=moved[one.block]) for one in layout.sections if one.block not in main]
-    above = FOUR_GIB if base == 0 else max(one.end_gpa for one in layout.sections if one.block in main)
-    others = _moved_up(others, above, max(one.end_gpa for one in sections))
-    return RamLayout(tuple(moved.values()), tuple(sorted(sections + others, key=lambda one: one.gpa)), layout.page_size)
+    others = [replace(section, block=moved[section.block]) for section in layout.sections if section.block not in main]
+    above = FOUR_GIB if base == 0 else max(section.end_gpa for section in layout.sections if section.block in main)
+    others = _moved_up(others, above, max(section.end_gpa for section in sections))
+    return RamLayout(
+        tuple(moved.values()), tuple(sorted(sections + others, key=lambda section: section.gpa)), layout.page_size
+    )
 
 
 def _seen(layout: RamLayout, main: Sequence[RamBlock]) -> tuple[int, list[_Piece], list[_Piece]]:
     """The page at which main memory begins, and its pieces below a hole for devices and above it, each ascending."""
     first = dict(zip(main, accumulate([0, *(block.pages for block in main)]), strict=False))
-    own = sorted((one for one in layout.sections if one.block in first), key=lambda one: one.gpa)
+    own = sorted((section for section in layout.sections if section.block in first), key=lambda section: section.gpa)
     names = ", ".join(repr(block.name) for block in main)
     if not own:
         raise LayoutError(f"the layout cannot have another --ram: {names} is not mapped")
-    if all(one.readonly for one in own):
+    if all(section.readonly for section in own):
         raise LayoutError(f"the layout cannot have another --ram: {names} is no RAM, and none is mapped")
-    starts = [(one.gpa // PAGE_SIZE, first[one.block] + one.offset, one) for one in own]
+    starts = [(section.gpa // PAGE_SIZE, first[section.block] + section.offset, section) for section in own]
     base = starts[0][0] - starts[0][1]
     if base < 0 or base * PAGE_SIZE % MIN_RAM:
         raise LayoutError(f"the layout cannot have another --ram: {names} is not mapped at its own offsets")
     low: list[_Piece] = []
     high: list[_Piece] = []
-    for page, start, one in starts:
-        piece = _Piece(start, start + one.pages, one.readonly)
+    for page, start, section in starts:
+        piece = _Piece(start, start + section.pages, section.readonly)
         if page - start == base:
             low.append(piece)
         elif base == 0 and page - start == _FOUR_GIB_PAGES - (high[0].start if high else start):
             high.append(piece)
         else:
             raise LayoutError(
-                f"the layout cannot have another --ram: {one.block.name!r} is mapped at {one.gpa:#x} too, which is "
-                "neither at its own offsets nor behind a hole that ends at 4 GiB"
+                f"the layout cannot have another --ram: {section.block.name!r} is mapped at {section.gpa:#x} too, "
+                "which is neither at its own offsets nor behind a hole that ends at 4 GiB"
             )
     return base, _joined(low, first.values()), high
 
@@ -99,11 +101,11 @@ def _seen(layout: RamLayout, main: Sequence[RamBlock]) -> tuple[int, list[_Piece
 def _joined(pieces: Sequence[_Piece], firsts: Iterable[int]) -> list[_Piece]:
     """The pieces, without the cuts between blocks."""
     cuts, joined = set(firsts), [pieces[0]]
-    for one in pieces[1:]:
-        if one.start in cuts and one.start == joined[-1].end and one.readonly == joined[-1].readonly:
-            joined[-1] = replace(joined[-1], end=one.end)
+    for piece in pieces[1:]:
+        if piece.start in cuts and piece.start == joined[-1].end and piece.readonly == joined[-1].readonly:
+            joined[-1] = replace(joined[-1], end=piece.end)
         else:
-            joined.append(one)
+            joined.append(piece)
     return joined
 
 
@@ -112,7 +114,7 @@ def _low_pages(layout: RamLayout, base: int, low: Sequence[_Piece], high: Sequen
 
     A machine has such a hole if its memory goes on at 4 GiB, or if firmware ends there, as in all x86 machines.
     """
-    firmware = max(one.end_gpa for one in layout.sections if one.gpa < FOUR_GIB) == FOUR_GIB
+    firmware = max(section.end_gpa for section in layout.sections if section.gpa < FOUR_GIB) == FOUR_GIB
     if base or low[-1].end > _HOLE or not (high or firmware):
         return pages
     stays = high[0].start if high else 2 * _GIB_PAGES
@@ -122,7 +124,9 @@ def _low_pages(layout: RamLayout, base: int, low: Sequence[_Piece], high: Sequen
 def _resized(blocks: Sequence[RamBlock], main: Sequence[RamBlock], pages: int) -> dict[RamBlock, RamBlock]:
     """Each block as it is with ``pages`` pages of main memory."""
     total = sum(block.pages for block in main)
-    ends = [-(-pages * end // total) // BITS_PER_WORD * BITS_PER_WORD for end in accumulate(one.pages for one in main)]
+    ends = [
+        -(-pages * end // total) // BITS_PER_WORD * BITS_PER_WORD for end in accumulate(block.pages for block in main)
+    ]
     sizes = [end - start for start, end in pairwise([0, *ends[:-1], pages])]
     if len(main) > 1 and min(sizes) < MIN_RAM // PAGE_SIZE:
         raise LayoutError(f"--ram is {pages * PAGE_SIZE} bytes, too little for the {len(main)} blocks of main memory")
@@ -137,7 +141,7 @@ def _resized(blocks: Sequence[RamBlock], main: Sequence[RamBlock], pages: int) -
 def _sections(blocks: Sequence[RamBlock], pieces: Sequence[_Piece], base: int) -> list[Section]:
     """What of each block the pieces show, ``base`` pages above where it lies in main memory."""
     sections: list[Section] = []
-    for block, start in zip(blocks, accumulate([0, *(one.pages for one in blocks)]), strict=False):
+    for block, start in zip(blocks, accumulate([0, *(block.pages for block in blocks)]), strict=False):
         for piece in pieces:
             first, end = max(piece.start, start), min(piece.end, start + block.pages)
             if first < end:
@@ -148,10 +152,11 @@ def _sections(blocks: Sequence[RamBlock], pieces: Sequence[_Piece], base: int) -
 
 def _moved_up(sections: Sequence[Section], above: int, end: int) -> list[Section]:
     """The sections, those from ``above`` on moved up by whole GiB if they would begin before ``end``."""
-    lowest = min((one.gpa for one in sections if one.gpa >= above), default=end)
+    lowest = min((section.gpa for section in sections if section.gpa >= above), default=end)
     by = -(-max(0, end - lowest) // (1 << 30)) * (1 << 30)
     return [
-        replace(one, gpa=GuestPhysicalAddress(one.gpa + by)) if by and one.gpa >= above else one for one in sections
+        replace(section, gpa=GuestPhysicalAddress(section.gpa + by)) if by and section.gpa >= above else section
+        for section in sections
     ]
 
 

@@ -1,4 +1,4 @@
-"""Reading text line by line, with the place of whatever is wrong."""
+"""Reading text line by line, and naming the line that is wrong."""
 
 from __future__ import annotations
 

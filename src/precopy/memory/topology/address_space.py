@@ -1,4 +1,5 @@
-"""An address space: what a CPU or a device sees from a root region, and who is told when that changes."""
+"""An address space: what a CPU or a device sees from a root region, and the listeners that are told when that
+changes."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from precopy.units import GuestPhysicalAddress
 
 
 class MemoryListener(Protocol):
-    """What wants to know which ranges there are, such as who gives the kernel its memory slots.
+    """It is told which ranges an address space has: for example to give the kernel its memory slots.
 
     Each change of the view comes between one `begin` and one `commit`. A listener may change regions: that is an
     update of its own, after this one; it does not add or remove listeners. What it raises comes out of whatever changed
@@ -39,7 +40,7 @@ class MemoryListener(Protocol):
         """A change of the view begins."""
 
     def commit(self) -> None:
-        """The change is complete: what the listener was told of is all that there is."""
+        """The change is complete: the listener has been told of every range."""
 
 
 class AddressSpace:
@@ -68,8 +69,8 @@ class AddressSpace:
         self._listeners.append(listener)
         with transaction():
             listener.begin()
-            for one in self._view:
-                listener.region_add(one)
+            for flat in self._view:
+                listener.region_add(flat)
             listener.commit()
 
     def remove_listener(self, listener: MemoryListener) -> None:
@@ -79,8 +80,8 @@ class AddressSpace:
         self._listeners.remove(listener)
         with transaction():
             listener.begin()
-            for one in self._view:
-                listener.region_del(one)
+            for flat in self._view:
+                listener.region_del(flat)
             listener.commit()
 
     def close(self) -> None:
@@ -100,21 +101,21 @@ class AddressSpace:
         if old == new:
             return
         self._view = new
-        before = {one.address: one for one in old}
-        after = {one.address: one for one in new}
+        before = {flat.address: flat for flat in old}
+        after = {flat.address: flat for flat in new}
         listeners = tuple(self._listeners)
         for listener in listeners:
             listener.begin()
-        for one in old:
-            if not _stays(one, after):
+        for flat in old:
+            if not _stays(flat, after):
                 for listener in reversed(listeners):
-                    listener.region_del(one)
-        for one in new:
-            if _stays(one, before):
-                _tell_logged(listeners, one, before[one.address].log_mask)
+                    listener.region_del(flat)
+        for flat in new:
+            if _stays(flat, before):
+                _tell_logged(listeners, flat, before[flat.address].log_mask)
             else:
                 for listener in listeners:
-                    listener.region_add(one)
+                    listener.region_add(flat)
         for listener in listeners:
             listener.commit()
 
@@ -130,6 +131,6 @@ def _tell_logged(listeners: Sequence[MemoryListener], logged: FlatRange, old: Di
             listener.log_stop(logged, old, new)
 
 
-def _stays(one: FlatRange, others: Mapping[GuestPhysicalAddress, FlatRange]) -> bool:
+def _stays(flat: FlatRange, others: Mapping[GuestPhysicalAddress, FlatRange]) -> bool:
     """Whether the same range, but for its log mask, is one of ``others``, which are found by their addresses."""
-    return one.address in others and one.same_place(others[one.address])
+    return flat.address in others and flat.same_place(others[flat.address])

@@ -120,11 +120,11 @@ class FlatView:
     @property
     def sections(self) -> tuple[Section, ...]:
         """The sections of all ranges that have one, in ascending order."""
-        return tuple(section for one in self.ranges if (section := one.section) is not None)
+        return tuple(section for flat in self.ranges if (section := flat.section) is not None)
 
     @cached_property
     def _starts(self) -> list[int]:
-        return [one.address for one in self.ranges]
+        return [flat.address for flat in self.ranges]
 
 
 @dataclass(frozen=True)
@@ -203,21 +203,21 @@ class _Canvas:
     def simplified(self) -> Iterator[FlatRange]:
         """The ranges, with neighbours that are one put together (QEMU: ``flatview_simplify``)."""
         last: FlatRange | None = None
-        for one in self._ranges:
-            if last is None or not one.continues(last):
+        for flat in self._ranges:
+            if last is None or not flat.continues(last):
                 if last is not None:
                     yield last
-                last = one
+                last = flat
             else:
-                last = replace(last, size=last.size + one.size)
+                last = replace(last, size=last.size + flat.size)
         if last is not None:
             yield last
 
-    def _insert(self, index: int, one: FlatRange) -> None:
+    def _insert(self, index: int, flat: FlatRange) -> None:
         if len(self._ranges) >= MAX_RANGES:
-            raise LayoutError(f"a flat view of more than {MAX_RANGES} ranges, at {one.region.name!r}")
-        self._ranges.insert(index, one)
-        self._ends.insert(index, one.end)
+            raise LayoutError(f"a flat view of more than {MAX_RANGES} ranges, at {flat.region.name!r}")
+        self._ranges.insert(index, flat)
+        self._ends.insert(index, flat.end)
 
 
 def _range(visit: _Visit, start: int, end: int) -> FlatRange:

@@ -1,4 +1,4 @@
-"""Who wants to know which pages of a memory region are written (QEMU: the ``DIRTY_MEMORY_*`` clients)."""
+"""Clients that need to know which pages of a memory region are written (QEMU: ``DIRTY_MEMORY_*``)."""
 
 from __future__ import annotations
 

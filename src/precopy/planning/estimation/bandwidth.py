@@ -41,7 +41,9 @@ def estimate_bandwidth(rounds: Sequence[RoundSample]) -> Estimate:
     maximum, as in BBR (draft-ietf-ccwg-bbr), would follow the burst; all bytes over all time would follow the stall.
     QEMU takes the last window of at least 100 ms as it is, its sync included.
     """
-    samples = [(one.sent_bytes, max(one.send_s, _TICK_S)) for one in recent_rounds(rounds) if one.sent_bytes >= 1]
+    samples = [
+        (sample.sent_bytes, max(sample.send_s, _TICK_S)) for sample in recent_rounds(rounds) if sample.sent_bytes >= 1
+    ]
     if not samples:
         return _UNKNOWN
     enough = _ENOUGH_S * sum(sent for sent, _ in samples) / sum(took for _, took in samples)

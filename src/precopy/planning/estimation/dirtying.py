@@ -89,13 +89,13 @@ def estimate_dirtying(
     """
     known = _Known()
     found, ahead = [], 0.0
-    for one in recent_rounds(rounds):
-        interval = _stretched(one.interval_s, one.throttled_share, throttled_share)
-        dirty = min(one.dirty_bytes, ram_bytes)
+    for sample in recent_rounds(rounds):
+        interval = _stretched(sample.interval_s, sample.throttled_share, throttled_share)
+        dirty = min(sample.dirty_bytes, ram_bytes)
         if interval > _TICK_S:
             found.append((interval, dirty, known.follow(interval, dirty)))
             known.add(interval, dirty)
-            ahead = interval * min(one.remaining_bytes / max(one.read_bytes, 1.0), _LARGEST_STEP)
+            ahead = interval * min(sample.remaining_bytes / max(sample.read_bytes, 1.0), _LARGEST_STEP)
     points = [(interval, min(dirty, ram_bytes), weight) for interval, dirty, weight in known.points()]
     corners, doubt = _concave(points), 0.0
     if len(corners) > 1 and corners[1][1] > 0:
@@ -185,8 +185,8 @@ def _concave(points: list[_Point]) -> list[tuple[float, float]]:
     Such a function's mean slope from 0 never rises either. Pooling enforces both and averages errors. The least
     concave majorant comes last, because on its own it would follow the largest errors."""
     grown = pooled([(dirty, weight) for _, dirty, weight in points])
-    falling = pooled([(-dirty / one, weight) for dirty, (one, _, weight) in zip(grown, points, strict=True)])
-    return _majorant([(one, -slope * one) for slope, (one, _, _) in zip(falling, points, strict=True)])
+    falling = pooled([(-dirty / interval, weight) for dirty, (interval, _, weight) in zip(grown, points, strict=True)])
+    return _majorant([(interval, -slope * interval) for slope, (interval, _, _) in zip(falling, points, strict=True)])
 
 
 def _majorant(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -250,7 +250,7 @@ class _Shape:
         """The geometric mean of all guesses, weighted by probability. It is concave, as the guesses are, and improbable
         guesses move it little."""
         logs = self.level[:, None] + _logs(np.array(intervals) / self.shortest)
-        return [math.exp(one) for one in self.share @ logs]
+        return [math.exp(log) for log in self.share @ logs]
 
     def doubt(self, interval: float) -> float:
         """Standard deviation of the guesses' logarithms at ``interval``."""
@@ -270,12 +270,12 @@ _GROWING = (_logs(np.array([1.0])) - _logs(np.array([0.9])))[:, 0] > -_STRAIGHT 
 def _below(corners: list[tuple[float, float]], interval: float, shape: _Shape) -> list[tuple[float, float]]:
     """``corners`` with the shape's corners added below the shortest ``interval``, none of them above the line that
     continues the slope after it."""
-    dirty, after = corners[1][1] * interval / corners[1][0], [one for one in corners if one[0] > interval]
-    slope = next((_slope((interval, dirty), one) for one in after if one[0] > _APART * interval), 0.0)
+    dirty, after = corners[1][1] * interval / corners[1][0], [corner for corner in corners if corner[0] > interval]
+    slope = next((_slope((interval, dirty), corner) for corner in after if corner[0] > _APART * interval), 0.0)
     shorter = [interval / 2**step for step in range(_HALVINGS, 0, -1)]
     *below, here = shape.dirty_bytes([*shorter, interval])
     ends = zip(shorter, below, strict=True)
-    steps = [(one, min(dirty * found / here, dirty - slope * (interval - one))) for one, found in ends]
+    steps = [(at, min(dirty * found / here, dirty - slope * (interval - at))) for at, found in ends]
     return _majorant([*steps, (interval, dirty), *after])
 
 
@@ -297,7 +297,7 @@ def _classes(corners: list[tuple[float, float]], ram_bytes: float) -> DirtyCurve
         if size > _NEGLIGIBLE * most:
             classes.append(DirtyClass(slope - after, size))
     if beyond:
-        rest = ram_bytes - sum(one.size for one in classes)
+        rest = ram_bytes - sum(dirty_class.size for dirty_class in classes)
         classes.append(DirtyClass(beyond, max(rest, beyond * last)))
     return DirtyCurve(tuple(classes))
 

@@ -46,13 +46,15 @@ def estimate_costs(rounds: Sequence[RoundSample], switchover_overhead_s: Estimat
     counts as sent.
     """
     kept = recent_rounds(rounds)
-    later = [one for one in kept if one.number > 1 and one.read_bytes >= 1]
-    reading = later or [one for one in kept if one.read_bytes >= 1]
+    later = [sample for sample in kept if sample.number > 1 and sample.read_bytes >= 1]
+    reading = later or [sample for sample in kept if sample.read_bytes >= 1]
     per_byte, sent, read, recency = [], 0.0, 0.0, 1.0
-    for one in reversed(reading):
-        per_byte.append((max(one.transfer_s - one.send_s, 0.0) / one.read_bytes, recency * math.sqrt(one.read_bytes)))
-        sent += recency * one.sent_bytes
-        read += recency * one.read_bytes
+    for sample in reversed(reading):
+        per_byte.append(
+            (max(sample.transfer_s - sample.send_s, 0.0) / sample.read_bytes, recency * math.sqrt(sample.read_bytes))
+        )
+        sent += recency * sample.sent_bytes
+        read += recency * sample.read_bytes
         recency *= FORGET
     sync_s, sync_s_per_byte = _sync_cost(kept)
     return Costs(
@@ -71,7 +73,7 @@ def _sync_cost(rounds: Sequence[RoundSample]) -> tuple[float, float]:
     b is the median of the slopes between any two rounds, weighted by how far they are apart (Theil, 1950; Sen, 1968;
     the weights: Sievers, 1978), which a few delayed syncs do not move. Where all syncs found about the same,
     b is 0."""
-    points = [(one.dirty_bytes, one.sync_s) for one in rounds]
+    points = [(sample.dirty_bytes, sample.sync_s) for sample in rounds]
     most, least = max((x for x, _ in points), default=0.0), min((x for x, _ in points), default=0.0)
     slope = 0.0
     if most > _VARIED * least:

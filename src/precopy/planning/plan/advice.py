@@ -72,7 +72,7 @@ def advise(asked: PlanInput, clears: Mapping[str, SyncCost] | None = None) -> Ad
         return Advice(True, _gains(asked, outcome, clears or {}))
     levers = [_least(knob, clears or {}) for knob in _knobs(asked)]
     levers += [_limit(asked), _rounds(asked)]
-    return Advice(False, tuple(sorted(levers, key=lambda one: one.factor or math.inf)))
+    return Advice(False, tuple(sorted(levers, key=lambda lever: lever.factor or math.inf)))
 
 
 def _knobs(asked: PlanInput) -> list[_Knob]:
@@ -110,7 +110,7 @@ def _pulled(knob: _Knob, factor: float, clears: Mapping[str, SyncCost]) -> Lever
     lever = _lever(knob.what, knob.value, factor, wanted, carry_out(knob.at(factor)))
     if knob.what != "sync time":
         return lever
-    fast = sorted((one.sync_s, name) for name, one in clears.items() if one.sync_s <= wanted)
+    fast = sorted((cost.sync_s, name) for name, cost in clears.items() if cost.sync_s <= wanted)
     return replace(lever, clears=tuple((name, x) for x, name in fast))
 
 
@@ -139,7 +139,7 @@ def _gains(asked: PlanInput, outcome: Outcome, clears: Mapping[str, SyncCost]) -
     if lower.completed:
         levers.append(_lever("downtime limit", asked.downtime_limit_s, _GAIN, limit, lower))
     before = outcome.total_s * outcome.downtime_s
-    after = [(one.total_s or 0.0) * (one.downtime_s or 0.0) for one in levers]
+    after = [(lever.total_s or 0.0) * (lever.downtime_s or 0.0) for lever in levers]
     ranked = sorted(zip(after, range(len(levers)), strict=True))
     return tuple(levers[index] for product, index in ranked if product < before)
 

@@ -23,7 +23,7 @@ def measured_input(trace: Trace) -> PlanInput:
     costs, bandwidth = seen.costs, seen.costs.bandwidth.value
     curve = seen.dirty.scaled(1 / (1 - throttled_share)) if throttled_share else seen.dirty
     off = max(seen.dirty_spread, (costs.bandwidth.high - costs.bandwidth.low) / (2 * bandwidth))
-    shortest_s = max(DIRTY_RATE_INTERVAL_S, min(one.interval_s * (1 - one.throttled_share) for one in samples))
+    shortest_s = max(DIRTY_RATE_INTERVAL_S, min(sample.interval_s * (1 - sample.throttled_share) for sample in samples))
     per_byte = costs.s_per_byte(bandwidth)
     return PlanInput(
         ram_bytes=trace.ram_bytes,

@@ -149,18 +149,18 @@ def forecast_plan(asked: PlanInput) -> PlanForecast:
     out by a policy that knows it."""
     share = asked.uncertainty
     cases = [asked, asked.off_by(-share), asked.off_by(share)] if share else [asked]
-    outcomes = [carry_out(one) for one in cases]
+    outcomes = [carry_out(case) for case in cases]
     return PlanForecast(
         converges=outcomes[0].completed,
-        sure=len({one.completed for one in outcomes}) == 1,
-        rounds=_range([len(one.rounds) for one in outcomes]),
-        total_s=_range([one.total_s for one in outcomes]),
-        downtime_s=_range([one.downtime_s for one in outcomes]),
-        smallest_downtime_limit_s=_range([smallest_limit(one) for one in cases]),
+        sure=len({outcome.completed for outcome in outcomes}) == 1,
+        rounds=_range([len(outcome.rounds) for outcome in outcomes]),
+        total_s=_range([outcome.total_s for outcome in outcomes]),
+        downtime_s=_range([outcome.downtime_s for outcome in outcomes]),
+        smallest_downtime_limit_s=_range([smallest_limit(case) for case in cases]),
         largest_dirty_rate_bytes_per_s=_range(
             [
-                largest_dirty_rate(one) / off
-                for one, off in zip(cases, (1.0, 1 - share, 1 + share), strict=False)  # of D as it was given
+                largest_dirty_rate(case) / off
+                for case, off in zip(cases, (1.0, 1 - share, 1 + share), strict=False)  # of D as it was given
             ]
         ),
         likely=outcomes[0],

@@ -76,8 +76,8 @@ class Grid:
     def column(self, axis: Axis) -> list[float]:
         """The values of one axis, plan by plan."""
         at = self.axes.index(axis)
-        after = math.prod(len(one.values) or 1 for one in self.axes[at + 1 :])
-        before = math.prod(len(one.values) or 1 for one in self.axes[:at])
+        after = math.prod(len(axis.values) or 1 for axis in self.axes[at + 1 :])
+        before = math.prod(len(axis.values) or 1 for axis in self.axes[:at])
         return [value for value in axis.values for _ in range(after)] * before
 
 
@@ -191,8 +191,8 @@ def frontier(grid: Grid, converges: Sequence[float]) -> list[Edge]:
     for at, value in enumerate(outer):
         here = converges[at * block : (at + 1) * block]
         counts = [int(sum(here[n :: len(inner.values)])) for n in range(len(inner.values))]
-        every = [one for one, count in zip(inner.values, counts, strict=True) if count == each]
-        some = [one for one, count in zip(inner.values, counts, strict=True) if count]
+        every = [value for value, count in zip(inner.values, counts, strict=True) if count == each]
+        some = [value for value, count in zip(inner.values, counts, strict=True) if count]
         edges.append(Edge(value, block, sum(counts), best(every, default=None), best(some, default=None)))
     return edges
 

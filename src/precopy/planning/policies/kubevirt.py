@@ -77,7 +77,7 @@ def stall(metrics: Metrics, limits: Limits, now: float) -> Decision:
     Source: KubeVirt enhancements, veps/sig-compute/248-migration-convergence; virt-launcher, stallDetector.
     """
     most_s, rounds = limits.downtime_limit_s, metrics.rounds
-    left = [*(one.remaining_bytes for one in rounds[:-1]), metrics.remaining_bytes] if rounds else []
+    left = [*(sample.remaining_bytes for sample in rounds[:-1]), metrics.remaining_bytes] if rounds else []
     stalled = _stalled_at(rounds, left)
     aims = [] if stalled is None else _aims(rounds, left, stalled)
     raised_s = _raised_at(rounds, left, aims, limits)
@@ -104,8 +104,8 @@ def _timeout_s(metrics: Metrics) -> float:
 def _stalled_at(rounds: Sequence[RoundSample], left: Sequence[float]) -> int | None:
     """Index of the round at which the stall was found."""
     least, aged = math.inf, 0
-    for index, one in enumerate(rounds):
-        while rounds[aged].ended_s <= one.ended_s - STALL_WINDOW_S:
+    for index, sample in enumerate(rounds):
+        while rounds[aged].ended_s <= sample.ended_s - STALL_WINDOW_S:
             least = min(least, left[aged])
             aged += 1
         if left[index] >= least * (1 - STALL_MARGIN):
@@ -118,13 +118,13 @@ def _aims(rounds: Sequence[RoundSample], left: Sequence[float], stalled: int) ->
     aims, since = [min(left[: stalled + 1])], list[float]()
     patience_s = STALL_WINDOW_S
     deadline_s = rounds[stalled].ended_s + patience_s
-    for one, bytes_left in zip(rounds[stalled + 1 :], left[stalled + 1 :], strict=True):
+    for sample, bytes_left in zip(rounds[stalled + 1 :], left[stalled + 1 :], strict=True):
         heapq.heappush(since, bytes_left)
         aim = aims[-1]
-        if one.ended_s >= deadline_s:
+        if sample.ended_s >= deadline_s:
             aim = heapq.heappop(since)
             patience_s *= PATIENCE_DECAY
-            deadline_s = one.ended_s + patience_s
+            deadline_s = sample.ended_s + patience_s
         aims.append(aim)
     return aims
 
@@ -140,10 +140,10 @@ def _raised_at(
     if limits.on_timeout is TimeoutPolicy.SWITCH:
         return None
     bandwidth, stalled = 0.0, len(rounds) - len(aims)
-    for index, one in enumerate(rounds):
-        sample = measured_bandwidth(rounds[: index + 1])
-        bandwidth = EWMA_ALPHA * sample + (1 - EWMA_ALPHA) * bandwidth if bandwidth > 0 else sample
+    for index, sample in enumerate(rounds):
+        measured = measured_bandwidth(rounds[: index + 1])
+        bandwidth = EWMA_ALPHA * measured + (1 - EWMA_ALPHA) * bandwidth if bandwidth > 0 else measured
         possible = left[index] <= POSSIBLE_FACTOR * limits.downtime_limit_s * bandwidth
         if index >= stalled and possible and _is_minimum(left[index], aims[index - stalled]):
-            return one.ended_s
+            return sample.ended_s
     return None

@@ -108,7 +108,7 @@ def _rounds_late(metrics: Metrics, limits: Limits, now: float) -> int:
     """Rounds that have ended since time or rounds were used up, this one included."""
     late = len(metrics.rounds) - limits.max_rounds + 1
     if limits.timed_out(now):
-        late = max(late, 1, sum(1 for one in metrics.rounds if limits.timed_out(one.ended_s)))
+        late = max(late, 1, sum(1 for sample in metrics.rounds if limits.timed_out(sample.ended_s)))
     return max(late, 0)
 
 
@@ -128,7 +128,7 @@ def _is_settling(metrics: Metrics, limits: Limits, expected: Estimate) -> bool:
 def _stands_still(metrics: Metrics) -> bool:
     """Whether the last `_STILL_ROUNDS` rounds brought remaining bytes less than `_LITTLE` below the lowest before
     them."""
-    remaining = [one.remaining_bytes for one in metrics.rounds]
+    remaining = [sample.remaining_bytes for sample in metrics.rounds]
     if len(remaining) <= _STILL_ROUNDS:
         return False
     return min(remaining[-_STILL_ROUNDS:]) >= (1 - _LITTLE) * min(remaining[:-_STILL_ROUNDS])
@@ -137,7 +137,7 @@ def _stands_still(metrics: Metrics) -> bool:
 def _is_local_minimum(metrics: Metrics) -> bool:
     """Whether remaining bytes have nearly stopped falling (by less than `_LITTLE` in the last round) and are within
     `_LITTLE` of their lowest. Waiting helps while they fall, and after they have risen."""
-    remaining = [one.remaining_bytes for one in metrics.rounds]
+    remaining = [sample.remaining_bytes for sample in metrics.rounds]
     if len(remaining) < 2:
         return False
     return (1 - _LITTLE) * remaining[-2] <= remaining[-1] <= (1 + _LITTLE) * min(remaining)

@@ -54,19 +54,21 @@ def _looked(rounds: tuple[RoundSample, ...], ram_bytes: int) -> _Loop:
     return functools.reduce(_through, rounds, _Loop(float(ram_bytes)))
 
 
-def _through(loop: _Loop, one: RoundSample) -> _Loop:
+def _through(loop: _Loop, sample: RoundSample) -> _Loop:
     """The loop a round later."""
     moment, every, looks, rises = loop.moment, loop.every, loop.looks, loop.rises
     last_remaining, last_sent = loop.last_remaining, loop.last_sent
-    while moment < one.ended_s:
-        if one.ended_s - moment > _MANY * every:
-            passed = _without_effect(replace(loop, moment=moment, every=every, looks=looks, last_sent=last_sent), one)
+    while moment < sample.ended_s:
+        if sample.ended_s - moment > _MANY * every:
+            passed = _without_effect(
+                replace(loop, moment=moment, every=every, looks=looks, last_sent=last_sent), sample
+            )
             looks, moment = looks + passed, moment + passed * every
-            if moment >= one.ended_s:
+            if moment >= sample.ended_s:
                 break
         looks += 1
-        done = _done(one, moment)
-        remaining, sent = loop.remaining * (1 - done), loop.sent + one.sent_bytes * done
+        done = _done(sample, moment)
+        remaining, sent = loop.remaining * (1 - done), loop.sent + sample.sent_bytes * done
         if sent != last_sent:
             every = SHORT_LOOK_S if remaining < last_sent / looks else every
             rises += (0 < last_remaining < remaining) or remaining == 0
@@ -74,15 +76,15 @@ def _through(loop: _Loop, one: RoundSample) -> _Loop:
         last_sent = sent
         moment += every
     return _Loop(
-        one.remaining_bytes, loop.sent + one.sent_bytes, moment, every, looks, rises, last_remaining, last_sent
+        sample.remaining_bytes, loop.sent + sample.sent_bytes, moment, every, looks, rises, last_remaining, last_sent
     )
 
 
-def _without_effect(loop: _Loop, one: RoundSample) -> int:
+def _without_effect(loop: _Loop, sample: RoundSample) -> int:
     """How many of the next looks neither count nor change how long the loop waits."""
-    if loop.last_sent == loop.sent + one.sent_bytes:  # no look of this round sees any more sent
-        return math.ceil((one.ended_s - loop.moment) / loop.every)
-    sending_s = one.ended_s - one.sync_s - loop.moment
+    if loop.last_sent == loop.sent + sample.sent_bytes:  # no look of this round sees any more sent
+        return math.ceil((sample.ended_s - loop.moment) / loop.every)
+    sending_s = sample.ended_s - sample.sync_s - loop.moment
     if loop.last_sent <= loop.sent or sending_s <= 0:
         return 0
     # What remains only falls until all is sent, so that none of these counts. What is left to find is the first look
@@ -92,21 +94,21 @@ def _without_effect(loop: _Loop, one: RoundSample) -> int:
         return high
     while low < high:
         middle = (low + high + 1) // 2
-        done = _done(one, loop.moment + middle * loop.every)
-        before = _done(one, loop.moment + (middle - 1) * loop.every)
-        if (loop.looks + middle + 1) * loop.remaining * (1 - done) < loop.sent + one.sent_bytes * before:
+        done = _done(sample, loop.moment + middle * loop.every)
+        before = _done(sample, loop.moment + (middle - 1) * loop.every)
+        if (loop.looks + middle + 1) * loop.remaining * (1 - done) < loop.sent + sample.sent_bytes * before:
             high = middle - 1
         else:
             low = middle
     return low
 
 
-def _done(one: RoundSample, moment: float) -> float:
+def _done(sample: RoundSample, moment: float) -> float:
     """The share of a round that is sent by ``moment``."""
-    begun_s = moment - (one.ended_s - one.interval_s)
-    if begun_s >= one.transfer_s:
+    begun_s = moment - (sample.ended_s - sample.interval_s)
+    if begun_s >= sample.transfer_s:
         return 1.0
-    return max(begun_s, 0.0) / one.transfer_s if one.transfer_s > 0 else 0.0
+    return max(begun_s, 0.0) / sample.transfer_s if sample.transfer_s > 0 else 0.0
 
 
 def proxmox(metrics: Metrics, limits: Limits, now: float) -> Decision:

@@ -31,8 +31,12 @@ def measured_bandwidth(rounds: Sequence[RoundSample]) -> float:
     patch series "migration: merge fragmented clear_dirty ioctls" (docs/patch-series.md).
     """
     sent = transfer_s = filled_s = 0.0
-    for one in reversed(rounds):
-        sent, transfer_s, filled_s = sent + one.sent_bytes, transfer_s + one.transfer_s, filled_s + one.interval_s
+    for sample in reversed(rounds):
+        sent, transfer_s, filled_s = (
+            sent + sample.sent_bytes,
+            transfer_s + sample.transfer_s,
+            filled_s + sample.interval_s,
+        )
         if filled_s >= WINDOW_S:
             break
     if transfer_s <= 0:
@@ -100,13 +104,13 @@ def _raises_throttle(rounds: Sequence[RoundSample]) -> bool:
     raised, high = False, 0
     dirty = sent = 0.0
     began_s = rounds[0].ended_s - rounds[0].interval_s if rounds else 0.0
-    for one in rounds:
+    for sample in rounds:
         raised = False
-        dirty, sent = dirty + one.dirty_bytes, sent + one.sent_bytes
-        if one.ended_s - began_s <= PERIOD_S:
+        dirty, sent = dirty + sample.dirty_bytes, sent + sample.sent_bytes
+        if sample.ended_s - began_s <= PERIOD_S:
             continue
         high += dirty > TRIGGER * sent
         if high >= 2:
             raised, high = True, 0
-        began_s, dirty, sent = one.ended_s, 0.0, 0.0
+        began_s, dirty, sent = sample.ended_s, 0.0, 0.0
     return raised

@@ -48,7 +48,7 @@ class CountingLog:
 
     def _parts(self, start: int, count: int) -> list[tuple[int, int]]:
         """The range's part of each block, where there is one."""
-        parts = ((max(start, one.first_page), min(start + count, one.end_page)) for one in self._blocks)
+        parts = ((max(start, block.first_page), min(start + count, block.end_page)) for block in self._blocks)
         return [(lo, hi - lo) for lo, hi in parts if lo < hi]
 
 
@@ -59,9 +59,9 @@ def clear_calls(trace: Trace, policy: ClearPolicy) -> tuple[Calls, ...]:
     log, found, made = CountingLog(trace.layout), everything, []
     log.harvest(found)
     _sync(policy, found, log)
-    for one in trace.rounds:
+    for round_ in trace.rounds:
         reading = _read(policy, trace.layout, found, log)
-        found = one.dirty
+        found = round_.dirty
         log.harvest(found)
         made.append(Calls(reading, _sync(policy, found, log)))
     return tuple(made)
@@ -94,8 +94,8 @@ def with_clear(trace: Trace, clear: str) -> tuple[RoundSample, ...]:
         return trace.samples
     before = clear_calls(trace, clear_policy(facts.clear, trace.layout, facts.clear_chunk_shift))
     after = clear_calls(trace, clear_policy(clear, trace.layout, DEFAULT_CHUNK_SHIFT))
-    calls = sum(one.did.clear_calls for one in trace.rounds)
-    each_s = sum(one.did.clear_s for one in trace.rounds) / calls if calls else CLEAR_S
+    calls = sum(round_.did.clear_calls for round_ in trace.rounds)
+    each_s = sum(round_.did.clear_s for round_ in trace.rounds) / calls if calls else CLEAR_S
     changed = []
     for sample, old, new in zip(trace.samples, before, after, strict=True):
         reading = max(each_s * (new.reading - old.reading), -sample.clear_s)

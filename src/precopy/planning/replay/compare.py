@@ -38,7 +38,7 @@ class Comparison:
 
     def of(self, policy: str) -> tuple[Score, ...]:
         """One policy's score on each trace."""
-        return tuple(score for one in self.traces for score in one.results if score.policy == policy)
+        return tuple(score for trace in self.traces for score in trace.results if score.policy == policy)
 
 
 def compare(
@@ -59,9 +59,9 @@ def compare(
 def pareto_front(outcomes: Sequence[Outcome]) -> list[bool]:
     """Whether each is on the front of downtime and total time among those that completed."""
 
-    def beaten(one: Outcome, by: Outcome) -> bool:
-        worse = one.downtime_s >= by.downtime_s and one.total_s >= by.total_s
-        return worse and (one.downtime_s, one.total_s) != (by.downtime_s, by.total_s)
+    def beaten(outcome: Outcome, by: Outcome) -> bool:
+        worse = outcome.downtime_s >= by.downtime_s and outcome.total_s >= by.total_s
+        return worse and (outcome.downtime_s, outcome.total_s) != (by.downtime_s, by.total_s)
 
-    done = [one for one in outcomes if one.completed]
-    return [one.completed and not any(beaten(one, other) for other in done) for one in outcomes]
+    done = [outcome for outcome in outcomes if outcome.completed]
+    return [outcome.completed and not any(beaten(outcome, other) for other in done) for outcome in outcomes]

@@ -90,7 +90,7 @@ def _costs(trace: Trace, samples: tuple[RoundSample, ...], bandwidth: float | No
     """The costs measured over the whole recording, exact rather than estimated for later rounds."""
     costs = estimate_costs(samples, trace.switchover_overhead_s)
     if bandwidth is None:
-        sent, send_s = sum(one.sent_bytes for one in samples), sum(one.send_s for one in samples)
+        sent, send_s = sum(sample.sent_bytes for sample in samples), sum(sample.send_s for sample in samples)
         bandwidth = sent / send_s if sent > 0 and send_s > 0 else costs.bandwidth.value
     return replace(
         costs,

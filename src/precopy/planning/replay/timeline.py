@@ -73,8 +73,8 @@ class Timeline:
         self.page_size = trace.layout.page_size
         self._ram_pages = trace.layout.pages
         ever = Bitmap(trace.layout.end_page)
-        for one in trace.rounds:
-            ever.add(one.dirty)
+        for round_ in trace.rounds:
+            ever.add(round_.dirty)
         total = ever.count()
         chosen = _chosen(ever) if total > MOST_PAGES else ever
         places = _Places(chosen)
@@ -82,21 +82,21 @@ class Timeline:
         self._scale = total / self._pages if self._pages else 0.0
         self._rounds: list[_Round] = []
         at = 0.0
-        for one in trace.rounds:
-            made = _round_of(one, at, chosen, places)
+        for round_ in trace.rounds:
+            made = _round_of(round_, at, chosen, places)
             self._rounds.append(made)
             at = made.end
         self.length = at
         self._again = self._rounds[0].end if len(self._rounds) > 1 else 0.0
-        self._ends = np.array([one.end for one in self._rounds])
+        self._ends = np.array([round_.end for round_ in self._rounds])
         fit = _Fit(self._rounds, self._pages)
         self._rates = fit.rates
         self._codes: list[Codes] = [
-            one.slices * np.uint16(_BINS) + bins for one, bins in zip(self._rounds, fit.fitted(), strict=True)
+            round_.slices * np.uint16(_BINS) + bins for round_, bins in zip(self._rounds, fit.fitted(), strict=True)
         ]
         self._counts = [
-            np.bincount(codes, minlength=(one.edges.size - 1) * _BINS).reshape(-1, _BINS).astype(np.float64)
-            for codes, one in zip(self._codes, self._rounds, strict=True)
+            np.bincount(codes, minlength=(round_.edges.size - 1) * _BINS).reshape(-1, _BINS).astype(np.float64)
+            for codes, round_ in zip(self._codes, self._rounds, strict=True)
         ]
         self._whole: tuple[int, int, npt.NDArray[np.float32]] = (0, 0, np.ones(self._pages, np.float32))
         self._fall = self._fall_of_halves()
@@ -129,12 +129,12 @@ class Timeline:
         first = int(np.searchsorted(self._ends, start, side="right"))
         found = []
         for number in range(first, len(self._rounds)):
-            one = self._rounds[number]
-            if one.begin >= end:
+            round_ = self._rounds[number]
+            if round_.begin >= end:
                 break
             # The very ends are kept as they are, so that a round that lies in the interval as a whole is seen to.
-            begin = 0.0 if start <= one.begin else start - one.begin
-            found.append((number, begin, one.length if end >= one.end else end - one.begin))
+            begin = 0.0 if start <= round_.begin else start - round_.begin
+            found.append((number, begin, round_.length if end >= round_.end else end - round_.begin))
         return found
 
     def _clean(self, whole: Sequence[int]) -> npt.NDArray[np.float32]:
@@ -154,11 +154,11 @@ class Timeline:
 
     def _found(self, number: int, begin: float, end: float) -> Floats:
         """Probability that a page which round ``number`` found was written in a stretch of it, by slice and rate."""
-        one, counts = self._rounds[number], self._counts[number]
-        before = self._first_by(one, begin)
-        first = self._first_by(one, end) - before
+        round_, counts = self._rounds[number], self._counts[number]
+        before = self._first_by(round_, begin)
+        first = self._first_by(round_, end) - before
         again = before * counts
-        wanted = float((self._first_by(one, end - begin) * counts).sum()) - float((first * counts).sum())
+        wanted = float((self._first_by(round_, end - begin) * counts).sum()) - float((first * counts).sum())
         if wanted <= 0 or begin <= 0:
             return first
         low, high = 0.0, 1.0
@@ -172,9 +172,9 @@ class Timeline:
                 high = middle
         return first + before * _hit(self._rates * high * (end - begin))
 
-    def _first_by(self, one: _Round, when: float) -> Floats:
+    def _first_by(self, round_: _Round, when: float) -> Floats:
         """Probability that the first write was before ``when`` (since the round's beginning), by slice and rate."""
-        lo, hi = one.edges[:-1, None], one.edges[1:, None]
+        lo, hi = round_.edges[:-1, None], round_.edges[1:, None]
         return np.asarray(_hit(self._rates * np.clip(when - lo, 0, hi - lo)) / _hit(self._rates * (hi - lo)))
 
     def _beyond(self, interval: float) -> float:
@@ -228,10 +228,10 @@ def _mixed(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     return np.asarray(values ^ (values >> np.uint64(31)))
 
 
-def _round_of(one: TraceRound, begin: float, chosen: Bitmap, places: _Places) -> _Round:
-    speed, interval = 1 - one.sample.throttled_share, max(one.sample.interval_s, _SHORTEST_S)
-    samples = [sample for sample in one.mid_round if sample.interval_s < interval][: _BINS - 2]
-    pages = Bitmap(chosen.size, one.dirty.words & chosen.words).indexes()
+def _round_of(round_: TraceRound, begin: float, chosen: Bitmap, places: _Places) -> _Round:
+    speed, interval = 1 - round_.sample.throttled_share, max(round_.sample.interval_s, _SHORTEST_S)
+    samples = [sample for sample in round_.mid_round if sample.interval_s < interval][: _BINS - 2]
+    pages = Bitmap(chosen.size, round_.dirty.words & chosen.words).indexes()
     slices = np.full(pages.size, len(samples), np.uint8)
     for number in range(len(samples) - 1, -1, -1):
         words = samples[number].dirty.words
@@ -251,19 +251,19 @@ class _Fit:
         self._rounds = rounds
         history = np.zeros(pages, np.uint64)
         found = np.zeros(pages, np.float64)
-        for number, one in enumerate(rounds):
-            which = np.uint64((number + 1) << 8) + one.slices.astype(np.uint64)
-            history[one.pages] ^= _mixed(which * np.uint64(0x9E3779B97F4A7C15))
-            found[one.pages] += 1
+        for number, round_ in enumerate(rounds):
+            which = np.uint64((number + 1) << 8) + round_.slices.astype(np.uint64)
+            history[round_.pages] ^= _mixed(which * np.uint64(0x9E3779B97F4A7C15))
+            found[round_.pages] += 1
         _, first, self._inverse = np.unique(history, return_index=True, return_inverse=True)
         self._found = found[first]
         self._slices = np.empty((len(rounds), first.size), np.uint8)
-        for number, one in enumerate(rounds):
-            slices = np.full(pages, one.edges.size - 1, np.uint8)  # one past the last: not found
-            slices[one.pages] = one.slices
+        for number, round_ in enumerate(rounds):
+            slices = np.full(pages, round_.edges.size - 1, np.uint8)  # one past the last: not found
+            slices[round_.pages] = round_.slices
             self._slices[number] = slices[first]
-        lengths = [one.length for one in rounds]
-        shortest = min(float(np.diff(one.edges).min()) for one in rounds)
+        lengths = [round_.length for round_ in rounds]
+        shortest = min(float(np.diff(round_.edges).min()) for round_ in rounds)
         slowest, fastest = 0.1 / sum(lengths), 100 / max(shortest, _SHORTEST_S)
         self.rates = np.geomspace(slowest, fastest, _BINS)
         self._step = np.log(fastest / slowest) / (_BINS - 1)
@@ -271,15 +271,15 @@ class _Fit:
     def fitted(self) -> Iterator[Codes]:
         """For each round, which of the rates each of the pages that it found has, as all other rounds have it: that it
         was found in this one would make every page look busier than it is."""
-        until = [self._until(one) for one in self._rounds]
-        bins = self._nearest(np.full(self._found.size, 1 / sum(one.length for one in self._rounds)))
+        until = [self._until(round_) for round_ in self._rounds]
+        bins = self._nearest(np.full(self._found.size, 1 / sum(round_.length for round_ in self._rounds)))
         for _ in range(_ITERATIONS):
             time = self._time(until, bins)
             bins = self._nearest(self._found / time)
         time = self._time(until, bins)
-        for one, table, slices in zip(self._rounds, until, self._slices, strict=True):
+        for round_, table, slices in zip(self._rounds, until, self._slices, strict=True):
             elsewhere = np.maximum(time - table[slices, bins], _SHORTEST_S)
-            yield self._nearest((self._found - 1) / elsewhere)[self._inverse[one.pages]]
+            yield self._nearest((self._found - 1) / elsewhere)[self._inverse[round_.pages]]
 
     def _time(self, until: list[Floats], bins: Codes) -> Floats:
         """Expected time until each page was found, in all rounds together."""
@@ -292,12 +292,12 @@ class _Fit:
         steps = np.rint(np.log(np.maximum(rates / self.rates[0], 1.0)) / self._step)
         return np.asarray(np.clip(steps, 0, _BINS - 1), np.uint16)
 
-    def _until(self, one: _Round) -> Floats:
+    def _until(self, round_: _Round) -> Floats:
         """Expected time until a page was found: by slice, not found at all being the last, and by rate."""
-        lo, length = one.edges[:-1, None], np.diff(one.edges)[:, None]
+        lo, length = round_.edges[:-1, None], np.diff(round_.edges)[:, None]
         expected = self.rates * length
         with np.errstate(over="ignore"):
             mean = np.where(
                 expected < 1e-3, length * (0.5 - expected / 12), 1 / self.rates - length / np.expm1(expected)
             )
-        return np.concatenate((lo + mean, np.full((1, _BINS), one.length)))
+        return np.concatenate((lo + mean, np.full((1, _BINS), round_.length)))
