@@ -157,7 +157,7 @@ class TestWhoWrites:
     def test_words_that_mean_nothing(self, shared: shared_memory.SharedMemory) -> None:
         with pytest.raises(UsageError, match="writers is one of 'this process', 'attached', 'any', not 'all'"):
             Memory.adopt(shared, writers="all")  # type: ignore[arg-type]
-        with pytest.raises(UsageError, match='by is "content"'):
+        with pytest.raises(UsageError, match="by is 'content', not 'kernel'"):
             Memory(4096).track(by="kernel")  # type: ignore[arg-type]
 
     def test_attaching_where_nobody_tracks(self, shared: shared_memory.SharedMemory) -> None:
