@@ -13,6 +13,7 @@ import importlib.util
 import os
 import re
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -102,6 +103,8 @@ def required() -> set[str]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # In a script's background SIGINT is ignored, and so it would be in every command that a test starts and interrupts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.pop("COLUMNS", None)  # tables depend on no terminal; pytest-xdist sets this for its workers
     unknown = required() - FEATURES.keys()
     if unknown:

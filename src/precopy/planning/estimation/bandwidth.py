@@ -13,7 +13,7 @@ _ENOUGH_S = 0.05
 """Seconds of sending, at the average rate, with which a round has half the weight of a very long one."""
 _TELLING = 0.5
 """Weight from which the newest round's rate is always inside the range (1: a very long round)."""
-_TICK_S = 1e-6
+TICK_S = 1e-6
 """Seconds. Shorter times of sending count as this, so that no rate is infinite."""
 
 _NINE_IN_TEN = 1.645 * math.sqrt(math.pi / 2)
@@ -42,7 +42,7 @@ def estimate_bandwidth(rounds: Sequence[RoundSample]) -> Estimate:
     QEMU takes the last window of at least 100 ms as it is, its sync included.
     """
     samples = [
-        (sample.sent_bytes, max(sample.send_s, _TICK_S)) for sample in recent_rounds(rounds) if sample.sent_bytes >= 1
+        (sample.sent_bytes, max(sample.send_s, TICK_S)) for sample in recent_rounds(rounds) if sample.sent_bytes >= 1
     ]
     if not samples:
         return _UNKNOWN

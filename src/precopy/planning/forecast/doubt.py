@@ -15,6 +15,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from precopy.planning.estimation.bandwidth import TICK_S
 from precopy.planning.estimation.weighting import recent_rounds, weighted_median
 from precopy.planning.model.estimate import Estimate
 from precopy.planning.model.metrics import RoundSample
@@ -76,7 +77,7 @@ def doubt(rounds: Sequence[RoundSample]) -> Doubt:
     sent = [
         (sample.sent_bytes / sample.send_s, sample.send_s)
         for sample in recent_rounds(rounds)
-        if sample.sent_bytes > 0 < sample.send_s
+        if sample.sent_bytes >= 1 and sample.send_s >= TICK_S
     ]
     if len(sent) < 2:
         return Doubt(1.0 if rounds else 0.0, measured=bool(rounds))
