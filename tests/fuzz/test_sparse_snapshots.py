@@ -19,7 +19,7 @@ MOST_MIB = 64
 
 PROGRAM = textwrap.dedent(
     """
-    import os, shutil, sys
+    import functools, os, shutil, sys
 
     import numpy as np
     import xxhash
@@ -42,6 +42,7 @@ PROGRAM = textwrap.dedent(
         claims["table_bytes"] = table_bytes(made)
         return Header(number=number, id=made.id, parent=parent, created_s=0.0, size=TIB4, page_size=4096, **claims)
 
+    @functools.cache  # of half a gigabyte, for many a shape and act
     def zeros_checksum(length):
         digest = xxhash.xxh3_64()
         while length:

@@ -160,6 +160,10 @@ class _Handler(MetricsHandler):
 
 
 class _Server(ThreadingHTTPServer):
+    request_queue_size = (
+        128  # connections that may wait; beyond the default, 5, a client would try again after a second
+    )
+
     def __init__(self, address: Address, handler: type) -> None:
         family, _, _, _, where = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
         self.address_family = family

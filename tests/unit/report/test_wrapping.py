@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from precopy.report.wrapping import wrap
 from precopy.units import format_bits, format_duration, format_rate, format_size
+from support.commands import called
 from support.patience import IN_TIME_S
 
 MEASURES = st.one_of(
@@ -53,11 +54,24 @@ def test_a_path_that_is_longer_than_a_line_is_broken_within() -> None:
     ]
 
 
-def on_a_terminal(arguments: list[str], columns: int) -> tuple[str, int]:
-    """What a command writes to a terminal of that width, and its exit code."""
+WIDTHS = (40, 60, 80)
+EACH_WIDTH = """
+import os, sys
+from precopy.cli.main import main
+for columns in sys.argv[1].split():
+    os.environ["COLUMNS"] = columns
+    try:
+        main(sys.argv[2:])
+    except SystemExit as ended:
+        print("\\f", ended.code, sep="", end="\\f", flush=True)
+"""
+
+
+def on_terminals(arguments: list[str]) -> list[tuple[str, int]]:
+    """What a command writes to a terminal of each of `WIDTHS`, and its exit code."""
     leader, follower = pty.openpty()
-    environment = {**os.environ, "COLUMNS": str(columns), "TERM": "dumb"}
-    command = [sys.executable, "-m", "precopy", *arguments]
+    environment = {**os.environ, "TERM": "dumb"}
+    command = [sys.executable, "-c", EACH_WIDTH, " ".join(map(str, WIDTHS)), *arguments]
     with subprocess.Popen(command, stdin=follower, stdout=follower, stderr=follower, env=environment) as child:
         os.close(follower)
         said = b""
@@ -69,12 +83,13 @@ def on_a_terminal(arguments: list[str], columns: int) -> tuple[str, int]:
             if not data:
                 break
             said += data
-        code = child.wait(IN_TIME_S)
+        child.wait(IN_TIME_S)
     os.close(leader)
-    return said.decode().replace("\r\n", "\n"), code
+    *parts, rest = said.decode().replace("\r\n", "\n").split("\f")
+    assert rest == ""
+    return list(zip(parts[::2], map(int, parts[1::2]), strict=True))
 
 
-@pytest.mark.parametrize("columns", [40, 60, 80])
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
@@ -83,12 +98,14 @@ def on_a_terminal(arguments: list[str], columns: int) -> tuple[str, int]:
         (["replay", "/nowhere/at/all/recording"], 2, "there is no file"),
     ],
 )
-def test_errors_are_broken_at_words(arguments: list[str], code: int, said: str, columns: int) -> None:
-    text, ended = on_a_terminal(arguments, columns)
-    assert ended == code, text
-    assert max(map(len, text.splitlines())) <= columns
-    assert said in " ".join(text.split())
-    for word in ("migration", "recording", "control", "precopy:"):
-        assert " ".join(text.split()).count(word) == text.count(word)  # none is broken
-    piped = subprocess.run([sys.executable, "-m", "precopy", *arguments], capture_output=True, text=True, check=False)
-    assert " ".join(piped.stderr.split()) == " ".join(text.split())
+def test_errors_are_broken_at_words(arguments: list[str], code: int, said: str) -> None:
+    piped = called(*arguments)
+    shown = on_terminals(arguments)
+    assert len(shown) == len(WIDTHS)
+    for columns, (text, ended) in zip(WIDTHS, shown, strict=True):
+        assert ended == code, text
+        assert max(map(len, text.splitlines())) <= columns
+        assert said in " ".join(text.split())
+        for word in ("migration", "recording", "control", "precopy:"):
+            assert " ".join(text.split()).count(word) == text.count(word)  # none is broken
+        assert " ".join(piped.err.split()) == " ".join(text.split())

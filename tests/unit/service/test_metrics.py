@@ -24,7 +24,7 @@ from precopy.errors import UsageError
 from precopy.migration import Progress, Range, Round, Verdict
 from precopy.service.metrics import PHASES, MetricsServer, MigrationMetrics
 from precopy.transport import Address
-from support.commands import wait_for
+from support.commands import called, wait_for
 from support.patience import IN_TIME_S
 
 LOCAL = Address(host="127.0.0.1", port=0)
@@ -203,10 +203,9 @@ class TestCommand:
 
     @pytest.mark.parametrize("text", ["9100", "localhost", ":9100", "a b:1", "127.0.0.1:70000"])
     def test_what_is_no_address(self, text: str) -> None:
-        done = self.migrate("--metrics", text)
-        assert done.returncode == 2
-        message = json.loads(done.stdout)["error"]["message"]
-        assert f"'{text}' is not HOST:PORT, such as 127.0.0.1:9100" in message
+        done = called("migrate", "unix:/nowhere/a", "unix:/nowhere/b", "--json", "--metrics", text)
+        assert done.code == 2
+        assert f"'{text}' is not HOST:PORT, such as 127.0.0.1:9100" in done.document()["error"]["message"]
 
     def test_without_the_package(self) -> None:
         done = self.migrate("--metrics", "127.0.0.1:0", before="sys.modules['prometheus_client'] = None")
