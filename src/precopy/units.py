@@ -34,13 +34,17 @@ HostAddress = NewType("HostAddress", int)
 PAGE_SIZE = 4096
 """Bytes in a page of every guest that precopy runs itself (x86-64 base pages)."""
 
+SLOWEST_BYTES_PER_S = 64_000
+"""Bytes a second. A peer that takes or sends less than this, apart from its time-out, is given up: at this rate a page
+takes a sixteenth of a second."""
+
 _NUMBER = re.compile(r"([0-9]+)(?:\.([0-9]+))?[ \t]*([A-Za-z/]*)")
 _UNIT = re.compile(r"(?:([KMGTkmgt])([Ii])?)?(B|b|bit|bits|[Bb]ps)?(/s)?")
 _POWER = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 _BITS = 8
 _MAX = 1 << 62
-_MAX_SECONDS = 2e6
+MAX_SECONDS = 2e6
 """23 days: poll(2), and so a socket's time-out in Python, takes no more than 2**31 ms."""
 _MOST_DIGITS = 24
 """Before the point and after it: more than any number that is meant has."""
@@ -111,7 +115,7 @@ def parse_duration(text: str) -> float:
     if unit and unit not in _SECONDS:
         raise UsageError(f"{_quoted(text)} is not a duration, whose units are us, ms and s; write it like 300ms or 2s")
     seconds = float(number.text) * _SECONDS.get(unit, 1.0)
-    if seconds > _MAX_SECONDS:
+    if seconds > MAX_SECONDS:
         raise UsageError(f"{_quoted(text)} is too large to be a duration")
     return seconds
 
@@ -150,10 +154,6 @@ def _whole(number: _Written, scale: int, parts: int, text: str, what: str) -> in
 
 def _quoted(text: str) -> str:
     return repr(text if len(text) <= _QUOTED else f"{text[:_QUOTED]}...")
-
-
-MAX_SECONDS = 1e9
-"""The longest time that a program may give, about 32 years. Python's threads take nine times that, sockets more."""
 
 
 def check_seconds(what: str, seconds: object, *, zero: bool = False, endless: bool = False) -> float:

@@ -493,7 +493,7 @@ class TestHostilePrimary:
         assert isinstance(forger.standby.error, HelloMismatch)
 
     def test_nothing_is_taken_for_a_claim(self, forger: Forger) -> None:
-        from precopy.memory.host import available_memory
+        from precopy.memory.system_memory import available_memory
 
         before, claim = resident(), (available_memory() or 4 << 30) // 2 // PAGE_SIZE
         forger.send(replace(hello_of(SESSION, LAYOUT), blocks=(BlockClaim("memory", 0, claim),)))

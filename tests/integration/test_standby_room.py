@@ -12,7 +12,7 @@ import pytest
 import precopy
 from precopy import Standby
 from precopy.errors import HelloMismatch, PeerRefused, UsageError
-from precopy.memory.host import available_memory
+from precopy.memory.system_memory import available_memory
 from precopy.replication.room import Room
 from support.live_guests import until
 from support.patience import IN_TIME_S

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 def _ask(control: Address, command: str) -> dict[str, Any]:
-    from precopy.service import Request, ask
+    from precopy.service import Command, ask
 
-    answer: dict[str, Any] = ask(control, Request(command))
+    answer: dict[str, Any] = ask(control, Command(command))
     return answer
 
 
@@ -41,16 +41,17 @@ def _show_status(status: dict[str, Any], as_json: bool) -> None:
 
 def _show_migration(status: dict[str, Any]) -> None:
     """How far the migration under way is, if there is one."""
-    import msgspec
-
-    from precopy.migration import Progress
-    from precopy.report.live import line
     from precopy.units import format_duration, format_size
 
     migration, arriving = status["migration"], status["arriving"]
     if migration:
         click.echo(f"migrating to {migration['to']} for {format_duration(migration['elapsed_s'])}")
         if migration["progress"]:
+            import msgspec
+
+            from precopy.migration import Progress
+            from precopy.report.live import line
+
             progress = msgspec.convert(migration["progress"], Progress)
             click.echo(f"{line(progress)} | {migration['remaining_pages']} pages left")
             if progress.expected_downtime_s is not None:

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from precopy import __version__
-from precopy.memory.host import total_memory
+from precopy.memory.system_memory import total_memory
 
 _VECTORS = (
     ("x86_64", "flags", (("avx512f", "AVX-512"), ("avx2", "AVX2"), ("avx", "AVX"), ("sse2", "SSE2"))),

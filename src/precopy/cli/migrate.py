@@ -76,7 +76,7 @@ def migrate(
     from precopy.cli.facts import host_facts, show_document
     from precopy.migration import MigrationOptions
     from precopy.report.documents import migration_body
-    from precopy.service import Request, ask, migrate_guest
+    from precopy.service import Command, ask, migrate_guest
 
     if as_json and json_lines:
         raise UsageError("--json and --json-lines exclude each other: the last line of the latter is the document")
@@ -106,7 +106,7 @@ def migrate(
                     listener(event)
 
             file = "" if record is None else str(record.absolute())  # the guest's process may be anywhere
-            workload = ask(control, Request("status"))["workload"]
+            workload = ask(control, Command("status"))["workload"]
             done = migrate_guest(control, address, wanted, timeout, tell, record=file)
     except PrecopyError as error:
         if not (as_json or json_lines):

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from precopy.errors import OutOfMemory
+from precopy.memory.system_memory import available_memory
 from precopy.units import HostAddress
 
 _HUGE = 2 << 20  # bytes of a huge page of x86-64; smaller memory has no room for one
@@ -117,26 +118,3 @@ class HostMemory:
         self.view = memoryview(b"")
         with contextlib.suppress(BufferError):  # unmapped with the last view
             self._map.close()
-
-
-def available_memory() -> int | None:
-    """Bytes that can be used without swapping (``MemAvailable``), or None where the system does not say."""
-    return _kib_field("/proc/meminfo", "MemAvailable:")
-
-
-def total_memory() -> int | None:
-    """Bytes of memory that the system has (``MemTotal``)."""
-    return _kib_field("/proc/meminfo", "MemTotal:")
-
-
-def peak_resident() -> int | None:
-    """The most bytes of memory that this process has had resident (``VmHWM``), guest RAM included."""
-    return _kib_field("/proc/self/status", "VmHWM:")
-
-
-def _kib_field(path: str, name: str) -> int | None:
-    with contextlib.suppress(OSError), open(path, encoding="ascii") as lines:
-        for line in lines:
-            if line.startswith(name):
-                return int(line.split()[1]) << 10
-    return None

@@ -14,8 +14,9 @@ import numpy.typing as npt
 
 from precopy.bitmap import Runs
 from precopy.errors import LayoutError, OutOfMemory
-from precopy.memory.host import Backing, Host, HostMemory, available_memory
+from precopy.memory.host import Backing, Host, HostMemory
 from precopy.memory.layout import RamBlock, RamLayout
+from precopy.memory.system_memory import available_memory
 
 Pages = npt.NDArray[np.uint64]
 """Shape (pages, words in a page)."""

@@ -9,15 +9,14 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from precopy.units import SLOWEST_BYTES_PER_S
+
+__all__ = ["SLOWEST_BYTES_PER_S", "Buffer", "ByteStream", "IoVec"]
+
 IoVec = npt.NDArray[np.uint64]
 """Shape (buffers, 2): address and length in bytes of each."""
 
 Buffer = bytes | bytearray | memoryview
-
-
-SLOWEST_BYTES_PER_S = 64_000
-"""Bytes a second. A peer that takes or sends less than this, apart from its time-out, is given up: at this rate a page
-takes a sixteenth of a second."""
 
 
 class ByteStream(Protocol):

@@ -19,9 +19,9 @@ from precopy.abi.filesystem import usable_path
 from precopy.bitmap import Bitmap
 from precopy.dirty import LogCounters
 from precopy.errors import SnapshotDamaged, SnapshotError, Unsupported, UsageError
-from precopy.memory.host import available_memory
 from precopy.memory.layout import RamLayout
 from precopy.memory.packing import compressor
+from precopy.memory.system_memory import available_memory
 from precopy.planning import RoundSample
 from precopy.planning.model.round import NextSync, Round
 from precopy.planning.model.trace import NO_CALLS, MidRoundSample, RecordedFacts, RecordedOutcome, Trace, TraceRound

@@ -8,7 +8,7 @@ left at that moment.
 from __future__ import annotations
 
 from precopy.errors import HelloMismatch, UsageError
-from precopy.memory.host import available_memory, total_memory
+from precopy.memory.system_memory import available_memory, total_memory
 from precopy.units import check_bytes
 
 _STAGING_PART = 4

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from precopy.migration.results import Attempt, Migrated
-from precopy.planning.model.round import Round
 from precopy.report.kinds import schema
+
+if TYPE_CHECKING:  # numpy, which `precopy status` does without
+    from precopy.migration.results import Attempt, Migrated
+    from precopy.planning.model.round import Round
 
 
 def document(kind: str, body: dict[str, Any]) -> dict[str, Any]:

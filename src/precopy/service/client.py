@@ -12,7 +12,8 @@ import msgspec
 
 from precopy.errors import OutcomeUnknown, PeerError, PrecopyError
 from precopy.migration import EVENTS, Committing, Event, Migrated, MigrationOptions
-from precopy.service.socket import Request, ask
+from precopy.service.request import Request
+from precopy.service.socket import Command, ask
 from precopy.transport import Address
 
 _FIND_OUT = (
@@ -73,7 +74,7 @@ def _cancelling(control: Address) -> Iterator[None]:
 
     def ask_to_cancel() -> None:
         with contextlib.suppress(PrecopyError):
-            ask(control, Request("cancel"))
+            ask(control, Command("cancel"))
 
     before = signal.signal(signal.SIGINT, cancel)
     try:

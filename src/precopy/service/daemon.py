@@ -24,7 +24,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from precopy.errors import OutcomeUnknown, PeerError, PrecopyError, UsageError
-from precopy.memory.host import peak_resident
+from precopy.memory.system_memory import peak_resident
 from precopy.migration import (
     Arriving,
     Committing,
@@ -41,8 +41,8 @@ from precopy.migration import (
 )
 from precopy.recording.files import RecordingWriter
 from precopy.service.answers import Checked, Migrating, Status
+from precopy.service.request import Request
 from precopy.service.server import ControlServer, Emit
-from precopy.service.socket import Request
 from precopy.transport import (
     NAMED_STRANGERS,
     Address,

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from precopy.errors import PeerLost, PrecopyError
-from precopy.service.socket import Request, ask
+from precopy.service.socket import Command, ask
 from precopy.transport import Address, Listener
 
 _START_S = 60.0
@@ -63,7 +63,7 @@ class ProcessPair:
 
     def ask(self, control: Address, command: str) -> dict[str, Any]:
         """One control request. Raises `precopy.service.RemoteFailure`, `PeerLost`."""
-        answer: dict[str, Any] = ask(control, Request(command))
+        answer: dict[str, Any] = ask(control, Command(command))
         return answer
 
     def finish(self, name: str) -> dict[str, Any]:
@@ -119,7 +119,7 @@ class ProcessPair:
         child, until = self._children[name], time.monotonic() + _START_S
         while True:
             try:
-                ask(control, Request("status"))
+                ask(control, Command("status"))
                 return
             except PeerLost:
                 code = child.poll()

@@ -23,7 +23,8 @@ import msgspec
 from precopy.errors import PeerError, PrecopyError
 from precopy.migration import Note, event_name
 from precopy.service.outlet import Outlet
-from precopy.service.socket import TIMEOUT_S, Failure, Request
+from precopy.service.request import Request
+from precopy.service.socket import TIMEOUT_S, Failure
 from precopy.transport import Address, Listener, SocketStream
 
 MAX_REQUEST = 64 << 10

@@ -3,6 +3,9 @@
 This is the format and the client's end; `precopy.service.server` is the other. A request is one line, such as
 ``{"command": "status"}``. The answer is any number of lines ``{"event": ...}``, then one line with either ``result`` or
 ``error``. One connection carries one request.
+
+`precopy status` and its like need this module alone, and are to answer at once: what a migration needs, numpy above
+all, is imported where an answer has something of one.
 """
 
 from __future__ import annotations
@@ -10,15 +13,16 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from precopy.errors import PeerLost, PeerProtocolError, PrecopyError
-from precopy.migration.options import MigrationOptions
-from precopy.migration.results import Attempt
 from precopy.transport import Address, SocketStream, connect
+
+if TYPE_CHECKING:
+    from precopy.migration.results import Attempt
 
 _MAX_LINE = 4 << 20
 """Bytes: that of a migration is the longest answer, with 1.6 KB for each round."""
@@ -29,31 +33,26 @@ _LONG = ("migrate", "check")
 
 
 @dataclass(frozen=True)
-class Request:
-    """``command`` and, for migrate, where to and how; ``timeout`` is how long the destination may be silent, ``record``
-    the absolute path of a recording that is to be made."""
+class Command:
+    """A request that is told by its name; `precopy.service.request.Request` has more to say."""
 
     command: str
-    address: str = ""
-    timeout: float = 10.0
-    options: MigrationOptions = field(default_factory=MigrationOptions)
-    record: str = ""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """An error as it crosses the socket; ``attempt`` is what a migration that ended with it had measured."""
+    """An error as it crosses the socket; ``attempt`` is what a migration that ended with it had measured: an `Attempt`
+    at the side that sends it, what JSON makes of one at the other."""
 
     kind: str
     message: str
     exit_code: int
-    attempt: Attempt | None = None
+    attempt: Any = None
 
     @classmethod
     def of(cls, error: PrecopyError, kind: str = "") -> Failure:
         """``kind``: another name than that of the error's class."""
-        attempt = error.attempt if isinstance(error.attempt, Attempt) else None
-        return cls(kind or type(error).__name__, str(error), error.exit_code, attempt)
+        return cls(kind or type(error).__name__, str(error), error.exit_code, error.attempt)
 
 
 class RemoteFailure(PrecopyError):
@@ -61,7 +60,16 @@ class RemoteFailure(PrecopyError):
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.message)
-        self.kind, self.exit_code, self.attempt = failure.kind, failure.exit_code, failure.attempt
+        self.kind, self.exit_code, self.attempt = failure.kind, failure.exit_code, _attempt(failure.attempt)
+
+
+def _attempt(value: Any) -> Attempt | None:
+    """Raises `msgspec.ValidationError`."""
+    if value is None:
+        return None
+    from precopy.migration.results import Attempt  # noqa: PLC0415 - see above
+
+    return msgspec.convert(value, Attempt)
 
 
 def default_address() -> Address:
@@ -71,7 +79,7 @@ def default_address() -> Address:
     )
 
 
-def ask(address: Address, request: Request, on_event: Callable[[str, Any], None] | None = None) -> Any:
+def ask(address: Address, request: Command, on_event: Callable[[str, Any], None] | None = None) -> Any:
     """Sends ``request`` to a guest's process and returns its result. Raises `PeerLost`, `RemoteFailure`."""
     stream = connect(address, TIMEOUT_S)
     try:

@@ -25,8 +25,8 @@ from precopy.bitmap import NO_RUNS, Runs
 from precopy.bitmap.words import Indexes
 from precopy.errors import OutOfMemory, SnapshotDamaged, UsageError
 from precopy.machines.process.memory import Memory
-from precopy.memory.host import available_memory
 from precopy.memory.ram import Pages
+from precopy.memory.system_memory import available_memory
 from precopy.snapshot_store.chain import Composition, Layer, chain_of
 from precopy.snapshot_store.directory import Directory
 from precopy.snapshot_store.format import GROUP_PAGES, HEADER_BYTES, Form

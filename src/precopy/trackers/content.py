@@ -19,8 +19,8 @@ import numpy.typing as npt
 from precopy.bitmap import Bitmap
 from precopy.dirty.log import LogCounters
 from precopy.errors import OutOfMemory
-from precopy.memory.host import available_memory
 from precopy.memory.layout import RamBlock, RamLayout
+from precopy.memory.system_memory import available_memory
 from precopy.trackers.mapped import check_touchable
 
 _AT_ONCE = 256

@@ -20,7 +20,7 @@ from precopy.bitmap import Words
 from precopy.bitmap.words import words_for
 from precopy.errors import KernelCallError, LayoutError, LocalProtocolError, OutOfMemory, PeerProtocolError
 from precopy.memory import RamLayout
-from precopy.memory.host import available_memory
+from precopy.memory.system_memory import available_memory
 
 VHOST_LOG_PAGE = 0x1000
 """Bytes of guest-physical memory that a bit of the log stands for (linux/vhost.h)."""

@@ -20,12 +20,15 @@ import struct
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-from precopy.abi.splice import PagePipe
 from precopy.errors import PeerError, PeerLost, UsageError
-from precopy.ports.stream import SLOWEST_BYTES_PER_S, Buffer, IoVec
 from precopy.transport.address import Address
+from precopy.units import SLOWEST_BYTES_PER_S
+
+if TYPE_CHECKING:  # numpy, which `precopy status` does without
+    from precopy.abi.splice import PagePipe
+    from precopy.ports.stream import Buffer, IoVec
 
 _BUFFER_BYTES = 4 << 20
 """Socket buffers asked for: two batches of 2 MiB."""
@@ -74,6 +77,8 @@ class SocketStream:
     def _page_pipe(self) -> PagePipe | None:
         """The pipe for copy-free sending, made when it is first needed; None where pages are to be copied."""
         if self._pipe is None and self._copy_free:
+            from precopy.abi.splice import PagePipe  # noqa: PLC0415 - see above
+
             try:
                 self._pipe = PagePipe()
             except OSError:

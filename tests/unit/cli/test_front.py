@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import statistics
 import subprocess
 import sys
 import time
 from datetime import datetime
+from pathlib import Path
 
 import click
 import pytest
@@ -16,6 +18,9 @@ from precopy.cli import front
 from precopy.cli.command import cli
 from precopy.cli.facts import host_facts
 from precopy.cli.main import main
+from precopy.service import ControlServer
+from precopy.service.answers import Checked, Status
+from precopy.transport import Address
 from support.commands import precopy
 from support.patience import IN_TIME_S
 
@@ -104,15 +109,37 @@ def test_help_is_there_at_once() -> None:
 
 def test_help_imports_little() -> None:
     """What the ratio comes from, whatever the machine does."""
+    imported = modules_of("--help")
+    assert not imported & {"click", "numpy", "msgspec", "rich", "inspect", "shutil", "ctypes", "socket"}
+
+
+STATUS = Status("running", "kvm", "machine", "by the user", 1 << 30, 3, 1, 2.0, session="5e55", workload="random")
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)], ids=["text", "json"])
+@pytest.mark.parametrize("command", ["status", "check", "pause", "resume", "cancel", "quit"])
+def test_asking_a_guests_process_imports_little(tmp_path: Path, command: str, options: tuple[str, ...]) -> None:
+    """It is done again and again while a guest moves."""
+    checked = Checked(ok=True, steps=3, pages=2, broken=(), pause_s=0.1)
+    address = Address(path=str(tmp_path / "control"))
+    server = ControlServer(address, lambda request, _: checked if request.command == "check" else STATUS)
+    try:
+        imported = modules_of(command, str(address), *options)
+    finally:
+        server.close()
+    assert {"msgspec", "precopy.service.socket"} <= imported
+    assert not {name for name in imported if name.split(".")[0] in ("numpy", "rich")}
+    assert not imported & {"precopy.migration", "precopy.planning", "precopy.bitmap", "precopy.service.daemon"}
+
+
+def modules_of(*arguments: str) -> set[str]:
+    """What a command that ends well has imported."""
+    shown = "import atexit, json, sys; atexit.register(lambda: print(json.dumps(sorted(sys.modules)), file=sys.stderr))"
     code = (
-        "import sys; sys.argv = ['precopy', '--help']; import runpy; runpy.run_module('precopy', run_name='__main__')"
+        f"{shown}; sys.argv = {['precopy', *arguments]}; import runpy; runpy.run_module('precopy', run_name='__main__')"
     )
-    shown = "import atexit, sys; atexit.register(lambda: print(sorted(sys.modules), file=sys.stderr));"
-    done = subprocess.run(
-        [sys.executable, "-c", shown + code], capture_output=True, text=True, check=True, timeout=IN_TIME_S
-    )
-    for module in ("click", "numpy", "msgspec", "rich", "inspect", "shutil", "ctypes", "socket"):
-        assert f"'{module}'" not in done.stderr
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=IN_TIME_S)
+    return set(json.loads(done.stderr.splitlines()[-1]))
 
 
 def seconds(*arguments: str) -> float:

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from precopy.bitmap import Runs
 from precopy.errors import LayoutError, OutOfMemory, Unsupported
 from precopy.memory import Backing, GuestMemory, HostMemory, RamLayout
-from precopy.memory.host import available_memory
 from precopy.memory.layout import MAX_PAGES
+from precopy.memory.system_memory import available_memory
 from precopy.units import PAGE_SIZE
 
 MIB = 1 << 20

@@ -23,7 +23,8 @@ from precopy.machines.process.buffers import buffer_of
 from precopy.machines.process.changes import Changes
 from precopy.machines.process.presence import ProcessMemory
 from precopy.memory import GuestMemory, RamBlock, RamLayout
-from precopy.memory.host import BorrowedMemory, available_memory
+from precopy.memory.host import BorrowedMemory
+from precopy.memory.system_memory import available_memory
 from precopy.trackers.content import ContentLog
 from precopy.trackers.fanout import Consumer, FanOut
 from precopy.trackers.mapped import check_mapped

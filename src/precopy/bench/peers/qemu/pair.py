@@ -26,7 +26,7 @@ from precopy.errors import (
     Unsupported,
     UsageError,
 )
-from precopy.memory.host import available_memory
+from precopy.memory.system_memory import available_memory
 
 T = TypeVar("T")
 Side = Literal["source", "destination"]
