@@ -1,4 +1,5 @@
-"""Bounds of what a record may hold, for the fields of dataclasses: a document from anybody is checked while it is read.
+"""Bounds of what a record may hold, for the fields of dataclasses: a document of any origin is checked while it is
+read.
 
 Static checkers see the plain type; msgspec holds a value that it reads against the bounds. A record that precopy makes
 itself is not checked.

@@ -1,6 +1,6 @@
 """x86 assembly (Intel syntax) into machine code, with keystone: of guests' programs and of atomic operations.
 
-keystone is the extra ``guests``: who tracks a program's own memory assembles nothing. It is imported when something is
+keystone is the extra ``guests``: tracking a program's own memory needs no assembler. It is imported when something is
 assembled, because that takes a while.
 """
 

@@ -7,8 +7,8 @@ docs/adr/0009-atomics-without-a-c-extension.md has the figures.
 Memory is never writable and executable at once: the page is written first and then made read-only and executable.
 
 On x86-64 each of these is sequentially consistent (Intel SDM volume 3, "Locked Atomic Operations" and "Memory
-Ordering": locked instructions have a total order, and loads and stores are not reordered with them). So whoever takes
-a bit here reads, from then on, everything that the process which set it had stored before.
+Ordering": locked instructions have a total order, and loads and stores are not reordered with them). So a thread that
+takes a bit here reads, from then on, everything that the process which set it had stored before.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ rest:
 some:
     sub   rsi, r8
 take:
-    cmp   qword ptr [rdi], 0    # a locked instruction would take the line from whoever writes it
+    cmp   qword ptr [rdi], 0    # a locked instruction would take the line from the CPU that writes it
     je    clean
     xor   ecx, ecx
     xchg  [rdi], rcx            # locked without a prefix

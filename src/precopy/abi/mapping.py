@@ -32,8 +32,8 @@ def _mmap() -> ctypes._NamedFuncPointer:
 
 
 def reserve(size: int) -> mmap.mmap:
-    """``size`` bytes of zeros, of which none takes memory before it is written. Unmapped when nobody holds it, with all
-    that was mapped into it. Raises `OutOfMemory` where there is no such range of addresses."""
+    """``size`` bytes of zeros, of which none takes memory before it is written. Unmapped when nothing refers to it any
+    more, with all that was mapped into it. Raises `OutOfMemory` where there is no such range of addresses."""
     try:
         return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE)
     except (OSError, ValueError, OverflowError) as error:

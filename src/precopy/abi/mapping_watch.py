@@ -1,4 +1,4 @@
-"""Notices that this process maps a file, also where it is unmapped again before anybody looks at the page tables.
+"""Notices that this process maps a file, also where it is unmapped again before this process looks at the page tables.
 
 Python says so of every mapping that is made through it (the audit event ``mmap.__new__``: mmap, numpy.memmap,
 SharedMemory), just before it is made. Of mappings that C code makes by itself nothing is heard.

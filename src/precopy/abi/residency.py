@@ -1,7 +1,7 @@
 """Which pages of this process's memory are there: mincore(2), /proc/self/maps, and what has come back from swap.
 
 For memory without a file behind it, mincore tells of pages that this process has, and of those in the swap cache; for
-shared memory (memfd, shm), of all that anybody has put into it. It never reads a page. Source: mincore(2), proc(5),
+shared memory (memfd, shm), of all that any process has put into it. It never reads a page. Source: mincore(2), proc(5),
 mm/mincore.c.
 """
 

@@ -248,7 +248,7 @@ class Bitmap:
         """Moves the set bits of a range (default: all) to the same places of ``dest``; returns how many were new there.
 
         Bits outside the range stay as they are in both. Where the range begins and ends does not matter: no more than
-        two words are covered in part. Nobody else may read ``dest`` meanwhile (see `words.take_over`).
+        two words are covered in part. No other thread may read ``dest`` meanwhile (see `words.take_over`).
 
         Raises `ValueError` where the sizes differ or the bitmaps share words, `BitmapRangeError`.
         """

@@ -1,7 +1,7 @@
 """Guest RAM: blocks side by side in the ram_addr space, the sections that map them, and the host memory they have;
 and the tree of regions that address spaces show, with listeners that are told what became different.
 
-Names are loaded when they are first used: who asks only how much memory there is does without numpy.
+Names are loaded when they are first used: reading how much memory a host has needs no numpy.
 """
 
 from __future__ import annotations

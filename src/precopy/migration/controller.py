@@ -157,8 +157,8 @@ class ConvergenceController:
         return decision
 
     def _decide(self, metrics: Metrics, now: float) -> Decision:
-        """What to do ``now``: go on, wait, throttle, switch over or give up. Nobody else asks the policy; the forecast
-        and whoever shows the decision are given it."""
+        """What to do ``now``: go on, wait, throttle, switch over or give up. Nothing else asks the policy; the forecast
+        and what shows the decision are given it."""
         return self.policy.decide(metrics, self.limits, now)
 
     def _record(self, done: Round, after: NextSync) -> None:

@@ -1,7 +1,7 @@
 """The one receiver of pages: a migration's destination and a replication's standby take theirs here.
 
 Law 1: **No page is lost.** A page of a torn batch is in doubt until it comes again. `PageSink.check_whole` refuses a
-memory of which a page is in doubt; nobody commits before it has passed.
+memory of which a page is in doubt; neither side commits before it has passed.
 
 Law 5: **The peer is not trusted.** Runs are held against the layout before a byte is read or memory is allocated for
 it, and content goes only where a valid run says. What the source claims of its batches and pages has to be what came.

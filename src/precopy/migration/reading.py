@@ -4,7 +4,7 @@ Law 1 holds for both: pages are armed before they are read, so a write that a co
 next sync.
 
 They differ in what a wrong checksum means. Mapped memory is sent from where it lies, so the guest may write it between
-checksum and sending. A copy is written by nobody, so a batch of copies that arrives with a wrong checksum was damaged
+checksum and sending. A copy is never written, so a batch of copies that arrives with a wrong checksum was damaged
 on the way.
 """
 
@@ -103,7 +103,7 @@ class CopyingReader:
         self._memory.copy_into(runs, copies)
         return _Copied(copies, self.page_size, runs)
 
-    def has_changed(self, batch: PageBatch) -> bool:  # noqa: ARG002 - nobody writes a copy
+    def has_changed(self, batch: PageBatch) -> bool:  # noqa: ARG002 - a copy is never written
         return False
 
 

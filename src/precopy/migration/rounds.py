@@ -4,7 +4,7 @@ Law 1 in this module: `MigrationBitmap.take` re-arms pages before it hands them 
 
 Torn batches (see `page_source`) are settled by the next sync: their pages are pending again. That cannot hide a broken
 link: law 1 says that a write after the page was armed is found by that sync, so a torn batch none of whose pages it
-finds dirty was not torn by a write that anybody reported, and ends the migration.
+finds dirty was not torn by a write that a tracker reported, and ends the migration.
 """
 
 from __future__ import annotations

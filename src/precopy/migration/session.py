@@ -90,7 +90,8 @@ class Handover:
 
 
 def reason_of(error: BaseException, side: str | None = None) -> str:
-    """Why a session ends, in one sentence. ``side`` names who says it to its peer; None where it is said at home."""
+    """Why a session ends, in one sentence. ``side`` is the side that says it to its peer; None where it is said at
+    home."""
     if isinstance(error, PrecopyError):
         return str(error)
     if isinstance(error, KeyboardInterrupt):

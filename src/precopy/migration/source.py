@@ -345,7 +345,7 @@ class Source:
         committing = clock.now()
         self._commit()
         done = clock.now()
-        with contextlib.suppress(Exception):  # the guest is gone: who is told of it cannot change that
+        with contextlib.suppress(Exception):  # the guest is gone: a listener that fails cannot change that
             self._record(last)
         downtime = Downtime(
             pause_s=paused - began,

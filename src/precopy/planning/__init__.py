@@ -6,7 +6,7 @@ Pure functions, without I/O and without clocks. Data flows one way::
                                                                                                                |
                                                                      Forecast  <-  forecast (simulate)  <------+
 
-The policy is asked by `precopy.migration.controller`, which hands the decision to the forecast and to whoever shows it.
+The policy is asked by `precopy.migration.controller`, which hands the decision to the forecast and to what shows it.
 A simulation asks the policy for the rounds that it makes up.
 """
 

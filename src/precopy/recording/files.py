@@ -271,7 +271,7 @@ class _Reader:
         if packed == form.NOTHING and not words:
             if self._empty is None:
                 self._empty = Bitmap(size)
-            return self._empty  # one for all: nobody changes it
+            return self._empty  # one for all: it is never changed
         self._in_memory += -(-size // 8)
         if self._in_memory > self._most:
             raise UsageError(

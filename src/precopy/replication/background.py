@@ -148,7 +148,7 @@ class Background(Engine):
 
     def _round(self) -> float:
         primary = self.primary
-        if not primary.in_rounds or primary.points.due():  # somebody made a point before we came
+        if not primary.in_rounds or primary.points.due():  # another thread has made a point meanwhile
             return 0.0
         primary.round()
         if not primary.converged:

@@ -186,7 +186,7 @@ class Primary:
             raise failure from error
 
     def alive(self) -> None:
-        """Lets the standby know that somebody is there, where that is allowed now. Raises `PeerError`."""
+        """Shows the standby that this side is alive, where that is allowed now. Raises `PeerError`."""
         if self.channel.may_send(Alive):
             self.channel.send(Alive())
 

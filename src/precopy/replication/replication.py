@@ -52,7 +52,7 @@ def replicate(
     if not isinstance(memory, Memory):
         raise UsageError(f"precopy.Memory can be replicated, a {type(memory).__name__} cannot; see Memory.adopt")
     options = ReplicationOptions(interval, lock, quiet, max_bandwidth, timeout, on_progress, on_error)
-    memory.contents()  # refused here where it is closed, before anybody is asked
+    memory.contents()  # refused here where it is closed, before anything is connected
     if memory.by_content and lock is None and options.interval not in (None, math.inf):
         raise UsageError(
             "of a memory that any process may write, quiet moments cannot be found by comparing contents; use lock= "

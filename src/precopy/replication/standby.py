@@ -59,8 +59,8 @@ def receive_memory(
     while it comes, beside the memory; without it what ``max_size`` leaves, and a quarter of ``max_size`` in any case.
     What the system no longer has is never taken. ``on_progress`` is called in a thread of its own.
 
-    Raises `UsageError` where nobody can listen there, `HelloMismatch` where the memory does not fit, and `PeerError`
-    where the primary is lost.
+    Raises `UsageError` where it cannot listen there, `HelloMismatch` where the memory does not fit, and
+    `PeerError` where the primary is lost.
     """
     check_choice("on_loss", on_loss, ("raise", "promote"))
     with Standby(
@@ -77,7 +77,7 @@ def receive_memory(
 class Standby:
     """Takes one replication at ``address`` in a thread of its own; see `receive_memory` for what can be set.
 
-    A context manager that closes itself. Raises `UsageError` where that is no address to listen at.
+    A context manager that closes itself. Raises `UsageError` where it cannot listen there.
     """
 
     def __init__(

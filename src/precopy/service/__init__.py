@@ -1,6 +1,6 @@
 """A guest's process: the guest with its control socket, the client's end of that socket, and pairs of processes.
 
-Names are loaded when they are first used: who only asks needs `precopy.service.socket` alone.
+Names are loaded when they are first used: a client needs `precopy.service.socket` alone.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ class Directory:
 
     def open(self, number: int) -> int:
         """A descriptor of a snapshot's file. Raises `FileNotFoundError`, `SnapshotError`."""
-        # A directory may be somebody else's: no link is followed, and opening a FIFO does not wait.
+        # A directory may be another user's: no link is followed, and opening a FIFO does not wait.
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         try:
             fd = os.open(name_of(number), flags, dir_fd=self.fd)
@@ -93,8 +93,8 @@ class Directory:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Holds the lock, and has removed what writers before have left half-done. Raises `UsageError` where somebody
-        else writes here, `SnapshotError`."""
+        """Holds the lock, and has removed what writers before have left half-done. Raises `UsageError` where another
+        process writes here, `SnapshotError`."""
         try:
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
             lock = os.open(_LOCK, flags, 0o600, dir_fd=self.fd)

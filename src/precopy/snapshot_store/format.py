@@ -11,7 +11,7 @@ All numbers are little-endian. The content runs, ascending, give the content pag
 `GROUP_PAGES` consecutive ones in this order (the last has fewer), and is what is checksummed and compressed at once.
 docs/snapshots.md specifies it for other readers.
 
-Law 5 holds for files, too: a directory may be damaged, or somebody else's. Each field is checked against its bound, the
+Law 5 holds for files, too: a directory may be damaged, or another user's. Each field is checked against its bound, the
 file's size and the others, before anything is allocated or mapped because of it. What fails is a `SnapshotDamaged`.
 """
 

@@ -184,8 +184,8 @@ def compact(directory: str | os.PathLike[str], keep: int = 1) -> Compacted:
     What is folded is read and checked first; nothing is removed before what replaces it is on disk. Stopped anywhere,
     each snapshot that was not to go can be restored. Snapshots that cannot be restored go, too, if they are older.
 
-    Raises `UsageError` where there is none, or somebody else writes; `SnapshotDamaged`; `SnapshotError` (a full disk):
-    then all is as before.
+    Raises `UsageError` where there is none, or another process writes; `SnapshotDamaged`; `SnapshotError` (a full
+    disk): then all is as before.
     """
     keep = check_count("how many snapshots to keep", keep, 1)
     began = time.perf_counter()

@@ -2,8 +2,8 @@
 a clear) of one arms pages that the other has not been told of yet.
 
 A harvest of any consumer harvests the shared log, gives each found page to every consumer, and then clears the log:
-pages are armed again before anybody can read them (law 1). From there on each consumer has bitmaps of its own, and a
-clear of one does not affect the others. A clear drops only what that consumer was told (law 2): a page that a
+pages are armed again before any consumer can read them (law 1). From there on each consumer has bitmaps of its own, and
+a clear of one does not affect the others. A clear drops only what that consumer was told (law 2): a page that a
 neighbour's harvest found meanwhile stays new to it.
 
 Writes that the log cannot see reach every consumer in the same way: see unseen.py.
@@ -135,8 +135,8 @@ class FanOut:
                     self.log.stop()
 
     def _distribute(self, block: RamBlock | None) -> LogCounters:
-        """Gives everybody what was written (to ``block`` only, where one is given) and arms it again; returns what the
-        log did meanwhile."""
+        """Gives every consumer what was written (to ``block`` only, where one is given) and arms it again; returns what
+        the log did meanwhile."""
         before, found = self.log.counters, self._found
         try:
             self.log.harvest(found, block)
@@ -165,7 +165,7 @@ class Consumer:
         self.consumer = name
         self.name = fan_out.log.name
         self._fan_out = fan_out
-        self._new = Bitmap(fan_out.pages)  # found by anybody's harvest, not told this consumer yet
+        self._new = Bitmap(fan_out.pages)  # found by any harvest, not told this consumer yet
         self._reported = Bitmap(fan_out.pages)  # told, not cleared
         self._uncertain: Bitmap | None = None  # those of both that were written perhaps; None: none of them
         self.perhaps = Bitmap(fan_out.pages)

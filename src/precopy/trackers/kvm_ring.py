@@ -195,7 +195,7 @@ class KvmDirtyRing:
             self._reset()
             if full and ring.state is State.IN_STEP:
                 return
-            # Nothing to free. Somebody else may have done it since the vCPU left, so it tries once more; if it comes
+            # Nothing to free. Another thread may have done it since the vCPU left, so it tries once more; if it comes
             # back with the ring as it was, the kernel counts entries that it has overwritten.
             if not ring.tried:
                 ring.tried = True

@@ -90,7 +90,7 @@ class PagemapLog:
 
     def start(self) -> None:
         """Registers and protects all memory. Raises `Unsupported` where the kernel or a permission is missing, or where
-        somebody else tracks the memory already; `MappingChanged` where a block is not mapped, `KernelCallError`."""
+        something else tracks the memory already; `MappingChanged` where a block is not mapped, `KernelCallError`."""
         self._forget()
         if self._kernel is None:
             self._kernel = WriteProtection()

@@ -57,7 +57,7 @@ class UnseenWrites:
 
     def harvested(self, found: Bitmap) -> Bitmap | None:
         """Adds to ``found``, which the log has just reported and protected, what is being written as announced; returns
-        what is written perhaps, or None. ``found`` is asked about before anybody reads its pages, so a transfer that
+        what is written perhaps, or None. ``found`` is asked about before its pages are read, so a transfer that
         has ended by now is in what they read."""
         for runs in self._under_way:
             found.set_runs(runs)

@@ -95,8 +95,8 @@ class VhostLog:
         return self._stray
 
     def start(self) -> None:
-        """Forgets what it took before, and leaves what the devices have logged since: somebody may have read these
-        pages already, such as a migration that this log was attached to (law 1)."""
+        """Forgets what it took before, and leaves what the devices have logged since: these pages may have been read
+        already, for example by a migration that this log was attached to (law 1)."""
         self._taken.clear_all()
 
     def stop(self) -> None:

@@ -73,7 +73,7 @@ class WriteProtection:
 
     def register(self, mapping: Mapping) -> None:
         """Has the kernel look after writes to it; it is not protected yet. Registered memory stays so. Raises
-        `Unsupported` where somebody else's userfaultfd has the memory, `KernelCallError`."""
+        `Unsupported` where another userfaultfd has the memory, `KernelCallError`."""
         self._need_own_process()
         if mapping in self._registered:
             return

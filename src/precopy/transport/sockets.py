@@ -287,7 +287,7 @@ def connect(address: Address, timeout: float) -> SocketStream:
                 raise
         else:
             sock = socket.create_connection((address.host, address.port), timeout)
-    except (OSError, UnicodeError) as error:  # a host name may fail to be one before anybody is asked
+    except (OSError, UnicodeError) as error:  # a host name may be refused before any name server is asked
         raise PeerLost(f"cannot connect to {address}: {getattr(error, 'strerror', None) or error}") from error
     return SocketStream(sock, str(address), timeout)
 

@@ -50,7 +50,7 @@ def unavailable() -> str | None:
 class EmulatedGuest:
     """A CPU with the memory ``memory``, which it owns, stopped. Raises `Unsupported` where Unicorn is missing.
 
-    Without ``protect_code``, code that somebody else writes into memory may not be noticed: experiments only.
+    Without ``protect_code``, code that is written into memory from outside may not be noticed: experiments only.
     """
 
     kind = "emulated"

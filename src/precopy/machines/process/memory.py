@@ -92,10 +92,10 @@ class Memory:
 
         It has to be writable, contiguous, and to consist of whole pages, because pages are what the kernel tracks.
 
-        ``writers`` says who writes *shared* memory, because the kernel tells this process of its own writes only:
-        ``"this process"``; ``"attached"``: also processes that call `precopy.attach` before they write; ``"any"``:
-        any process, found by comparing all of it with a copy at each sync. Private memory needs no ``writers``, nor
-        does anonymous memory (``mmap.mmap(-1, size)``) as long as no child process has it.
+        ``writers`` says which processes write *shared* memory, because the kernel tells this process of its own writes
+        only: ``"this process"``; ``"attached"``: also processes that call `precopy.attach` before they write;
+        ``"any"``: any process, found by comparing all of it with a copy at each sync. Private memory needs no
+        ``writers``, nor does anonymous memory (``mmap.mmap(-1, size)``) as long as no child process has it.
 
         Raises `UsageError` that says what is missing or wrong. The buffer is kept alive.
         """

@@ -87,7 +87,7 @@ class MemoryRegion:
         self._subregions: list[MemoryRegion] = []
         """Ascending by priority, then in the order in which they were added: what covers comes after the covered."""
         self._aliases: WeakKeyDictionary[MemoryRegion, None] | None = None
-        """Aliases of this region that somebody holds, in the order in which they were made; None for most regions."""
+        """Aliases of this region that are referred to, in the order in which they were made; None for most regions."""
         self._viewers: list[Viewer] = []
         if target is not None:
             target._aliases = WeakKeyDictionary() if target._aliases is None else target._aliases

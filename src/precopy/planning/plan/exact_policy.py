@@ -17,7 +17,7 @@ _UNKNOWN = Estimate(0.0, 0.0, float("inf"))
 def exact_policy(known: Metrics, limits: Limits) -> Decide:
     """The policy for a simulation that begins with ``known``, whose estimates have no ranges, in which nothing is
     throttled and no time runs out. A downtime is ``fixed + remaining * per_byte`` then, and what rounds settle at does
-    not change; only who may have to give up asks `decide`. The first round is made in any case."""
+    not change; only a migration that may have to give up asks `decide`. The first round is made in any case."""
     limit, most = limits.downtime_limit_s, limits.max_rounds
     costs = known.costs
     per_byte = costs.s_per_byte(costs.bandwidth.value)
