@@ -60,6 +60,7 @@ def _alias(name: str, moved: ModuleType) -> ModuleType:
     """A module of its own with the same content: the import system changes a module's ``__spec__``."""
     alias = ModuleType(name, moved.__doc__)
     alias.__dict__.update({key: value for key, value in vars(moved).items() if not key.startswith("__")})
+    alias.__dict__.update({name: getattr(moved, name) for name in getattr(moved, "__all__", ())})  # loaded when used
     alias.__path__ = []
     return alias
 

@@ -20,7 +20,7 @@ def test_every_old_package_has_what_the_new_one_has(old: str, new: str) -> None:
         there = importlib.import_module(old)
     try:
         assert {name: getattr(there, name) for name in here.__all__} == {
-            name: vars(here)[name] for name in here.__all__
+            name: getattr(here, name) for name in here.__all__
         }
     finally:
         del sys.modules[old]
