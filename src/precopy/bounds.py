@@ -11,9 +11,11 @@ from typing import Annotated
 
 from msgspec import Meta
 
-Number = Annotated[float, Meta(ge=0, le=1e24)]
+MOST = 1e24
+"""Seconds or bytes: more than a figure of precopy's can be and mean something."""
+Number = Annotated[float, Meta(ge=0, le=MOST)]
 """Seconds, bytes, bytes a second, shares and ratios."""
-Signed = Annotated[float, Meta(ge=-1e24, le=1e24)]
+Signed = Annotated[float, Meta(ge=-MOST, le=MOST)]
 """A difference, or a relative error."""
 Count = Annotated[int, Meta(ge=0, le=1 << 62)]
 Text = Annotated[str, Meta(max_length=1 << 16)]

@@ -11,11 +11,10 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from precopy.bench.failed import Failed, T, attempt
 from precopy.bench.peers.ceiling import socket_ceiling
-from precopy.bench.peers.qemu.migrate import QemuMigration, find_qemu, measure_migration
+from precopy.bench.peers.qemu.migrate import find_qemu, measure_migration
 from precopy.dirty import MigrationBitmap, clear_policy
 from precopy.errors import PrecopyError, Unsupported
 from precopy.machines.kvm import KvmGuest
@@ -24,53 +23,13 @@ from precopy.memory import GuestMemory
 from precopy.memory.captures.machines import machine_layout
 from precopy.migration import Migrated, MigrationOptions
 from precopy.migration.page_source import BATCH_PAGES
+from precopy.report.kinds.bench_migrate import IdleSync, Overhead, QemuMigration, Repeat, Setup
 from precopy.service import ProcessPair, migrate_guest
 from precopy.units import PAGE_SIZE
 
 _SYNCS, _WARM_UP = 300, 20
 _SETTLE_S = 0.5
 """Seconds that the guest runs before it is migrated, with precopy and with QEMU."""
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What is migrated: ``ram`` bytes of random content, of which ``rewritten`` bytes are written again and again at
-    ``write_rate`` pages a second (None: as fast as it goes), under ``downtime_limit_s`` seconds."""
-
-    ram: int
-    rewritten: int
-    write_rate: int | None
-    downtime_limit_s: float
-    verify: bool
-
-
-@dataclass(frozen=True)
-class Overhead:
-    """Largest resident size of each process (VmHWM), less the guest's RAM, in bytes."""
-
-    source: int
-    destination: int
-
-
-@dataclass(frozen=True)
-class Repeat:
-    """One repeat. ``qemu`` is None where QEMU is not installed or not asked for."""
-
-    ceiling_bytes_per_s: float
-    precopy: Migrated
-    overhead: Overhead
-    qemu: QemuMigration | None
-
-
-@dataclass(frozen=True)
-class IdleSync:
-    """Syncs of an idle guest over ``slots`` memory slots, in seconds."""
-
-    slots: int
-    syncs: int
-    median_s: float
-    min_s: float
-    max_s: float
 
 
 def measure(
@@ -131,19 +90,6 @@ def idle_sync(ram: int) -> IdleSync:
             guest.dirty.stop()
         guest.pause()
     return IdleSync(len(layout.sections), _SYNCS, statistics.median(times), min(times), max(times))
-
-
-def ratio_to_ceiling(repeats: list[Repeat]) -> float:
-    """Median of precopy's throughput over the raw socket's, repeat by repeat."""
-    return statistics.median(one.precopy.throughput_bytes_per_s / one.ceiling_bytes_per_s for one in repeats)
-
-
-def ratio_to_qemu(repeats: list[Repeat]) -> float | None:
-    """Median of precopy's throughput over QEMU's, repeat by repeat; None where QEMU was not measured."""
-    ratios = [
-        one.precopy.throughput_bytes_per_s / one.qemu.throughput_bytes_per_s for one in repeats if one.qemu is not None
-    ]
-    return statistics.median(ratios) if ratios else None
 
 
 def _migrate(setup: Setup) -> tuple[Migrated, Overhead]:

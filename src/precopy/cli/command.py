@@ -93,7 +93,7 @@ def _document(arguments: list[str], kind: str, message: str, code: int, attempt:
         }
         if attempt is not None:
             from precopy.migration import Attempt
-            from precopy.report.documents import attempt_body
+            from precopy.report.kinds.migrate import attempt_body
 
             if isinstance(attempt, Attempt):
                 from precopy.cli.facts import host_facts

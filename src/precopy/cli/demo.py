@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -34,7 +34,7 @@ from precopy.names import (
 if TYPE_CHECKING:
     from precopy.cli.guest_choice import Choice
     from precopy.migration import Attempt
-    from precopy.report.tables import DemoRow
+    from precopy.report.kinds.demo import DemoRun
 
 _AFTERLIFE_S = 0.4
 _SETS: dict[str, Sequence[AnyClearPolicyName]] = {
@@ -98,8 +98,9 @@ def demo(
         from precopy.cli.demo_memory import demo_memory
 
         return demo_memory(machine.ram, as_json)
-    from precopy.cli.facts import host_facts, host_line
+    from precopy.cli.facts import host_facts, host_line, show_result
     from precopy.cli.guest_choice import choose
+    from precopy.report.kinds.demo import Demo
 
     choice = choose(machine.guest)
     asked = _Asked(machine, load, transfer, tracker, tcp)
@@ -108,7 +109,7 @@ def demo(
     if not as_json:
         say(host_line(host))
         _introduce(choice, asked)
-    rows: list[DemoRow] = []
+    rows: list[DemoRun] = []
     began = time.monotonic()
     try:
         with noticed_interrupts() as interrupts:
@@ -119,13 +120,13 @@ def demo(
                     raise KeyboardInterrupt
     except BaseException:
         if rows and not as_json:
-            _show(rows)
+            show_result("demo", Demo(choice.kind, tuple(rows)), as_json=False)
         raise
-    _report(rows, choice, host, as_json)
+    show_result("demo", Demo(choice.kind, tuple(rows), choice.why), host if as_json else None, as_json=as_json)
     return _end(rows, as_json)
 
 
-def _end(rows: list[DemoRow], as_json: bool) -> int:
+def _end(rows: list[DemoRun], as_json: bool) -> int:
     """The exit code: 7 where a check failed, 4 where no migration converged. Raises the one that it is, with the table
     above it."""
     wrong = next((row for row in rows if row.attempt is None and not row.verified), None)
@@ -162,12 +163,12 @@ def noticed_interrupts() -> Iterator[list[int]]:
         signal.signal(signal.SIGINT, before)
 
 
-def _run_once(policy: AnyClearPolicyName, kind: str, began: float, where: str, asked: _Asked) -> DemoRow:
+def _run_once(policy: AnyClearPolicyName, kind: str, began: float, where: str, asked: _Asked) -> DemoRun:
     """One migration and its checks. Raises what kept it from being tried; a failed check, or why it did not converge,
     is in the row."""
     from precopy.migration import Attempt, MigrationOptions
+    from precopy.report.kinds.demo import DemoRun
     from precopy.report.live import LiveProgress
-    from precopy.report.tables import DemoRow
     from precopy.service import ProcessPair, migrate_guest
 
     same = ["--ram", f"{asked.machine.ram}B", "--layout", asked.machine.layout, "--vcpus", str(asked.machine.vcpus)]
@@ -200,16 +201,16 @@ def _run_once(policy: AnyClearPolicyName, kind: str, began: float, where: str, a
             second = pair.ask(pair.destination, "check")
         except PrecopyError as error:
             if error.exit_code == NotConverged.exit_code and isinstance(error.attempt, Attempt):
-                return DemoRow(policy, None, False, _why(error.attempt), error.attempt)
+                return DemoRun(policy, None, False, _why(error.attempt), error.attempt)
             if error.exit_code != VerificationFailed.exit_code:
                 raise
-            return DemoRow(policy, None, False, str(error))
+            return DemoRun(policy, None, False, str(error))
     if not (first["ok"] and second["ok"]):
         broken = (first["broken"] + second["broken"])[0]
-        return DemoRow(policy, done, False, f"the guest's invariant broke at the destination: {broken}")
+        return DemoRun(policy, done, False, f"the guest's invariant broke at the destination: {broken}")
     if second["steps"] <= first["steps"] and asked.load.workload != "idle":
-        return DemoRow(policy, done, False, "the guest makes no steps at the destination")
-    return DemoRow(policy, done, True, "yes")
+        return DemoRun(policy, done, False, "the guest makes no steps at the destination")
+    return DemoRun(policy, done, True, "yes")
 
 
 def _why(attempt: Attempt) -> str:
@@ -231,47 +232,3 @@ def _introduce(choice: Choice, asked: _Asked) -> None:
         f"guest: {choice.kind} ({choice.why}), {format_size(asked.machine.ram)} of RAM, layout "
         f"{asked.machine.layout}; it {what} while it is moved from one process to another"
     )
-
-
-def _report(rows: list[DemoRow], choice: Choice, host: dict[str, Any], as_json: bool) -> None:
-    from precopy.cli.facts import show_document
-
-    if as_json:
-        runs = [
-            {
-                **_body(row),
-                "clear": row.clear,
-                "verified": row.verified,
-                "verdict": row.verdict,
-            }
-            for row in rows
-        ]
-        body = {"machine": host, "guest": choice.kind, "why": choice.why, "runs": runs}
-        show_document("demo", body)
-        return
-    _show(rows)
-
-
-def _body(row: DemoRow) -> dict[str, Any]:
-    from precopy.report.documents import attempt_body, migration_body
-
-    if row.migrated:
-        return migration_body(row.migrated)
-    return attempt_body(row.attempt) if row.attempt else {"completed": False}
-
-
-def _show(rows: list[DemoRow]) -> None:
-    from precopy.report.console import show
-    from precopy.report.tables import demo_table
-
-    show(demo_table(rows))
-    completed = [row for row in rows if row.attempt is None]
-    if not completed or not all(row.verified for row in completed):
-        say("NOT verified: see above.")
-        return
-    say(
-        "verified: before it ran on, both memories were the same byte for byte; at the destination the guest\n"
-        "went on, and every page there holds what the guest's own count of writes says that it must hold."
-    )
-    if len(completed) < len(rows):
-        say("A row without a downtime did not complete, and says why; its guest runs on at the source.")

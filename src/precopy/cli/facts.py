@@ -138,9 +138,9 @@ def show_result(kind: str, record: object, host: dict[str, Any] | None = None, *
     """What came of a command, for people or as JSON. ``record`` is the one that `precopy.report.kinds` has for this
     kind, ``host`` what `host_facts` said before a benchmark made it; people are told it, too."""
     if as_json:
-        import msgspec
+        from precopy.report.kinds import body_of
 
-        show_document(kind, {"machine": host or host_facts(), **msgspec.to_builtins(record)})
+        show_document(kind, {"machine": host or host_facts(), **body_of(kind, record)})
         return
     from precopy.report.console import show
     from precopy.report.kinds import text_of

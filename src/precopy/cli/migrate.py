@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -24,7 +24,7 @@ from precopy.errors import PrecopyError, UsageError
 from precopy.names import EverydayClearPolicyName, WantedTrackerName
 
 if TYPE_CHECKING:
-    from precopy.migration import Event, Migrated, MigrationOptions
+    from precopy.migration import Event
     from precopy.transport import Address
 
 
@@ -73,9 +73,9 @@ def migrate(
 
     Ctrl-C cancels: the guest stays where it is. On any failure before the commit it stays there, too.
     """
-    from precopy.cli.facts import host_facts, show_document
+    from precopy.cli.facts import host_facts, show_result
     from precopy.migration import MigrationOptions
-    from precopy.report.documents import migration_body
+    from precopy.report.kinds.migrate import Migration
     from precopy.service import Command, ask, migrate_guest
 
     if as_json and json_lines:
@@ -96,7 +96,7 @@ def migrate(
     )
     if record is not None and not record.name:
         raise UsageError("--record needs the name of a file")
-    host = host_facts()
+    host: dict[str, Any] | None = host_facts()
     try:
         with contextlib.ExitStack() as stack:
             listeners = _listeners(stack, metrics, json_lines)
@@ -112,10 +112,14 @@ def migrate(
         if not (as_json or json_lines):
             _report_attempt(error.attempt)
         raise
-    if as_json or json_lines:
-        show_document("migrate", {"machine": host, "workload": workload, **migration_body(done)})
-    else:
-        _report(done, address, wanted)
+    if not (as_json or json_lines):
+        from precopy.report.console import show
+        from precopy.report.kinds.migrate import terms_line
+
+        what = f"{done.guest} guest migrated to {address} (session {done.session}), clear policy {done.clear}"
+        show(what, terms_line(wanted))
+        host = None
+    show_result("migrate", Migration.of(done, workload), host, as_json=as_json or json_lines)
 
 
 def _listeners(stack: contextlib.ExitStack, metrics: Address | None, json_lines: bool) -> list[Callable[[Event], None]]:
@@ -159,31 +163,10 @@ def _report_attempt(attempt: object) -> None:
     """The rounds of a migration that did not complete, and its last verdict; nothing before the first round."""
     from precopy.migration import Attempt
     from precopy.report.console import show
-    from precopy.report.tables import attempt_line, rounds_table
+    from precopy.report.kinds.migrate import attempt_line, rounds_table
     from precopy.report.verdicts import after_round
 
     if not isinstance(attempt, Attempt) or not attempt.rounds:
         return
     show(*rounds_table(attempt.rounds), attempt_line(attempt))
     show(*(after_round(one) for one in attempt.verdicts[-1:]))
-
-
-def _report(done: Migrated, address: Address, wanted: MigrationOptions) -> None:
-    from precopy.report.console import show
-    from precopy.report.tables import (
-        downtime_line,
-        rounds_table,
-        terms_line,
-        throttled_line,
-        total_line,
-        tracker_line,
-    )
-    from precopy.report.verdicts import expected_line
-
-    show(
-        f"{done.guest} guest migrated to {address} (session {done.session}), clear policy {done.clear}",
-        terms_line(wanted),
-        tracker_line(done),
-    )
-    show(*rounds_table(done.rounds), downtime_line(done.downtime), total_line(done))
-    show(*filter(None, (expected_line(done), throttled_line(done.throttled))))

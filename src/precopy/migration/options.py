@@ -7,6 +7,7 @@ from typing import Literal
 
 from precopy.dirty.clear import DEFAULT_CHUNK_SHIFT
 from precopy.errors import UsageError
+from precopy.migration.results import MOST_ROUNDS
 from precopy.names import (
     ALL_CLEAR_POLICIES,
     CONVERGENCE_POLICIES,
@@ -63,6 +64,8 @@ class MigrationOptions:
         check_seconds("the downtime limit", self.downtime_limit_s, zero=True)
         if self.max_rounds < 1:
             raise UsageError(f"a migration makes at least one round, not {self.max_rounds}")
+        if self.max_rounds > MOST_ROUNDS:
+            raise UsageError(f"a migration makes at most {MOST_ROUNDS} rounds, not {self.max_rounds}")
         self._check_policy()
 
     def _check_policy(self) -> None:

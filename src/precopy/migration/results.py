@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from typing import Annotated
 
-from precopy.bounds import Number
+from msgspec import Meta
+
+from precopy.bounds import MOST, Count, Number, Text
 from precopy.planning import Estimate
 from precopy.planning.model.downtime import Downtime
 from precopy.planning.model.round import Round
@@ -15,7 +17,7 @@ from precopy.ports import Throttled
 
 @dataclass(frozen=True)
 class Range:
-    """An estimate as documents hold it: its value and its ends; None is infinite."""
+    """An estimate as documents hold it: its value and its ends, none of them negative; None is infinite."""
 
     value: Number | None
     low: Number | None
@@ -23,12 +25,16 @@ class Range:
 
     @classmethod
     def of(cls, estimate: Estimate) -> Range:
-        return cls(*(finite(value) for value in (estimate.value, estimate.low, estimate.high)))
+        return cls(*(finite(max(value, 0.0)) for value in (estimate.value, estimate.low, estimate.high)))
 
 
 def finite(value: float) -> float | None:
-    """``value``, or None for infinity, which JSON does not have."""
-    return value if math.isfinite(value) else None
+    """``value``, or None for infinity, which JSON does not have, and for what is as good as that."""
+    return value if abs(value) <= MOST else None
+
+
+MOST_ROUNDS = 2000
+"""Rounds of a migration. Each has a record in the result, which goes over the control socket as one message."""
 
 
 @dataclass(frozen=True)
@@ -45,21 +51,21 @@ class Verdict:
       of the vCPUs' time that is taken from now on.
     """
 
-    round: int
-    elapsed_s: float
-    action: str
-    reason: str
-    downtime_limit_s: float
+    round: Count
+    elapsed_s: Number
+    action: Text
+    reason: Text
+    downtime_limit_s: Number
     converges: bool | None
     more_rounds: Range
     downtime_s: Range
     total_s: Range
     smallest_downtime_limit_s: Range
-    largest_dirty_rate_bytes_per_s: float | None
-    dirty_rate_bytes_per_s: float
+    largest_dirty_rate_bytes_per_s: Number | None
+    dirty_rate_bytes_per_s: Number
     bandwidth_bytes_per_s: Range
-    remaining_bytes: int
-    throttle_to: float
+    remaining_bytes: Count
+    throttle_to: Number
 
 
 @dataclass(frozen=True)
@@ -75,28 +81,28 @@ class Migrated:
     verification, which compared ``compared_pages`` (all 0 where it was not asked for). No other figure counts
     verification: `throughput_bytes_per_s` is ``sent_bytes`` a second of ``moving_s``."""
 
-    session: str
-    guest: str
-    tracker: str
-    tracker_why: str
-    tracker_pause_s: float
-    clear: str
-    clear_chunk_shift: int
-    policy: str
-    rounds: tuple[Round, ...]
-    verdicts: tuple[Verdict, ...]
+    session: Text
+    guest: Text
+    tracker: Text
+    tracker_why: Text
+    tracker_pause_s: Number
+    clear: Text
+    clear_chunk_shift: Count
+    policy: Text
+    rounds: Annotated[tuple[Round, ...], Meta(min_length=1, max_length=MOST_ROUNDS)]
+    verdicts: Annotated[tuple[Verdict, ...], Meta(max_length=MOST_ROUNDS)]
     downtime: Downtime
-    downtime_limit_s: float
-    total_s: float
-    verify_s: float
-    setup_s: float
-    sent_bytes: int
-    ram_bytes: int
-    compared_pages: int
+    downtime_limit_s: Number
+    total_s: Number
+    verify_s: Number
+    setup_s: Number
+    sent_bytes: Count
+    ram_bytes: Count
+    compared_pages: Count
     throttled: Throttled
-    verify_bytes: int = 0
-    setup_bytes: int = 0
-    other_bytes: int = 0
+    verify_bytes: Count = 0
+    setup_bytes: Count = 0
+    other_bytes: Count = 0
 
     @property
     def moving_s(self) -> float:
@@ -109,9 +115,26 @@ class Migrated:
         return self.downtime.total_s + sum(self.throttled.throttled_s) / max(len(self.throttled.throttled_s), 1)
 
     @property
+    def verified(self) -> bool:
+        return self.compared_pages > 0
+
+    @property
+    def unverified_s(self) -> float:
+        """The whole time but verification's."""
+        return self.total_s - self.verify_s
+
+    @property
+    def get_log_ioctls(self) -> int:
+        return sum(one.get_log_ioctls for one in self.rounds)
+
+    @property
+    def clear_log_ioctls(self) -> int:
+        return sum(one.clear_log_ioctls for one in self.rounds)
+
+    @property
     def outcome(self) -> RecordedOutcome:
         """The same, as recordings keep it."""
-        return RecordedOutcome(True, self.total_s - self.verify_s, self.sent_bytes, self.downtime)
+        return RecordedOutcome(True, self.unverified_s, self.sent_bytes, self.downtime)
 
     @property
     def throughput_bytes_per_s(self) -> float:
@@ -125,18 +148,18 @@ class Attempt:
     ``sent_bytes`` are those of the rounds and ``other_bytes``, the latter also of a round that was not ended;
     ``remaining_bytes`` were still to be sent. Verification, where it is what failed, is in none of them."""
 
-    session: str
-    guest: str
-    clear: str
-    policy: str
-    rounds: tuple[Round, ...]
-    verdicts: tuple[Verdict, ...]
-    downtime_limit_s: float
-    total_s: float
-    sent_bytes: int
-    other_bytes: int
-    remaining_bytes: int
-    ram_bytes: int
+    session: Text
+    guest: Text
+    clear: Text
+    policy: Text
+    rounds: Annotated[tuple[Round, ...], Meta(max_length=MOST_ROUNDS)]
+    verdicts: Annotated[tuple[Verdict, ...], Meta(max_length=MOST_ROUNDS)]
+    downtime_limit_s: Number
+    total_s: Number
+    sent_bytes: Count
+    other_bytes: Count
+    remaining_bytes: Count
+    ram_bytes: Count
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,11 @@ tests/contract/test_vm_control.py holds every implementation to this.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Annotated, Protocol, runtime_checkable
 
+from msgspec import Meta
+
+from precopy.bounds import Number
 from precopy.dirty.clients import DirtyMemory
 from precopy.errors import Unsupported
 from precopy.ports.ram import MemoryCopier, MemoryReader, MemoryWriter
@@ -50,8 +53,8 @@ class Throttled:
     """What throttling has cost a guest since it was made: ``throttled_s``, the seconds that each vCPU was made to stand
     still; ``active_s``, for how long a throttle was in force while the guest was not paused. Both are measured."""
 
-    throttled_s: tuple[float, ...]
-    active_s: float
+    throttled_s: Annotated[tuple[Number, ...], Meta(max_length=1024)]
+    active_s: Number
 
     @property
     def share(self) -> float:

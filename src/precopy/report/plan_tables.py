@@ -10,7 +10,7 @@ from precopy.planning.forecast.simulate import MOST_ROUNDS
 from precopy.planning.plan.advice import Advice, Lever
 from precopy.planning.plan.plan import Plan, PlanInput, downtime_after, downtime_with
 from precopy.report.console import Column, FittedTable, show, table
-from precopy.report.tables import bandwidth
+from precopy.report.kinds.migrate import bandwidth
 from precopy.units import format_duration, format_rate, format_size
 
 _FIRST_ROUNDS, _LAST_ROUNDS = 9, 3

@@ -26,11 +26,12 @@ from precopy.ports import Throttled
 from precopy.report import plan_tables, sweep_tables
 from precopy.report.compare_tables import replay_summary, replay_table, scores_table, summary_table
 from precopy.report.console import Column, FittedTable, fitted
-from precopy.report.kinds import KINDS, load
+from precopy.report.kinds import KINDS, load, text_of
+from precopy.report.kinds.demo import Demo, DemoRun
 from precopy.report.kinds.kind import TextPart
+from precopy.report.kinds.migrate import rounds_table, total_line
 from precopy.report.replay_documents import Replayed
 from precopy.report.table import Table
-from precopy.report.tables import BenchRow, DemoRow, bench_migrate_table, demo_table, rounds_table, total_line
 from precopy.report.wrapping import words
 from precopy.units import format_duration, format_rate, format_size
 from support import reports, traces
@@ -136,9 +137,10 @@ def migrated(*rounds: Round) -> Migrated:
 ATTEMPT = Attempt("0", "kvm", "per-page", "precopy", (ROUND,), (), 0.3, 9.0, 205_000_100, 100, 4096, 65_536 * 4096)
 
 
-def demo_rows(rounds: tuple[Round, ...]) -> list[DemoRow]:
+def demo_of(rounds: tuple[Round, ...]) -> Demo:
     why = "did not converge: out of time: 41.0 ms to 12.2 s of downtime do not fit 300.0 ms"
-    return [DemoRow("deferred", migrated(*rounds), True, "yes"), DemoRow("per-page", None, False, why, ATTEMPT)]
+    good, bad = DemoRun("deferred", migrated(*rounds), True, "yes"), DemoRun("per-page", None, False, why, ATTEMPT)
+    return Demo("kvm", (good, bad))
 
 
 def trace_tables() -> Iterable[RenderableType]:
@@ -164,11 +166,11 @@ def sweep_parts(capture: Callable[[Any], list[RenderableType]]) -> list[Renderab
 
 
 TABLES: dict[str, Callable[[], Iterable[RenderableType]]] = {
-    "tables": lambda: [
-        *rounds_table((ROUND, LAST, large(ROUND))),
-        demo_table(demo_rows((ROUND, LAST))),
-        demo_table(demo_rows((large(ROUND), LAST))),
-        bench_migrate_table([BenchRow(LONG, 1e15, 1e6, 10**9, "1234567.89"), BenchRow("raw", 1, None, None, "0.76")]),
+    "migrate": lambda: [
+        fitted(part)
+        for rounds in ((ROUND, LAST), (large(ROUND), LAST))
+        for part in (*rounds_table(rounds), *text_of("demo", demo_of(rounds)))
+        if isinstance(part, Table)
     ],
     "compare_tables": trace_tables,
 }
@@ -192,7 +194,14 @@ def text(kind: str, document: dict[str, Any]) -> Sequence[TextPart]:
     """What a terminal shows of it, once it was read as `precopy report` reads it."""
     made_of = load(kind)
     assert made_of is not None
-    return made_of.text(msgspec.convert(document, made_of.record))
+    return made_of.text(msgspec.convert(made_of.today(document), made_of.record))
+
+
+def lines(table: TextPart) -> list[dict[str, str]]:
+    """Each line's cells by the names of their columns."""
+    assert isinstance(table, Table)
+    names = [column.name for column in table.columns]
+    return [dict(zip(names, row, strict=True)) for row in table.rows]
 
 
 @pytest.fixture
@@ -250,7 +259,7 @@ def test_every_module_with_a_table_is_among_them() -> None:
         for path in source.rglob("*.py")
         if re.search(r"from precopy\.report\.console import .*\b(?:table|FittedTable)\b", path.read_text())
     }
-    assert makers == {*TABLES, "plan_tables", "sweep_tables"}
+    assert makers == {*TABLES, "plan_tables", "sweep_tables"} - {"migrate"}
     direct = {path.stem for path in source.rglob("*.py") if "rich.table" in path.read_text()}
     assert direct == {"console"}
 
@@ -259,10 +268,8 @@ def test_every_module_with_a_table_is_among_them() -> None:
 
 
 def test_a_rounds_columns() -> None:
-    table, _ = rounds_table((ROUND, LAST))
-    assert isinstance(table, FittedTable)
     left = 0
-    for number, row in enumerate(table.rows):
+    for number, row in enumerate(lines(rounds_table((ROUND, LAST))[0])):
         to_send = sum(int(row[name]) for name in ("sent", "zero", "left"))
         assert to_send == int(row["to send"])
         if number:
@@ -290,9 +297,7 @@ def test_a_migrations_sums() -> None:
 
 
 def test_a_demos_columns() -> None:
-    table = demo_table(demo_rows((ROUND, LAST)))
-    assert isinstance(table, FittedTable)
-    good, bad = table.rows
+    good, bad = lines(text_of("demo", demo_of((ROUND, LAST)))[0])
     assert (Printed.of(good["throughput"]) * Printed.of(good["in"])).meets(Printed.of(good["sent"]))
     assert (bad["rounds"], bad["downtime"], bad["sent"], bad["in"], bad["throughput"]) == ("1", "-", "-", "-", "-")
     assert bad["verified"].startswith("did not converge: out of time")

@@ -22,8 +22,8 @@ from precopy.names import CONVERGENCE_POLICIES, EVERYDAY_CLEAR_POLICIES, THROTTL
 from precopy.planning import Action
 from precopy.planning.policies import POLICIES
 from precopy.ports import Throttled
+from precopy.report.kinds.migrate import throttled_line
 from precopy.report.live import LiveProgress, line
-from precopy.report.tables import throttled_line
 from precopy.report.verdicts import after_round, durations, expected_line, sentence
 from precopy.units import parse_duration
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from precopy.bounds import Number
 from precopy.planning.model.curve import DirtyCurve
 from precopy.planning.model.estimate import Estimate
 from precopy.planning.model.metrics import Costs, Metrics
@@ -21,11 +22,11 @@ class Downtime:
     ``state_s`` saving, sending and loading the vCPUs' state; ``commit_s`` from the commit to its answer.
     """
 
-    pause_s: float
-    final_sync_s: float
-    final_send_s: float
-    state_s: float
-    commit_s: float
+    pause_s: Number
+    final_sync_s: Number
+    final_send_s: Number
+    state_s: Number
+    commit_s: Number
 
     @property
     def overhead_s(self) -> float:

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from msgspec import Meta
+
+from precopy.bounds import Count, Number
 
 
 @dataclass(frozen=True)
@@ -33,37 +38,37 @@ class Round:
       for the last round, in which the guest waits.
     """
 
-    number: int
+    number: Count
     final: bool
-    sync_s: float
-    log_sync_s: float
-    bitmap_sync_s: float
-    log_clear_s: float
-    transfer_s: float
-    send_s: float
-    scan_s: float
-    clear_s: float
-    ack_s: float
-    dirty_pages: int
-    new_dirty_pages: int
-    sent_pages: int
-    zero_pages: int
-    torn_batches: int
-    sent_bytes: int
-    get_log_ioctls: int
-    clear_log_ioctls: int
-    get_log_ioctl_s: float
-    clear_log_ioctl_s: float
-    bandwidth_bytes_per_s: float
-    dirty_rate_bytes_per_s: float
-    arrived_s: float = 0.0
-    throttled_share: float = 0.0
-    dirty_map: tuple[int, ...] = ()
-    pending_pages: int = 0
-    pending_bytes: int = 0
-    again_pages: int = 0
-    left_pages: int = 0
-    found_twice_pages: int = 0
+    sync_s: Number
+    log_sync_s: Number
+    bitmap_sync_s: Number
+    log_clear_s: Number
+    transfer_s: Number
+    send_s: Number
+    scan_s: Number
+    clear_s: Number
+    ack_s: Number
+    dirty_pages: Count
+    new_dirty_pages: Count
+    sent_pages: Count
+    zero_pages: Count
+    torn_batches: Count
+    sent_bytes: Count
+    get_log_ioctls: Count
+    clear_log_ioctls: Count
+    get_log_ioctl_s: Number
+    clear_log_ioctl_s: Number
+    bandwidth_bytes_per_s: Number
+    dirty_rate_bytes_per_s: Number
+    arrived_s: Number = 0.0
+    throttled_share: Number = 0.0
+    dirty_map: Annotated[tuple[Count, ...], Meta(max_length=256)] = ()
+    pending_pages: Count = 0
+    pending_bytes: Count = 0
+    again_pages: Count = 0
+    left_pages: Count = 0
+    found_twice_pages: Count = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,15 +7,15 @@ from precopy.report.html.charts.scale import RATE, linear
 from precopy.report.html.downtime import downtime_figure
 from precopy.report.html.migration import migration_figures
 from precopy.report.html.parts import Figure, Headline, Key, Part, Report, Tile
-from precopy.report.html.records import BenchMigrate, Repeat
 from precopy.report.html.words import NONE, ROUND_TERMS, duration, several
+from precopy.report.kinds.bench_migrate import MigrateBench, Repeat
 from precopy.report.table import Column, Table
 from precopy.units import format_rate, format_size
 
 _MOST_REPEATS = 12
 
 
-def bench_migrate_report(bench: BenchMigrate, prefix: str) -> Report:
+def bench_migrate_report(bench: MigrateBench, prefix: str) -> Report:
     runs = [(f"repeat {number}", one.precopy) for number, one in enumerate(bench.repeats, start=1)]
     figures = (_throughput(bench, prefix), downtime_figure(runs[:_MOST_REPEATS], prefix))
     intro = "Each repeat measured all of them one after the other, so that a machine whose speed drifts moves all."
@@ -28,7 +28,7 @@ def bench_migrate_report(bench: BenchMigrate, prefix: str) -> Report:
     return Report(title, _verdict(bench), tuple(parts), ROUND_TERMS)
 
 
-def _verdict(bench: BenchMigrate) -> Headline:
+def _verdict(bench: MigrateBench) -> Headline:
     done = bench.repeats[0].precopy
     memory = f" with {format_size(done.ram_bytes)} of memory" if done.ram_bytes else ""
     against = f" and {bench.ratio_to_qemu:.2f} times what QEMU's migration reached" if bench.ratio_to_qemu else ""
@@ -50,7 +50,7 @@ def _verdict(bench: BenchMigrate) -> Headline:
     return Headline("plain", status, headline, (), tuple(tiles))
 
 
-def _throughput(bench: BenchMigrate, prefix: str) -> Figure:
+def _throughput(bench: MigrateBench, prefix: str) -> Figure:
     title = "Bytes a second that the raw socket, precopy and QEMU carried in each repeat."
     named = [(f"repeat {number}", one) for number, one in enumerate(bench.repeats[:_MOST_REPEATS], start=1)]
     groups = [
@@ -79,7 +79,7 @@ def _throughput(bench: BenchMigrate, prefix: str) -> Figure:
 
 
 def _rates(one: Repeat) -> list[tuple[int, str, float]]:
-    rates = [(3, "raw socket", one.ceiling_bytes_per_s), (1, "precopy", one.precopy.throughput_bytes_per_s or 0.0)]
+    rates = [(3, "raw socket", one.ceiling_bytes_per_s), (1, "precopy", one.precopy.throughput_bytes_per_s)]
     return [*rates, (2, "QEMU", one.qemu.throughput_bytes_per_s)] if one.qemu else rates
 
 
@@ -88,7 +88,7 @@ def _cells(one: Repeat) -> tuple[str, ...]:
     return (
         *(format_rate(rate) for _, _, rate in _rates(one)[:2]),
         format_rate(qemu.throughput_bytes_per_s) if qemu else NONE,
-        duration(one.precopy.downtime_s),
+        duration(one.precopy.downtime.total_s),
         duration(qemu.downtime_s) if qemu else NONE,
         f"{len(one.precopy.rounds)}",
         f"{qemu.rounds}" if qemu else NONE,

@@ -8,7 +8,7 @@ from precopy.report.html.charts.scale import SECONDS, around
 from precopy.report.html.charts.scatter import Point, scatter, staircase
 from precopy.report.html.charts.svg import Chart
 from precopy.report.html.parts import Figure, Headline, Key, Part, Report, Tile
-from precopy.report.html.records import Compare, Score, Trace
+from precopy.report.html.records import Compare, Score, ScoredTrace
 from precopy.report.html.words import COMPARE_TERMS, NONE, duration, listed, several
 from precopy.report.table import Column, Table
 from precopy.units import format_size
@@ -106,7 +106,7 @@ def _summary(compare: Compare, prefix: str) -> Figure:
     return Figure(f"{prefix}policies", "Over all traces", title, table=table)
 
 
-def _trace(trace: Trace, name: str) -> Figure:
+def _trace(trace: ScoredTrace, name: str) -> Figure:
     plotted = [
         (one, one.total_s, one.downtime_s) for one in trace.results if one.completed and one.total_s and one.downtime_s
     ]
@@ -119,7 +119,7 @@ def _trace(trace: Trace, name: str) -> Figure:
         reading.append(f"Not drawn, because they did not complete: {listed(missing)}.")
     return Figure(
         name,
-        f"Trace {trace.name}",
+        f"ScoredTrace {trace.name}",
         title,
         _scatter(plotted, title) if plotted else None,
         (Key(1, "dot", "on the front"), Key(2, "ring", "beaten by another"), Key(1, "dash", "front")),
@@ -151,7 +151,7 @@ def _scatter(plotted: list[tuple[Score, float, float]], title: str) -> Chart:
     return scatter(points, across, upward, title, lines)
 
 
-def _table(trace: Trace) -> Table:
+def _table(trace: ScoredTrace) -> Table:
     names = ("downtime", "total time", "sent", "guest time lost", "rounds")
     columns = (
         Column("policy", False),

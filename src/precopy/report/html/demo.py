@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from precopy.migration.results import Migrated
 from precopy.report.html.charts.bars import Row, Segment, grouped
 from precopy.report.html.charts.scale import count_text, counts
 from precopy.report.html.downtime import downtime_figure
 from precopy.report.html.migration import migration_figures
 from precopy.report.html.parts import Figure, Headline, Key, Part, Report, Tile
-from precopy.report.html.records import Checked, Demo, Migration
 from precopy.report.html.words import NONE, ROUND_TERMS, duration, several
+from precopy.report.kinds.demo import Demo
 from precopy.report.table import Column, Table
 from precopy.units import format_size
 
@@ -20,11 +21,11 @@ _VERIFIED = (
     "Verified means: before the guest ran on, both memories were the same byte for byte; at the destination it went "
     "on, and every page there held what the guest's own count of writes says that it must hold."
 )
-Named = list[tuple[str, Migration]]
+Named = list[tuple[str, Migrated]]
 
 
 def demo_report(demo: Demo, prefix: str) -> Report:
-    named = [(run.migration.clear, run.migration) for run in demo.runs if isinstance(run, Checked)]
+    named = [(run.clear, run.migrated) for run in demo.runs if run.migrated is not None]
     figures = [_table_figure(demo, prefix)]
     if named:
         figures += [ioctls_figure(named, prefix), downtime_figure(named, prefix)]
@@ -39,12 +40,8 @@ def demo_report(demo: Demo, prefix: str) -> Report:
 
 
 def _verdict(demo: Demo, named: Named) -> Headline:
-    verified = [run for run in demo.runs if isinstance(run, Checked) and run.verified]
-    broken = [
-        f"{run.migration.clear if isinstance(run, Checked) else run.clear}: {run.verdict}"
-        for run in demo.runs
-        if run not in verified
-    ]
+    verified = [run for run in demo.runs if run.migrated is not None and run.verified]
+    broken = [f"{run.clear}: {run.verdict}" for run in demo.runs if run not in verified]
     every = len(verified) == len(demo.runs)
     memory = next((f" with {format_size(done.ram_bytes)} of memory" for _, done in named if done.ram_bytes), "")
     headline = (
@@ -64,16 +61,16 @@ def _verdict(demo: Demo, named: Named) -> Headline:
 def _tiles(named: Named) -> tuple[Tile, ...]:
     if not named:
         return ()
-    name, least = min(named, key=lambda one: one[1].downtime_s)
+    name, least = min(named, key=lambda one: one[1].downtime.total_s)
     quickest, quick = min(named, key=lambda one: one[1].unverified_s)
     fewest, few = min(named, key=lambda one: one[1].clear_log_ioctls)
     limit = least.downtime_limit_s
     return (
         Tile(
             "Shortest downtime",
-            duration(least.downtime_s),
+            duration(least.downtime.total_s),
             f"{name}; limit {duration(limit)}",
-            least.downtime_s / limit if limit else None,
+            least.downtime.total_s / limit if limit else None,
         ),
         Tile("Shortest total time", duration(quick.unverified_s), quickest),
         Tile("Fewest clear ioctls", count_text(few.clear_log_ioctls), fewest),
@@ -86,20 +83,20 @@ def _table_figure(demo: Demo, prefix: str) -> Figure:
     columns = (Column("clear policy", False), *map(Column, names), Column("verified", False))
     rows = []
     for run in demo.runs:
-        if not isinstance(run, Checked):
+        done = run.migrated
+        if done is None:
             rows.append((run.clear, *(NONE for _ in names), f"no: {run.verdict}"))
             continue
-        done = run.migration
         rows.append(
             (
-                done.clear,
+                run.clear,
                 f"{len(done.rounds)}",
                 duration(done.unverified_s),
-                duration(done.downtime_s),
+                duration(done.downtime.total_s),
                 duration(sum(one.sync_s for one in done.rounds)),
                 count_text(done.get_log_ioctls),
                 count_text(done.clear_log_ioctls),
-                format_size(done.moved_bytes),
+                format_size(done.sent_bytes),
                 run.verdict if run.verified else f"no: {run.verdict}",
             )
         )

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from precopy.migration.results import Migrated
 from precopy.report.html.charts.bars import Row, Segment, stacked
 from precopy.report.html.charts.plot import Reference
 from precopy.report.html.charts.scale import SECONDS, linear
 from precopy.report.html.parts import Figure, Key
-from precopy.report.html.records import Migration
 from precopy.report.html.words import duration
 from precopy.report.table import Column, Table
 
@@ -27,9 +27,9 @@ _NEAR = 2.5
 """Factor over the longest downtime up to which a limit is drawn."""
 
 
-def downtime_figure(named: Sequence[tuple[str, Migration]], prefix: str) -> Figure:
+def downtime_figure(named: Sequence[tuple[str, Migrated]], prefix: str) -> Figure:
     """A bar for each of ``named``, beside the limit where that is near."""
-    longest = max(*(done.downtime_s for _, done in named), 1e-9)
+    longest = max(*(done.downtime.total_s for _, done in named), 1e-9)
     rows = [
         Row(
             name,
@@ -38,7 +38,7 @@ def downtime_figure(named: Sequence[tuple[str, Migration]], prefix: str) -> Figu
                 for index, (part, field) in enumerate(_PARTS, start=1)
                 for value in (float(getattr(done.downtime, field)),)
             ),
-            duration(done.downtime_s),
+            duration(done.downtime.total_s),
         )
         for name, done in named
     ]
@@ -60,30 +60,30 @@ def downtime_figure(named: Sequence[tuple[str, Migration]], prefix: str) -> Figu
     )
 
 
-def _title(named: Sequence[tuple[str, Migration]], longest: float) -> str:
+def _title(named: Sequence[tuple[str, Migrated]], longest: float) -> str:
     done = named[0][1]
     part, value = max(((part, float(getattr(done.downtime, field))) for part, field in _PARTS), key=lambda one: one[1])
     if len(named) == 1:
         return (
-            f"The guest stood still for {duration(done.downtime_s)}; the longest part of it was the {part}, "
+            f"The guest stood still for {duration(done.downtime.total_s)}; the longest part of it was the {part}, "
             f"{duration(value)}."
         )
-    shortest = min(done.downtime_s for _, done in named)
+    shortest = min(done.downtime.total_s for _, done in named)
     return f"The guest stood still for {duration(shortest)} to {duration(longest)}; what that time went into."
 
 
-def _table(named: Sequence[tuple[str, Migration]]) -> Table:
+def _table(named: Sequence[tuple[str, Migrated]]) -> Table:
     if len(named) == 1:
         done = named[0][1]
         rows = [(part, duration(getattr(done.downtime, field))) for part, field in _PARTS]
-        rows += [("downtime", duration(done.downtime_s)), ("limit", duration(done.downtime_limit_s))]
+        rows += [("downtime", duration(done.downtime.total_s)), ("limit", duration(done.downtime_limit_s))]
         return Table("Parts of the downtime", (Column("part", False), Column("time")), tuple(rows))
     columns = (Column("", False), *(Column(part) for part, _ in _PARTS), Column("downtime"), Column("limit"))
     several = tuple(
         (
             name,
             *(duration(getattr(done.downtime, field)) for _, field in _PARTS),
-            duration(done.downtime_s),
+            duration(done.downtime.total_s),
             duration(done.downtime_limit_s),
         )
         for name, done in named

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
+
 from precopy.report.html.parts import Figure, Headline, Part, Report
-from precopy.report.html.records import Document, Failure
+from precopy.report.html.records import Document
 from precopy.report.html.words import NONE, several
 from precopy.report.kinds import text_of
+from precopy.report.kinds.error import Failure
 from precopy.report.table import Column, Table
 from precopy.units import format_duration, format_rate, format_size
 
@@ -26,8 +29,8 @@ def failure_report(failure: Failure, prefix: str) -> Report:
     )
     figure = Figure(f"{prefix}error", "The error", "What the command said when it ended.", table=table)
     parts = [Part(f"{prefix}failure", "What happened", "", (figure,))]
-    rounds = failure.migration.get("rounds")
-    if isinstance(rounds, list) and _is_table(rounds):
+    rounds = [msgspec.to_builtins(one) for one in failure.migration.rounds] if failure.migration else []
+    if rounds:
         until = "The migration until then, round by round."
         parts.append(Part(f"{prefix}migration", "Its rounds", until, (_list("rounds", rounds, f"{prefix}rounds"),)))
     title = f"Failed, exit code {error.exit_code}"

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from precopy.migration.results import Range
+from precopy.migration.results import Migrated, Range, Verdict
 from precopy.report.html.charts.bars import MOST_ROWS, RangeBar, ranges
 from precopy.report.html.charts.plot import Reference
 from precopy.report.html.charts.scale import SECONDS, Axis, fitting
 from precopy.report.html.parts import Figure, Key
-from precopy.report.html.records import Migration, Verdict
 from precopy.report.html.words import NONE, duration, span
 from precopy.report.table import Column, Table
 
@@ -21,17 +20,17 @@ _FAR = 50
 """Factor over the largest other value from which the end of a range is drawn as open."""
 
 
-def prediction_figures(done: Migration, prefix: str) -> list[Figure]:
+def prediction_figures(done: Migrated, prefix: str) -> list[Figure]:
     """Downtime and total time, each as predicted after every round. None in older files."""
     if not done.verdicts:
         return []
     return [
-        _figure(done, f"{prefix}predicted-downtime", "downtime", done.downtime_s, lambda one: one.downtime_s),
+        _figure(done, f"{prefix}predicted-downtime", "downtime", done.downtime.total_s, lambda one: one.downtime_s),
         _figure(done, f"{prefix}predicted-total", "total time", done.total_s - done.verify_s, lambda one: one.total_s),
     ]
 
 
-def _figure(done: Migration, name: str, what: str, measured: float, of: Callable[[Verdict], Range]) -> Figure:
+def _figure(done: Migrated, name: str, what: str, measured: float, of: Callable[[Verdict], Range]) -> Figure:
     verdicts = done.verdicts
     inside = sum(_inside(of(one), measured) for one in verdicts)
     title = (
@@ -81,7 +80,7 @@ def _axis(what: str, estimates: list[Range], measured: float) -> Axis:
     return fitting(what, [*near, max(measured, 1e-9)], SECONDS)
 
 
-def _table(done: Migration, what: str, measured: float, of: Callable[[Verdict], Range]) -> Table:
+def _table(done: Migrated, what: str, measured: float, of: Callable[[Verdict], Range]) -> Table:
     columns = (
         Column("after round"),
         Column(f"predicted {what}"),

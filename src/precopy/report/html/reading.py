@@ -9,24 +9,13 @@ from typing import Any, TypeVar
 import msgspec
 
 from precopy.errors import UsageError
-from precopy.report.html.older import as_today
-from precopy.report.html.records import (
-    BenchMigrate,
-    Checked,
-    Compare,
-    Demo,
-    Document,
-    Failed,
-    Failure,
-    Machine,
-    Migration,
-)
+from precopy.report.html.records import Compare, Document, Machine
 from precopy.report.kinds import KINDS, load, schema
+from precopy.report.kinds.kind import Kind
 
 LARGEST = 64 << 20
 """Bytes of the largest file that is read."""
 _MOST_DOCUMENTS = 50
-_MOST_RUNS = 50
 _SCHEMA = re.compile(r"precopy\.([a-z][a-z0-9-]{0,40})/([0-9]{1,4})")
 _FIELD = re.compile(r"`\$(?:\.(?P<path>[^`]*)|)`$")
 
@@ -94,10 +83,9 @@ def _document(kind: str, spelt: str, value: dict[str, Any], where: str) -> Docum
         return Document(kind, spelt, body, machine)
     record: object
     if made_of is not None:
-        record = _convert(value, made_of.record, where)
+        record = _convert(_today(made_of, value, where), made_of.record, where)
     else:
-        value = as_today(value)
-        record = _demo(value, where) if kind == "demo" else _convert(value, _KINDS[kind], where)
+        record = _convert(value, _KINDS[kind], where)
     return Document(kind, schema(kind), body, machine, record)
 
 
@@ -108,11 +96,7 @@ class _Made(msgspec.Struct):
 
 
 _KINDS: dict[str, type[Any]] = {
-    "migrate": Migration,
-    "demo": Demo,
-    "bench-migrate": BenchMigrate,
     "compare": Compare,
-    "error": Failure,
 }
 """Kinds whose records have not moved to `precopy.report.kinds` yet."""
 
@@ -124,30 +108,11 @@ def _known(kind: str) -> str:
     return f"{meant}there are {', '.join(sorted(KINDS))}"
 
 
-def _demo(value: dict[str, Any], where: str) -> Demo:
-    """A demo's runs have two shapes, which ``completed`` tells apart."""
-    runs = value.get("runs")
-    if not isinstance(runs, list) or not 0 < len(runs) <= _MOST_RUNS:
-        raise UsageError(f"{where}: `runs` has to be a list of 1 to {_MOST_RUNS} runs")
-    made: list[Checked | Failed] = []
-    for number, run in enumerate(runs):
-        at = f"{where}: runs[{number}]"
-        if isinstance(run, dict) and run.get("completed") is True:
-            checks = _convert(run, _Checks, at)
-            made.append(Checked(_convert(run, Migration, at), checks.verified, checks.verdict))
-        else:
-            made.append(_convert(run, Failed, at))
-    head = _convert(value, _DemoHead, where)
-    return Demo(tuple(made), head.guest)
-
-
-class _Checks(msgspec.Struct):
-    verified: bool
-    verdict: str
-
-
-class _DemoHead(msgspec.Struct):
-    guest: str
+def _today(made_of: Kind[Any], value: dict[str, Any], where: str) -> dict[str, Any]:
+    try:
+        return made_of.today(value)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from None
 
 
 def _convert(value: Any, kind: type[T], where: str) -> T:

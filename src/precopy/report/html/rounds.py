@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from precopy.migration.results import Migrated
+from precopy.planning.model.round import Round
 from precopy.report.html.charts.bars import MOST_ROWS, Row, Segment, ends, stacked
 from precopy.report.html.charts.heat import LEVELS, HeatRow, heat
 from precopy.report.html.charts.lines import Series, by_round
 from precopy.report.html.charts.scale import BYTES, SECONDS, count_text, linear, logarithmic
 from precopy.report.html.parts import Figure, Key
-from precopy.report.html.records import Migration, Round
 from precopy.report.html.words import NONE, duration
 from precopy.report.table import Column, Table
 from precopy.units import PAGE_SIZE, format_rate, format_size
@@ -35,13 +36,20 @@ def round_name(one: Round) -> str:
     return "last" if one.final else f"{one.number}"
 
 
-def round_figures(done: Migration, prefix: str) -> list[Figure]:
+def _remaining(done: Migrated) -> tuple[int | None, ...]:
+    """What was still to be sent after each round and the sync of the next; None where no round followed, and in older
+    files, which do not say."""
+    known = any(one.pending_bytes for one in done.rounds)
+    return (*(one.pending_bytes if known else None for one in done.rounds[1:]), None)
+
+
+def round_figures(done: Migrated, prefix: str) -> list[Figure]:
     """Those that the document has numbers for."""
     figures = [times_figure(done, prefix), remaining_figure(done, prefix), heat_figure(done, prefix)]
     return [figure for figure in figures if figure]
 
 
-def times_figure(done: Migration, prefix: str) -> Figure:
+def times_figure(done: Migrated, prefix: str) -> Figure:
     """Rounds as bars of sync time and transfer time."""
     rows = [
         Row(
@@ -78,20 +86,20 @@ def times_figure(done: Migration, prefix: str) -> Figure:
     )
 
 
-def _rounds_table(done: Migration) -> Table:
+def _rounds_table(done: Migrated) -> Table:
     throttled = any(one.throttled_share for one in done.rounds)
-    remains = any(left is not None for left in done.remaining_bytes)
-    explained = all(one.pending_pages is not None for one in done.rounds)
+    remains = any(left is not None for left in _remaining(done))
+    explained = any(one.pending_pages for one in done.rounds)  # older files do not say
     pages = ["dirty pages", *(["new ones", "again", "to send"] if explained else []), "pages sent", "zero pages"]
     pages += ["left"] if explained else []
     names = ["round", "sync time", "transfer time", *pages, "sent", "sending", "bandwidth", "dirty rate"]
     names += [*(["remaining"] if remains else []), *(["throttle"] if throttled else []), "get", "clear"]
     rows = []
-    for one, remaining in zip(done.rounds, done.remaining_bytes, strict=True):
+    for one, remaining in zip(done.rounds, _remaining(done), strict=True):
         row = [round_name(one), duration(one.sync_s), duration(one.transfer_s)]
         row.append(count_text(one.dirty_pages))
         if explained:
-            row += [count_text(n) for n in (one.new_dirty_pages or 0, one.again_pages, one.pending_pages or 0)]
+            row += [count_text(n) for n in (one.new_dirty_pages, one.again_pages, one.pending_pages)]
         row += [count_text(one.sent_pages), count_text(one.zero_pages)]
         row += [count_text(one.left_pages)] if explained else []
         row += [
@@ -103,7 +111,7 @@ def _rounds_table(done: Migration) -> Table:
         if remains:
             row.append(NONE if remaining is None else format_size(remaining))
         if throttled:
-            row.append(f"{100 * (one.throttled_share or 0):.0f} %")
+            row.append(f"{100 * one.throttled_share:.0f} %")
         rows.append((*row, count_text(one.get_log_ioctls), count_text(one.clear_log_ioctls)))
     caption = "Rounds: times, pages, bandwidth, dirty rate, and ioctls that get and clear dirty bits."
     if explained:
@@ -119,13 +127,13 @@ def _rate(rate: float | None) -> str:
     return NONE if rate is None else format_rate(rate)
 
 
-def remaining_figure(done: Migration, prefix: str) -> Figure | None:
+def remaining_figure(done: Migrated, prefix: str) -> Figure | None:
     """What remained after each round against what fits into the downtime limit. None in older files."""
-    found = [(one, left) for one, left in zip(done.rounds, done.remaining_bytes, strict=True) if left is not None]
+    found = [(one, left) for one, left in zip(done.rounds, _remaining(done), strict=True) if left is not None]
     if not found:
         return None
     rounds, left = [one for one, _ in found], [left for _, left in found]
-    fits = [(one.bandwidth_bytes_per_s or 0.0) * done.downtime_limit_s for one in rounds]
+    fits = [one.bandwidth_bytes_per_s * done.downtime_limit_s for one in rounds]
     positive = [value for value in left + fits if value > 0]
     if not positive:
         return None
@@ -160,18 +168,18 @@ def remaining_figure(done: Migration, prefix: str) -> Figure | None:
     )
 
 
-def heat_figure(done: Migration, prefix: str) -> Figure | None:
+def heat_figure(done: Migrated, prefix: str) -> Figure | None:
     """RAM address by round. None in older files."""
     rounds = [one for one in done.rounds if one.dirty_map]
-    if not rounds or not any(map(any, (one.dirty_map or () for one in rounds))):
+    if not rounds or not any(map(any, (one.dirty_map for one in rounds))):
         return None
-    parts = len(rounds[0].dirty_map or ())
-    rounds = [one for one in rounds if len(one.dirty_map or ()) == parts]
+    parts = len(rounds[0].dirty_map)
+    rounds = [one for one in rounds if len(one.dirty_map) == parts]
     most = max(max(one.dirty_map or (0,)) for one in rounds)
     pages = max(done.ram_bytes / PAGE_SIZE / parts if done.ram_bytes else 0, 1)
     whole = max(pages, most)
     drawn = rounds if len(rounds) <= _HEAT_ROWS else rounds[: _HEAT_ROWS // 2] + rounds[-_HEAT_ROWS // 2 :]
-    rows = [HeatRow(round_name(one), tuple(min(n / whole, 1.0) for n in one.dirty_map or ())) for one in drawn]
+    rows = [HeatRow(round_name(one), tuple(min(n / whole, 1.0) for n in one.dirty_map)) for one in drawn]
     title = "Where in the guest's memory the pages lay that each round found dirty and had to send."
     reach = float(done.ram_bytes) if done.ram_bytes else float(parts)
     axis = linear("RAM address" if done.ram_bytes else "part of RAM", reach, BYTES)
@@ -206,8 +214,8 @@ def _heat_table(rounds: list[Round], parts: int, ram_bytes: int | None) -> Table
     rows = tuple(
         (
             round_name(one),
-            count_text(sum(one.dirty_map or ())),
-            *(count_text(sum((one.dirty_map or ())[edges[n] : edges[n + 1]])) for n in range(sums)),
+            count_text(sum(one.dirty_map)),
+            *(count_text(sum((one.dirty_map)[edges[n] : edges[n + 1]])) for n in range(sums)),
         )
         for one in rounds
     )

@@ -29,14 +29,14 @@ KINDS = {
     "bench-track": Entry(1, "bench_track", "Finding what a Python program wrote, beside what it can do today."),
     "bench-snapshot": Entry(1, "bench_snapshot", "Incremental snapshots, beside saving everything."),
     "bench-predict": Entry(1, "bench_predict", "Predicted downtime and total time, beside what then happened."),
-    "bench-migrate": Entry(about="Whole migrations, beside the raw socket and beside QEMU."),
+    "bench-migrate": Entry(1, "bench_migrate", "Whole migrations, beside the raw socket and beside QEMU."),
     "check": Entry(),
     "compare": Entry(),
-    "demo": Entry(),
+    "demo": Entry(1, "demo"),
     "demo-memory": Entry(),
-    "error": Entry(),
+    "error": Entry(1, "error"),
     "layout": Entry(1, "layout"),
-    "migrate": Entry(),
+    "migrate": Entry(1, "migrate"),
     "migrate-event": Entry(),
     "plan": Entry(),
     "plan-sweep": Entry(),
@@ -58,16 +58,20 @@ def schema(kind: str) -> str:
 
 
 def text_of(kind: str, record: object) -> Sequence[TextPart]:
-    """``record`` for people. The kind has to have a module."""
-    loaded = load(kind)
-    assert loaded is not None
-    return loaded.text(record)
+    """``record`` for people."""
+    return _loaded(kind).text(record)
+
+
+def body_of(kind: str, record: object) -> dict[str, Any]:
+    """``record`` as a document's fields."""
+    return _loaded(kind).body(record)
+
+
+def _loaded(kind: str) -> Kind[Any]:
+    loaded: Kind[Any] = importlib.import_module(f"{__name__}.{KINDS[kind].module}").KIND
+    return loaded
 
 
 def load(kind: str) -> Kind[Any] | None:
     """What documents of this kind are made of; None where it has no module."""
-    module = KINDS[kind].module
-    if not module:
-        return None
-    loaded: Kind[Any] = importlib.import_module(f"{__name__}.{module}").KIND
-    return loaded
+    return _loaded(kind) if KINDS[kind].module else None

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
+
+import msgspec
 
 from precopy.report.table import Table
 
@@ -14,11 +16,26 @@ TextPart = str | Table
 """A sentence, or a table."""
 
 
+def _fields(record: object) -> dict[str, Any]:
+    body: dict[str, Any] = msgspec.to_builtins(record)
+    return body
+
+
+def _as_it_is(document: dict[str, Any]) -> dict[str, Any]:
+    return document
+
+
 @dataclass(frozen=True)
 class Kind(Generic[R]):
     """``record`` is a frozen dataclass of what a document says, with bounds on every field (`precopy.bounds`); fields
     that older files lack have a default. ``text``: the same for people, as sentences and tables. A command makes a
-    record and hands it to `precopy.cli.facts.show_result`."""
+    record and hands it to `precopy.cli.facts.show_result`.
+
+    ``body``: the document's fields, where they are more than the record's; ``today``: an older document's fields as
+    ``record`` has them, or `UsageError`.
+    """
 
     record: type[R]
     text: Callable[[R], Sequence[TextPart]]
+    body: Callable[[R], dict[str, Any]] = _fields
+    today: Callable[[dict[str, Any]], dict[str, Any]] = _as_it_is

@@ -155,10 +155,11 @@ def test_the_glossary_stands_at_the_end_before_the_machine(kind: str) -> None:
 def test_titles_tell_two_tabs_apart() -> None:
     """By their file, and by what is in it."""
     one = reports.migrate()
+    later = {**one, "downtime": {**one["downtime"], "commit_s": 1.5}}
     titles = {
         re.search("<title>(.*)</title>", render(json.dumps(document).encode(), name).html)[1]
         for name in ("a.json", "b.json")
-        for document in (one, {**one, "downtime_s": 1.5}, {**one, "total_s": 77.0}, reports.demo(), reports.compare())
+        for document in (one, later, {**one, "total_s": 77.0}, reports.demo(), reports.compare())
     }
     assert len(titles) == 10
 
@@ -212,14 +213,16 @@ def test_where_and_how_it_was_measured() -> None:
 
 
 def test_a_failed_migration_has_its_rounds() -> None:
-    migration = {"rounds": reports.migrate()["rounds"], "sent_bytes": 5}
-    failed = {"schema": "precopy.error/1", "machine": {**reports.MACHINE, **MADE}, "migration": migration}
+    failed: Documents = {"schema": "precopy.error/1", "machine": {**reports.MACHINE, **MADE}}
     failed["error"] = {"kind": "NotConverged", "message": "did not converge in 6 rounds", "exit_code": 4}
+    failed["migration"] = {**reports.migrate(), "completed": False, "remaining_bytes": 5}
     shown = page(failed)
     assert "rounds" in shown.sections
     assert "node-17" in words(shown)
     assert "The migration until then, round by round." in words(shown)
-    assert "rounds" not in page({**failed, "migration": {"rounds": "none"}}).sections
+    assert "rounds" not in page({**failed, "migration": None}).sections
+    with pytest.raises(UsageError, match=r"migration\.rounds: expected `array`, got `str`"):
+        page({**failed, "migration": {"rounds": "none"}})
 
 
 @pytest.mark.parametrize(
@@ -329,7 +332,7 @@ def test_strings_of_a_file_stay_text(kind: str, text: str) -> None:
         (b'{"schema": "precopy.migrat/1"}', "is precopy.migrat/1, which is no kind of document of this precopy's; did"),
         (b'{"schema": "precopy.migrat/1"}', "did you mean migrate? there are bench-bitmap, bench-display,"),
         (b'{"schema": "precopy.new/1"}', "is precopy.new/1, which is no kind of document of this precopy's; there are"),
-        (b'{"schema": "precopy.migrate/1"}', "bad.json: object missing required field `guest`"),
+        (b'{"schema": "precopy.migrate/1"}', "bad.json: object missing required field `session`"),
         (b'{"schema": "precopy.demo/1", "runs": []}', "`runs` has to be a list"),
         (b'{"schema": "precopy.demo/1", "runs": [7]}', "runs[0]: expected `object`"),
         (b'{"schema": "precopy.status/1"}\n{"schema": "no"}', "bad.json, document 2 has no `schema`"),
@@ -351,7 +354,7 @@ def test_a_file_that_is_none_is_refused_in_one_sentence(data: bytes, sentence: s
         (("rounds", 0, "dirty_map"), [1] * 257, "rounds[0].dirty_map: expected `array` of length <= 256"),
         (("rounds",), [], "rounds: expected `array` of length >= 1"),
         (("downtime", "pause_s"), None, "downtime.pause_s: expected `float`, got `null`"),
-        (("downtime_s",), True, "downtime_s: expected `float`, got `bool`"),
+        (("downtime_limit_s",), True, "downtime_limit_s: expected `float`, got `bool`"),
         (("total_s",), 10**30, "total_s: expected `float` <= 1e+24"),
         (("verdicts", 0, "total_s"), 3, "verdicts[0].total_s: expected `object`"),
     ],

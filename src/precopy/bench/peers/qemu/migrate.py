@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from precopy.bench.peers.qemu.launcher import Json, find_qemu
 from precopy.bench.peers.qemu.pair import Completed, QemuPair
 from precopy.errors import PeerProtocolError, UsageError
+from precopy.report.kinds.bench_migrate import QemuMigration
 
 __all__ = ["QemuMigration", "QemuPair", "find_qemu", "measure_migration"]
 
@@ -16,32 +16,6 @@ DEFAULT_RAM = 2 << 30
 
 DEFAULT_REWRITTEN = 256 << 20
 """Bytes of the set that the guest rewrites."""
-
-
-@dataclass(frozen=True)
-class QemuMigration:
-    """What one migration took. Times in seconds, sizes in bytes, rates in bytes or pages a second.
-
-    From QEMU's ``query-migrate``, in whole milliseconds: ``total_s``, ``downtime_s``, ``setup_s``; and
-    ``transferred_bytes`` (RAM only), ``rounds`` (dirty-sync-count). ``throughput_bytes_per_s`` is
-    transferred bytes over total time. By the host's clock: ``wall_s``, from the ``migrate`` command until
-    QEMU reports completion, and ``wall_throughput_bytes_per_s``; ``stop_to_resume_s``, from the source's
-    STOP event to the destination's RESUME event, which QEMU's own downtime need not include.
-    ``write_rate_pages_per_s`` is what the guest's own counter showed before the migration began.
-    """
-
-    version: str
-    total_s: float
-    downtime_s: float
-    setup_s: float
-    transferred_bytes: int
-    throughput_bytes_per_s: float
-    rounds: int
-    downtime_limit_s: float
-    wall_s: float
-    wall_throughput_bytes_per_s: float
-    stop_to_resume_s: float
-    write_rate_pages_per_s: float
 
 
 def measure_migration(

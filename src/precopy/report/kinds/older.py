@@ -5,16 +5,17 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
-_OF_A_ROUND = {"throttle": "throttled_share"}
+_OF_A_ROUND = {"throttle": "throttled_share", "ended_s": "arrived_s"}
 _OF_A_VERDICT = {"throttle": "throttle_to", "limit_s": "downtime_limit_s"}
 _OF_THROTTLED = {"stolen_s": "throttled_s"}
+_NOT_THROTTLED = {"throttled_s": [], "active_s": 0.0}
 _LEVELS = 4
 """A migration lies no deeper than this in a document: ``repeats``, one of them, ``precopy`` of a benchmark."""
 
 
 def as_today(value: Any, levels: int = _LEVELS) -> Any:
-    """``value``, with the fields of every migration in it renamed; what it lies in is a copy, and nothing else is
-    changed. A field that has today's name already stays as it is."""
+    """``value``, with the fields of every migration in it renamed, and what older ones lack added where it is known;
+    what it lies in is a copy, and nothing else is changed. A field that has today's name already stays as it is."""
     if not levels or not isinstance(value, dict | list):
         return value
     if isinstance(value, list):
@@ -22,11 +23,21 @@ def as_today(value: Any, levels: int = _LEVELS) -> Any:
     if not isinstance(value.get("rounds"), list):
         return {name: as_today(field, levels - 1) for name, field in value.items()}
     return {
+        "policy": "",
         **value,
         "rounds": _with_pending(_each(value["rounds"], _OF_A_ROUND)),
-        **({"verdicts": _each(value["verdicts"], _OF_A_VERDICT)} if "verdicts" in value else {}),
-        **({"throttled": _renamed(value["throttled"], _OF_THROTTLED)} if "throttled" in value else {}),
+        "verdicts": _each(value.get("verdicts", []), _OF_A_VERDICT),
+        "throttled": _renamed(value.get("throttled") or _NOT_THROTTLED, _OF_THROTTLED),
+        **_without_verification(value),
     }
+
+
+def _without_verification(migration: dict[str, Any]) -> dict[str, Any]:
+    """``sent_bytes`` counted verification's bytes while there was no ``verify_bytes``."""
+    sent = [one.get("sent_bytes") if isinstance(one, dict) else None for one in migration["rounds"]]
+    if "verify_bytes" in migration or not migration.get("verified") or not all(isinstance(one, int) for one in sent):
+        return {}
+    return {"sent_bytes": sum(sent)}
 
 
 def _each(values: Any, names: dict[str, str]) -> Any:
@@ -35,6 +46,7 @@ def _each(values: Any, names: dict[str, str]) -> Any:
 
 def _with_pending(rounds: list[Any]) -> list[Any]:
     """A round had what remained after the sync that followed it, which is what was pending when the next one began."""
+    rounds = [{"ack_s": 0.0, **one} if isinstance(one, dict) else one for one in rounds]  # which no page shows
     made = rounds[:1]
     for before, one in pairwise(rounds):
         known = isinstance(before, dict) and isinstance(one, dict) and "remaining_bytes" in before

@@ -1,0 +1,195 @@
+"""``precopy bench migrate``: throughput and downtime of a migration, beside the raw socket and beside QEMU's own."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from precopy.bounds import Count, Number, Signed, Text
+from precopy.migration.results import Migrated
+from precopy.report.kinds.kind import Kind, TextPart
+from precopy.report.kinds.migrate import migration_body
+from precopy.report.kinds.older import as_today
+from precopy.report.kinds.shared import Failed
+from precopy.report.table import Shown, tabulate
+from precopy.units import format_duration, format_rate
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is migrated: ``ram`` bytes of random content, of which ``rewritten`` bytes are written again and again at
+    ``write_rate`` pages a second (None: as fast as it goes), under ``downtime_limit_s`` seconds."""
+
+    ram: Count
+    rewritten: Count
+    write_rate: Count | None
+    downtime_limit_s: Number
+    verify: bool
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """Largest resident size of each process (VmHWM), less the guest's RAM, in bytes."""
+
+    source: Signed
+    destination: Signed
+
+
+@dataclass(frozen=True)
+class QemuMigration:
+    """What one migration took. Times in seconds, sizes in bytes, rates in bytes or pages a second.
+
+    From QEMU's ``query-migrate``, in whole milliseconds: ``total_s``, ``downtime_s``, ``setup_s``; and
+    ``transferred_bytes`` (RAM only), ``rounds`` (dirty-sync-count). ``throughput_bytes_per_s`` is
+    transferred bytes over total time. By the host's clock: ``wall_s``, from the ``migrate`` command until
+    QEMU reports completion, and ``wall_throughput_bytes_per_s``; ``stop_to_resume_s``, from the source's
+    STOP event to the destination's RESUME event, which QEMU's own downtime need not include.
+    ``write_rate_pages_per_s`` is what the guest's own counter showed before the migration began.
+    """
+
+    version: Text
+    total_s: Number
+    downtime_s: Number
+    setup_s: Number
+    transferred_bytes: Count
+    throughput_bytes_per_s: Number
+    rounds: Count
+    downtime_limit_s: Number
+    wall_s: Number
+    wall_throughput_bytes_per_s: Number
+    stop_to_resume_s: Number
+    write_rate_pages_per_s: Number
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """One repeat. ``qemu`` is None where QEMU is not installed or not asked for."""
+
+    ceiling_bytes_per_s: Number
+    precopy: Migrated
+    overhead_bytes: Overhead
+    qemu: QemuMigration | None
+
+
+@dataclass(frozen=True)
+class IdleSync:
+    """Syncs of an idle guest over ``slots`` memory slots, in seconds."""
+
+    slots: Count
+    syncs: Count
+    median_s: Number
+    min_s: Number
+    max_s: Number
+
+
+@dataclass(frozen=True)
+class MigrateBench:
+    """Figures are medians of the repeats, ratios of the repeats' own, and ``overhead_bytes`` the largest of all;
+    ``ratio_to_qemu`` is None where QEMU was not measured."""
+
+    setup: Setup
+    throughput_bytes_per_s: Number
+    downtime_s: Number
+    ceiling_bytes_per_s: Number
+    ratio_to_ceiling: Number
+    ratio_to_qemu: Number | None
+    overhead_bytes: Overhead
+    idle_sync: IdleSync
+    repeats: Annotated[tuple[Repeat, ...], Meta(min_length=1, max_length=200)]
+    failed: Annotated[tuple[Failed, ...], Meta(max_length=1000)] = ()
+
+    @classmethod
+    def of(cls, setup: Setup, repeats: tuple[Repeat, ...], idle: IdleSync, failed: tuple[Failed, ...]) -> MigrateBench:
+        beside_qemu = [_rate(one) / one.qemu.throughput_bytes_per_s for one in repeats if one.qemu is not None]
+
+        def median(figure: Callable[[Repeat], float]) -> float:
+            return statistics.median(map(figure, repeats))
+
+        return cls(
+            setup=setup,
+            throughput_bytes_per_s=median(_rate),
+            downtime_s=median(lambda one: one.precopy.downtime.total_s),
+            ceiling_bytes_per_s=median(lambda one: one.ceiling_bytes_per_s),
+            ratio_to_ceiling=median(lambda one: _rate(one) / one.ceiling_bytes_per_s),
+            ratio_to_qemu=statistics.median(beside_qemu) if beside_qemu else None,
+            overhead_bytes=Overhead(
+                max(one.overhead_bytes.source for one in repeats),
+                max(one.overhead_bytes.destination for one in repeats),
+            ),
+            idle_sync=idle,
+            repeats=repeats,
+            failed=failed,
+        )
+
+
+def _rate(one: Repeat) -> float:
+    return one.precopy.throughput_bytes_per_s
+
+
+@dataclass(frozen=True)
+class _Line:
+    """What ran, its throughput, the guest's downtime and rounds (None: it had none), and precopy's ratio to it."""
+
+    what: str
+    throughput: float
+    downtime_s: float | None = None
+    rounds: int | None = None
+    ratio: str = ""
+
+
+_COLUMNS: tuple[Shown[_Line], ...] = (
+    Shown("", lambda line: line.what, numeric=False),
+    Shown("throughput", lambda line: format_rate(line.throughput)),
+    Shown("downtime", lambda line: "-" if line.downtime_s is None else format_duration(line.downtime_s)),
+    Shown("rounds", lambda line: "-" if line.rounds is None else str(line.rounds)),
+    Shown("precopy's ratio to it", lambda line: line.ratio),
+)
+
+
+def _lines(one: Repeat) -> list[_Line]:
+    ours, qemu = _rate(one), one.qemu
+    lines = [
+        _Line("raw socket", one.ceiling_bytes_per_s, ratio=_ratio(ours, one.ceiling_bytes_per_s)),
+        _Line("precopy", ours, one.precopy.downtime.total_s, len(one.precopy.rounds)),
+    ]
+    if qemu is None:
+        return lines
+    theirs = qemu.throughput_bytes_per_s
+    return [*lines, _Line(f"QEMU {qemu.version}", theirs, qemu.downtime_s, qemu.rounds, _ratio(ours, theirs))]
+
+
+def _ratio(ours: float, theirs: float) -> str:
+    return f"{ours / theirs:.2f}" if theirs else "-"
+
+
+def _text(bench: MigrateBench) -> list[TextPart]:
+    lines = [line for one in bench.repeats for line in _lines(one)]
+    qemu = any(one.qemu for one in bench.repeats)
+    whose = ["QEMU's figures are its own (query-migrate); its rounds are the syncs that it counts"] if qemu else []
+    against = f", {bench.ratio_to_qemu:.2f} times QEMU" if bench.ratio_to_qemu else "; QEMU was not measured"
+    peak = max(bench.overhead_bytes.source, bench.overhead_bytes.destination)
+    return [
+        tabulate("Each measurement, in the order in which they were made", _COLUMNS, lines),
+        *whose,
+        f"median of the repeats' ratios: {bench.ratio_to_ceiling:.2f} of the raw socket{against}",
+        _idle(bench.idle_sync),
+        f"memory beyond the guest's RAM: at most {int(peak) >> 20} MiB on either side",
+    ]
+
+
+def _idle(idle: IdleSync) -> str:
+    spread = f"median of {idle.syncs}; {format_duration(idle.min_s)} to {format_duration(idle.max_s)}"
+    return f"idle guest: a sync over {idle.slots} slots takes {format_duration(idle.median_s)} ({spread})"
+
+
+def _body(bench: MigrateBench) -> dict[str, Any]:
+    repeats = [{**msgspec.to_builtins(one), "precopy": migration_body(one.precopy)} for one in bench.repeats]
+    return {**msgspec.to_builtins(bench), "repeats": repeats}
+
+
+KIND = Kind(MigrateBench, _text, body=_body, today=as_today)

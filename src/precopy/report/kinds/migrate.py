@@ -1,0 +1,174 @@
+"""``precopy migrate``: a migration, and what other kinds of document say of one. The records themselves are the
+engine's: `precopy.migration.results` and `precopy.planning.model.round`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import msgspec
+
+from precopy.bounds import Text
+from precopy.migration.options import MigrationOptions
+from precopy.migration.results import Attempt, Migrated
+from precopy.planning.model.downtime import Downtime
+from precopy.planning.model.round import Round
+from precopy.ports import Throttled
+from precopy.report.kinds.kind import Kind, TextPart
+from precopy.report.kinds.older import as_today
+from precopy.report.table import Shown, tabulate
+from precopy.report.verdicts import expected_line
+from precopy.units import format_bits, format_duration, format_rate, format_size
+
+
+@dataclass(frozen=True, kw_only=True)
+class Migration(Migrated):
+    """One, and what its guest was doing."""
+
+    workload: Text = ""
+
+    @classmethod
+    def of(cls, done: Migrated, workload: str) -> Migration:
+        return cls(**{field.name: getattr(done, field.name) for field in fields(done)}, workload=workload)
+
+
+def migration_body(done: Migrated) -> dict[str, Any]:
+    """A migration as documents hold it: its fields, and the sums over its rounds that people ask for."""
+    body: dict[str, Any] = msgspec.to_builtins(done)
+    downtime = body.pop("downtime")
+    return {
+        **body,
+        "completed": True,
+        "verified": done.verified,
+        "downtime_s": done.downtime.total_s,
+        "downtime": downtime,
+        "guest_time_lost_s": done.guest_time_lost_s,
+        "moving_s": done.moving_s,
+        "throughput_bytes_per_s": done.throughput_bytes_per_s,
+        **_sums(done.rounds),
+    }
+
+
+def attempt_body(attempt: Attempt) -> dict[str, Any]:
+    """A migration that did not complete, as documents hold it under ``migration``: its fields, and the same sums."""
+    body: dict[str, Any] = msgspec.to_builtins(attempt)
+    return {**body, "completed": False, **_sums(attempt.rounds)}
+
+
+def _sums(rounds: tuple[Round, ...]) -> dict[str, int]:
+    names = ("get_log_ioctls", "clear_log_ioctls", "zero_pages", "torn_batches")
+    return {name: sum(getattr(one, name) for one in rounds) for name in names}
+
+
+_ROUNDS: tuple[Shown[Round], ...] = (
+    Shown("round", lambda one: "last" if one.final else str(one.number)),
+    Shown("dirty", lambda one: str(one.dirty_pages)),
+    Shown("new", lambda one: str(one.new_dirty_pages)),
+    Shown("again", lambda one: str(one.again_pages)),
+    Shown("to send", lambda one: str(one.pending_pages)),
+    Shown("sent", lambda one: str(one.sent_pages)),
+    Shown("zero", lambda one: str(one.zero_pages)),
+    Shown("left", lambda one: str(one.left_pages)),
+    Shown("torn", lambda one: str(one.torn_batches)),
+    Shown("bytes", lambda one: format_size(one.sent_bytes)),
+    Shown("sync time", lambda one: format_duration(one.sync_s)),
+    Shown("log_sync", lambda one: format_duration(one.log_sync_s)),
+    Shown("bitmap", lambda one: format_duration(one.bitmap_sync_s)),
+    Shown("log_clear", lambda one: format_duration(one.log_clear_s)),
+    Shown("transfer time", lambda one: format_duration(one.transfer_s)),
+    Shown("sending", lambda one: format_duration(one.send_s)),
+    Shown("bandwidth", lambda one: format_rate(one.bandwidth_bytes_per_s) if one.sent_pages else "-"),
+    Shown("get", lambda one: str(one.get_log_ioctls)),
+    Shown("clear", lambda one: str(one.clear_log_ioctls)),
+)
+
+ROUNDS_LEGEND = (
+    "pages to send: all in round 1; then those left, the new ones (dirty, and not to be sent already) and the others "
+    "of torn batches, sent again; to send = sent + zero + left\n"
+    "sync time = log_sync + bitmap + log_clear; bandwidth = bytes by sending (a part of the transfer time); the last "
+    "round has two syncs"
+)
+
+
+def rounds_table(rounds: Sequence[Round]) -> list[TextPart]:
+    """A line a round: pages found and sent, sync time and its parts, transfer time, ioctls; and a legend of the sums
+    between them."""
+    return [tabulate("The rounds", _ROUNDS, rounds), ROUNDS_LEGEND]
+
+
+def bandwidth(bytes_per_s: float) -> str:
+    """A bandwidth in bytes and, as links are sold, in bits: ``125 MB/s (1.00 Gb/s)``."""
+    return f"{format_rate(bytes_per_s)} ({format_bits(bytes_per_s)})"
+
+
+def terms_line(options: MigrationOptions) -> str:
+    """The migration's limits as they were understood, in one line."""
+    most = "any bandwidth" if options.max_bandwidth is None else f"bandwidth {bandwidth(options.max_bandwidth)}"
+    total = "" if options.max_total is None else f", {format_duration(options.max_total)} in all"
+    return f"limits: downtime {format_duration(options.downtime_limit_s)}, {most}, {options.max_rounds} rounds{total}"
+
+
+def tracker_line(done: Migrated) -> str:
+    """The tracker, why it was chosen, and the pause of changing to it, in one line."""
+    paused = (
+        f"; the guest stood still for {format_duration(done.tracker_pause_s)} to change" if done.tracker_pause_s else ""
+    )
+    return f"tracker {done.tracker} ({done.tracker_why}){paused}"
+
+
+def downtime_line(downtime: Downtime) -> str:
+    """The downtime and its parts, in one line."""
+    return (
+        f"downtime {format_duration(downtime.total_s)} = pause {format_duration(downtime.pause_s)}"
+        f" + final sync {format_duration(downtime.final_sync_s)} + final send {format_duration(downtime.final_send_s)}"
+        f" + state {format_duration(downtime.state_s)} + commit {format_duration(downtime.commit_s)}"
+    )
+
+
+def total_line(done: Migrated) -> str:
+    """Bytes, the time in which they went, throughput, and beside them the rest of the time and verification."""
+    rest = f" (setup {format_duration(done.setup_s)} besides)"
+    verified = (
+        f"; then verified: all {done.compared_pages} pages compared byte for byte, {format_size(done.verify_bytes)} in "
+        f"{format_duration(done.verify_s)}"
+        if done.verified
+        else ""
+    )
+    return (
+        f"{format_size(done.sent_bytes)} in {format_duration(done.moving_s)}: "
+        f"{format_rate(done.throughput_bytes_per_s)}{rest}{verified}"
+    )
+
+
+def throttled_line(throttled: Throttled) -> str:
+    """The time that throttling took from the guest, in one line; empty where it was not throttled."""
+    if not throttled.active_s:
+        return ""
+    each = ", ".join(format_duration(throttled_s) for throttled_s in throttled.throttled_s)
+    return (
+        f"throttled for {format_duration(throttled.active_s)}: {100 * throttled.share:.0f} % of the vCPUs' time was "
+        f"taken ({each})"
+    )
+
+
+def attempt_line(attempt: Attempt) -> str:
+    """What a migration had done when it ended without completing, in one line."""
+    unfinished = f", {format_size(attempt.other_bytes)} of it outside these rounds" if attempt.other_bytes else ""
+    return (
+        f"not completed: {format_size(attempt.sent_bytes)} sent in {format_duration(attempt.total_s)}{unfinished}; "
+        f"{format_size(attempt.remaining_bytes)} were still to be sent"
+    )
+
+
+def _text(done: Migration) -> list[TextPart]:
+    return [
+        tracker_line(done),
+        *rounds_table(done.rounds),
+        downtime_line(done.downtime),
+        total_line(done),
+        *filter(None, (expected_line(done), throttled_line(done.throttled))),
+    ]
+
+
+KIND = Kind(Migration, _text, body=migration_body, today=as_today)
