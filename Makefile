@@ -14,8 +14,8 @@ test: $(STAMP)  ## all tests: side by side on all cores, then those that compare
 	status=0; $(SIDE_BY_SIDE) -m "not alone" || status=$$?; [ $$status -le 1 ] || exit $$status; \
 	$(BIN)/pytest -m alone || status=$$?; exit $$status
 
-test-fast: $(STAMP)  ## tests that need nothing real, side by side on all cores
-	$(SIDE_BY_SIDE) -m "not real"
+test-fast: $(STAMP)  ## tests that need nothing real, side by side on all cores, with a quarter of the examples
+	PRECOPY_EXAMPLES=$${PRECOPY_EXAMPLES:-25} $(SIDE_BY_SIDE) -m "not real"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -132,7 +132,7 @@ def leaves(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [leaf for key, inner in items for leaf in leaves(inner, (*path, key))]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=3 * settings().max_examples)
 @given(data=st.data())
 @pytest.mark.parametrize("version", [1, 2])
 def test_no_record_does_harm(good: bytes, path: Path, version: int, data: st.DataObject) -> None:

@@ -396,7 +396,7 @@ def any_rounds(draw: st.DrawFn) -> tuple[RoundSample, ...]:
 
 
 @given(any_rounds(), st.sampled_from([0.0, 0.5, 0.99]))
-@settings(max_examples=200)
+@settings(max_examples=2 * settings().max_examples)
 def test_whatever_was_measured_the_figures_can_be_meant(samples: tuple[RoundSample, ...], throttle: float) -> None:
     metrics = observe(RAM, samples, 4096.0, HANDOVER, throttled_share=throttle)
     costs, curve = metrics.costs, metrics.dirty

@@ -440,4 +440,4 @@ class Regions(RuleBasedStateMachine):
 
 
 def test_any_sequence_of_changes() -> None:
-    run_state_machine_as_test(Regions, settings=settings(max_examples=100, stateful_step_count=30, deadline=None))  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(Regions, settings=settings(stateful_step_count=30, deadline=None))  # type: ignore[no-untyped-call]

@@ -62,7 +62,7 @@ def shared_log() -> Iterator[tuple[DirtyLog, list[memoryview]]]:
 @pytest.mark.parametrize(
     "make", [content_log, pytest.param(shared_log, marks=pytest.mark.needs("pagemap"))], ids=["content", "shared"]
 )
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=max(6 * settings().max_examples // 10, 1))
 @given(sequence=st.lists(operations, max_size=30))
 def test_it_is_a_dirty_log(make: object, sequence: list[tuple[str, int, int]]) -> None:
     with make() as (log, views):  # type: ignore[operator]
