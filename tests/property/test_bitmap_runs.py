@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -43,3 +45,23 @@ def test_a_run_of_no_pages_sets_none() -> None:
     bitmap.set_runs(Runs(starts, lengths))
     assert bitmap.count() == 39 * 3
     assert not bitmap.count(650, 100)
+
+
+@given(
+    pairs=st.lists(st.tuples(gaps, st.integers(1, 5) | lengths), max_size=60),
+    pages=st.sampled_from([1, 2, 3, 64, 65, 512]) | st.integers(1, 2000),
+)
+def test_runs_are_cut_into_parts_of_as_many_pages(pairs: list[tuple[int, int]], pages: int) -> None:
+    """Against the list of all pages, cut by Python; and no more runs than that takes."""
+    ends = np.cumsum([gap + length for gap, length in pairs], dtype=np.int64)
+    length = np.array([length for _, length in pairs], np.int64)
+    runs = Runs(ends - length, length)
+    cut, bounds = runs.cut(pages)
+    every = runs.indexes().tolist()
+    parts = [every[at : at + pages] for at in range(0, len(every), pages)]
+    assert [cut[lo:hi].indexes().tolist() for lo, hi in pairwise(bounds)] == parts
+    assert (bounds[0], bounds[-1]) == (0, len(cut))
+    assert (cut.lengths > 0).all()
+    begins = np.cumsum(length) - length
+    assert len(cut) == len({*begins.tolist(), *range(pages, len(every), pages)})
+    assert [part.indexes().tolist() for part in runs.batches(pages)] == parts

@@ -92,13 +92,18 @@ class Runs:
         total = self.pages
         if total <= pages:
             return self, [0, len(self)] if total else [0]
-        after = np.cumsum(self.lengths)
+        # Positions, counted in pages over all runs, at which a run begins, and at which a part does. Both ascend, so
+        # that they can be merged, which is much faster than sorting them.
+        begins = np.cumsum(self.lengths) - self.lengths
         cuts = np.arange(pages, total, pages, dtype=np.int64)
-        # Positions, counted in pages over all runs, at which a run or a part begins.
-        begins = np.union1d(after - self.lengths, cuts)
-        run = np.searchsorted(after, begins, side="right")
-        cut = Runs(self.starts[run] + begins - (after - self.lengths)[run], np.diff(begins, append=total))
-        return cut, [0, *np.searchsorted(begins, cuts).tolist(), begins.size]
+        at = np.searchsorted(begins, cuts)
+        inside = begins[np.minimum(at, begins.size - 1)] != cuts  # of a run, which the part's begin splits
+        before = at[inside]
+        skipped = cuts[inside] - begins[before - 1]
+        starts = np.insert(self.starts, before, self.starts[before - 1] + skipped)
+        begins = np.insert(begins, before, cuts[inside])
+        cut = Runs(starts, np.diff(begins, append=total))
+        return cut, [0, *(at + np.cumsum(inside) - inside).tolist(), begins.size]
 
     def merged(self, gap: int) -> Runs:
         """Runs joined where at most ``gap`` pages lie between them (the gaps become part of the runs)."""
