@@ -309,7 +309,7 @@ def compare() -> dict[str, Any]:
                 }
             )
         traces.append({"name": name, "results": results})
-    return {"schema": "precopy.compare/1", "traces": traces}
+    return {"schema": "precopy.compare/1", "traces": traces, "failed": []}
 
 
 CASE = {"workload": "random", "write_rate": 20000, "working_set": None, "max_bandwidth": 160_000_000,

@@ -33,29 +33,14 @@ def compare(files: tuple[Path, ...], policies: tuple[str, ...], other: OtherLimi
     completed it with less downtime and no more time in all, or in less time with no more downtime. A FILE that cannot
     be read or replayed is said at the end, and the others are compared.
     """
-    import msgspec
-
-    from precopy.cli.facts import show_document
+    from precopy.cli.facts import show_result
     from precopy.cli.failures import ended
-    from precopy.planning.replay.compare import Comparison
-    from precopy.report.replay_documents import compare_body
+    from precopy.report.kinds.compare import PolicyComparison
 
     scored, failed = _scored(files, policies, other)
     if not scored:
         raise failed[0].error()
-    done = Comparison(tuple(scored))
-    if as_json:
-        body = {**compare_body(done), "failed": msgspec.to_builtins(failed)}
-        show_document("compare", body)
-        return ended(failed, len(scored))
-    from precopy.report.compare_tables import EXPECTED, NOT_THE_LAST, scores_table, summary_table
-    from precopy.report.console import show
-
-    for one in done.traces:
-        show(one.name, scores_table(one))
-    show(NOT_THE_LAST, EXPECTED)
-    if len(done.traces) > 1:
-        show(f"all {len(done.traces)} recordings", summary_table(done))
+    show_result("compare", PolicyComparison.of(scored, failed), as_json=as_json)
     return ended(failed, len(scored))
 
 

@@ -41,8 +41,8 @@ def replay(
     if as_json:
         show_document("replay", replay_body(str(file), trace, done))
         return
-    from precopy.report.compare_tables import replay_summary, replay_table
     from precopy.report.console import show
+    from precopy.report.replay_tables import replay_summary, replay_table
 
     show(*replay_summary(trace, done))
     show(*replay_table(trace, done))

@@ -125,11 +125,11 @@ class Migrated:
 
     @property
     def get_log_ioctls(self) -> int:
-        return sum(one.get_log_ioctls for one in self.rounds)
+        return sum(made.get_log_ioctls for made in self.rounds)
 
     @property
     def clear_log_ioctls(self) -> int:
-        return sum(one.clear_log_ioctls for one in self.rounds)
+        return sum(made.clear_log_ioctls for made in self.rounds)
 
     @property
     def outcome(self) -> RecordedOutcome:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from precopy.report.kinds import schema
-
-if TYPE_CHECKING:  # numpy, which `precopy status` does without
-    pass
 
 
 def document(kind: str, body: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Replays and comparisons as JSON documents hold them. Seconds, bytes and bytes a second; what is infinite is null."""
+"""Replays as JSON documents hold them. Seconds, bytes and bytes a second; what is infinite is null."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import msgspec
 
 from precopy.planning import Limits, Outcome, RoundSample
 from precopy.planning.model.trace import Trace
-from precopy.planning.replay.compare import Comparison
 
 _FASTER = 1.3
 
@@ -146,31 +145,4 @@ def _replayed(done: Replayed) -> dict[str, Any]:
         "guest_time_lost_s": outcome.guest_time_lost_s,
         "reason": outcome.decision.reason,
         **_course(outcome.rounds, done.trace),
-    }
-
-
-def compare_body(done: Comparison) -> dict[str, Any]:
-    """Body of ``precopy.compare/1``. A policy that did not complete has the downtime that switching over would have had
-    when it ended; ``rounds`` is their number, without the last one."""
-    return {
-        "traces": [
-            {
-                "name": one.name,
-                "results": [
-                    {
-                        "policy": score.policy,
-                        "completed": score.outcome.completed,
-                        "downtime_s": score.outcome.downtime_s,
-                        "total_s": score.outcome.total_s,
-                        "sent_bytes": score.outcome.sent_bytes,
-                        "guest_time_lost_s": score.outcome.guest_time_lost_s,
-                        "rounds": len(score.outcome.rounds),
-                        "reason": score.outcome.decision.reason,
-                        "on_front": score.on_front,
-                    }
-                    for score in one.results
-                ],
-            }
-            for one in done.traces
-        ]
     }

@@ -24,13 +24,14 @@ from precopy.planning.replay.compare import compare
 from precopy.planning.replay.replay import Replayer
 from precopy.ports import Throttled
 from precopy.report import plan_tables, sweep_tables
-from precopy.report.compare_tables import replay_summary, replay_table, scores_table, summary_table
 from precopy.report.console import Column, FittedTable, fitted
 from precopy.report.kinds import KINDS, load, text_of
+from precopy.report.kinds.compare import PolicyComparison
 from precopy.report.kinds.demo import Demo, DemoRun
 from precopy.report.kinds.kind import TextPart
 from precopy.report.kinds.migrate import rounds_table, total_line
 from precopy.report.replay_documents import Replayed
+from precopy.report.replay_tables import replay_summary, replay_table
 from precopy.report.table import Table
 from precopy.report.wrapping import words
 from precopy.units import format_duration, format_rate, format_size
@@ -150,8 +151,8 @@ def trace_tables() -> Iterable[RenderableType]:
     yield from replay_summary(trace, done)
     yield from replay_table(trace, done)
     compared = compare({LONG: trace, "short": trace}, list(POLICIES.values())[:3], lambda limits: limits)
-    yield from (scores_table(one) for one in compared.traces)
-    yield summary_table(compared)
+    scored = PolicyComparison.of(list(compared.traces), [])
+    yield from (fitted(part) for part in text_of("compare", scored) if isinstance(part, Table))
 
 
 def plan_parts(capture: Callable[[Any], list[RenderableType]]) -> list[RenderableType]:
@@ -172,7 +173,7 @@ TABLES: dict[str, Callable[[], Iterable[RenderableType]]] = {
         for part in (*rounds_table(rounds), *text_of("demo", demo_of(rounds)))
         if isinstance(part, Table)
     ],
-    "compare_tables": trace_tables,
+    "replay_tables": trace_tables,
 }
 
 

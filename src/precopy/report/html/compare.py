@@ -8,8 +8,8 @@ from precopy.report.html.charts.scale import SECONDS, around
 from precopy.report.html.charts.scatter import Point, scatter, staircase
 from precopy.report.html.charts.svg import Chart
 from precopy.report.html.parts import Figure, Headline, Key, Part, Report, Tile
-from precopy.report.html.records import Compare, Score, ScoredTrace
 from precopy.report.html.words import COMPARE_TERMS, NONE, duration, listed, several
+from precopy.report.kinds.compare import PolicyComparison, PolicyScore, ScoredTrace
 from precopy.report.table import Column, Table
 from precopy.units import format_size
 
@@ -29,7 +29,7 @@ _READING = (
 )
 
 
-def compare_report(compare: Compare, prefix: str) -> Report:
+def compare_report(compare: PolicyComparison, prefix: str) -> Report:
     figures = [_summary(compare, prefix)] if len(compare.traces) > 1 else []
     figures += [_trace(trace, f"{prefix}trace-{number}") for number, trace in enumerate(compare.traces, start=1)]
     intro = "Every policy was tried on the same recorded writes of a guest, so only its decisions differ."
@@ -38,11 +38,11 @@ def compare_report(compare: Compare, prefix: str) -> Report:
     return Report(title, _verdict(compare), parts, COMPARE_TERMS)
 
 
-def _policies(compare: Compare) -> list[str]:
+def _policies(compare: PolicyComparison) -> list[str]:
     return list(dict.fromkeys(one.policy for trace in compare.traces for one in trace.results))
 
 
-def _verdict(compare: Compare) -> Headline:
+def _verdict(compare: PolicyComparison) -> Headline:
     fronts = {name: sum(one.on_front for one in _scores(compare, name)) for name in _policies(compare)}
     most = max(fronts.values())
     best = [name for name, count in fronts.items() if count == most]
@@ -70,7 +70,7 @@ def _counted(policies: int) -> str:
     return "1 policy" if policies == 1 else f"{policies:,} policies"
 
 
-def _apart(compare: Compare) -> float:
+def _apart(compare: PolicyComparison) -> float:
     """By which share of the smaller one downtimes or total times of one trace differ at most."""
     shares = [0.0]
     for trace in compare.traces:
@@ -81,11 +81,11 @@ def _apart(compare: Compare) -> float:
     return max(shares)
 
 
-def _scores(compare: Compare, policy: str) -> list[Score]:
+def _scores(compare: PolicyComparison, policy: str) -> list[PolicyScore]:
     return [one for trace in compare.traces for one in trace.results if one.policy == policy]
 
 
-def _summary(compare: Compare, prefix: str) -> Figure:
+def _summary(compare: PolicyComparison, prefix: str) -> Figure:
     title = "How often each policy completed, and how often no other one beat it in both downtime and total time."
     names = ("traces", "completed", "on the front", "longest downtime", "longest total time")
     rows = []
@@ -128,7 +128,7 @@ def _trace(trace: ScoredTrace, name: str) -> Figure:
     )
 
 
-def _scatter(plotted: list[tuple[Score, float, float]], title: str) -> Chart:
+def _scatter(plotted: list[tuple[PolicyScore, float, float]], title: str) -> Chart:
     across = around("total time", [x for _, x, _ in plotted], SECONDS)
     upward = around("downtime", [y for _, _, y in plotted], SECONDS)
     points = [

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from precopy.report.html.parts import Figure, Headline, Part, Report
-from precopy.report.html.records import Document
+from precopy.report.html.reading import Document
 from precopy.report.html.words import NONE, several
 from precopy.report.kinds import text_of
 from precopy.report.kinds.error import Failure

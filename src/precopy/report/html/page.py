@@ -21,8 +21,7 @@ from precopy.report.html.demo import demo_report
 from precopy.report.html.migration import migration_report
 from precopy.report.html.other import failure_report, other_report, recorded_report
 from precopy.report.html.parts import Report
-from precopy.report.html.reading import read_documents
-from precopy.report.html.records import Document
+from precopy.report.html.reading import Document, read_documents
 from precopy.report.html.words import facts
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import difflib
 import re
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import msgspec
 
 from precopy.errors import UsageError
-from precopy.report.html.records import Compare, Document, Machine
 from precopy.report.kinds import KINDS, load, schema
 from precopy.report.kinds.kind import Kind
+from precopy.report.kinds.shared import Machine
 
 LARGEST = 64 << 20
 """Bytes of the largest file that is read."""
@@ -20,6 +21,17 @@ _SCHEMA = re.compile(r"precopy\.([a-z][a-z0-9-]{0,40})/([0-9]{1,4})")
 _FIELD = re.compile(r"`\$(?:\.(?P<path>[^`]*)|)`$")
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Document:
+    """``record``: of what its kind is made of; None where its fields, ``body``, are all there is to it."""
+
+    kind: str
+    schema: str
+    body: dict[str, Any]
+    machine: Machine | None
+    record: object = None
 
 
 def read_documents(data: bytes, name: str) -> tuple[Document, ...]:
@@ -75,30 +87,22 @@ def _record(value: Any, where: str) -> Document:
 
 def _document(kind: str, spelt: str, value: dict[str, Any], where: str) -> Document:
     made_of = load(kind)
-    known = made_of is not None or kind in _KINDS
-    machine = _convert(value, _Made, where).machine if known or isinstance(value.get("machine"), dict) else None
+    machine = None
+    if made_of is not None or isinstance(value.get("machine"), dict):
+        machine = _convert(value, _Made, where).machine
     left_out = ("schema",) if machine is None else ("schema", "machine")
     body = {name: field for name, field in value.items() if name not in left_out}
-    if not known:
+    if made_of is None:
         return Document(kind, spelt, body, machine)
-    record: object
-    if made_of is not None:
-        record = _convert(_today(made_of, value, where), made_of.record, where)
-    else:
-        record = _convert(value, _KINDS[kind], where)
+    record = _convert(_today(made_of, value, where), made_of.record, where)
     return Document(kind, schema(kind), body, machine, record)
 
 
-class _Made(msgspec.Struct):
+@dataclass(frozen=True)
+class _Made:
     """Where a document comes from."""
 
     machine: Machine | None = None
-
-
-_KINDS: dict[str, type[Any]] = {
-    "compare": Compare,
-}
-"""Kinds whose records have not moved to `precopy.report.kinds` yet."""
 
 
 def _known(kind: str) -> str:

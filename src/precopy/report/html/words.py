@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from precopy.migration.results import Range
-from precopy.report.html.records import Machine
+from precopy.report.kinds.shared import Machine
 from precopy.units import format_duration, format_size
 
 NONE = "-"

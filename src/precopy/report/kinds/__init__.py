@@ -31,7 +31,7 @@ KINDS = {
     "bench-predict": Entry(1, "bench_predict", "Predicted downtime and total time, beside what then happened."),
     "bench-migrate": Entry(1, "bench_migrate", "Whole migrations, beside the raw socket and beside QEMU."),
     "check": Entry(),
-    "compare": Entry(),
+    "compare": Entry(1, "compare"),
     "demo": Entry(1, "demo"),
     "demo-memory": Entry(),
     "error": Entry(1, "error"),

@@ -4,10 +4,33 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from msgspec import Meta
 
 from precopy.bounds import Count, Number, Text
 from precopy.errors import NotConverged, PrecopyError
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where the figures come from, and when: ``vector`` is the CPU's vector unit, ``load_average`` of 1, 5 and 15
+    minutes, when they began to be taken; ``command`` is the line that was typed, ``defaults`` the options that were
+    left at theirs."""
+
+    host: Text = ""
+    cpu: Text = ""
+    vector: Text = ""
+    cores: Count | None = None
+    memory_bytes: Count | None = None
+    kernel: Text = ""
+    python: Text = ""
+    precopy: Text = ""
+    date: Text = ""
+    load_average: Annotated[tuple[Number, ...], Meta(max_length=3)] = ()
+    command: Text = ""
+    defaults: Annotated[dict[Text, Text], Meta(max_length=100)] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,18 @@
-"""Replays and comparisons of policies as tables for a terminal."""
+"""Replays as tables for a terminal."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from itertools import zip_longest
-from statistics import median
 
 from rich.console import RenderableType
 from rich.text import Text
 
+from precopy.migration.results import finite
 from precopy.planning import Limits
 from precopy.planning.model.trace import Trace
-from precopy.planning.replay.compare import Comparison, Scores
 from precopy.report.console import table
+from precopy.report.kinds.compare import EXPECTED, NOT_THE_LAST, downtime_of, yes
 from precopy.report.replay_documents import Replayed, ReplayRound, caution, replay_rounds, time_lost_s
 from precopy.units import format_duration, format_rate, format_size
 
@@ -23,17 +22,6 @@ _ROUND_COLUMNS: tuple[tuple[str, Callable[[ReplayRound], str]], ...] = (
     ("transfer time", lambda one: format_duration(one.transfer_s)),
     ("sent", lambda one: format_size(one.sent_bytes)),
     ("throttle", lambda one: f"{one.throttled_share:.0%}"),
-)
-
-
-NOT_THE_LAST = (
-    "rounds are those before the switchover; the last one, with the guest paused, is not among them but is in bytes, "
-    "downtime and total"
-)
-
-EXPECTED = (
-    "a range of downtime in a reason is what the policy expected from the rounds that it had seen; the downtime beside "
-    "it is what the recorded guest and the link then made of it"
 )
 
 
@@ -52,7 +40,7 @@ def replay_summary(trace: Trace, done: Replayed) -> list[RenderableType]:
         "no limit" if facts.max_bandwidth is None else format_rate(facts.max_bandwidth),
         _limit(facts.limits),
         str(len(trace.rounds)),
-        "?" if end is None else _yes(end.completed),
+        "?" if end is None else yes(end.completed),
         format_duration(recorded_s) if end is not None and end.completed else "-",
         "?" if end is None else format_duration(end.total_s),
         "?" if end is None else format_size(end.sent_bytes),
@@ -65,8 +53,8 @@ def replay_summary(trace: Trace, done: Replayed) -> list[RenderableType]:
         "as recorded" if done.bandwidth is None else format_rate(done.bandwidth),
         _limit(done.limits),
         str(len(outcome.rounds)),
-        _yes(outcome.completed),
-        _downtime(outcome.completed, outcome.downtime_s),
+        yes(outcome.completed),
+        downtime_of(outcome.completed, finite(outcome.downtime_s)),
         format_duration(outcome.total_s),
         format_size(outcome.sent_bytes),
         format_duration(outcome.guest_time_lost_s),
@@ -93,56 +81,5 @@ def replay_table(trace: Trace, done: Replayed) -> list[RenderableType]:
     return [shown]
 
 
-def scores_table(scores: Scores) -> RenderableType:
-    """A line a policy, for one recording."""
-    shown = table(
-        ("policy", "l"), ("completed", "l"), ("downtime", "r"), ("total", "r"), ("bytes", "r"), ("guest lost", "r"),
-        ("rounds", "r"), ("front", "l"), ("reason", "l"),
-    )  # fmt: skip
-    for score in scores.results:
-        outcome = score.outcome
-        shown.add_row(
-            score.policy,
-            _yes(outcome.completed),
-            _downtime(outcome.completed, outcome.downtime_s),
-            format_duration(outcome.total_s),
-            format_size(outcome.sent_bytes),
-            format_duration(outcome.guest_time_lost_s),
-            str(len(outcome.rounds)),
-            "*" if score.on_front else "",
-            outcome.decision.reason,
-        )
-    return shown
-
-
-def summary_table(done: Comparison) -> RenderableType:
-    """A line a policy, over all recordings: medians are of those that it completed."""
-    shown = table(
-        ("policy", "l"), ("completed", "r"), ("on the front", "r"), ("median downtime", "r"), ("median total", "r")
-    )
-    for policy in (score.policy for score in done.traces[0].results):
-        scores = done.of(policy)
-        completed = [score.outcome for score in scores if score.outcome.completed]
-        shown.add_row(
-            policy,
-            f"{len(completed)} of {len(scores)}",
-            f"{sum(score.on_front for score in scores)} of {len(scores)}",
-            format_duration(median(one.downtime_s for one in completed)) if completed else "-",
-            format_duration(median(one.total_s for one in completed)) if completed else "-",
-        )
-    return shown
-
-
-def _downtime(completed: bool, downtime_s: float) -> str:
-    """In brackets where the migration did not complete."""
-    if not math.isfinite(downtime_s):
-        return "-"
-    return format_duration(downtime_s) if completed else f"({format_duration(downtime_s)})"
-
-
 def _limit(limits: Limits) -> str:
     return format_duration(limits.downtime_limit_s)
-
-
-def _yes(completed: bool) -> str:
-    return "yes" if completed else "no"
