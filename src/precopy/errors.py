@@ -79,6 +79,11 @@ class Unsupported(PrecopyError):
         self.what, self.remedy = what, remedy
 
 
+def missing_extra(needs: str, package: str, extra: str) -> Unsupported:
+    """What ``needs`` the ``package`` cannot be done without it; the ``extra`` of precopy brings it."""
+    return Unsupported(f"{needs} the package {package}, which is not installed", f'pip install "precopy[{extra}]"')
+
+
 class OutOfMemory(Unsupported):
     """Memory that was asked for is not there. Data: ``wanted`` and ``available`` in bytes."""
 

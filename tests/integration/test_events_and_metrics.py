@@ -205,7 +205,10 @@ class TestMetrics:
         assert first.process.stderr is not None
         port = first.process.stderr.readline().rpartition(":")[2].partition("/")[0]
         done = bench.run("migrate", bench.path("from"), bench.path("wire"), "--metrics", f"127.0.0.1:{port}")
-        assert done.sentence(2) == f"metrics cannot be served at 127.0.0.1:{port}: Address already in use"
+        assert done.sentence(2) == (
+            f"metrics cannot be served at 127.0.0.1:{port}: Address already in use; another program listens there: "
+            f"use another port, or 0 for one that is free"
+        )
         bench.until_state("from", "migrating")
         bench.until_state("to", "receiving")
         first.interrupt()

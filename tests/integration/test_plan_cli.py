@@ -359,4 +359,4 @@ def test_without_the_extra_it_says_what_to_install(tmp_path: Path) -> None:
         command, check=False, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(tmp_path)}
     )
     assert done.returncode == 3
-    assert "install precopy[cluster]" in done.stderr
+    assert 'pip install "precopy[cluster]"' in done.stderr

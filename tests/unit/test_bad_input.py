@@ -123,3 +123,14 @@ def test_a_nul_in_a_path_of_the_api_is_a_usage_error(tmp_path: Path) -> None:
     ):
         with pytest.raises(UsageError, match="NUL"):
             call()
+
+
+def test_a_directory_without_snapshots(tmp_path: Path) -> None:
+    """To list nothing is done; to verify nothing is not, because nothing was verified."""
+    listed = command("snapshot", "list", str(tmp_path))
+    assert (listed.code, listed.out) == (0, f"no snapshots in {tmp_path}\n")
+    assert command("snapshot", "list", str(tmp_path), "--json").document()["snapshots"] == []
+    sentence = f"{tmp_path} has no snapshot, so nothing was verified"
+    assert command("snapshot", "verify", str(tmp_path)).sentence(2) == sentence
+    done = command("snapshot", "verify", str(tmp_path), "--json")
+    assert (done.code, done.document()["error"]["message"]) == (2, sentence)

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import errno
 import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
+import precopy
 from precopy import errors
 from precopy.errors import (
     BitmapRangeError,
@@ -22,6 +27,7 @@ from precopy.errors import (
     UnreportedWrites,
     Unsupported,
 )
+from support.patience import IN_TIME_S
 
 EXIT_CODES = {
     "PrecopyError": 1,
@@ -158,3 +164,32 @@ def test_messages_name_what_the_error_carries(error: PrecopyError, says: list[st
     for part in says:
         assert part in str(error)
     assert {name: getattr(error, name) for name in data} == data
+
+
+EXTRAS = {
+    "prometheus_client": ("metrics", "import precopy.service.metrics"),
+    "zstandard": ("snapshot", "from precopy.memory.packing import compressor; compressor(3)"),
+    "keystone": ("guests", "from precopy.abi.assembler import assemble; assemble('nop')"),
+    "unicorn": ("emulated", "from precopy.cli.guest_choice import choose; choose('emulated')"),
+    "qemu.qmp": ("qemu", "from precopy.bench.peers.qemu.launcher import require_qemu; require_qemu('/bin/true')"),
+    "distributed": (
+        "cluster",
+        "from precopy.cli.plan_sweep import _executor; _executor('tcp://a:1', None).__enter__()",
+    ),
+}
+
+
+@pytest.mark.parametrize(("package", "extra", "program"), [(name, *rest) for name, rest in EXTRAS.items()])
+def test_a_missing_extra_says_how_to_install_it(package: str, extra: str, program: str) -> None:
+    told = "\nexcept precopy.Unsupported as error: print(error)"
+    code = f"import sys, precopy; sys.modules[{package!r}] = None\ntry: {program}{told}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=IN_TIME_S, check=True)
+    assert done.stdout.endswith(f', which is not installed; pip install "precopy[{extra}]"\n')
+
+
+def test_there_is_one_place_that_says_how() -> None:
+    source = Path(precopy.__file__ or "").parent
+    says = [path.relative_to(source) for path in source.rglob("*.py") if "precopy[" in path.read_text(encoding="utf-8")]
+    assert says == [Path("errors.py")]
+    declared = tomllib.loads((source.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
+    assert {*declared["project"]["optional-dependencies"]} - {"dev"} == {extra for extra, _ in EXTRAS.values()}

@@ -6,7 +6,7 @@ assembled, because that takes a while.
 
 from __future__ import annotations
 
-from precopy.errors import PrecopyError, Unsupported
+from precopy.errors import PrecopyError, missing_extra
 
 
 def assemble(source: str, *, bits: int = 64, address: int = 0) -> bytes:
@@ -17,10 +17,7 @@ def assemble(source: str, *, bits: int = 64, address: int = 0) -> bytes:
     try:
         import keystone  # noqa: PLC0415 - an extra, and slow to import
     except ImportError:
-        raise Unsupported(
-            "guests and vhost logs need an assembler, the package keystone-engine, which is not installed",
-            'pip install "precopy[guests]"',
-        ) from None
+        raise missing_extra("guests and vhost logs need an assembler,", "keystone-engine", "guests") from None
     mode = {16: keystone.KS_MODE_16, 32: keystone.KS_MODE_32, 64: keystone.KS_MODE_64}[bits]
     lines = (line.split("#")[0].strip() for line in source.splitlines())  # keystone reads only the code
     try:

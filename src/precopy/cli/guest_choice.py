@@ -27,9 +27,9 @@ def choose(asked: str) -> Choice:
     from precopy.machines.kvm import unavailable as kvm_unavailable
 
     if asked == "emulated":
-        missing = emulated_unavailable()
-        if missing:
-            raise Unsupported(missing, "install precopy[emulated]")
+        without = emulated_unavailable()
+        if without:
+            raise without
         return Choice("emulated", "asked for")
     missing = kvm_unavailable()
     if not missing:
@@ -37,8 +37,9 @@ def choose(asked: str) -> Choice:
     if asked == "kvm":
         what, _, remedy = missing.partition("; ")
         raise Unsupported(what, remedy)
-    if emulated_unavailable():
-        raise Unsupported(f"no guest can run here: {missing}", "or install precopy[emulated]")
+    without = emulated_unavailable()
+    if without:
+        raise Unsupported(f"no guest can run here: {missing}", f"or {without.remedy}")
     return Choice("emulated", f"no KVM: {missing}")
 
 

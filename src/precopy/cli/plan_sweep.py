@@ -164,14 +164,14 @@ def _cluster(address: str) -> Iterator[tuple[Executor, int]]:
     import logging
     import re
 
-    from precopy.errors import PeerLost, Unsupported, UsageError
+    from precopy.errors import PeerLost, UsageError, missing_extra
 
     if re.fullmatch(_ADDRESS, address) is None:
         raise UsageError(f"{address!r} is no scheduler's address; write it like tcp://HOST:PORT")
     try:
         distributed: Any = importlib.import_module("distributed")
     except ImportError:
-        raise Unsupported("the package distributed is not installed", "install precopy[cluster]") from None
+        raise missing_extra("--scheduler needs", "distributed", "cluster") from None
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what goes wrong is said once, below
     try:
         client = distributed.Client(address, timeout=_CONNECT_S, set_as_default=False)

@@ -34,7 +34,11 @@ def list_snapshots(directory: Path, as_json: bool) -> None:
     from precopy.report.kinds.snapshot_list import SnapshotList
     from precopy.snapshot_store import snapshots
 
-    show_result("snapshot-list", SnapshotList(str(directory), tuple(snapshots(directory))), as_json=as_json)
+    found = tuple(snapshots(directory))
+    if not found and not as_json:
+        click.echo(f"no snapshots in {directory}")
+        return
+    show_result("snapshot-list", SnapshotList(str(directory), found), as_json=as_json)
 
 
 @snapshot.command()

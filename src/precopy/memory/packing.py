@@ -6,7 +6,7 @@ import enum
 from types import ModuleType
 from typing import Protocol
 
-from precopy.errors import Unsupported, UsageError
+from precopy.errors import UsageError, missing_extra
 from precopy.memory.ram import Pages
 from precopy.units import shown
 
@@ -73,5 +73,5 @@ def _zstd() -> ModuleType:
     try:
         import zstandard  # noqa: PLC0415 - an extra
     except ImportError:
-        raise Unsupported("compressed snapshots need the package zstandard", "pip install precopy[snapshot]") from None
+        raise missing_extra("compressed snapshots need", "zstandard", "snapshot") from None
     return zstandard

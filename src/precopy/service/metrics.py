@@ -15,16 +15,16 @@ from collections.abc import Callable, Iterable, Iterator
 from http.server import ThreadingHTTPServer
 from typing import Any
 
-from precopy.errors import Unsupported, UsageError
+from precopy.errors import UsageError, missing_extra
 from precopy.migration import Event, Progress, Range, Round, Verdict
-from precopy.transport import Address
+from precopy.transport import Address, listening_advice
 
 try:
     from prometheus_client import CollectorRegistry, MetricsHandler
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, StateSetMetricFamily
     from prometheus_client.registry import Collector
 except ImportError:
-    raise Unsupported("--metrics needs the package prometheus_client", "install precopy[metrics]") from None
+    raise missing_extra("--metrics needs", "prometheus-client", "metrics") from None
 
 PREFIX = "precopy_migration_"
 PHASES = ("setup", "rounds", "switchover", "verify", "commit", "done")
@@ -137,7 +137,8 @@ class MetricsServer:
             self._server = _Server(address, _Handler.factory(registry))
         except OSError as error:
             where = str(address).removeprefix("tcp:")
-            raise UsageError(f"metrics cannot be served at {where}: {error.strerror or error}") from error
+            said = f"{error.strerror or error}{listening_advice(address, error)}"
+            raise UsageError(f"metrics cannot be served at {where}: {said}") from error
         self.address = Address(host=address.host, port=self._server.server_address[1])
         self._thread = threading.Thread(target=self._server.serve_forever, args=(_POLL_S,), name="metrics", daemon=True)
         self._thread.start()

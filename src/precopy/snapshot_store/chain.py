@@ -171,7 +171,7 @@ def chain_of(directory: Directory, at: int | None) -> Chain:
         if not numbers:
             raise UsageError(f"{directory.path} has no snapshot")
         if at is not None and at not in numbers:
-            raise UsageError(f"{directory.path} has no snapshot {at}; there {_there_are(numbers)}")
+            raise UsageError(f"{directory.path} has no snapshot {at}; there {there_are(numbers)}")
         try:
             return Chain(directory, numbers[-1] if at is None else at)
         except (SnapshotDamaged, SnapshotError, FileNotFoundError) as error:
@@ -182,7 +182,7 @@ def chain_of(directory: Directory, at: int | None) -> Chain:
     raise AssertionError("unreachable")
 
 
-def _there_are(numbers: Sequence[int]) -> str:
+def there_are(numbers: Sequence[int]) -> str:
     return f"is {numbers[0]}" if len(numbers) == 1 else f"are {len(numbers)}, from {numbers[0]} to {numbers[-1]}"
 
 

@@ -11,7 +11,7 @@ from precopy.bitmap import NO_RUNS
 from precopy.errors import SnapshotDamaged, SnapshotError, Unsupported, UsageError
 from precopy.memory.packing import compressor
 from precopy.report.kinds.snapshot_list import Stored
-from precopy.snapshot_store.chain import Chain
+from precopy.snapshot_store.chain import Chain, there_are
 from precopy.snapshot_store.directory import Directory
 from precopy.snapshot_store.reading import StoredFile
 from precopy.snapshot_store.writing import Content, Label, write
@@ -107,8 +107,10 @@ def verify(directory: str | os.PathLike[str], at: int | None = None) -> Verified
     read = gone = 0
     with Directory(directory) as store:
         listed = {entry.number: entry for entry in _listed(store)}
+        if not listed:
+            raise UsageError(f"{store.path} has no snapshot, so nothing was verified")
         if at is not None and at not in listed:
-            raise UsageError(f"{store.path} has no snapshot {at}")
+            raise UsageError(f"{store.path} has no snapshot {at}; there {there_are(list(listed))}")
         numbers = list(listed) if at is None else _made_of(listed, at)
         for number in numbers:
             entry = listed[number]

@@ -2,7 +2,7 @@
 
 from precopy.transport.address import Address, parse_address
 from precopy.transport.reception import NAMED_STRANGERS, Greeted, receive_greeting
-from precopy.transport.sockets import Listener, SocketStream, connect
+from precopy.transport.sockets import Listener, SocketStream, connect, listening_advice
 
 __all__ = [
     "NAMED_STRANGERS",
@@ -11,6 +11,7 @@ __all__ = [
     "Listener",
     "SocketStream",
     "connect",
+    "listening_advice",
     "parse_address",
     "receive_greeting",
 ]

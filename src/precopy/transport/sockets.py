@@ -314,7 +314,7 @@ class Listener:
                 self.address = Address(host=address.host, port=self._socket.getsockname()[1])
         except (OSError, UnicodeError) as error:
             said = getattr(error, "strerror", None) or str(error)
-            raise UsageError(f"cannot listen at {address}: {said}{_advice(address, error)}") from error
+            raise UsageError(f"cannot listen at {address}: {said}{listening_advice(address, error)}") from error
 
     def __enter__(self) -> Listener:
         return self
@@ -344,12 +344,22 @@ class Listener:
         self._remove()
 
 
-def _advice(address: Address, error: Exception) -> str:
+_TCP_ADVICE = {
+    errno.EADDRINUSE: "; another program listens there: use another port, or 0 for one that is free",
+    errno.EADDRNOTAVAIL: "; this machine does not have that address: use one that it has, or 0.0.0.0 for all of them",
+    errno.EACCES: "; it takes a privilege: use a port from 1024 on, or 0 for one that is free",
+    errno.EPERM: "; it is forbidden here: use another port, or 0 for one that is free",
+}
+
+
+def listening_advice(address: Address, error: Exception) -> str:
     """What to do where listening at ``address`` failed; empty where the system's message is enough."""
     number, path = getattr(error, "errno", None), address.path
     taken = number == errno.EADDRINUSE
     if path is None:
-        return "; another program listens there: use another port, or 0 for one that is free" if taken else ""
+        if isinstance(error, socket.gaierror | UnicodeError):
+            return "; use an address of this machine, or a name that stands for one"
+        return _TCP_ADVICE.get(number or 0, "")
     folder = os.path.dirname(path) or "."
     if taken and os.path.lexists(path) and not stat.S_ISSOCK(os.lstat(path).st_mode):
         kind = "a directory" if os.path.isdir(path) else "a file that is no socket"

@@ -87,6 +87,17 @@ def test_nothing_is_suggested_for_what_is_like_nothing(written: str, capsys: pyt
     assert "Did you mean" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("arguments", [("bench", "snapshot", "--disk"), ("bench", "predict", "--record")])
+def test_a_directory_that_is_not_there_says_what_to_do(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([*arguments, "/nowhere/at/all"])
+    assert ended.value.code == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "'/nowhere/at/all' does not exist. Make it first (mkdir -p), or give a directory that is there." in said
+
+
 def test_the_suggestion_is_in_the_document() -> None:
     done = precopy("mgirate", "--json")
     assert done.code == 2

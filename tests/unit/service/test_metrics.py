@@ -185,11 +185,16 @@ class TestServer:
 
     def test_address_in_use(self, server: MetricsServer, figures: MigrationMetrics) -> None:
         port = server.address.port
-        with pytest.raises(UsageError, match=rf"^metrics cannot be served at 127\.0\.0\.1:{port}: Address already"):
+        with pytest.raises(
+            UsageError, match=rf"^metrics cannot be served at 127\.0\.0\.1:{port}: Address already in use; another"
+        ):
             MetricsServer(server.address, figures)
 
     def test_host_that_is_not_here(self, figures: MigrationMetrics) -> None:
-        with pytest.raises(UsageError, match=r"^metrics cannot be served at 192\.0\.2\.1:9100: Cannot assign"):
+        with pytest.raises(
+            UsageError,
+            match=r"^metrics cannot be served at 192\.0\.2\.1:9100: Cannot assign requested address; this machine",
+        ):
             MetricsServer(Address(host="192.0.2.1", port=9100), figures)
 
 
@@ -211,5 +216,5 @@ class TestCommand:
         done = self.migrate("--metrics", "127.0.0.1:0", before="sys.modules['prometheus_client'] = None")
         assert done.returncode == 3
         assert json.loads(done.stdout)["error"]["message"] == (
-            "--metrics needs the package prometheus_client; install precopy[metrics]"
+            '--metrics needs the package prometheus-client, which is not installed; pip install "precopy[metrics]"'
         )

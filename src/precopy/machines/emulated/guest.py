@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from precopy.dirty import DirtyMemory
-from precopy.errors import GuestError, Unsupported
+from precopy.errors import GuestError, Unsupported, missing_extra
 from precopy.machines.emulated.code import CodeClient
 from precopy.machines.emulated.exclusive import STOP_S, Exclusive
 from precopy.machines.emulated.tlb import Tlb
@@ -38,12 +38,12 @@ _REGISTERS = (
 )  # fmt: skip
 
 
-def unavailable() -> str | None:
-    """Why no guest can be emulated here, in one sentence; None where one can."""
+def unavailable() -> Unsupported | None:
+    """Why no guest can be emulated here; None where one can."""
     try:
         import unicorn  # noqa: F401, PLC0415
-    except ImportError as error:
-        return f"the package unicorn, which emulates CPUs, cannot be imported ({error})"
+    except ImportError:
+        return missing_extra("emulating a CPU takes", "unicorn", "emulated")
     return None
 
 
@@ -60,8 +60,8 @@ class EmulatedGuest:
         try:
             import unicorn  # noqa: PLC0415
             from unicorn import x86_const  # noqa: PLC0415
-        except ImportError as error:
-            raise Unsupported(f"no CPU can be emulated: {error}", "install precopy[emulated]") from error
+        except ImportError:
+            raise missing_extra("emulating a CPU takes", "unicorn", "emulated") from None
         self.memory = memory
         self.running = False
         self._ids = {name: getattr(x86_const, f"UC_X86_REG_{name.upper()}") for name in _REGISTERS}

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from precopy.bench.peers.qemu.program import LOW_RAM_END
-from precopy.errors import PeerLost, PeerProtocolError, PeerRefused, Unsupported
+from precopy.errors import PeerLost, PeerProtocolError, PeerRefused, Unsupported, missing_extra
 
 _PROGRAM = "qemu-system-x86_64"
 _ANSWER_TIMEOUT = 30.0
@@ -53,7 +53,7 @@ def require_qemu(path: str | None = None, *, kvm: bool = True) -> str:
     try:
         import qemu.qmp  # noqa: F401, PLC0415
     except ImportError:
-        raise Unsupported("the Python package qemu.qmp is missing", "install precopy[qemu]") from None
+        raise missing_extra("QEMU as a peer needs", "qemu.qmp", "qemu") from None
     if kvm and not os.access("/dev/kvm", os.R_OK | os.W_OK):
         raise Unsupported("/dev/kvm is missing or not accessible", "use a machine with KVM and join group kvm")
     return path
