@@ -208,6 +208,7 @@ class TestState:
 
 
 class TestLimits:
+    @pytest.mark.alone
     @pytest.mark.parametrize("limit", [20_000_000, 80_000_000])
     def test_bandwidth_limit_is_kept(self, limit: int) -> None:
         """A machine that is busy with other things wakes a thread late, and what was not sent by then is not made up
