@@ -113,6 +113,7 @@ class Proxy:
         self._matches = 0
         self._drips = {"source": False, "destination": False}
         self._slow = {"source": False, "destination": False}
+        self.slow_bytes = 0
         self._silent = threading.Event()
         self._closed = threading.Event()
         self.struck = threading.Event()
@@ -230,6 +231,7 @@ class Proxy:
             return
         if self._slow[sender]:
             self._closed.wait(len(part) / SLOW_BYTES_PER_S)
+            self.slow_bytes += len(part)
         target.sendall(part)
 
     def _harm(self, frame: Frame) -> Harm | None:
