@@ -27,25 +27,20 @@ def replay(
     What is not given is as it was recorded. The guest writes what it wrote then; docs/recordings.md says what that
     leaves open.
     """
-    from precopy.cli.facts import show_document
+    from precopy.cli.facts import show_result
     from precopy.planning.policies import POLICIES
     from precopy.planning.replay.replay import Replayer
     from precopy.recording.files import read_recording
-    from precopy.report.replay_documents import Replayed, replay_body
+    from precopy.report.kinds.replay import Replay
 
     trace = read_recording(file)
     allowed = changed(trace.facts.limits, other)
     name = policy or _known_policy(file, trace.facts.policy)
     outcome = Replayer(trace).run(POLICIES[name], bandwidth=bandwidth, clear=clear, limits=allowed)
-    done = Replayed(trace, name, clear or trace.facts.clear, bandwidth, allowed, outcome)
-    if as_json:
-        show_document("replay", replay_body(str(file), trace, done))
-        return
-    from precopy.report.console import show
-    from precopy.report.replay_tables import replay_summary, replay_table
-
-    show(*replay_summary(trace, done))
-    show(*replay_table(trace, done))
+    done = Replay.of(
+        str(file), trace, outcome, policy=name, clear=clear or trace.facts.clear, bandwidth=bandwidth, limits=allowed
+    )
+    show_result("replay", done, as_json=as_json)
 
 
 def _known_policy(file: Path, name: str) -> str:

@@ -12,7 +12,8 @@ import pytest
 from precopy.planning import OURS
 from precopy.planning.replay.replay import Replayer
 from precopy.report.documents import to_json
-from precopy.report.replay_documents import Replayed, replay_body, replay_rounds
+from precopy.report.kinds import body_of
+from precopy.report.kinds.replay import Replay, replay_rounds
 from precopy.units import PAGE_SIZE
 from support.traces import BANDWIDTH, FIRST_SYNC_S, hot_and_cold, record
 
@@ -34,8 +35,9 @@ class TestReplayRounds:
 
     def body(self) -> dict[str, Any]:
         outcome = Replayer(self.TRACE).run(OURS)
-        done = Replayed(self.TRACE, "precopy", "merged", None, self.TRACE.facts.limits, outcome)
-        return replay_body("file", self.TRACE, done)
+        limits = self.TRACE.facts.limits
+        made = Replay.of("file", self.TRACE, outcome, policy="precopy", clear="merged", bandwidth=None, limits=limits)
+        return body_of("replay", made)
 
     @pytest.mark.parametrize("side", ["recorded", "replayed"])
     def test_the_sync_is_that_which_begins_it(self, side: str) -> None:

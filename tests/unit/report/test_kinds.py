@@ -6,6 +6,7 @@ import dataclasses
 import types
 import typing
 from collections.abc import Iterator
+from enum import Enum
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -27,7 +28,7 @@ def unbounded(hint: Any, where: str) -> Iterator[str]:
     """The fields below ``hint`` that take values without a limit."""
     bounds = [one for one in getattr(hint, "__metadata__", ()) if isinstance(one, msgspec.Meta)]
     plain = hint.__origin__ if typing.get_origin(hint) is Annotated else hint
-    if plain in (bool, type(None)) or typing.get_origin(plain) is Literal:
+    if plain in (bool, type(None)) or typing.get_origin(plain) is Literal or issubclass_of(plain, Enum):
         return
     if plain in (int, float):
         if not any(one.ge is not None and one.le is not None for one in bounds):
@@ -38,6 +39,10 @@ def unbounded(hint: Any, where: str) -> Iterator[str]:
         yield where
     for name, inner in inside(plain):
         yield from unbounded(inner, f"{where}{name}")
+
+
+def issubclass_of(plain: Any, kind: type) -> bool:
+    return isinstance(plain, type) and issubclass(plain, kind)
 
 
 def inside(plain: Any) -> list[tuple[str, Any]]:
@@ -80,13 +85,23 @@ def test_a_record_is_frozen(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", sorted(path.stem for path in reports.GOLDEN.glob("*.json")))
 def test_a_document_keeps_its_fields(kind: str) -> None:
-    """What a command of version 0.1 printed is what its record prints today."""
+    """What a command of version 0.1 printed is what its record prints today, which may say more."""
     made_of, document = load(kind), reports.golden(kind)
     assert made_of is not None
     assert document.pop("schema") == schema(kind)
-    assert document.pop("machine")["cores"] == 2
+    if isinstance(document["machine"], dict):  # a replay has the recorded machine's name there
+        assert document.pop("machine")["cores"] == 2
     printed = made_of.body(msgspec.convert(made_of.today(document), made_of.record))
-    assert msgspec.json.decode(msgspec.json.encode(printed)) == document
+    assert kept(document, msgspec.json.decode(msgspec.json.encode(printed))) == document
+
+
+def kept(document: Any, printed: Any) -> Any:
+    """``printed`` without the fields that ``document`` does not have."""
+    if isinstance(document, dict) and isinstance(printed, dict):
+        return {name: kept(value, printed[name]) for name, value in document.items() if name in printed}
+    if isinstance(document, list) and isinstance(printed, list) and len(document) == len(printed):
+        return [kept(one, other) for one, other in zip(document, printed, strict=True)]
+    return printed
 
 
 def test_a_kind_with_a_module_has_a_document_to_test_it_with() -> None:

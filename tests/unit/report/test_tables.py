@@ -30,8 +30,7 @@ from precopy.report.kinds.compare import PolicyComparison
 from precopy.report.kinds.demo import Demo, DemoRun
 from precopy.report.kinds.kind import TextPart
 from precopy.report.kinds.migrate import rounds_table, total_line
-from precopy.report.replay_documents import Replayed
-from precopy.report.replay_tables import replay_summary, replay_table
+from precopy.report.kinds.replay import Replay
 from precopy.report.table import Table
 from precopy.report.wrapping import words
 from precopy.units import format_duration, format_rate, format_size
@@ -95,7 +94,8 @@ def extreme(value: Any) -> Any:
         case int() | float():
             return value * 10**6
         case dict():
-            return {key: extreme(one) for key, one in value.items()}
+            # The time-out policy is one of a few names.
+            return {key: one if key == "on_timeout" else extreme(one) for key, one in value.items()}
         case list():
             return [extreme(one) for one in value]
         case str():
@@ -147,9 +147,9 @@ def demo_of(rounds: tuple[Round, ...]) -> Demo:
 def trace_tables() -> Iterable[RenderableType]:
     trace = traces.record(traces.hot_and_cold(4000, 500))
     outcome = Replayer(trace).run(POLICIES["precopy"], bandwidth=None, clear=None, limits=trace.facts.limits)
-    done = Replayed(trace, "precopy", "merged", None, trace.facts.limits, outcome)
-    yield from replay_summary(trace, done)
-    yield from replay_table(trace, done)
+    terms = {"policy": "precopy", "clear": "merged", "bandwidth": None, "limits": trace.facts.limits}
+    replay = Replay.of(LONG, trace, outcome, **terms)
+    yield from (fitted(part) for part in text_of("replay", replay) if isinstance(part, Table))
     compared = compare({LONG: trace, "short": trace}, list(POLICIES.values())[:3], lambda limits: limits)
     scored = PolicyComparison.of(list(compared.traces), [])
     yield from (fitted(part) for part in text_of("compare", scored) if isinstance(part, Table))
@@ -173,7 +173,7 @@ TABLES: dict[str, Callable[[], Iterable[RenderableType]]] = {
         for part in (*rounds_table(rounds), *text_of("demo", demo_of(rounds)))
         if isinstance(part, Table)
     ],
-    "replay_tables": trace_tables,
+    "replay": trace_tables,
 }
 
 
@@ -260,7 +260,7 @@ def test_every_module_with_a_table_is_among_them() -> None:
         for path in source.rglob("*.py")
         if re.search(r"from precopy\.report\.console import .*\b(?:table|FittedTable)\b", path.read_text())
     }
-    assert makers == {*TABLES, "plan_tables", "sweep_tables"} - {"migrate"}
+    assert makers == {*TABLES, "plan_tables", "sweep_tables"} - {"migrate", "replay"}
     direct = {path.stem for path in source.rglob("*.py") if "rich.table" in path.read_text()}
     assert direct == {"console"}
 

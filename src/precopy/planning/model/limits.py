@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from precopy.bounds import Count, Number
 from precopy.names import TimeoutPolicy
 
 
@@ -13,11 +14,11 @@ class Limits:
     ``on_timeout``: what then; ``max_throttle``: the largest share of the vCPUs' time that may be taken (0: the guest is
     not throttled)."""
 
-    downtime_limit_s: float = 0.3
-    max_rounds: int = 30
-    timeout_s: float | None = None
+    downtime_limit_s: Number = 0.3
+    max_rounds: Count = 30
+    timeout_s: Number | None = None
     on_timeout: TimeoutPolicy = TimeoutPolicy.CANCEL
-    max_throttle: float = 0.0
+    max_throttle: Number = 0.0
 
     def timed_out(self, now: float) -> bool:
         """Whether ``now``, seconds since the migration's start, is past its time."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 import msgspec
@@ -86,9 +86,12 @@ def _record(value: Any, where: str) -> Document:
 
 
 def _document(kind: str, spelt: str, value: dict[str, Any], where: str) -> Document:
-    made_of = load(kind)
+    """What an older schema says otherwise is shown as its fields. ``machine`` is a field like others where it is no
+    object and the record has it."""
+    made_of = load(kind) if spelt == schema(kind) else None
+    own = made_of is not None and any(field.name == "machine" for field in fields(made_of.record))
     machine = None
-    if made_of is not None or isinstance(value.get("machine"), dict):
+    if isinstance(value.get("machine"), dict) or (made_of is not None and not own):
         machine = _convert(value, _Made, where).machine
     left_out = ("schema",) if machine is None else ("schema", "machine")
     body = {name: field for name, field in value.items() if name not in left_out}

@@ -41,7 +41,7 @@ KINDS = {
     "plan": Entry(),
     "plan-sweep": Entry(),
     "receive": Entry(),
-    "replay": Entry(2),  # a round's sync is the one that begins it
+    "replay": Entry(2, "replay"),  # a round's sync is the one that begins it
     "report": Entry(),
     "run": Entry(),
     "snapshot-compact": Entry(),
