@@ -166,6 +166,7 @@ def test_what_was_never_throttled_has_lost_nothing(guest: Guest) -> None:
     assert guest.throttled().share == 0
 
 
+@pytest.mark.alone
 def test_a_throttle_takes_its_share_until_it_is_ended(guest: Guest) -> None:
     guest.resume()
     with Sleeper(0.005) as sleeper:  # half a slice of the throttle, whose threads may be as late

@@ -151,13 +151,13 @@ def _measure_pattern(size: int, pattern: str, repeats: int, loop: SyncLoop, cold
             _case(size, pattern, part, of_part),
             aligned=False,
             c_per_page_gb_per_s=statistics.median(by_page),
-            ratio_to_aligned=_ratio([one.ours for one in of_part], [one.ours for one in of_whole]),
+            ratio_to_aligned=_ratio([timed.ours for timed in of_part], [timed.ours for timed in of_whole]),
         ),
     ]
 
 
 def _case(size: int, pattern: str, over: _Range, speeds: Sequence[_Speeds]) -> BitmapCase:
-    ours, c, copy = ([getattr(one, name) for one in speeds] for name in ("ours", "c", "copy"))
+    ours, c, copy = ([getattr(timed, name) for timed in speeds] for name in ("ours", "c", "copy"))
     return BitmapCase(
         guest_bytes=size,
         pages=size // PAGE_SIZE,

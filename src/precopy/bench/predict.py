@@ -44,28 +44,28 @@ def carry_out(
     missed: list[Missed] = []
     for number, case in enumerate(cases, 1):
         tell(f"{number}/{len(cases)}: {describe(case)}")
-        one = _predicted(case, _file(record, f"{number:02}"))
-        if isinstance(one, Predicted):
-            done.append(one)
+        run = _predicted(case, _file(record, f"{number:02}"))
+        if isinstance(run, Predicted):
+            done.append(run)
         else:
-            missed.append(one)
+            missed.append(run)
     named: list[Hopeless] = []
     for number, case in enumerate(lost, 1):
         tell(f"{number}/{len(lost)}, which cannot converge: {describe(case)}")
         named.append(_hopeless(case, _file(record, f"hopeless-{number:02}")))
-    ahead = [one for one in done if one.rounds > one.predicted_after + 1]
+    ahead = [run for run in done if run.rounds > run.predicted_after + 1]
     return Predictions(
         migrations=tuple(done),
         missed=tuple(missed),
-        held=tuple(_held(after, done) for after in HELD_AFTER if any(len(one.said) >= after for one in done)),
+        held=tuple(_held(after, done) for after in HELD_AFTER if any(len(run.said) >= after for run in done)),
         hopeless=tuple(named),
-        share_within=_within([one.error for one in done]),
-        downtime_within=_within([abs(one.downtime_error) for one in done]),
-        total_within=_within([abs(one.total_error) for one in done]),
+        share_within=_within([run.error for run in done]),
+        downtime_within=_within([abs(run.downtime_error) for run in done]),
+        total_within=_within([abs(run.total_error) for run in done]),
         ahead=len(ahead),
-        share_within_ahead=_within([one.error for one in ahead]),
-        hopeless_named=_share([one.named_after is not None and one.named_after <= NAMED_WITHIN for one in named]),
-        hopeless_completed=_share([one.then_completed for one in named]),
+        share_within_ahead=_within([run.error for run in ahead]),
+        hopeless_named=_share([run.named_after is not None and run.named_after <= NAMED_WITHIN for run in named]),
+        hopeless_completed=_share([run.then_completed for run in named]),
     )
 
 
@@ -76,7 +76,7 @@ def _file(directory: Path | None, name: str) -> str:
 def _predicted(case: Case, record: str) -> Predicted | Missed:
     migrated, verdicts = _migrate(case, record)
     if isinstance(migrated, Failed):
-        named = next((one.round for one in verdicts if one.converges is False), None)
+        named = next((verdict.round for verdict in verdicts if verdict.converges is False), None)
         return Missed(describe(case), case, migrated, len(verdicts), named)
     return predicted(case, migrated)
 
@@ -96,7 +96,7 @@ def predicted(case: Case, migrated: Migrated) -> Predicted:
         predicted_total_s=verdict.total_s,
         measured_total_s=total,
         total_error=_error(verdict.total_s, total),
-        said=tuple(_said(one, downtime, total) for one in migrated.verdicts[: len(HELD_AFTER)]),
+        said=tuple(_said(verdict, downtime, total) for verdict in migrated.verdicts[: len(HELD_AFTER)]),
     )
 
 
@@ -117,20 +117,20 @@ def holds(stated: Range, truth: float) -> bool:
 
 
 def _held(after: int, done: list[Predicted]) -> Held:
-    said = [one.said[after - 1] for one in done if len(one.said) >= after]
+    said = [run.said[after - 1] for run in done if len(run.said) >= after]
     return Held(
         after=after,
         migrations=len(said),
-        downtime=_share([one.downtime_held for one in said]) or 0.0,
-        total=_share([one.total_held for one in said]) or 0.0,
-        both=_share([one.downtime_held and one.total_held for one in said]) or 0.0,
-        downtime_width=_width([one.downtime_s for one in said]),
-        total_width=_width([one.total_s for one in said]),
+        downtime=_share([forecast.downtime_held for forecast in said]) or 0.0,
+        total=_share([forecast.total_held for forecast in said]) or 0.0,
+        both=_share([forecast.downtime_held and forecast.total_held for forecast in said]) or 0.0,
+        downtime_width=_width([forecast.downtime_s for forecast in said]),
+        total_width=_width([forecast.total_s for forecast in said]),
     )
 
 
 def _width(ranges: list[Range]) -> float | None:
-    widths = [math.inf if not one.low or one.high is None else one.high / one.low for one in ranges]
+    widths = [math.inf if not ends.low or ends.high is None else ends.high / ends.low for ends in ranges]
     middle = statistics.median_high(widths)
     return None if math.isinf(middle) else middle
 
@@ -142,7 +142,7 @@ def _error(predicted: Range, measured: float) -> float:
 def _hopeless(case: Case, record: str) -> Hopeless:
     name = describe(case)
     first, verdicts = _migrate(case, record)
-    named = next((one for one in verdicts if one.converges is False), None)
+    named = next((verdict for verdict in verdicts if verdict.converges is False), None)
     round_named = named.round if named else None
     if not isinstance(first, Failed):
         return Hopeless(name, case, round_named, None, True, len(verdicts), None, "it converged without")
@@ -183,7 +183,7 @@ def _migrate(case: Case, record: str = "") -> tuple[Migrated | Failed, list[Verd
 
 
 def _within(errors: list[float]) -> dict[str, float]:
-    return {str(per_cent): _share([one <= per_cent / 100 for one in errors]) or 0.0 for per_cent in (10, 20, 50)}
+    return {str(per_cent): _share([error <= per_cent / 100 for error in errors]) or 0.0 for per_cent in (10, 20, 50)}
 
 
 def _share(held: list[bool]) -> float | None:

@@ -255,10 +255,10 @@ def _cases(place: Place, samples: dict[_Way, list[_Sample]]) -> list[SnapshotCas
                 place.kind,
                 what,
                 share,
-                int(statistics.median(one[2] for one in found)),
+                int(statistics.median(measured[2] for measured in found)),
                 what != "shared_memory",
-                Spread.of([one[0] for one in found]),
-                int(statistics.median(one[1] for one in found)),
+                Spread.of([measured[0] for measured in found]),
+                int(statistics.median(measured[1] for measured in found)),
                 None if ratios is None else ratios[0],
                 None if ratios is None else ratios[1],
             )

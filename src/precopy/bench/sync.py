@@ -108,7 +108,9 @@ def measure(
         guest.dirty.start()
         try:
             samples: dict[str, list[_Sample]] = {variant: [] for variant in variants}
-            bitmaps = {one: MigrationBitmap(guest.dirty, clear_policy(VARIANTS[one], layout)) for one in variants}
+            bitmaps = {
+                variant: MigrationBitmap(guest.dirty, clear_policy(VARIANTS[variant], layout)) for variant in variants
+            }
             for number in range(_WARM_UP):
                 tell(f"warm-up {number + 1}/{_WARM_UP}")
                 for bitmap in bitmaps.values():
@@ -163,19 +165,19 @@ def beside_qemu(measured: SyncBench, traced: QemuSyncs | Failed) -> SyncBench:
         status=traced.status,
         command=traced.command,
         syncs=len(traced.timed),
-        sync_s=Spread.of([one.sync_s for one in traced.timed]),
-        sync_all_events_s=Spread.of([one.sync_s for one in traced.counted]),
+        sync_s=Spread.of([sync.sync_s for sync in traced.timed]),
+        sync_all_events_s=Spread.of([sync.sync_s for sync in traced.counted]),
         clear_log_ioctls=traced.clear_ioctls,
         deferred_clear_ioctls=traced.deferred_clear_ioctls / traced.counted_migrations,
     )
-    ours = next((one.sync_s.median for one in measured.variants if one.variant == "ours"), None)
+    ours = next((variant.sync_s.median for variant in measured.variants if variant.variant == "ours"), None)
     ratio = None if ours is None else ours / qemu.sync_s.median
     return replace(measured, qemu=qemu, ratios=replace(measured.ratios, ours_to_qemu=ratio))
 
 
 def _ratio(variants: Sequence[VariantFigures], variant: str, peer: str) -> float | None:
     """Median sync time of one variant over another's, None where either was not measured."""
-    medians = {one.variant: one.sync_s.median for one in variants}
+    medians = {variant.variant: variant.sync_s.median for variant in variants}
     return medians[variant] / medians[peer] if {variant, peer} <= medians.keys() else None
 
 
@@ -271,8 +273,8 @@ class _Run:
         """What the slots of each block have cost so far."""
         by_block: defaultdict[str, LogCounters] = defaultdict(LogCounters)
         for log in self._logs:
-            for one in log.slot_counters:
-                by_block[one.slot.name] += one.counters
+            for counted in log.slot_counters:
+                by_block[counted.slot.name] += counted.counters
         return by_block
 
 
@@ -287,22 +289,22 @@ def _merge_alone(bitmap: MigrationBitmap, block: RamBlock) -> tuple[int, float]:
 def _variant(name: str, samples: Sequence[_Sample], guest: KvmGuest) -> VariantFigures:
     vm = guest.vm_memory
     slots = Counter(slot.name for slot in vm.slots)
-    listeners = Counter(block for one in vm.listeners for block in {slot.name for slot in one.slots})
+    listeners = Counter(block for listener in vm.listeners for block in {slot.name for slot in listener.slots})
     blocks = tuple(
-        _block(block, [one.blocks[block.name] for one in samples], listeners[block.name], slots[block.name])
+        _block(block, [sample.blocks[block.name] for sample in samples], listeners[block.name], slots[block.name])
         for block in guest.memory.layout.blocks
     )
     return VariantFigures(
         variant=name,
         clear=VARIANTS[name],
-        sync_s=Spread.of([one.stats.sync_s for one in samples]),
-        log_sync_s=Spread.of([one.stats.log_sync_s for one in samples]),
-        bitmap_sync_s=Spread.of([one.stats.bitmap_sync_s for one in samples]),
-        log_clear_s=Spread.of([one.stats.log_clear_s for one in samples]),
-        dirty_pages=_count([one.stats.dirty_pages for one in samples]),
-        get_log_ioctls=sum(one.get_log_ioctls for one in blocks),
-        clear_log_ioctls=sum(one.clear_log_ioctls for one in blocks),
-        deferred_clear_ioctls=sum(one.deferred_clear_ioctls for one in blocks),
+        sync_s=Spread.of([sample.stats.sync_s for sample in samples]),
+        log_sync_s=Spread.of([sample.stats.log_sync_s for sample in samples]),
+        bitmap_sync_s=Spread.of([sample.stats.bitmap_sync_s for sample in samples]),
+        log_clear_s=Spread.of([sample.stats.log_clear_s for sample in samples]),
+        dirty_pages=_count([sample.stats.dirty_pages for sample in samples]),
+        get_log_ioctls=sum(block.get_log_ioctls for block in blocks),
+        clear_log_ioctls=sum(block.clear_log_ioctls for block in blocks),
+        deferred_clear_ioctls=sum(block.deferred_clear_ioctls for block in blocks),
         blocks=blocks,
     )
 
@@ -314,13 +316,13 @@ def _block(block: RamBlock, shares: Sequence[_Share], listeners: int, slots: int
         aligned=block.aligned,
         listeners=listeners,
         slots=slots,
-        dirty_pages=_count([one.dirty for one in shares]),
-        get_log_ioctls=_count([one.in_sync.get_calls for one in shares]),
-        clear_log_ioctls=_count([one.in_sync.clear_calls for one in shares]),
-        deferred_clear_ioctls=_count([one.afterwards.clear_calls for one in shares]),
-        log_sync_s=Spread.of([one.in_sync.get_s for one in shares]),
-        bitmap_sync_s=Spread.of([one.merge_s for one in shares]),
-        log_clear_s=Spread.of([one.in_sync.clear_s for one in shares]),
+        dirty_pages=_count([share.dirty for share in shares]),
+        get_log_ioctls=_count([share.in_sync.get_calls for share in shares]),
+        clear_log_ioctls=_count([share.in_sync.clear_calls for share in shares]),
+        deferred_clear_ioctls=_count([share.afterwards.clear_calls for share in shares]),
+        log_sync_s=Spread.of([share.in_sync.get_s for share in shares]),
+        bitmap_sync_s=Spread.of([share.merge_s for share in shares]),
+        log_clear_s=Spread.of([share.in_sync.clear_s for share in shares]),
     )
 
 

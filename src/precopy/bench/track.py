@@ -69,7 +69,7 @@ def measure(
         writers.append(measure_writer(size, writer_slices))
 
     tried = [attempt(format_size(size), partial(measure_size, size)) for size in sizes]
-    failed = tuple(one for one in tried if isinstance(one, Failed))
+    failed = tuple(case for case in tried if isinstance(case, Failed))
     return TrackBench(repeat, tuple(cases), tuple(writers), failed)
 
 

@@ -67,8 +67,10 @@ def measure_writer(size: int, slices: int) -> WriterFigures:
         finally:
             log.stop()
     pairs = list(zip(tracked, untracked, strict=True))
-    plain_speed, speed = (statistics.median(one.per_s for one in way) / 1e9 for way in (untracked, tracked))
-    plain_cpu_speed, cpu_speed = (statistics.median(one.per_cpu_s for one in way) / 1e9 for way in (untracked, tracked))
+    plain_speed, speed = (statistics.median(second.per_s for second in way) / 1e9 for way in (untracked, tracked))
+    plain_cpu_speed, cpu_speed = (
+        statistics.median(second.per_cpu_s for second in way) / 1e9 for way in (untracked, tracked)
+    )
     return WriterFigures(
         size_bytes=size,
         slices=slices,
@@ -80,7 +82,7 @@ def measure_writer(size: int, slices: int) -> WriterFigures:
         fault_s=statistics.median(
             (one.cpu_s - one.bytes / other.per_cpu_s) / max(one.faults, 1) for one, other in pairs
         ),
-        faults=statistics.median_low(one.faults for one in tracked),
+        faults=statistics.median_low(second.faults for second in tracked),
         sync_s=Spread.of(syncs),
         slowdown=1 - cpu_speed / plain_cpu_speed,
         slowdown_wall=1 - speed / plain_speed,

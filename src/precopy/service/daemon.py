@@ -265,7 +265,9 @@ class GuestProcess:
     def _need(self, *states: str) -> None:
         if self.state not in states:
             there = "where the guest runs is unknown" if self.state == "unknown" else f"the guest is {self.state}"
-            raise UsageError(f"{there}; this needs it to be {' or '.join(one for one in states if one != 'unknown')}")
+            raise UsageError(
+                f"{there}; this needs it to be {' or '.join(state for state in states if state != 'unknown')}"
+            )
 
     def _check(self) -> Checked:
         self._need("running", "paused", "unknown")

@@ -36,34 +36,34 @@ _MAX_CLIENTS = 16
 """Connections at once; of more, the oldest is closed."""
 
 _PROGRESS: dict[str, tuple[str, Callable[[Progress], float]]] = {
-    "elapsed_seconds": ("Time since the migration began.", lambda one: one.elapsed_s),
-    "remaining_bytes": ("Memory still to be sent.", lambda one: one.remaining_bytes),
-    "bandwidth_bytes_per_second": ("The bandwidth while sending.", lambda one: one.bandwidth_bytes_per_s),
+    "elapsed_seconds": ("Time since the migration began.", lambda event: event.elapsed_s),
+    "remaining_bytes": ("Memory still to be sent.", lambda event: event.remaining_bytes),
+    "bandwidth_bytes_per_second": ("The bandwidth while sending.", lambda event: event.bandwidth_bytes_per_s),
 }
 _ROUND: dict[str, tuple[str, Callable[[Round], float]]] = {
-    "sync_seconds": ("The sync time of the last round.", lambda one: one.sync_s),
-    "transfer_seconds": ("The transfer time of the last round.", lambda one: one.transfer_s),
+    "sync_seconds": ("The sync time of the last round.", lambda event: event.sync_s),
+    "transfer_seconds": ("The transfer time of the last round.", lambda event: event.transfer_s),
 }
 _VERDICT: dict[str, tuple[str, Callable[[Verdict], float]]] = {
-    "dirty_rate_bytes_per_second": ("The guest's dirty rate.", lambda one: one.dirty_rate_bytes_per_s),
+    "dirty_rate_bytes_per_second": ("The guest's dirty rate.", lambda event: event.dirty_rate_bytes_per_s),
     "largest_dirty_rate_bytes_per_second": (
         "Dirty rate with which the migration would converge within its limit.",
-        lambda one: _number(one.largest_dirty_rate_bytes_per_s),
+        lambda event: _number(event.largest_dirty_rate_bytes_per_s),
     ),
     "converges": (
         "Whether it converges within its limit: 1 or 0, NaN where that is uncertain.",
-        lambda one: math.nan if one.converges is None else float(one.converges),
+        lambda event: math.nan if event.converges is None else float(event.converges),
     ),
-    "downtime_limit_seconds": ("The downtime limit that is applied.", lambda one: one.downtime_limit_s),
-    "throttle_ratio": ("The share of the vCPUs' time that is taken.", lambda one: one.throttle_to),
+    "downtime_limit_seconds": ("The downtime limit that is applied.", lambda event: event.downtime_limit_s),
+    "throttle_ratio": ("The share of the vCPUs' time that is taken.", lambda event: event.throttle_to),
 }
 _RANGES: dict[str, tuple[str, Callable[[Verdict], Range]]] = {
-    "expected_downtime_seconds": ("The downtime to be expected.", lambda one: one.downtime_s),
-    "expected_total_seconds": ("The migration's time to be expected.", lambda one: one.total_s),
-    "expected_more_rounds": ("Rounds to be expected before the switchover.", lambda one: one.more_rounds),
+    "expected_downtime_seconds": ("The downtime to be expected.", lambda event: event.downtime_s),
+    "expected_total_seconds": ("The migration's time to be expected.", lambda event: event.total_s),
+    "expected_more_rounds": ("Rounds to be expected before the switchover.", lambda event: event.more_rounds),
     "smallest_downtime_limit_seconds": (
         "With its upper bound as the limit the migration converges.",
-        lambda one: one.smallest_downtime_limit_s,
+        lambda event: event.smallest_downtime_limit_s,
     ),
 }
 

@@ -163,7 +163,7 @@ class ControlServer:
                 elif descriptor in self._asking:
                     self._read(descriptor, poll)
             now = time.monotonic()
-            for descriptor in [one for one, client in self._asking.items() if client.due <= now]:
+            for descriptor in [descriptor for descriptor, client in self._asking.items() if client.due <= now]:
                 self._send_away(descriptor, poll)
         for descriptor in list(self._asking):
             self._send_away(descriptor, poll)

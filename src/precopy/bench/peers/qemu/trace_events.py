@@ -111,17 +111,17 @@ class QemuSyncs:
     @property
     def sync_s(self) -> float:
         """Median seconds of a sync, clears not traced: the fair figure."""
-        return statistics.median(one.sync_s for one in self.timed)
+        return statistics.median(sync.sync_s for sync in self.timed)
 
     @property
     def sync_all_events_s(self) -> float:
         """Median seconds of a sync with each clear traced, which costs time."""
-        return statistics.median(one.sync_s for one in self.counted)
+        return statistics.median(sync.sync_s for sync in self.counted)
 
     @property
     def clear_ioctls(self) -> int:
         """Median CLEAR_DIRTY_LOG calls of a sync."""
-        return statistics.median_low(one.clear_ioctls or 0 for one in self.counted)
+        return statistics.median_low(sync.clear_ioctls or 0 for sync in self.counted)
 
 
 def trace_syncs(
@@ -188,7 +188,7 @@ async def _trace(machine: Machine, words: tuple[str, ...], log: TextIO, syncs: i
     ramblock, mtree = await _monitor(machine, "info ramblock"), await _monitor(machine, "info mtree -f")
     timed: list[TracedSync] = []
     counted: list[MigrationTrace] = []
-    while len(timed) < syncs or sum(len(one.syncs) for one in counted) < syncs:
+    while len(timed) < syncs or sum(len(run.syncs) for run in counted) < syncs:
         timed += (await _migrate(machine, log, clears=False)).syncs
         if kvm:
             await machine.execute("trace-event-set-state", name=_CLEAR, enable=True)
@@ -204,9 +204,9 @@ async def _trace(machine: Machine, words: tuple[str, ...], log: TextIO, syncs: i
         ramblock=ramblock,
         mtree=mtree,
         timed=tuple(timed),
-        counted=tuple(sync for one in counted for sync in one.syncs),
+        counted=tuple(sync for run in counted for sync in run.syncs),
         counted_migrations=len(counted),
-        deferred_clear_ioctls=sum(one.deferred_clear_ioctls for one in counted),
+        deferred_clear_ioctls=sum(run.deferred_clear_ioctls for run in counted),
     )
 
 
