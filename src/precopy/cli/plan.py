@@ -150,9 +150,10 @@ def plan(ctx: click.Context, /, given: _Given, as_json: bool) -> None:
 
         show_document("plan", _body(asked, made, advice))
     else:
-        from precopy.report.plan_tables import show_plan
+        from precopy.report.console import show
+        from precopy.report.plan_tables import plan_text
 
-        show_plan(made, advice, asked.source)
+        show(*plan_text(made, advice, asked.source))
         for note in asked.notes:
             click.echo(note)
 

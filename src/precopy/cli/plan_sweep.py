@@ -95,9 +95,10 @@ def sweep(csv_file: Path | None, scheduler: str | None, as_json: bool, **values:
 
         show_document("plan-sweep", _body(grid, columns, where, seconds))
     else:
-        from precopy.report.sweep_tables import show_sweep
+        from precopy.report.console import show
+        from precopy.report.sweep_tables import sweep_text
 
-        show_sweep(grid, columns["converges"], where, seconds)
+        show(*sweep_text(grid, columns["converges"], where, seconds))
     if unwritten is None:
         return 0
     click.echo(f"precopy: {unwritten}", err=True)  # what was planned is not lost with it

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from rich import box
 from rich.cells import cell_len
@@ -46,53 +46,40 @@ def show(*parts: RenderableType | Cells) -> None:
             lines = wrap(text, made.width, cell_len, "  ") if made.is_terminal else [text]
             made.print(Text("\n".join(lines)), soft_wrap=True)
         else:
-            made.print(fitted(part) if isinstance(part, Cells) else part, crop=False)
+            made.print(FittedTable(part) if isinstance(part, Cells) else part, crop=False)
 
 
 @dataclass(frozen=True)
-class Column:
-    """A column's head; ``text``: its cells are text on the left, which may be broken at words, not figures."""
-
-    head: str
-    text: bool = False
-
-
-@dataclass
 class FittedTable:
-    """A table that fits its terminal without cutting a figure. ``head``: whether it has a line of heads."""
+    """A table that fits its terminal without cutting a figure."""
 
-    columns: tuple[Column, ...]
-    head: bool = True
-    _rows: list[tuple[tuple[str, ...], str]] = field(default_factory=list)
+    cells: Cells
 
     @property
-    def rows(self) -> list[dict[str, str]]:
-        """Each line's cells by the heads of their columns."""
-        heads = [column.head for column in self.columns]
-        return [dict(zip(heads, cells, strict=True)) for cells, _ in self._rows]
-
-    def add_row(self, *cells: str, style: str = "") -> None:
-        """Cells that are missing at its end are empty. A cell is text, whatever is in it: no markup."""
-        self._rows.append(((*cells, *[""] * (len(self.columns) - len(cells))), style))
+    def rows(self) -> list[tuple[str, ...]]:
+        """Each with a cell for each column."""
+        return [(*row, *[""] * (len(self.cells.columns) - len(row))) for row in self.cells.rows]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         for group, widths in self._groups(options.max_width):
             yield _Uncut(self._table(group, widths), max(_width(widths), options.max_width))
 
     def _table(self, group: Sequence[int], widths: Sequence[int]) -> Table:
-        table = Table(box=box.SIMPLE_HEAD if self.head else None, pad_edge=False, show_header=self.head)
+        heads = self.cells.heads
+        table = Table(box=box.SIMPLE_HEAD if heads else None, pad_edge=False, show_header=heads)
         for index, width in zip(group, widths, strict=True):
-            column = self.columns[index]
-            head = Text("\n".join(wrap(column.head, width, cell_len)))
-            table.add_column(head, justify="left" if column.text else "right", no_wrap=True, vertical="top")
-        for cells, style in self._rows:
-            shown = (wrap(cells[index], width, cell_len) for index, width in zip(group, widths, strict=True))
-            table.add_row(*(Text("\n".join(lines)) for lines in shown), style=style or None)
+            column = self.cells.columns[index]
+            head = Text("\n".join(wrap(column.name, width, cell_len)))
+            table.add_column(head, justify="right" if column.numeric else "left", no_wrap=True, vertical="top")
+        for given, row in zip(self.cells.rows, self.rows, strict=True):
+            shown = (wrap(row[index], width, cell_len) for index, width in zip(group, widths, strict=True))
+            heading = len(given) == 1 < len(row)
+            table.add_row(*(Text("\n".join(lines)) for lines in shown), style="bold" if heading else None)
         return table
 
     def _groups(self, width: int) -> list[tuple[list[int], list[int]]]:
         """The columns of each table that this one is split into, and their widths."""
-        every = list(range(len(self.columns)))
+        every = list(range(len(self.cells.columns)))
         whole = [self._natural(index) for index in every]
         if _width(whole) <= width:
             return [(every, whole)]
@@ -114,22 +101,25 @@ class FittedTable:
             if not wanting:
                 break
             widths[min(wanting, key=lambda at: widths[at])] += 1
-        if room < 0 and self.columns[group[0]].text:  # the names give way to a figure
+        if room < 0 and not self.cells.columns[group[0]].numeric:  # the names give way to a figure
             widths[0] = max(widths[0] + room, 1)
         return widths
 
     def _natural(self, index: int) -> int:
-        lines = [line for cells, _ in self._rows for line in cells[index].split("\n")]
-        return max(map(cell_len, [*lines, self.columns[index].head if self.head else ""]))
+        return max(map(cell_len, [*self._lines(index), self._head(index)]))
+
+    def _lines(self, index: int) -> list[str]:
+        return [line for row in self.rows for line in row[index].split("\n")]
+
+    def _head(self, index: int) -> str:
+        return self.cells.columns[index].name if self.cells.heads else ""
 
     def _least(self, index: int) -> int:
-        if self.columns[index].text:
-            names = [cell_len(word) for cells, _ in self._rows for word in words(cells[index])]
-            longest = max((one for one in names if one <= _LONGEST_NAME), default=0)
+        if not self.cells.columns[index].numeric:
+            names = [cell_len(word) for row in self.rows for word in words(row[index])]
+            longest = max((length for length in names if length <= _LONGEST_NAME), default=0)
             return max(min(self._natural(index), _LEAST_TEXT), longest)
-        head = words(self.columns[index].head) if self.head else []
-        cells = [line for cells, _ in self._rows for line in cells[index].split("\n")]
-        return max(map(cell_len, [*head, *cells]), default=0)
+        return max(map(cell_len, [*words(self._head(index)), *self._lines(index)]), default=0)
 
 
 @dataclass(frozen=True)
@@ -145,16 +135,3 @@ class _Uncut:
 
 def _width(widths: Sequence[int]) -> int:
     return sum(widths) + _BETWEEN * (len(widths) - 1) + _EDGES
-
-
-def table(*columns: tuple[str, str]) -> FittedTable:
-    """An empty table with a column for each head and its ``l`` (text) or ``r`` (figures)."""
-    return FittedTable(tuple(Column(head, side == "l") for head, side in columns))
-
-
-def fitted(cells: Cells) -> FittedTable:
-    """As a terminal has it: headings are bold."""
-    shown = FittedTable(tuple(Column(column.name, not column.numeric) for column in cells.columns), cells.heads)
-    for row in cells.rows:
-        shown.add_row(*row, style="bold" if len(row) == 1 < len(cells.columns) else "")
-    return shown

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
-from precopy.planning import Estimate
+from precopy.planning import Estimate, RoundSample
 from precopy.planning.forecast.simulate import MOST_ROUNDS
 from precopy.planning.plan.advice import Advice, Lever
 from precopy.planning.plan.plan import Plan, PlanInput, downtime_after, downtime_with
-from precopy.report.console import Column, FittedTable, show, table
+from precopy.report.kinds.kind import TextPart
 from precopy.report.kinds.migrate import bandwidth
+from precopy.report.table import Column, Shown, Table, tabulate
 from precopy.units import format_duration, format_rate, format_size
 
 _FIRST_ROUNDS, _LAST_ROUNDS = 9, 3
@@ -62,23 +64,23 @@ _UNITS: dict[str, Callable[[float], str]] = {
 }
 
 
-def show_plan(made: Plan, advice: Advice, source: str) -> None:
-    """Prints it."""
+def plan_text(made: Plan, advice: Advice, source: str) -> list[TextPart]:
+    """All of it; ``source`` is where the numbers come from."""
     forecast, asked = made.forecast, made.input
     share = 100 * asked.uncertainty
     ranges = f"; ranges: bandwidth, dirty rate and working set {share:.3g} % better and worse" if share else ""
-    show(verdict(made), "", _input_line(asked, source) + ranges, "")
-    figures = FittedTable((Column("figure", text=True), Column("value", text=True)), head=False)
     ends = "" if forecast.converges else " (given up)"
-    for name, value in (
+    figures = (
         (f"rounds{ends}", _range(forecast.rounds, _UNITS["rounds"])),
         (f"total time{ends}", _range(forecast.total_s, format_duration)),
         (f"downtime{ends}", _range(forecast.downtime_s, format_duration)),
         ("smallest downtime limit", _range(forecast.smallest_downtime_limit_s, _duration_up)),
         ("largest dirty rate", _range(forecast.largest_dirty_rate_bytes_per_s, _rate)),
-    ):
-        figures.add_row(name, value)
-    show(figures, "", *_advice_lines(advice), _rounds_table(made), _letter_line(made))
+    )
+    columns = (Column("figure", numeric=False), Column("value", numeric=False))
+    parts: list[TextPart] = [verdict(made), "", _input_line(asked, source) + ranges, ""]
+    parts += [Table("What is forecast", columns, figures, heads=False), "", *_advice_lines(advice)]
+    return [*parts, _rounds_table(made), _letter_line(made)]
 
 
 def _input_line(asked: PlanInput, source: str) -> str:
@@ -107,27 +109,25 @@ def _advice_lines(advice: Advice) -> list[str]:
     return [*lines, *([head] if rest else []), *(f"  {lever_sentence(one, advice.converges)}" for one in rest)]
 
 
-def _rounds_table(made: Plan) -> FittedTable:
+_ROUNDS: tuple[Shown[tuple[PlanInput, RoundSample]], ...] = (
+    Shown("round", lambda made: str(made[1].number)),
+    Shown("reads", lambda made: format_size(made[1].read_bytes)),
+    Shown("transfer time", lambda made: format_duration(made[1].transfer_s)),
+    Shown("sync time", lambda made: format_duration(made[1].sync_s)),
+    Shown("then remaining", lambda made: format_size(made[1].remaining_bytes)),
+    Shown("downtime then", lambda made: format_duration(downtime_with(made[0], made[1].remaining_bytes))),
+    Shown("at", lambda made: format_duration(made[1].ended_s)),
+)
+
+
+def _rounds_table(made: Plan) -> Table:
     """A line a round; of many, the first and the last ones."""
-    heads = ("round", "reads", "transfer time", "sync time", "then remaining", "downtime then", "at")
-    shown = table(*((head, "r") for head in heads))
-    rounds = made.forecast.likely.rounds
-    left_out = range(_FIRST_ROUNDS, len(rounds) - _LAST_ROUNDS)
-    for index, one in enumerate(rounds):
-        if index in left_out:
-            if index == left_out[0]:
-                shown.add_row(*["..."] * len(heads))
-            continue
-        shown.add_row(
-            str(one.number),
-            format_size(one.read_bytes),
-            format_duration(one.transfer_s),
-            format_duration(one.sync_s),
-            format_size(one.remaining_bytes),
-            format_duration(downtime_with(made.input, one.remaining_bytes)),
-            format_duration(one.ended_s),
-        )
-    return shown
+    rounds = [(made.input, planned) for planned in made.forecast.likely.rounds]
+    table = tabulate("The rounds that are likely", _ROUNDS, rounds)
+    if len(rounds) <= _FIRST_ROUNDS + _LAST_ROUNDS:
+        return table
+    rows = (*table.rows[:_FIRST_ROUNDS], ("...",) * len(_ROUNDS), *table.rows[-_LAST_ROUNDS:])
+    return replace(table, rows=rows)
 
 
 _UNSETTLED = "rounds do not settle: the dirty rate is not below the bandwidth"

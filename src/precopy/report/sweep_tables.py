@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from precopy.planning.plan.sweep import Axis, Edge, Grid, frontier
-from precopy.report.console import FittedTable, show, table
+from precopy.report.kinds.kind import TextPart
+from precopy.report.table import Column, Table
 from precopy.units import format_duration, format_rate, format_size
 
 _MOST_LINES = 40
@@ -23,21 +24,22 @@ _NAMES: dict[str, tuple[str, Callable[[float], str]]] = {
 """What a plan's numbers are called, and how they are written."""
 
 
-def show_sweep(grid: Grid, converges: Sequence[float], where: str, seconds: float) -> None:
-    """Prints it."""
+def sweep_text(grid: Grid, converges: Sequence[float], where: str, seconds: float) -> list[TextPart]:
+    """How many converge, what is fixed, and the edge."""
     found = int(sum(converges))
     share = 100 * found / grid.plans
-    show(
+    parts: list[TextPart] = [
         f"{found} of {grid.plans} plans converge ({share:.3g} %); {format_duration(seconds)} in {where}",
         ", ".join(_fixed(field, value) for field, value in grid.fixed.items()),
-    )
+    ]
     edges = frontier(grid, converges)
     if len(grid.varying) == 1:
-        show(_one_line(grid.varying[0], edges[0]))
+        parts.append(_one_line(grid.varying[0], edges[0]))
     elif edges:
-        show(_table(grid, _picked(edges)))
+        parts.append(_table(grid, _picked(edges)))
         if len(edges) > _MOST_LINES:
-            show(f"{_MOST_LINES} of {len(edges)} lines; --json and --csv have all")
+            parts.append(f"{_MOST_LINES} of {len(edges)} lines; --json and --csv have all")
+    return parts
 
 
 def _fixed(field: str, value: float | None) -> str:
@@ -52,7 +54,7 @@ def _one_line(axis: Axis, edge: Edge) -> str:
     return f"{len(axis.values)} values of {name}: {found}"
 
 
-def _table(grid: Grid, edges: list[Edge]) -> FittedTable:
+def _table(grid: Grid, edges: list[Edge]) -> Table:
     """A line a value of the first axis; of many, evenly picked ones."""
     first, *others, last = grid.varying
     name, unit = _NAMES[first.field]
@@ -62,16 +64,12 @@ def _table(grid: Grid, edges: list[Edge]) -> FittedTable:
     if others:
         names = " and ".join(_NAMES[axis.field][0] for axis in others)
         heads[-1:] = [f"{way} {edge_name}: with any {names}", "with the best"]
-    shown = table(*((head, "r") for head in heads))
+    rows = []
     for edge in edges:
         ends = [edge.all, edge.some] if others else [edge.some]
-        shown.add_row(
-            unit(edge.value),
-            str(edge.plans),
-            str(edge.converging),
-            *("-" if end is None else edge_unit(end) for end in ends),
-        )
-    return shown
+        last_cells = ("-" if end is None else edge_unit(end) for end in ends)
+        rows.append((unit(edge.value), str(edge.plans), str(edge.converging), *last_cells))
+    return Table("Where plans stop to converge", tuple(map(Column, heads)), tuple(rows))
 
 
 def _picked(edges: list[Edge]) -> list[Edge]:
