@@ -148,7 +148,8 @@ def _some(names: Sequence[str]) -> str:
 def _read(path: Path) -> str:
     try:
         with path.open("rb") as file:
-            return file.read(MAX_TEXT + 1).decode().replace("\r\n", "\n")  # as a monitor on a terminal ends its lines
+            # A monitor on a terminal ends its lines so, and a terminal in between adds one more CR.
+            return file.read(MAX_TEXT + 1).decode().replace("\r\r\n", "\n").replace("\r\n", "\n")
     except OSError as error:
         raise UsageError(f"cannot read the captured layout's {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:

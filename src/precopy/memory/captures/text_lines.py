@@ -29,6 +29,11 @@ _OTHERS = (
 """What else is pasted, by what it begins with."""
 _CONTROL = re.compile(r"(?!^\t)[\x00-\x1f\x7f]")
 """The monitor begins lines of a dispatch tree with a tab."""
+_CONTROL_ADVICE = {
+    "\t": "take the text as QEMU printed it, with blanks",
+    "\r": "end lines with line feeds (tr '\\r' '\\n')",
+}
+_BLANKS = " \t"
 _PROMPT = "(qemu)"
 _MARK = "\ufeff"
 """What editors on other systems begin a text in UTF-8 with."""
@@ -44,7 +49,10 @@ class Line:
 
     def fail(self, message: str, at: int | None = None) -> NoReturn:
         """Raises `LayoutTextError` for the character at index ``at``, or where reading is."""
-        raise LayoutTextError(self.what, self.number, (self.at if at is None else at) + 1, message)
+        at, written = self.at if at is None else at, self.text.rstrip(_BLANKS)
+        if len(written) < len(self.text) and at >= len(written):
+            message = f"{message}; blanks were added at the ends of lines: remove them (sed 's/[[:blank:]]*$//')"
+        raise LayoutTextError(self.what, self.number, at + 1, message)
 
     def refuse_others(self, but: str = "") -> None:
         """Raises `LayoutTextError` where another command's output begins, or once more the one that ``but`` is the head
@@ -113,7 +121,7 @@ class Lines:
     """The lines of one command's output, from the one that begins with ``head`` on.
 
     Around it may stand what a terminal or virsh adds: the prompt lines of QEMU's monitor, the output of other commands
-    between such lines, and empty lines before and after. The last line may lack its line feed.
+    between such lines, and empty lines before and after, or one after every line. The last line may lack its line feed.
     A byte order mark that an editor put before it is passed over.
     """
 
@@ -127,9 +135,11 @@ class Lines:
         if len(wanted) > 1:
             raise LayoutTextError(what, wanted[1][0] + 1, 1, "the command's output once more; leave only one of them")
         self._next, self._end = (wanted or found or [(0, 0)])[0]
+        self._step = 2 if _double_spaced(self._lines[self._next : self._end]) else 1
         self.cut = self._end == len(self._lines)
         """Whether the last line lacks its line feed, so that it may have been cut anywhere."""
-        self.ended = not self.cut and (self._end < len(self._lines) - 1 or self._lines[self._end].startswith(_PROMPT))
+        below = self._lines[self._end + self._step - 1 :]
+        self.ended = len(below) > 1 or any(line.startswith(_PROMPT) for line in below)
         """Whether an empty line or a prompt stands below the last line."""
 
     @property
@@ -139,21 +149,23 @@ class Lines:
 
     @property
     def at_end(self) -> bool:
-        return self._next == self._end
+        return self._next >= self._end
 
     def next(self, expected: str) -> Line:
         """Raises `LayoutTextError` where the text ends, where the line is too long and where it has control codes."""
         if self.at_end:
-            over = self._next == len(self._lines)
-            place = (self._next, len(self._lines[-1]) + 1) if over else (self._next + 1, 1)
+            over = self._end == len(self._lines)
+            place = (self._end, len(self._lines[-1]) + 1) if over else (self._end + 1, 1)
             raise LayoutTextError(self.what, *place, f"the text ends where {expected} is expected")
         line = Line(self.what, self._next + 1, self._lines[self._next])
         if len(line.text) > MAX_LINE:
             line.fail(f"a line of more than {MAX_LINE} characters", MAX_LINE)
         control = _CONTROL.search(line.text)
         if control:
-            line.fail(f"the control character {control[0]!r}, which the monitor does not write", control.start())
-        self._next += 1
+            said = f"the control character {control[0]!r}, which the monitor does not write"
+            advice = _CONTROL_ADVICE.get(control[0], "take the text as QEMU printed it")
+            line.fail(said if not line.text[control.start() :].strip(_BLANKS) else f"{said}; {advice}", control.start())
+        self._next += self._step
         return line
 
 
@@ -162,6 +174,11 @@ def _outputs(lines: list[str]) -> list[tuple[int, int]]:
     prompts = [number for number, line in enumerate(lines) if line.startswith(_PROMPT)]
     found = [_trimmed(lines, start + 1, end) for start, end in pairwise([-1, *prompts, len(lines)])]
     return [part for part in found if part[0] < part[1]]
+
+
+def _double_spaced(lines: list[str]) -> bool:
+    """Whether an empty line was put below every line. No output of the monitor has one below its first line."""
+    return len(lines) > 2 and not any(line.strip(" \t\r") for line in lines[1::2])
 
 
 def _trimmed(lines: list[str], start: int, end: int) -> tuple[int, int]:

@@ -325,3 +325,68 @@ def test_a_byte_order_mark_before_a_text_is_passed_over() -> None:
         assert parse_mtree(f"\ufeff{text}") == parse_mtree(text)
     with pytest.raises(LayoutTextError):
         parse_ramblock(f"\n\ufeff{RAMBLOCK}")  # only where an editor puts it
+
+
+def _doubled(text: str) -> str:
+    return text.replace("\n", "\n\n")
+
+
+PASTED = {
+    "doubled": _doubled,
+    "doubled, with blanks": lambda text: text.replace("\n", "\n   \n"),
+    "doubled, in a session": lambda text: _doubled(f"(qemu) info\n{text}(qemu) \n"),
+}
+"""What a terminal, a mail or a web page makes of a text, which can still be read in one way only."""
+REFUSED = {
+    "blanks": (lambda text: text.replace("\n", " \n"), "blanks were added at the ends of lines: remove them (sed "),
+    "padded": (lambda text: text.replace("\n", " " * 40 + "\n"), "blanks were added at the ends of lines: remove them"),
+    "tab at the end": (lambda text: text.replace("\n", "\t\n"), "blanks were added at the ends of lines: remove them"),
+    "tabs": (lambda text: text.replace("  ", " \t"), "take the text as QEMU printed it, with blanks"),
+    "CR alone": (lambda text: text.replace("\n", "\r", 1), r"end lines with line feeds (tr '\r' '\n')"),
+    "form feed": (lambda text: text.replace("\n", "\n\f", 1), "take the text as QEMU printed it"),
+}
+
+
+@pytest.mark.parametrize("how", PASTED)
+@pytest.mark.parametrize("name", CAPTURES)
+def test_what_pasting_adds_is_read(name: str, how: str) -> None:
+    capture = Capture.named(name)
+    blocks, views = format_ramblock(capture.blocks), format_mtree(capture.views)
+    assert parse_ramblock(PASTED[how](blocks)) == parse_ramblock(blocks)
+    assert parse_mtree(PASTED[how](views)) == parse_mtree(views)
+
+
+def test_a_doubled_text_without_its_end_may_have_been_cut() -> None:
+    text = format_mtree(Capture.named(CAPTURES[0]).views)
+    assert parse_mtree(_doubled(text).rstrip("\n")) == parse_mtree(text.rstrip("\n"))
+    assert parse_mtree(_doubled(text)[:-1]) == parse_mtree(text)
+
+
+@pytest.mark.parametrize("ends", ["\r\n", "\r\r\n", "\r\n\r\n"], ids=repr)
+def test_a_file_with_other_line_ends_is_read(tmp_path: Path, ends: str) -> None:
+    capture = Capture.named(CAPTURES[0])
+    capture.write(tmp_path)
+    for path in tmp_path.glob("*.txt"):
+        path.write_bytes(path.read_bytes().replace(b"\n", ends.encode()))
+    assert Capture.read(tmp_path).layout() == capture.layout()
+
+
+@pytest.mark.parametrize("how", REFUSED)
+def test_what_pasting_changes_says_what_to_do(how: str) -> None:
+    capture = Capture.named(CAPTURES[0])
+    change, advice = REFUSED[how]
+    for parse, text in (
+        (parse_ramblock, format_ramblock(capture.blocks)),
+        (parse_mtree, format_mtree(capture.views)),
+    ):
+        with pytest.raises(LayoutTextError) as said:
+            parse(change(text))
+        assert advice in str(said.value)
+
+
+def test_a_line_that_is_missing_from_a_doubled_text_is_named_where_it_stands() -> None:
+    text = _doubled(format_ramblock(Capture.named(CAPTURES[0]).blocks)).split("\n")
+    text[4] = text[4][:30]
+    with pytest.raises(LayoutTextError) as said:
+        parse_ramblock("\n".join(text))
+    assert said.value.line == 5
