@@ -20,13 +20,14 @@ import numpy as np
 from precopy.bitmap import Bitmap, Runs
 from precopy.dirty import DirtyMemory
 from precopy.dirty.log import LogCounters
-from precopy.errors import GuestError, PeerLost, PrecopyError, Unsupported
+from precopy.errors import GuestError, PeerLost, PrecopyError, UsageError
 from precopy.memory import GuestMemory, RamLayout
 from precopy.memory.layout import RamBlock
 from precopy.migration import Destination, Greeting, Migrated, MigrationOptions, Received, Source
 from precopy.migration.results import Event
 from precopy.ports import ByteStream, DestinationVm, SelfCheck, SourceVm, Throttled, TrackerChoice
 from precopy.ports.stream import Buffer, IoVec
+from precopy.ports.vm import MAX_THROTTLE
 from precopy.units import PAGE_SIZE
 from precopy.wire.format import DEFAULT_FORMAT, OpenFormat
 
@@ -125,6 +126,7 @@ class ScriptedGuest:
         self.fails: dict[str, int] = {}
         self.damages = False
         self._due = 0.0
+        self._share = self._throttled_s = self._active_s = 0.0
         self._rows = np.concatenate(
             [np.zeros(0, np.int64), *(np.arange(b.first_page, b.first_page + b.pages) for b in LAYOUT.blocks)]
         )
@@ -155,12 +157,18 @@ class ScriptedGuest:
         self.log.dirty.set_runs(Runs.of((page, 1)))
 
     def live(self, seconds: float) -> None:
-        """Runs for so long, unless it is paused."""
+        """Runs for so long, less what its throttle takes, unless it is paused."""
         if self.running:
-            self._due += seconds * self.per_s
+            self._throttled_s += seconds * self._share
+            self._active_s += seconds if self._share else 0.0
+            self._due += seconds * (1 - self._share) * self.per_s
             while self._due >= 1:
                 self._due -= 1
                 self.step()
+
+    def _need_paused(self, what: str) -> None:
+        if self.running:
+            raise GuestError(f"cannot {what} a guest that runs")
 
     def _call(self, method: str) -> None:
         self._called[method] = self._called.get(method, 0) + 1
@@ -181,25 +189,27 @@ class ScriptedGuest:
 
     def resume(self) -> None:
         self._call("resume")
-        self.world.begins(self.name)
+        if not self.running:
+            self.world.begins(self.name)
         self.running = True
 
-    def throttle(self, _share: float) -> None:
+    def throttle(self, share: float) -> None:
         self._call("throttle")
-
-    def limit_dirtying(self, _bytes_per_s: float | None, _max_share: float = 0.99) -> None:
-        raise Unsupported("a scripted guest has no dirty limit")
+        if not 0 <= share <= MAX_THROTTLE:
+            raise UsageError(f"the share that is taken of a vCPU's time has to be 0 to {MAX_THROTTLE}, not {share}")
+        self._share = share
 
     def throttled(self) -> Throttled:
-        return Throttled((0.0,), 0.0)
+        return Throttled((self._throttled_s,), self._active_s)
 
     def save_state(self) -> bytes:
         self._call("save_state")
-        assert not self.running
+        self._need_paused("save")
         return struct.pack("<QQQ", self.steps, self.seed, self.hot)
 
     def load_state(self, state: bytes) -> None:
         self._call("load_state")
+        self._need_paused("load")
         if self.damages:
             self.memory.pages(LAYOUT.blocks[1])[36, 9] ^= np.uint64(1)
         if len(state) != 24:
@@ -209,6 +219,7 @@ class ScriptedGuest:
     def self_check(self) -> SelfCheck:
         """Makes all steps again in a memory of its own, and compares."""
         self._call("check")
+        self._need_paused("check")
         model = ScriptedGuest(World(), "model", hot=self.hot, seed=self.seed)
         model.boot()
         while model.steps < self.steps:

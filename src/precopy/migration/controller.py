@@ -13,14 +13,14 @@ from precopy.migration.page_source import WINDOW_PAGES
 from precopy.migration.recorder import Recorder
 from precopy.migration.results import Range, Verdict, finite
 from precopy.migration.rounds import LEAST_BATCH_PAGES, EarlyEnd
+from precopy.migration.throttling import Throttling
 from precopy.planning import Action, Decision, Estimate, Forecast, Metrics, RoundSample, forecast
 from precopy.planning.estimation.estimators import observe
 from precopy.planning.model.round import NextSync, Round
 from precopy.planning.model.switchover import switchover_overhead
 from precopy.planning.model.trace import RecordedFacts
 from precopy.planning.policies import POLICIES
-from precopy.ports import SourceVm, Throttleable, Throttled
-from precopy.ports.vm import MAX_THROTTLE
+from precopy.ports import SourceVm
 
 _FAST = 1e9
 """Bytes a second assumed of a link without a limit in the first round."""
@@ -29,24 +29,9 @@ _FIRST_SAMPLE_S = 0.01
 time. Replays need to know when in a round a page was written."""
 
 
-_NEVER = Throttled((), 0.0)
-"""What throttling costs a guest that is not to be throttled, which is not asked."""
-
-
-class _Meter:
-    """Reads which share of a guest's time was taken since it was read last."""
-
-    def __init__(self, vm: Throttleable) -> None:
-        self._vm, self._seen = vm, vm.throttled()
-
-    def read(self) -> float:
-        before, self._seen = self._seen, self._vm.throttled()
-        return (self._seen - before).share
-
-
 class ConvergenceController:
     """Decides after each round of ``vm``; ``bitmap`` has the pages to be sent. ``emit`` gets each verdict, ``recorder``
-    the measurements. ``throttling`` is the same machine where it may be slowed down."""
+    the measurements. ``throttling`` slows it down."""
 
     def __init__(
         self,
@@ -56,8 +41,8 @@ class ConvergenceController:
         round_trip_s: float,
         *,
         emit: Callable[[Verdict], None],
-        recorder: Recorder | None = None,
-        throttling: Throttleable | None = None,
+        recorder: Recorder | None,
+        throttling: Throttling,
     ) -> None:
         self.vm, self.bitmap, self.options, self.limits = vm, bitmap, options, options.limits
         self._recorder, self._counters = recorder, bitmap.memory.counters
@@ -70,12 +55,7 @@ class ConvergenceController:
         self._next_sample_s = _FIRST_SAMPLE_S
         self._began_s = 0.0
         self._metrics: Metrics | None = None
-        self._asked = 0.0
         self._throttling = throttling
-        self._before = throttling.throttled() if throttling else _NEVER
-        self._between_syncs = _Meter(throttling) if throttling else None
-        self._between_rounds = _Meter(throttling) if throttling else None
-        self._slowed = False
 
     def early_end(self, now: float) -> EarlyEnd:
         """How the round that begins ``now`` may end early: where the policy would end the migration in its middle."""
@@ -104,8 +84,7 @@ class ConvergenceController:
     def begin(self, tracker: str, first: SyncStats) -> None:
         """The ``first`` sync is done, and nothing was sent yet. Raises `Unsupported` where the guest cannot be slowed
         down as wanted."""
-        if self._throttling is not None and self.options.throttle_mode == "dirty-limit":
-            self._throttling.limit_dirtying(None)  # raises now, and not after some rounds
+        self._throttling.check()  # raises now, and not after some rounds
         if self._recorder is not None:
             facts = RecordedFacts(
                 machine=self.vm.machine,
@@ -125,7 +104,7 @@ class ConvergenceController:
         """What to do after a round and the ``sync`` of the next one, ``now`` seconds since the migration's start; the
         guest is throttled as it says. Raises `Unsupported`, `GuestError`."""
         remaining_bytes = self.bitmap.pending.count() * self._page_size
-        throttled_share = self._share(self._between_syncs)
+        throttled_share = self._throttling.share_between_syncs()
         after = NextSync(
             ended_s=now,
             since_s=now - self._began_s - sync.sync_s,
@@ -144,7 +123,7 @@ class ConvergenceController:
             remaining_bytes,
             self.switchover_overhead_s,
             throttled_share=throttled_share,
-            asked_share=self._asked,
+            asked_share=self._throttling.asked_share,
         )
         self._metrics = metrics
         decision = self._decide(metrics, now)
@@ -153,7 +132,7 @@ class ConvergenceController:
         self.verdicts.append(verdict)
         self._emit(verdict)
         if decision.action is Action.THROTTLE:
-            self._slow_down(decision.throttle_to, metrics)
+            self._throttling.slow_down(decision.throttle_to, metrics)
         return decision
 
     def _decide(self, metrics: Metrics, now: float) -> Decision:
@@ -168,46 +147,9 @@ class ConvergenceController:
             self._recorder.round(done, after, self.bitmap.dirty, self._counters - before)
 
     @property
-    def throttled(self) -> Throttled:
-        """What this migration has cost the guest so far."""
-        return self._throttling.throttled() - self._before if self._throttling else _NEVER
-
-    def share_of_round(self) -> float:
-        """The share of the vCPUs' time that was taken since this was asked last: once at the end of each round."""
-        return self._share(self._between_rounds)
-
-    def release(self) -> None:
-        """The guest is slowed down no more. May be called twice."""
-        if self._throttling is not None and self._slowed:
-            self._slowed = False
-            self._throttling.throttle(0.0)
-
-    @property
     def switchover_overhead_s(self) -> Estimate:
         """Seconds expected in a downtime besides its last sync and sending."""
         return switchover_overhead(self._round_trip_s)
-
-    def _slow_down(self, share: float, metrics: Metrics) -> None:
-        if self._throttling is None or (share == self._asked and self.options.throttle_mode != "dirty-limit"):
-            return
-        self._slowed, self._asked = True, share
-        if self.options.throttle_mode == "dirty-limit":
-            last = metrics.rounds[-1]
-            rate = last.dirty_bytes / last.interval_s * (1 - share) / (1 - metrics.throttled_share)
-            per_vcpu = max(rate, self._page_size) / len(self._before.throttled_s)
-            self._throttling.limit_dirtying(per_vcpu, self.limits.max_throttle)
-        else:
-            self._throttling.throttle(share)
-
-    def _share(self, meter: _Meter | None) -> float:
-        """The share of the vCPUs' time that was taken since ``meter`` was read last: measured for a dirty limit, which
-        takes only what it needs."""
-        if meter is None:
-            return 0.0
-        measured = meter.read()
-        if self.options.throttle_mode != "dirty-limit":
-            return self._asked
-        return min(measured, MAX_THROTTLE) if self._slowed else 0.0
 
     @staticmethod
     def _verdict(metrics: Metrics, ahead: Forecast, now: float) -> Verdict:

@@ -33,6 +33,7 @@ from precopy.migration.recorder import Recorder
 from precopy.migration.results import Attempt, Committing, Event, Migrated, Progress
 from precopy.migration.rounds import Rounds
 from precopy.migration.session import GuestIs, Handover, new_session, open_session, reason_of
+from precopy.migration.throttling import Throttling, throttling_of
 from precopy.migration.verification import check_compared, send_for_comparison
 from precopy.planning import Action
 from precopy.planning.model.downtime import Downtime
@@ -45,7 +46,6 @@ from precopy.ports import (
     SelfChecking,
     SourceVm,
     SystemClock,
-    Throttleable,
     TrackerChoice,
     TrackerChoosing,
     lacks,
@@ -100,7 +100,7 @@ class Source:
         self._handover = Handover(self._channel, self.session)
         self._rounds: list[Round] = []
         self._controller: ConvergenceController | None = None
-        self._throttling: Throttleable | None = None
+        self._throttling = Throttling()
         self._next_progress = 0.0
         self._saved_at: float | None = None
         self._bitmap: MigrationBitmap | None = None
@@ -155,8 +155,7 @@ class Source:
 
     def _release(self) -> None:
         with contextlib.suppress(KernelCallError, GuestError):  # must not stand in for what became of the guest
-            if self._controller is not None:
-                self._controller.release()
+            self._throttling.release()
 
     def _record_end(self, outcome: RecordedOutcome) -> None:
         if self._recorder is not None:
@@ -208,10 +207,7 @@ class Source:
     def _ask_for_roles(self) -> None:
         """Raises `Unsupported` where the machine has not got what an option needs: now, and not after some rounds."""
         vm, options = self.vm, self.options
-        if options.throttle_mode != "off":
-            if not isinstance(vm, Throttleable):
-                raise lacks(vm, "Throttleable", f"--throttle {options.throttle_mode}")
-            self._throttling = vm
+        self._throttling = throttling_of(vm, options)
         if options.tracker not in ("", "auto") and not isinstance(vm, TrackerChoosing):
             raise lacks(vm, "TrackerChoosing", f"--tracker {options.tracker}")
         if options.verify and not isinstance(vm, SelfChecking):  # the destination's machine is one of this kind
@@ -246,7 +242,7 @@ class Source:
             clock=clock,
             tick=self._tick,
         )
-        rounds = Rounds(bitmap, pages, started=start, throttled_share=controller.share_of_round)
+        rounds = Rounds(bitmap, pages, started=start, throttled_share=self._throttling.share_of_round)
         dirty.start()
         bitmap.mark_all()
         setup_s = clock.now() - start
@@ -271,7 +267,7 @@ class Source:
             sent_bytes=self._moved_bytes(),
             ram_bytes=layout.bytes,
             compared_pages=compared,
-            throttled=controller.throttled,
+            throttled=self._throttling.cost,
             verify_bytes=self._channel.sent_in(Compare),
             setup_bytes=self._channel.sent_in(Hello),
             other_bytes=self._moved_bytes() - self._channel.sent_in(Pages, RoundEnd),

@@ -10,6 +10,7 @@ from precopy.ports.stream import Buffer, ByteStream, IoVec
 from precopy.ports.vm import (
     DestinationVm,
     DeviceStates,
+    DirtyLimiting,
     Pausable,
     SelfCheck,
     SelfChecking,
@@ -27,6 +28,7 @@ __all__ = [
     "Clock",
     "DestinationVm",
     "DeviceStates",
+    "DirtyLimiting",
     "DirtyLog",
     "IoVec",
     "LogCounters",

@@ -2,7 +2,7 @@
 each other role is optional. What an option needs is asked for once, when a migration starts; `lacks` is the error where
 it is missing.
 
-tests/contract/test_vm_control.py holds every implementation to this.
+tests/contract holds every implementation to this, role by role.
 """
 
 from __future__ import annotations
@@ -126,19 +126,26 @@ class Throttleable(Protocol):
     """A machine that can be slowed down."""
 
     def throttle(self, share: float) -> None:
-        """Takes this share of every vCPU's time from now on, from 0, which ends it, to 0.99; ends a dirty limit.
+        """Takes this share of every vCPU's time from now on, from 0, which ends it, to 0.99, and ends a dirty limit.
         What the guest would have written in that time it does not make up for. The guest may run or be paused. Raises
         `UsageError`; `GuestError` or `KernelCallError` where an earlier throttle came to an end of its own."""
         ...
 
+    def throttled(self) -> Throttled:
+        """What throttling has cost so far, a dirty limit included."""
+        ...
+
+
+@runtime_checkable
+class DirtyLimiting(Throttleable, Protocol):
+    """A machine whose vCPUs can be slowed down each by what it dirties itself. A dirty ring says that, and no other
+    tracker that there is."""
+
     def limit_dirtying(self, bytes_per_s: float | None, max_share: float = MAX_THROTTLE) -> None:
         """Limits each vCPU to this many dirty bytes a second from now on, while dirty memory is logged; None ends it.
         Nothing is taken from a vCPU that dirties less, at most ``max_share`` of its time from one that dirties more.
-        Ends what `throttle` began. Raises as `throttle`, and `Unsupported`, that also for None."""
-        ...
-
-    def throttled(self) -> Throttled:
-        """What `throttle` and `limit_dirtying` have cost so far."""
+        Ends what `throttle` began. Raises as `throttle`, and, also for None, `Unsupported` where the tracker does not
+        say which vCPU dirtied a page; then nothing is changed."""
         ...
 
 
@@ -164,6 +171,9 @@ class SelfChecking(Protocol):
         ...
 
 
-def lacks(vm: Pausable, role: str, option: str) -> Unsupported:
-    """The error where ``vm`` has not got a ``role`` that ``option`` needs, which is as a user writes it."""
-    return Unsupported(f"this machine ({vm.machine}) is not {role}, which {option} needs", f"leave out {option}")
+def lacks(vm: Pausable, role: str, option: str, remedy: str = "") -> Unsupported:
+    """The error where ``vm`` has not got a ``role`` that ``option`` needs, which is as a user writes it. ``remedy``:
+    what to do (empty: leave out the option)."""
+    return Unsupported(
+        f"this machine ({vm.machine}) is not {role}, which {option} needs", remedy or f"leave out {option}"
+    )

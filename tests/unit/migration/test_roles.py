@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
-from precopy.errors import GuestError, PeerProtocolError, PeerRefused, Unsupported
+from precopy.errors import GuestError, NotConverged, PeerProtocolError, PeerRefused, Unsupported
 from precopy.migration import MigrationOptions
-from precopy.ports import DeviceStates, SelfChecking, SourceVm, Throttleable, Throttled, TrackerChoosing
-from support.scripted import OPTIONS, BareGuest, ScriptedGuest, World, migrate
-
-ROLES = (TrackerChoosing, Throttleable, DeviceStates, SelfChecking)
-
-
-def test_a_bare_guest_has_none_of_the_optional_roles_and_a_scripted_one_has_all() -> None:
-    guest = ScriptedGuest(World(), "source")
-    assert [isinstance(guest, role) for role in ROLES] == [True] * 4
-    assert [isinstance(BareGuest(guest), role) for role in ROLES] == [False] * 4
+from precopy.names import ThrottleMode
+from precopy.ports import SourceVm, Throttled
+from precopy.ports.vm import MAX_THROTTLE
+from precopy.units import PAGE_SIZE
+from support.scripted import OPTIONS, BareGuest, ScriptedGuest, migrate
 
 
 @pytest.mark.parametrize("tracker", ["", "auto"])
@@ -39,7 +35,6 @@ def test_a_machine_that_can_only_be_paused_and_read_is_migrated(tracker: str, te
     ("options", "names"),
     [
         (replace(OPTIONS, throttle_mode="auto-converge"), ("Throttleable", "--throttle auto-converge")),
-        (replace(OPTIONS, throttle_mode="dirty-limit"), ("Throttleable", "--throttle dirty-limit")),
         (replace(OPTIONS, tracker="dirty-ring"), ("TrackerChoosing", "--tracker dirty-ring")),
         (replace(OPTIONS, verify=True), ("SelfChecking", "--verify")),
     ],
@@ -57,6 +52,55 @@ def test_what_an_option_needs_and_a_machine_lacks_is_said_before_anything_is_sen
     assert run.world.ran == ["source"]
     assert isinstance(run.destination_error, PeerRefused)
     assert names[1] in str(run.destination_error)
+
+
+@pytest.mark.parametrize("seen", [BareGuest, lambda guest: guest], ids=["bare", "throttleable"])
+def test_a_dirty_limit_needs_a_role_of_its_own(seen: Callable[[ScriptedGuest], SourceVm]) -> None:
+    run = migrate(replace(OPTIONS, throttle_mode="dirty-limit"), source_as=seen)
+    assert isinstance(run.source_error, Unsupported)
+    assert "is not DirtyLimiting, which --throttle dirty-limit needs" in str(run.source_error)
+    assert "use --throttle auto-converge, or a KVM guest with --tracker dirty-ring" in str(run.source_error)
+    assert run.source.running
+    assert run.world.ran == ["source"]
+
+
+class LimitedGuest(ScriptedGuest):
+    """One that lets each vCPU dirty so much and no more; ``limits`` are those that were set."""
+
+    limits: tuple[float | None, ...] = ()
+
+    def limit_dirtying(self, bytes_per_s: float | None, max_share: float = MAX_THROTTLE) -> None:
+        self.limits += (bytes_per_s,)
+        self._share = 0.0
+        if bytes_per_s is not None:
+            self._share = min(max(1 - bytes_per_s / (self.per_s * PAGE_SIZE), 0.0), max_share)
+
+
+def limited(guest: ScriptedGuest) -> SourceVm:
+    guest.__class__ = LimitedGuest
+    return guest
+
+
+BUSY = replace(OPTIONS, max_bandwidth=20_000_000, downtime_limit_s=0.002, max_rounds=30)
+"""A link that is slower than the guest writes."""
+
+
+@pytest.mark.parametrize(
+    ("mode", "source_as"), [("auto-converge", lambda guest: guest), ("dirty-limit", limited)], ids=["share", "limit"]
+)
+def test_a_guest_that_is_slowed_down_converges_and_is_let_go(
+    mode: ThrottleMode, source_as: Callable[[ScriptedGuest], SourceVm]
+) -> None:
+    assert isinstance(migrate(replace(BUSY, max_rounds=8)).source_error, NotConverged)
+    run = migrate(replace(BUSY, throttle_mode=mode), source_as=source_as)
+    assert run.done is not None
+    assert 0 < run.done.throttled.share < MAX_THROTTLE + 1e-9
+    assert run.done.throttled == run.source.throttled()
+    assert any(done.throttled_share > 0 for done in run.done.rounds)
+    assert run.source._share == 0
+    if isinstance(run.source, LimitedGuest):
+        assert run.source.limits[0] is None  # asked before anything was sent
+        assert any(limit is not None for limit in run.source.limits)
 
 
 class WithoutState(BareGuest):

@@ -26,7 +26,6 @@ from precopy.machines.workload.pacing import Pacer
 from precopy.memory import GuestMemory
 from precopy.memory.topology.log_mask import DirtyClient
 from precopy.ports import SelfCheck, Throttled, TrackerChoice
-from precopy.ports.vm import MAX_THROTTLE
 from precopy.units import PAGE_SIZE
 
 _AGAIN_S = 0.001
@@ -133,10 +132,6 @@ class EmulatedGuest:
 
     def throttle(self, share: float) -> None:
         self._throttle.throttle_to(share)
-
-    def limit_dirtying(self, bytes_per_s: float | None, max_share: float = MAX_THROTTLE) -> None:  # noqa: ARG002
-        """Raises `Unsupported`."""
-        raise Unsupported("an emulated CPU has no dirty limit", "use auto-converge, or KVM and --tracker dirty-ring")
 
     def throttled(self) -> Throttled:
         return self._throttle.throttled()

@@ -204,7 +204,7 @@ class KvmGuest:
         self._throttle.throttle_to(share)
 
     def limit_dirtying(self, bytes_per_s: float | None, max_share: float = MAX_THROTTLE) -> None:
-        """As `Throttleable.limit_dirtying`, by the dirty ring, which alone says which vCPU dirtied a page."""
+        """As `DirtyLimiting.limit_dirtying`, by the dirty ring, which alone says which vCPU dirtied a page."""
         ring = self._vm.memory.ring
         if ring is None:
             raise Unsupported("the dirty log does not say which vCPU dirtied a page", "use --tracker dirty-ring")
