@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from precopy.errors import PeerError, PeerLost
-from precopy.transport.sockets import Listener, SocketStream
+from precopy.transport.listener import Listener
+from precopy.transport.sockets import SocketStream
 
 MAX_GUESTS = 64
 """Connections whose greeting is awaited at once; beyond that the oldest is closed."""

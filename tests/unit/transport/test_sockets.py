@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import gc
-import os
 import random
 import socket
-import stat
 import threading
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,59 +17,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from precopy.bitmap import Runs
-from precopy.errors import PeerError, PeerLost, UsageError
+from precopy.errors import PeerLost
 from precopy.memory import GuestMemory, RamLayout
 from precopy.ports import Buffer, IoVec
-from precopy.transport import Address, Listener, SocketStream, connect, parse_address
+from precopy.transport import Address, Listener, SocketStream, connect
 from precopy.units import PAGE_SIZE
 from support.patience import IN_TIME_S
+from support.streams import SOON, Background, close_all, pair_at, receive
 
 MIB = 1 << 20
-SOON = IN_TIME_S
-
-
-class Background(threading.Thread):
-    """Runs ``work`` in a thread; `result` waits for it and gives what it returned or raises what it raised."""
-
-    def __init__(self, work: Callable[[], object]) -> None:
-        super().__init__(daemon=True)
-        self._work = work
-        self._returned: object = None
-        self._raised: BaseException | None = None
-        self.start()
-
-    def run(self) -> None:
-        try:
-            self._returned = self._work()
-        except BaseException as error:
-            self._raised = error
-
-    def result(self, timeout: float = SOON) -> object:
-        self.join(timeout)
-        assert not self.is_alive(), "it is stuck"
-        if self._raised is not None:
-            raise self._raised
-        return self._returned
-
-
-@pytest.fixture(params=["unix", "tcp"])
-def address(request: pytest.FixtureRequest, tmp_path: Path) -> Address:
-    return Address(path=str(tmp_path / "socket")) if request.param == "unix" else Address(host="127.0.0.1")
-
-
-def pair_at(address: Address, timeout: float) -> tuple[SocketStream, SocketStream]:
-    with Listener(address) as listener:
-        accepted = Background(lambda: listener.accept(timeout))
-        near = connect(listener.address, timeout)
-        far = accepted.result()
-    assert isinstance(far, SocketStream)
-    return near, far
-
-
-def close_all(*streams: SocketStream) -> None:
-    closing = [Background(stream.close) for stream in streams]
-    for one in closing:
-        one.result()
 
 
 @pytest.fixture
@@ -89,12 +41,6 @@ def hasty(address: Address) -> Iterator[tuple[SocketStream, SocketStream]]:
     near, far = pair_at(address, 0.2)
     yield near, far
     close_all(near, far)
-
-
-def receive(stream: SocketStream, size: int) -> bytes:
-    data = bytearray(size)
-    stream.receive_into([data])
-    return bytes(data)
 
 
 def random_buffers(count: int, largest: int, seed: int = 1) -> list[bytes]:
@@ -121,94 +67,6 @@ class Grudging(socket.socket):
             some.append(memoryview(buffer)[:left])
             left -= len(some[-1])
         return super().recvmsg_into(some, 0, flags)
-
-
-class TestAddresses:
-    @pytest.mark.parametrize(
-        ("text", "address"),
-        [
-            ("unix:/run/x.sock", Address(path="/run/x.sock")),
-            ("unix:relative", Address(path="relative")),
-            ("unix:/a:b", Address(path="/a:b")),
-            ("unix:/" + "x" * 106, Address(path="/" + "x" * 106)),
-            ("tcp:host:0", Address(host="host", port=0)),
-            ("tcp:10.0.0.1:65535", Address(host="10.0.0.1", port=65535)),
-            ("tcp:[::1]:80", Address(host="::1", port=80)),
-        ],
-    )
-    def test_are_parsed_and_printed_alike(self, text: str, address: Address) -> None:
-        assert parse_address(text) == address
-        assert str(address) == text
-
-    @pytest.mark.parametrize(
-        "text",
-        [
-            "",
-            "unix",
-            "unix:",
-            "tcp:",
-            "tcp:host",
-            "tcp:host:",
-            "tcp::80",
-            "tcp:host:65536",
-            "tcp:host:-1",
-            "tcp:host:+1",
-            "tcp:host: 1",
-            "tcp:host:http",
-            "tcp:host:\u0663",
-            "/run/x.sock",
-            "udp:host:80",
-            "UNIX:/x",
-            "unix:/" + "x" * 107,
-            "unix:/" + "\u00e4" * 54,
-            "tcp:[]:80",
-            "tcp:[:80",
-            "tcp:]:80",
-            "tcp:[::1:80",
-            "unix:/\udcff" + "x" * 106,
-            "tcp:host:" + "1" * 5000,
-            "unix:/a\0b",
-            "unix:\0abstract",
-            "unix:/\ud800",
-            "tcp:a\0b:80",
-            "tcp:::1:80",
-        ],
-    )
-    def test_what_is_none_is_refused(self, text: str) -> None:
-        with pytest.raises(UsageError):
-            parse_address(text)
-
-    @pytest.mark.parametrize(
-        ("text", "said"),
-        [
-            ("tcp:localhost:99999", "the largest port is 65535"),
-            ("tcp:localhost", "it has no port"),
-            ("tcp:[::1]", "it has no port"),
-            ("tcp::7000", "it has no host"),
-            ("tcp:::1:7000", "in brackets"),
-            ("tcp:host:http", "'http' is not a port"),
-            ("tcp:host:", "'' is not a port"),
-            ("tcp:a b:7000", "'a b' is not a host"),
-            ("unix:/a\0b", "NUL"),
-            ("unix:/\ud800", "no path can hold"),
-            ("unix:/" + "x" * 107, "longer than 107 bytes"),
-        ],
-    )
-    def test_why_it_is_none(self, text: str, said: str) -> None:
-        with pytest.raises(UsageError) as caught:
-            parse_address(text)
-        assert said in str(caught.value)
-        assert "\0" not in str(caught.value)
-        assert len(str(caught.value)) < 500
-
-    @given(st.text(max_size=20))
-    def test_any_text_is_an_address_or_refused(self, text: str) -> None:
-        for candidate in (text, f"unix:{text}", f"tcp:{text}:80"):
-            try:
-                address = parse_address(candidate)
-            except UsageError:
-                continue
-            assert parse_address(str(address)) == address
 
 
 def runs_of_pages(memory: GuestMemory, runs: Runs) -> tuple[list[memoryview], IoVec]:
@@ -635,145 +493,6 @@ class TestClose:
         far.close()
 
 
-class TestListener:
-    def test_the_system_chooses_a_port(self) -> None:
-        with Listener(Address(host="127.0.0.1")) as listener:
-            assert listener.address.port > 0
-            assert str(listener.address) == f"tcp:127.0.0.1:{listener.address.port}"
-
-    @pytest.mark.parametrize("umask", [0, 0o002, 0o022, 0o077, 0o177, 0o777])
-    def test_a_socket_is_its_user_s_alone_before_it_listens(
-        self, umask: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        path, modes = tmp_path / "socket", []
-        listen = socket.socket.listen
-
-        class Watched(socket.socket):
-            def listen(self, *args: int) -> None:
-                modes.append(stat.S_IMODE(path.stat().st_mode))
-                with socket.socket(socket.AF_UNIX) as early, pytest.raises(ConnectionRefusedError):
-                    early.connect(str(path))
-                listen(self, *args)
-
-        monkeypatch.setattr("precopy.transport.sockets.socket.socket", Watched)
-        before = os.umask(umask)
-        try:
-            with Listener(Address(path=str(path))):
-                assert modes == [0o600]
-                assert os.umask(umask) == umask
-        finally:
-            os.umask(before)
-
-    def test_the_socket_file_is_there_while_it_listens(self, tmp_path: Path) -> None:
-        path = tmp_path / "socket"
-        with Listener(Address(path=str(path))):
-            assert stat.S_ISSOCK(path.stat().st_mode)
-        assert not path.exists()
-
-    def test_a_stale_socket_file_is_replaced(self, tmp_path: Path) -> None:
-        path = tmp_path / "socket"
-        with socket.socket(socket.AF_UNIX) as dead:
-            dead.bind(str(path))
-        near, far = pair_at(Address(path=str(path)), SOON)
-        near.send([b"x"])
-        assert receive(far, 1) == b"x"
-        close_all(near, far)
-        assert not path.exists()
-
-    def test_a_live_address_is_refused_and_stays_alive(self, address: Address) -> None:
-        with Listener(address) as first:
-            with pytest.raises(UsageError, match="cannot listen at"):
-                Listener(first.address)
-            accepted = Background(lambda: serve_one(first))
-            near = connect(first.address, SOON)
-            assert receive(near, 2) == b"ok"
-            near.close()
-            accepted.result()
-
-    def test_another_listener_that_looks_whether_it_is_alive_is_no_peer(self, tmp_path: Path) -> None:
-        with Listener(Address(path=str(tmp_path / "socket"))) as first:
-            with pytest.raises(UsageError):
-                Listener(first.address)
-            near = connect(first.address, SOON)
-            near.send([b"it is me"])
-            far = first.accept(SOON)
-            assert receive(far, 8) == b"it is me"
-            close_all(near, far)
-
-    def test_a_directory_is_left_alone(self, tmp_path: Path) -> None:
-        with pytest.raises(UsageError, match="cannot listen"):
-            Listener(Address(path=str(tmp_path)))
-        assert tmp_path.is_dir()
-
-    def test_a_file_is_left_alone(self, tmp_path: Path) -> None:
-        path = tmp_path / "precious"
-        path.write_text("mine", encoding="utf-8")
-        with pytest.raises(UsageError, match="Address already in use"):
-            Listener(Address(path=str(path)))
-        assert path.read_text(encoding="utf-8") == "mine"
-
-    def test_a_listener_that_cannot_be_leaves_no_socket_open(self, tmp_path: Path) -> None:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            with pytest.raises(UsageError):
-                Listener(Address(path=str(tmp_path)))
-            gc.collect()
-        assert [str(warning.message) for warning in caught] == []
-
-    def test_a_directory_that_is_not_there(self, tmp_path: Path) -> None:
-        with pytest.raises(UsageError, match="No such file"):
-            Listener(Address(path=str(tmp_path / "no" / "socket")))
-
-    def test_a_file_that_took_its_place_is_left_alone(self, tmp_path: Path) -> None:
-        path = tmp_path / "socket"
-        listener = Listener(Address(path=str(path)))
-        path.unlink()
-        path.write_text("mine", encoding="utf-8")
-        listener.close()
-        assert path.read_text(encoding="utf-8") == "mine"
-
-    def test_closing_twice_is_harmless(self, address: Address) -> None:
-        listener = Listener(address)
-        listener.close()
-        listener.close()
-
-    def test_wake_ends_an_accept(self, address: Address) -> None:
-        with Listener(address) as listener:
-            waiting = Background(lambda: listener.accept(SOON))
-            time.sleep(0.05)
-            assert waiting.is_alive()
-            listener.wake()
-            with pytest.raises(PeerError, match="no connection at"):
-                waiting.result()
-
-    def test_peers_are_named(self, address: Address) -> None:
-        near, far = pair_at(address, SOON)
-        assert str(near.peer).startswith("unix:" if address.path else "tcp:")
-        assert ("peer at unix:" if address.path else "tcp:") in far.peer
-        close_all(near, far)
-
-    def test_no_descriptor_is_left_over(self, address: Address) -> None:
-        before = len(os.listdir("/proc/self/fd"))
-        near, far = pair_at(address, SOON)
-        close_all(near, far)
-        assert len(os.listdir("/proc/self/fd")) == before
-
-
-def serve_one(listener: Listener) -> None:
-    """Answers the first peer that stays; one that only looked whether somebody listens is none."""
-    while True:
-        stream = listener.accept(SOON)
-        try:
-            stream.send([b"ok"])
-            with pytest.raises(PeerLost):
-                receive(stream, 1)
-        except PeerLost:
-            continue
-        finally:
-            stream.close()
-        return
-
-
 class TestConnect:
     def test_nobody_listens_at_a_path(self, tmp_path: Path) -> None:
         address = Address(path=str(tmp_path / "socket"))
@@ -842,38 +561,3 @@ class TestCost:
                 call()
             assert time.monotonic() - began >= 0.45
         close_all(sender, receiver)
-
-
-class TestAdvice:
-    """What nobody can listen at is said with what to do, whoever listens: guests, standbys, control sockets."""
-
-    @pytest.mark.parametrize(
-        ("path", "says"),
-        [
-            (
-                "file",
-                "Address already in use; a file that is no socket has this name, and is left as it is: use another",
-            ),
-            ("folder", "a directory has this name, and is left as it is: use another path"),
-            ("link", "a file that is no socket has this name"),
-            ("taken", "another program listens there: use another path, or end that program"),
-            ("missing/x", "missing is not there: use a path in a directory that is there"),
-            ("file/x", "file is no directory: use a path in a directory that is there"),
-            ("/proc/x", "no such|no socket can be made in /proc|No such file"),
-        ],
-    )
-    def test_unix(self, tmp_path: Path, path: str, says: str) -> None:
-        (tmp_path / "file").write_text("mine")
-        (tmp_path / "folder").mkdir()
-        (tmp_path / "link").symlink_to(tmp_path / "file")
-        with Listener(Address(path=str(tmp_path / "taken"))):
-            with pytest.raises(UsageError, match=says) as refused:
-                Listener(Address(path=str(tmp_path / path)))
-            assert refused.value.exit_code == 2
-        assert (tmp_path / "file").read_text() == "mine"
-
-    def test_tcp(self) -> None:
-        with Listener(Address(host="127.0.0.1", port=0)) as first:
-            says = "another program listens there: use another port, or 0 for one that is free"
-            with pytest.raises(UsageError, match=says):
-                Listener(first.address)

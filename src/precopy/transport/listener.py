@@ -1,0 +1,140 @@
+"""Listening for streams: at a TCP port, or at a Unix socket that only its user can connect to."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import stat
+import weakref
+from collections.abc import Callable
+
+from precopy.errors import PeerError, UsageError
+from precopy.transport.address import Address
+from precopy.transport.sockets import SocketStream
+
+_MODE = 0o600
+_BACKLOG = 128
+"""Connections that may wait to be accepted; further ones are told to try again."""
+
+
+class Listener:
+    """Listens at ``address``; a Unix socket's file is removed when it is closed.
+
+    Only this user may connect to a Unix socket: it has mode 0600 before it listens, under any umask. A stale socket
+    file, which no process listens at, is replaced. Raises `UsageError` where the address is in use or unusable.
+    """
+
+    def __init__(self, address: Address) -> None:
+        self._remove: Callable[[], object] = lambda: None
+        try:
+            if address.path is not None:
+                _remove_stale(address.path)
+                self._socket = _bound(address.path)
+                # Also where an interrupt keeps `close` from being called: at the latest when the interpreter ends.
+                self._remove = weakref.finalize(self, _remove_own, address.path, os.stat(address.path).st_ino)
+                self.address = address
+            else:
+                family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+                self._socket = socket.create_server((address.host, address.port), family=family, backlog=_BACKLOG)
+                self.address = Address(host=address.host, port=self._socket.getsockname()[1])
+        except (OSError, UnicodeError) as error:
+            said = getattr(error, "strerror", None) or str(error)
+            raise UsageError(f"cannot listen at {address}: {said}{listening_advice(address, error)}") from error
+
+    def __enter__(self) -> Listener:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def accept(self, timeout: float) -> SocketStream:
+        """The next connection, waited for without limit; ``timeout`` is the stream's. Raises `PeerError`."""
+        try:
+            sock, peer = self._socket.accept()
+        except OSError as error:
+            raise PeerError(f"no connection at {self.address}: {error.strerror or error}") from error
+        name = f"the peer at {self.address}" if self.address.path is not None else f"tcp:{peer[0]}:{peer[1]}"
+        return SocketStream(sock, name, timeout)
+
+    def wake(self) -> None:
+        """Makes `accept`, in another thread, raise `PeerError`."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._socket.close()
+        self._remove()
+
+
+_TCP_ADVICE = {
+    errno.EADDRINUSE: "; another program listens there: use another port, or 0 for one that is free",
+    errno.EADDRNOTAVAIL: "; this machine does not have that address: use one that it has, or 0.0.0.0 for all of them",
+    errno.EACCES: "; it takes a privilege: use a port from 1024 on, or 0 for one that is free",
+    errno.EPERM: "; it is forbidden here: use another port, or 0 for one that is free",
+}
+
+
+def listening_advice(address: Address, error: Exception) -> str:
+    """What to do where listening at ``address`` failed; empty where the system's message is enough."""
+    number, path = getattr(error, "errno", None), address.path
+    taken = number == errno.EADDRINUSE
+    if path is None:
+        if isinstance(error, socket.gaierror | UnicodeError):
+            return "; use an address of this machine, or a name that stands for one"
+        return _TCP_ADVICE.get(number or 0, "")
+    folder = os.path.dirname(path) or "."
+    if taken and os.path.lexists(path) and not stat.S_ISSOCK(os.lstat(path).st_mode):
+        kind = "a directory" if os.path.isdir(path) else "a file that is no socket"
+        return f"; {kind} has this name, and is left as it is: use another path"
+    if taken:
+        return "; another program listens there: use another path, or end that program"
+    if not os.path.isdir(folder):
+        what = "no directory" if os.path.lexists(folder) else "not there"
+        return f"; {folder} is {what}: use a path in a directory that is there"
+    return ""
+
+
+def _bound(path: str) -> socket.socket:
+    """A Unix socket that listens at ``path``, for this user alone.
+
+    The umask is the whole process's, so it stays as it is. Linux gives the file the socket's own mode, less the umask;
+    what a umask took from this user is put back. Nothing can connect before `listen`.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        os.fchmod(sock.fileno(), _MODE)
+        sock.bind(path)
+        if stat.S_IMODE(os.lstat(path).st_mode) != _MODE:
+            os.chmod(path, _MODE)
+        sock.listen(_BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _remove_own(path: str, inode: int) -> None:
+    """Removes a socket file, unless by now it is another's."""
+    with contextlib.suppress(OSError):
+        if os.stat(path).st_ino == inode:
+            os.unlink(path)
+
+
+def _remove_stale(path: str) -> None:
+    """Removes a socket file that no process listens at; leaves all else, so that bind says what is there.
+
+    The probe is a datagram socket: a stream socket in use refuses it for its type, and so its owner never notices.
+    """
+    with contextlib.suppress(OSError):
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            return  # connecting to a plain file is refused, too
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.connect(path)
+            except ConnectionRefusedError:
+                os.unlink(path)
