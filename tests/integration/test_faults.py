@@ -25,10 +25,11 @@ from precopy.errors import (
     PeerRefused,
     PrecopyError,
 )
+from precopy.formats import DEFAULT_FORMAT
 from precopy.machines.workload import Workload
 from precopy.memory import GuestMemory, RamLayout
 from precopy.memory.captures.machines import machine_layout
-from precopy.migration import Destination, MigrationOptions, Source
+from precopy.migration import Destination, Greeting, MigrationOptions, Source
 from precopy.transport import SocketStream
 from precopy.wire.events import BlockClaim
 from precopy.wire.native import (
@@ -311,7 +312,10 @@ class TestAfterwards:
 
     def test_cancelled_while_the_peer_takes_nothing(self, pair: Pair) -> None:
         with proxied_pair(Fault("source", "Pages", Harm.SILENCE), PATIENCE) as (near, far, proxy):
-            source, destination = Source(pair.source, near, ARRIVES), Destination(pair.destination, far)
+            source, destination = (
+                Source(pair.source, near, ARRIVES, open_format=DEFAULT_FORMAT),
+                Destination(pair.destination, far, Greeting(DEFAULT_FORMAT)),
+            )
             ending: list[Ending] = []
             threads = [
                 threading.Thread(target=lambda: ending.append(Ending.of(source.run))),
@@ -421,7 +425,7 @@ def waiting(timeout: float, layout: RamLayout | None = None) -> Iterator[tuple[A
         ours, theirs = socket.socketpair()
         ours.settimeout(IN_TIME)
         stream = SocketStream(theirs, "the source", timeout)
-        peer = Peer(Destination(pair.destination, stream).run, ours, stream)
+        peer = Peer(Destination(pair.destination, stream, Greeting(DEFAULT_FORMAT)).run, ours, stream)
         try:
             yield pair.destination, peer
         finally:
@@ -443,7 +447,7 @@ def source() -> Iterator[tuple[Any, Peer]]:
         ours, theirs = socket.socketpair()
         ours.settimeout(IN_TIME)
         stream = SocketStream(theirs, "the destination", PATIENCE)
-        peer = Peer(Source(pair.source, stream, ARRIVES).run, ours, stream)
+        peer = Peer(Source(pair.source, stream, ARRIVES, open_format=DEFAULT_FORMAT).run, ours, stream)
         try:
             yield pair.source, peer
         finally:

@@ -12,8 +12,9 @@ import msgspec
 import pytest
 
 from precopy.errors import PeerLost, PeerProtocolError
+from precopy.formats import DEFAULT_FORMAT
 from precopy.machines.workload import Workload
-from precopy.migration import Destination, MigrationOptions
+from precopy.migration import Destination, Greeting, MigrationOptions
 from precopy.transport import SocketStream
 from precopy.wire.native import Abort, Alive, Codec, DeviceState, Frame, Hello, Prepare, Ready, Role, RoundEnd, Welcome
 from support.live_guests import MIB, Ending, Pair, migrate, proxied_pair, runs_on
@@ -40,7 +41,7 @@ class ScriptedSource:
         self._thread.start()
 
     def _run(self) -> None:
-        self._ending.append(Ending.of(Destination(self.guest, self._stream).run))
+        self._ending.append(Ending.of(Destination(self.guest, self._stream, Greeting(DEFAULT_FORMAT)).run))
         self._ended.set()
         self._stream.close()
 

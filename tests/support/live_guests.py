@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 
 from precopy.abi.kvm import EXIT_IO
+from precopy.formats import DEFAULT_FORMAT
 from precopy.machines.emulated import EmulatedGuest
 from precopy.machines.kvm import KvmGuest
 from precopy.machines.workload import Workload, params, params_gpa
 from precopy.machines.workload.image import words_at
 from precopy.memory import GuestMemory, RamLayout
 from precopy.memory.captures.machines import machine_layout
-from precopy.migration import Destination, Event, Migrated, MigrationOptions, Received, Recorder, Source
+from precopy.migration import Destination, Event, Greeting, Migrated, MigrationOptions, Received, Recorder, Source
 from precopy.ports import DestinationVm, SourceVm
 from precopy.transport import Address, Listener, SocketStream, connect
 from precopy.units import PAGE_SIZE
@@ -243,12 +244,12 @@ def migrate(
     ended = threading.Event()
 
     def receive() -> None:
-        endings.append(Ending.of(Destination(destination, far).run))
+        endings.append(Ending.of(Destination(destination, far, Greeting(DEFAULT_FORMAT)).run))
         ended.set()
         far.close()
 
     threading.Thread(target=receive, name="destination", daemon=True).start()
-    sent = Ending.of(Source(source, near, options, emit=emit, recorder=recorder).run)
+    sent = Ending.of(Source(source, near, options, open_format=DEFAULT_FORMAT, emit=emit, recorder=recorder).run)
     threading.Thread(target=near.close, name="source's close", daemon=True).start()
     assert ended.wait(IN_TIME_S), "the destination does not end"
     return Endings(sent, endings[0])

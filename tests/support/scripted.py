@@ -21,6 +21,7 @@ from precopy.bitmap import Bitmap, Runs
 from precopy.dirty import DirtyMemory
 from precopy.dirty.log import LogCounters
 from precopy.errors import GuestError, PeerLost, PrecopyError, UsageError
+from precopy.formats import DEFAULT_FORMAT
 from precopy.memory import GuestMemory, RamLayout
 from precopy.memory.layout import RamBlock
 from precopy.migration import Destination, Greeting, Migrated, MigrationOptions, Received, Source
@@ -29,7 +30,7 @@ from precopy.ports import ByteStream, DestinationVm, SelfCheck, SourceVm, Thrott
 from precopy.ports.stream import Buffer, IoVec
 from precopy.ports.vm import MAX_THROTTLE
 from precopy.units import PAGE_SIZE
-from precopy.wire.format import DEFAULT_FORMAT, OpenFormat
+from precopy.wire.format import OpenFormat
 
 LAYOUT = RamLayout.of_blocks([("ram", 160 * PAGE_SIZE), ("flash", 37 * PAGE_SIZE), ("rom", 5 * PAGE_SIZE)])
 """Two blocks whose lengths are no multiple of 64 pages; small, so that a migration takes a few milliseconds."""
@@ -531,9 +532,7 @@ def migrate(
 
     def receive() -> None:
         try:
-            run.received = Destination(
-                destination_as(destination), far, clock=Clock(), greeting=Greeting(open_format)
-            ).run()
+            run.received = Destination(destination_as(destination), far, Greeting(open_format), clock=Clock()).run()
         except BaseException as error:
             run.destination_error = error
         finally:

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from precopy import Memory, Standby
 from precopy.bitmap import Bitmap, Runs
 from precopy.errors import OutcomeUnknown, PeerError, PrecopyError
+from precopy.formats import DEFAULT_FORMAT
 from precopy.memory import GuestMemory, RamLayout
 from precopy.migration import Greeting
 from precopy.replication.primary import Primary
@@ -217,7 +218,14 @@ def replicate(
     if tears:
         near.before_pages = lambda: None if program.quiet else program.step()
     with _standby(far) as standby:
-        primary = Primary(program, near, max_bandwidth=None, clock=ProgramClock(program, every), tick=lambda: None)
+        primary = Primary(
+            program,
+            near,
+            open_format=DEFAULT_FORMAT,
+            max_bandwidth=None,
+            clock=ProgramClock(program, every),
+            tick=lambda: None,
+        )
         run = Replicated(program, primary, standby, streams)
 
         def look() -> None:

@@ -1,6 +1,7 @@
 """Moving a running guest: both sides of a migration, its rounds, its switchover, and what is told of it."""
 
-from precopy.migration.destination import Arriving, Destination, Greeting, Received
+from precopy.migration.destination import Arriving, Destination, Received
+from precopy.migration.greeting import Greeting
 from precopy.migration.options import MigrationOptions
 from precopy.migration.recorder import Recorder
 from precopy.migration.results import (

@@ -21,17 +21,16 @@ from precopy.errors import (
     GuestError,
     PeerError,
     PeerProtocolError,
-    PeerRefused,
     PrecopyError,
     VerificationFailed,
 )
-from precopy.migration.channel import Channel, printable
+from precopy.migration.channel import Channel
+from precopy.migration.greeting import Greeting
 from precopy.migration.page_sink import PageSink, Straight
 from precopy.migration.session import check_hello, reason_of
 from precopy.migration.verification import Comparison
 from precopy.ports import ByteStream, Clock, DestinationVm, DeviceStates, SelfChecking, SystemClock, lacks
 from precopy.wire.events import (
-    Abort,
     Alive,
     Commit,
     Compare,
@@ -40,12 +39,10 @@ from precopy.wire.events import (
     PageBatch,
     Pages,
     Prepare,
-    Role,
     RoundEnd,
     Running,
     Welcome,
 )
-from precopy.wire.format import DEFAULT_FORMAT, OpenFormat
 
 _TIME_OUTS = 3
 """The stream's time-outs that a source may take to bring something new, besides the time of its sync."""
@@ -91,46 +88,20 @@ class Arriving:
     received_bytes: int
 
 
-class Greeting:
-    """Reads a source's first frame from parts of any size; ``hello`` is None until it is complete."""
-
-    def __init__(self, open_format: OpenFormat = DEFAULT_FORMAT) -> None:
-        self.format = open_format(Role.DESTINATION)
-        self.hello: Hello | None = None
-
-    @property
-    def wanted(self) -> int:
-        """Bytes to hand to `receive` at most."""
-        return self.format.wanted
-
-    def receive(self, data: bytes) -> Hello | None:
-        """Raises `PeerProtocolError` and `PeerRefused` where it is no source, or one that does not want to any more."""
-        match self.format.receive(data):
-            case Hello() as hello:
-                self.hello = hello
-            case Abort(reason):
-                raise PeerRefused(printable(reason))
-        return self.hello
-
-    def refuse(self, stream: ByteStream, reason: str) -> None:
-        """Tells the other end why it is turned away, if that is possible."""
-        Channel(stream, self.format).give_up(reason)
-
-
 class Destination:
-    """Receives a guest into ``vm``, which is paused and whose memory is all zero. ``greeting``: of a source that has
-    been listened to already."""
+    """Receives a guest into ``vm``, which is paused and whose memory is all zero. ``greeting`` is that of its source,
+    which may have been listened to already."""
 
     def __init__(
         self,
         vm: DestinationVm,
         stream: ByteStream,
+        greeting: Greeting,
         *,
         emit: Callable[[Arriving], None] = lambda _: None,
         clock: Clock | None = None,
-        greeting: Greeting | None = None,
     ) -> None:
-        self._greeting = greeting or Greeting()
+        self._greeting = greeting
         self.vm, self.memory = vm, vm.memory
         self.session: str | None = None
         self._emit = emit

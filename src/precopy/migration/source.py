@@ -61,7 +61,7 @@ from precopy.wire.events import (
     Role,
     RoundEnd,
 )
-from precopy.wire.format import DEFAULT_FORMAT, OpenFormat
+from precopy.wire.format import OpenFormat
 
 _PROGRESS_S = 0.1
 """Seconds between two progress events at least."""
@@ -76,8 +76,8 @@ _WAS_CANCELLED = "the migration was cancelled; the guest runs on at the source"
 
 
 class Source:
-    """Migrates ``vm`` over ``stream``. ``emit`` is told of each round, of each verdict and, ten times a second, of
-    progress; ``recorder`` writes down what a replay needs."""
+    """Migrates ``vm`` over ``stream``, in the format that ``open_format`` opens. ``emit`` is told of each round, of each
+    verdict and, ten times a second, of progress; ``recorder`` writes down what a replay needs."""
 
     def __init__(
         self,
@@ -85,10 +85,10 @@ class Source:
         stream: ByteStream,
         options: MigrationOptions | None = None,
         *,
+        open_format: OpenFormat,
         emit: Callable[[Event], None] = lambda _: None,
         recorder: Recorder | None = None,
         clock: Clock | None = None,
-        open_format: OpenFormat = DEFAULT_FORMAT,
     ) -> None:
         self.vm, self.stream, self._recorder = vm, stream, recorder
         self.options = options or MigrationOptions()

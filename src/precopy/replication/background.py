@@ -18,6 +18,7 @@ from precopy.replication.options import ReplicationOptions
 from precopy.replication.primary import FEW_PAGES, TrackedMemory
 from precopy.replication.progress import Phase
 from precopy.transport import SocketStream
+from precopy.wire.format import OpenFormat
 
 LOG = logging.getLogger("precopy")
 _PROGRESS_S = 0.1
@@ -35,8 +36,10 @@ _LEAST_GAP_S = 1e-3
 class Background(Engine):
     """Replicates from `start` on, until it is cut over, closed, or failed."""
 
-    def __init__(self, memory: TrackedMemory, stream: SocketStream, options: ReplicationOptions) -> None:
-        super().__init__(memory, stream, options)
+    def __init__(
+        self, memory: TrackedMemory, stream: SocketStream, options: ReplicationOptions, open_format: OpenFormat
+    ) -> None:
+        super().__init__(memory, stream, options, open_format)
         # Seconds between points that are made without being asked for, or None.
         self._interval = None if options.interval == math.inf else options.interval
         self._next_point = self.clock.now()

@@ -19,6 +19,7 @@ from precopy.replication.options import ReplicationOptions
 from precopy.replication.primary import Primary, TrackedMemory
 from precopy.replication.progress import Phase, ReplicationProgress
 from precopy.transport import SocketStream
+from precopy.wire.format import OpenFormat
 
 _OVER = (Phase.CUT_OVER, Phase.CLOSED, Phase.FAILED)
 
@@ -27,7 +28,9 @@ class Engine:
     """Replicates ``memory`` over ``stream``. Making one agrees with the standby and begins to track. Raises
     `PeerError`, `Unsupported`."""
 
-    def __init__(self, memory: TrackedMemory, stream: SocketStream, options: ReplicationOptions) -> None:
+    def __init__(
+        self, memory: TrackedMemory, stream: SocketStream, options: ReplicationOptions, open_format: OpenFormat
+    ) -> None:
         self.clock = SystemClock()
         self.phase = Phase.ROUNDS
         self.error: BaseException | None = None
@@ -43,7 +46,12 @@ class Engine:
         # Without a cycle, so that the memory goes with the last reference: SharedMemory cannot be closed before.
         tick = weakref.WeakMethod(self._tick)
         self.primary = Primary(
-            memory, stream, max_bandwidth=options.max_bandwidth, clock=self.clock, tick=lambda: _call(tick)
+            memory,
+            stream,
+            open_format=open_format,
+            max_bandwidth=options.max_bandwidth,
+            clock=self.clock,
+            tick=lambda: _call(tick),
         )
         try:
             self.primary.greet()

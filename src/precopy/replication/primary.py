@@ -28,7 +28,7 @@ from precopy.ports import ByteStream, Clock
 from precopy.replication.checkpoints import Points
 from precopy.replication.hello import hello_of
 from precopy.wire.events import Alive, Commit, Role, RoundEnd
-from precopy.wire.format import DEFAULT_FORMAT
+from precopy.wire.format import OpenFormat
 
 FEW_PAGES = 2048
 """Convergence: rounds stop below this many pages (8 MiB, some milliseconds of sending)."""
@@ -70,20 +70,22 @@ class TrackedMemory(Protocol):
 
 
 class Primary:
-    """Replicates ``memory`` over ``stream``; ``tick`` is called between batches and may raise to stop."""
+    """Replicates ``memory`` over ``stream``, in the format that ``open_format`` opens; ``tick`` is called
+    between batches and may raise to stop."""
 
     def __init__(
         self,
         memory: TrackedMemory,
         stream: ByteStream,
         *,
+        open_format: OpenFormat,
         max_bandwidth: int | None,
         clock: Clock,
         tick: Callable[[], None],
     ) -> None:
         contents = memory.contents()
         self.session = new_session()
-        self.channel = Channel(stream, DEFAULT_FORMAT(Role.SOURCE), clock)
+        self.channel = Channel(stream, open_format(Role.SOURCE), clock)
         self._handover = Handover(self.channel, self.session, _FIND_OUT)
         self._memory = memory  # lives as long as this
         self._page_size = contents.layout.page_size

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import NoReturn, Self, SupportsIndex
 
 from precopy.errors import UsageError
+from precopy.formats import DEFAULT_FORMAT
 from precopy.machines.process.memory import Memory
 from precopy.replication.background import Background
 from precopy.replication.options import ReplicationOptions, patience_of
@@ -60,7 +61,7 @@ def replicate(
         )
     stream = connect(parse_address(address), options.timeout)
     try:
-        background = Background(memory, stream, options)
+        background = Background(memory, stream, options, DEFAULT_FORMAT)
     except BaseException:
         stream.close()
         raise

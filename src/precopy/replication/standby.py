@@ -18,9 +18,10 @@ from types import TracebackType
 from typing import Literal, NoReturn, Self, SupportsIndex
 
 from precopy.errors import Cancelled, PeerError, PeerLost, PeerProtocolError, PrecopyError, UsageError
+from precopy.formats import DEFAULT_FORMAT
 from precopy.machines.process.memory import Memory
 from precopy.migration.channel import Channel
-from precopy.migration.destination import Greeting
+from precopy.migration.greeting import Greeting
 from precopy.migration.session import reason_of
 from precopy.replication.arrivals import Arrivals
 from precopy.replication.hello import memory_for
@@ -206,7 +207,7 @@ class Standby:
         stream: SocketStream | None = None
         try:
             with self._listener:
-                primary = receive_greeting(self._listener, self._timeout, Greeting, self._turn_away)
+                primary = receive_greeting(self._listener, self._timeout, self._greeting, self._turn_away)
             stream, hello = primary.stream, primary.opening.hello
             assert hello is not None  # it has greeted
             with self._changed:
@@ -220,6 +221,10 @@ class Standby:
             self._changed.notify_all()
         if stream is not None:
             stream.close()
+
+    @staticmethod
+    def _greeting() -> Greeting:
+        return Greeting(DEFAULT_FORMAT)
 
     def _fail(self, error: BaseException) -> None:
         with self._changed:

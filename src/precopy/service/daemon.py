@@ -24,6 +24,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from precopy.errors import OutcomeUnknown, PeerError, PrecopyError, UsageError
+from precopy.formats import DEFAULT_FORMAT
 from precopy.memory.system_memory import peak_resident
 from precopy.migration import (
     Arriving,
@@ -152,7 +153,7 @@ class GuestProcess:
         if self._done.is_set():
             return None
         try:
-            source = receive_greeting(listener, timeout, Greeting, turn_away)
+            source = receive_greeting(listener, timeout, lambda: Greeting(DEFAULT_FORMAT), turn_away)
         except PeerError:
             if self._done.is_set():
                 return None
@@ -170,9 +171,7 @@ class GuestProcess:
         with self._lock:
             if self._done.is_set():
                 return None
-            self._destination = Destination(
-                self.guest, source.stream, emit=self._note_arriving, greeting=source.opening
-            )
+            self._destination = Destination(self.guest, source.stream, source.opening, emit=self._note_arriving)
         try:
             received = self._destination.run()
         except PrecopyError as error:
@@ -351,7 +350,14 @@ class GuestProcess:
                     recorder = stack.enter_context(RecordingWriter(request.record, lambda why: tell(Note(why))))
                 stream = connect(address, request.timeout)
                 stack.callback(_close_later, stream)
-                source = Source(self.guest, stream, request.options, emit=tell, recorder=recorder)
+                source = Source(
+                    self.guest,
+                    stream,
+                    request.options,
+                    open_format=DEFAULT_FORMAT,
+                    emit=tell,
+                    recorder=recorder,
+                )
                 self._source, self.session = source, source.session
                 if self._cancelled:
                     source.cancel()

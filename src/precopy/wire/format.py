@@ -1,7 +1,6 @@
-"""What every format of the stream can do, and which one is spoken where nothing else is asked for.
+"""What every format of the stream can do.
 
-The engine (`migration`, `replication`) knows events and this module, and no format by its name: `DEFAULT_FORMAT` is
-the one place that chooses. `Source` and `Greeting` (from which `Destination` takes it) can be given another one.
+The engine (`migration`, `replication`) knows events and this module, and no format by its name: it is given one.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ from typing import Protocol
 
 from precopy.bitmap import Runs
 from precopy.wire.events import PageBatch, Role, WireEvent
-from precopy.wire.native import Codec
 
 
 class Format(Protocol):
@@ -46,6 +44,3 @@ class Format(Protocol):
 
 OpenFormat = Callable[[Role], Format]
 """Opens one end of a stream."""
-
-DEFAULT_FORMAT: OpenFormat = Codec
-"""precopy's own: see docs/protocol.md."""

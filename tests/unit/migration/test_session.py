@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from precopy.errors import Cancelled, HelloMismatch, LocalProtocolError, OutcomeUnknown, PeerLost
+from precopy.formats import DEFAULT_FORMAT
 from precopy.migration.channel import Channel
 from precopy.migration.session import GuestIs, Handover, check_session, new_session, reason_of
 from precopy.wire.events import Hello, Role
-from precopy.wire.format import DEFAULT_FORMAT
 from support.scripted import ScriptedStream
 
 

@@ -11,10 +11,10 @@ import pytest
 
 from precopy.bitmap import NO_RUNS, Runs
 from precopy.errors import LocalProtocolError, PeerProtocolError
-from precopy.migration import Source
+from precopy.formats import DEFAULT_FORMAT
 from precopy.wire import events
 from precopy.wire.events import Abort, Compare, PageBatch, Pages, Role, WireEvent
-from precopy.wire.format import DEFAULT_FORMAT, Format
+from precopy.wire.format import Format
 from precopy.wire.native import Codec, State
 from support.scripted import OPTIONS, migrate
 
@@ -120,6 +120,5 @@ def test_the_format_makes_the_batches_that_it_sends() -> None:
         codec.send(Pages(_Unsummed(0, Runs.of((0, 1)), NO_RUNS)))
 
 
-def test_precopys_own_format_is_the_default() -> None:
+def test_precopys_own_format_is_the_one_that_is_chosen() -> None:
     assert isinstance(DEFAULT_FORMAT(Role.SOURCE), Codec)
-    assert Source.__init__.__kwdefaults__["open_format"] is DEFAULT_FORMAT
