@@ -25,6 +25,7 @@ from precopy.memory.layout import RamBlock
 from precopy.migration import GuestIs, MigrationOptions, Source
 from precopy.migration.page_source import PageSource
 from precopy.migration.results import Event, Verdict
+from precopy.migration.switchover import Switchover
 from precopy.planning.model.round import Round
 from precopy.wire.events import PageBatch
 from precopy.wire.native import Abort, Commit, Frame, Running
@@ -248,16 +249,16 @@ def test_planted_torn_batches_that_are_forgotten_are_refused_by_the_destination(
 
 
 def test_planted_a_source_that_runs_on_without_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    commit = Source._commit
+    commit = Switchover._commit
 
-    def forget(engine: Source) -> None:
+    def forget(switchover: Switchover) -> None:
         try:
-            commit(engine)
+            commit(switchover)
         except PeerLost:
-            engine._handover.guest_is = GuestIs.HERE
+            switchover._handover.guest_is = GuestIs.HERE
             raise
 
-    monkeypatch.setattr(Source, "_commit", forget)
+    monkeypatch.setattr(Switchover, "_commit", forget)
     _, answers = frames()
     with pytest.raises(AssertionError, match="began to run while destination did"):
         lawful(migrate(destination_fault=Fault(Harm.CUT, answers - 1)))
