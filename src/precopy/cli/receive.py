@@ -92,8 +92,8 @@ def receive(
             _tell(received)
         outcome = process.wait()
         if as_json:
-            body = {**process.epilogue(outcome), "address": where, "turned_away": process.turned_away}
-            show_document("receive", {**body, "received": process.received})
+            body = {**process.epilogue(outcome), "address": where, "turned_away": process.status().turned_away}
+            show_document("receive", {**body, "received": received})
 
 
 def _receive(process: GuestProcess, listener: Listener, timeout: float) -> Received | None:

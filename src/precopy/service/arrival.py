@@ -1,0 +1,73 @@
+"""A guest that comes to this process: who is let in as its source, and how far it is."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable
+
+from precopy.errors import PeerError
+from precopy.formats import DEFAULT_FORMAT
+from precopy.migration import Arriving, Destination, Greeting, Received
+from precopy.ports import DestinationVm
+from precopy.transport import NAMED_STRANGERS, Greeted, Listener, SocketStream, receive_greeting
+
+_RECORD_S = 2.0
+"""Seconds that requests wait for the record of a guest that has just arrived and runs, counted from the first of them.
+The source is told in that time, which takes as long as the time-out where it does not read."""
+
+
+class Arrival:
+    """One guest is taken in; where that fails, another may be. ``received`` is the record of it."""
+
+    def __init__(self) -> None:
+        self.turned_away = 0
+        """Who came and was no source."""
+        self.received: Received | None = None
+        self.progress: Arriving | None = None
+        self._destination: Destination | None = None
+        self.recorded = threading.Event()
+        """``received`` is set, and so is all that the process says of itself."""
+        self._record_due = math.inf
+
+    def source_at(self, listener: Listener, timeout: float, tell: Callable[[str], None]) -> Greeted[Greeting]:
+        """The first source that greets. All others are turned away, of which ``tell`` is told. Raises `PeerError` where
+        ``listener`` is woken."""
+
+        def turn_away(stream: SocketStream, greeting: Greeting, why: PeerError) -> None:
+            self.turned_away += 1
+            greeting.refuse(stream, str(why))
+            if self.turned_away <= NAMED_STRANGERS:
+                tell(f"turned away {stream.peer}: {why}")
+            if self.turned_away == NAMED_STRANGERS:
+                tell("further ones are counted, and not named; see `precopy status`")
+
+        return receive_greeting(listener, timeout, lambda: Greeting(DEFAULT_FORMAT), turn_away)
+
+    def begin(self, guest: DestinationVm, source: Greeted[Greeting]) -> Destination:
+        """What takes it in, into ``guest``."""
+        self.progress = None
+        self._destination = Destination(guest, source.stream, source.opening, emit=self._note)
+        return self._destination
+
+    def wait_for_record(self) -> None:
+        """For whoever may know already that the guest runs here."""
+        self._record_due = min(self._record_due, time.monotonic() + _RECORD_S)
+        self.recorded.wait(max(self._record_due - time.monotonic(), 0.0))
+
+    def forget(self) -> None:
+        """Of a guest of which only a part has come nothing is left."""
+        self._destination = self.progress = None
+
+    def forbid(self) -> bool:
+        """Called from another thread: see `Destination.forbid`."""
+        return self._destination is None or self._destination.forbid()
+
+    def abandon(self) -> None:
+        """Called from another thread: stops receiving at once."""
+        if self._destination is not None:
+            self._destination.abandon()
+
+    def _note(self, progress: Arriving) -> None:
+        self.progress = progress
