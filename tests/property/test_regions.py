@@ -237,17 +237,6 @@ class Regions(RuleBasedStateMachine):
         self.turn += 1
         self.models[into].children[index] = Child(at, priority, self.turn)
 
-    @rule(where=picks, number=picks)
-    def remove(self, where: int, number: int) -> None:
-        index = self.pick(number)
-        parent = self.parent(index)
-        if parent is None:
-            with pytest.raises(LayoutError):
-                self.regions[self.pick(where)].remove_subregion(self.regions[index])
-            return
-        self.regions[parent].remove_subregion(self.regions[index])
-        del self.models[parent].children[index]
-
     @rule(number=picks, at=units)
     def move(self, number: int, at: int) -> None:
         index = self.pick(number)

@@ -17,13 +17,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from precopy.bitmap import Bitmap, Runs
+from precopy.bitmap import Runs
 from precopy.dirty import DirtyMemory
-from precopy.dirty.log import LogCounters
 from precopy.errors import GuestError, PeerLost, PrecopyError, UsageError
 from precopy.formats import DEFAULT_FORMAT
 from precopy.memory import GuestMemory, RamLayout
-from precopy.memory.layout import RamBlock
 from precopy.migration import Destination, Greeting, Migrated, MigrationOptions, Received, Source
 from precopy.migration.results import Event
 from precopy.ports import ByteStream, DestinationVm, SelfCheck, SourceVm, Throttled, TrackerChoice
@@ -31,6 +29,7 @@ from precopy.ports.stream import Buffer, IoVec
 from precopy.ports.vm import MAX_THROTTLE
 from precopy.units import PAGE_SIZE
 from precopy.wire.format import OpenFormat
+from support.scripted_log import ScriptedLog
 
 LAYOUT = RamLayout.of_blocks([("ram", 160 * PAGE_SIZE), ("flash", 37 * PAGE_SIZE), ("rom", 5 * PAGE_SIZE)])
 """Two blocks whose lengths are no multiple of 64 pages; small, so that a migration takes a few milliseconds."""
@@ -53,42 +52,6 @@ class Clock:
         self.time += seconds
         if self.guest is not None:
             self.guest.live(seconds)
-
-
-class ScriptedLog:
-    """A dirty log as KVM's with manual protection: `harvest` reads, `clear` drops what was harvested."""
-
-    name = "scripted"
-
-    def __init__(self, pages: int) -> None:
-        self.dirty, self._harvested = Bitmap(pages), Bitmap(pages)
-        self.started = False
-        self._gets = self._clears = 0
-
-    @property
-    def counters(self) -> LogCounters:
-        return LogCounters(self._gets, self._gets * 1e-6, self._clears, self._clears * 1e-6)
-
-    def start(self) -> None:
-        self.dirty.clear_all()
-        self._harvested.clear_all()
-        self.started = True
-
-    def stop(self) -> None:
-        self.started = False
-
-    def harvest(self, dirty: Bitmap, block: RamBlock | None = None) -> None:
-        first, pages = (0, self.dirty.size) if block is None else (block.first_page, block.pages)
-        found = self.dirty.view(first, pages)
-        self._harvested.view(first, pages).words[:] = found.words
-        dirty.view(first, pages).add(found)
-        self._gets += 1
-
-    def clear(self, start: int, count: int) -> None:
-        start, end = min(start, self.dirty.size), min(start + count, self.dirty.size)
-        for first, length in self._harvested.take(start, end - start):
-            self.dirty.clear_range(first, length)
-        self._clears += 1
 
 
 class World:
@@ -155,7 +118,7 @@ class ScriptedGuest:
         for block in LAYOUT.blocks:
             if block.first_page <= page < block.first_page + block.pages:
                 self.memory.pages(block)[page - block.first_page, 1 + self.steps % 511] = self.steps
-        self.log.dirty.set_runs(Runs.of((page, 1)))
+        self.log.wrote(Runs.of((page, 1)))
 
     def live(self, seconds: float) -> None:
         """Runs for so long, less what its throttle takes, unless it is paused."""

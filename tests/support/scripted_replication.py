@@ -27,7 +27,8 @@ from precopy.migration import Greeting
 from precopy.replication.primary import Primary
 from precopy.transport import Greeted
 from precopy.units import PAGE_SIZE
-from support.scripted import Fault, ScriptedLog, ScriptedStream
+from support.scripted import Fault, ScriptedStream
+from support.scripted_log import ScriptedLog
 
 PAGES = 150
 """No multiple of 64; small, so that a replication takes a few milliseconds."""
@@ -75,7 +76,7 @@ class ScriptedProgram:
             self.pages[page] = 0
         else:
             self.pages[page, self.steps % _WORDS] = self.steps
-        self._log.dirty.set_runs(Runs.of((page, 1)))
+        self._log.wrote(Runs.of((page, 1)))
 
 
 class ProgramClock:

@@ -1,4 +1,4 @@
-"""Listening to whoever connects, until it has said that it is a source."""
+"""Listening to a connection until its other end has said that it is a source."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an observer is told of a migration while it goes on, and what there is to say of it so far."""
+"""What an observer is told of a migration while it goes on, and what it has done so far."""
 
 from __future__ import annotations
 

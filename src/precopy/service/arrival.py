@@ -52,7 +52,7 @@ class Arrival:
         return self._destination
 
     def wait_for_record(self) -> None:
-        """For whoever may know already that the guest runs here."""
+        """For a client that may know already that the guest runs here."""
         self._record_due = min(self._record_due, time.monotonic() + _RECORD_S)
         self.recorded.wait(max(self._record_due - time.monotonic(), 0.0))
 

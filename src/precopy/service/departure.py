@@ -47,7 +47,7 @@ class Departure:
         return GuestIs.HERE if self._source is None else self._source.guest_is
 
     def run(self, emit: Emit) -> Migrated:
-        """Raises as `Source.run`, and `PeerLost` where nobody listens at the address."""
+        """Raises as `Source.run`, and `PeerLost` where no process listens at the address."""
 
         def tell(event: Event) -> None:
             if isinstance(event, Progress):

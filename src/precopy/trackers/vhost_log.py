@@ -12,10 +12,13 @@ Source: linux/vhost.h (VHOST_SET_LOG_BASE, VHOST_LOG_PAGE); the vhost-user proto
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
+
+import numpy as np
 
 from precopy.abi.atomic import clear_words, exchange_words, set_bits
 from precopy.bitmap import BITS_PER_WORD, Bitmap
@@ -24,6 +27,8 @@ from precopy.dirty.log import LogCounters
 from precopy.errors import LayoutError
 from precopy.memory import RamBlock, RamLayout
 from precopy.trackers.shared_log import VHOST_LOG_PAGE, SharedLog, guest_pages
+
+LOG = logging.getLogger("precopy")
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,7 @@ class VhostLog:
 
     @property
     def stray_pages(self) -> int:
-        """How often a harvest found a page that no section maps.
+        """How often a harvest found a page that no section maps, of which the logger ``precopy`` is told once.
 
         It has no RAM, so there is nothing to send. But the device believes that it has: where this is not 0, it knows
         another memory map than ``layout``, and what it writes may be missing at the destination.
@@ -143,8 +148,19 @@ class VhostLog:
         for start, count in self._gaps:
             stray = self._taken.count(start, count)
             if stray:
+                if not self._stray:
+                    found = self._taken.indexes()
+                    self._warn(int(found[np.searchsorted(found, start)]))
                 self._stray += stray
                 self._taken.clear_range(start, count)
+
+    def _warn(self, page: int) -> None:
+        LOG.warning(
+            "%s logged guest-physical page %d, where the guest has no RAM: it knows another memory map, and what it "
+            "writes may be missing at the destination; compare the sections that it was given with the guest's",
+            ", ".join(self.devices) or "a device",
+            page,
+        )
 
     def _take(self, parts: list[_Part]) -> None:
         """Takes only the pages of ``parts``. Bits of others in their first and last words are put back: they count as

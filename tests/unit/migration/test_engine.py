@@ -30,7 +30,8 @@ from precopy.planning.model.round import Round
 from precopy.wire.events import PageBatch
 from precopy.wire.native import Abort, Commit, Frame, Running
 from support.frames import SAMPLES, encoded
-from support.scripted import OPTIONS, Fault, Harm, Run, ScriptedGuest, ScriptedLog, migrate
+from support.scripted import OPTIONS, Fault, Harm, Run, ScriptedGuest, migrate
+from support.scripted_log import ScriptedLog
 
 VERIFIED = replace(OPTIONS, verify=True)
 HARMS = [harm for harm in Harm if harm is not Harm.INSERT]

@@ -19,7 +19,8 @@ from precopy.replication.staging import Staging
 from precopy.wire.events import PageBatch
 from precopy.wire.native import Abort, Commit, Frame, PointAck, Running
 from support.frames import SAMPLES, encoded
-from support.scripted import Fault, Harm, ScriptedLog
+from support.scripted import Fault, Harm
+from support.scripted_log import ScriptedLog
 from support.scripted_replication import Replicated, content, replicate
 
 HARMS = [harm for harm in Harm if harm is not Harm.INSERT]

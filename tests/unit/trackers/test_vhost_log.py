@@ -162,6 +162,17 @@ class TestStrays:
         assert bench.harvest() == [0, 9, 10, 14]
         assert bench.log.stray_pages == 6
 
+    def test_the_first_is_told_and_no_other(self, bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+        bench.wrote(70)
+        bench.harvest()
+        assert caplog.messages == []
+        for page in (81, 80, 127):
+            bench.wrote(page)
+            bench.harvest()
+        (said,) = caplog.messages
+        assert "logged guest-physical page 81, where the guest has no RAM" in said
+        assert "may be missing at the destination" in said
+
     def test_they_count_again_when_they_are_logged_again(self, bench: Bench) -> None:
         for strays in (1, 1, 2, 3):
             if strays > bench.log.stray_pages:

@@ -266,14 +266,6 @@ class MemoryRegion:
         region._container = self
         self._insert(region, at, priority)
 
-    def remove_subregion(self, region: MemoryRegion) -> None:
-        """Takes ``region`` out again. Raises `LayoutError` where it does not stand in this one."""
-        if region._container is not self:
-            raise LayoutError(f"the memory region {region.name!r} is not in {self.name!r}")
-        self._subregions.remove(region)
-        region._container, region._address, region._priority = None, 0, 0
-        self._changed()
-
     def descend(self) -> Iterator[MemoryRegion]:
         """This region and, once each, all that can be reached from it: what stands in it, and targets of aliases."""
         return _reach(self, lambda region: region.subregions if region.target is None else (region.target,))

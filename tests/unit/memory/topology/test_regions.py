@@ -116,15 +116,6 @@ class TestOverlap:
         root.enabled = False
         assert drawn(root) == []
 
-    def test_a_removed_region_is_gone_and_can_come_back_elsewhere(self, root: MemoryRegion) -> None:
-        device = MemoryRegion.io("device", 0x10)
-        root.add_subregion(device, 0x30, priority=7)
-        root.remove_subregion(device)
-        assert drawn(root) == []
-        assert (device.parent, device.address, device.priority) == (None, 0, 0)
-        root.add_subregion(device, 0x50)
-        assert drawn(root) == [(0x50, 0x60, "device", 0)]
-
 
 class TestAliases:
     def test_an_alias_shows_a_part_at_another_place(self, root: MemoryRegion) -> None:
@@ -285,16 +276,6 @@ class TestWhatCannotBeMeant:
             with pytest.raises(LayoutError, match="'device' is in 'root' already"):
                 container.add_subregion(device, 0x20)
         assert drawn(root) == [(0, 0x10, "device", 0)]
-
-    def test_a_region_that_is_not_there_cannot_be_removed(self, root: MemoryRegion) -> None:
-        inner, device = MemoryRegion.container("inner", 0x100), MemoryRegion.io("device", 0x10)
-        root.add_subregion(inner, 0)
-        inner.add_subregion(device, 0)
-        with pytest.raises(LayoutError, match="'device' is not in 'root'"):
-            root.remove_subregion(device)
-        inner.remove_subregion(device)
-        with pytest.raises(LayoutError, match="'device' is not in 'inner'"):
-            inner.remove_subregion(device)
 
     def test_no_region_stands_in_itself(self, root: MemoryRegion) -> None:
         inner = MemoryRegion.container("inner", 0x100)

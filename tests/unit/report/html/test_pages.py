@@ -19,7 +19,7 @@ import precopy.cli
 from precopy.errors import UsageError
 from precopy.report.html import LARGEST, Page, render
 from precopy.report.html.charts.bars import MOST_ROWS
-from precopy.report.html.charts.scale import BYTES, COUNT, RATE, SECONDS, around, counts, fitting, linear
+from precopy.report.html.charts.scale import BYTES, RATE, SECONDS, around, counts, fitting, linear
 from precopy.report.html.charts.scatter import staircase
 from precopy.report.kinds import KINDS
 from support import reports
@@ -407,7 +407,7 @@ def test_whatever_a_file_holds_it_is_a_page_or_one_sentence(kind: str, data: st.
 
 @given(
     values=st.lists(st.floats(1e-9, 1e15), min_size=1, max_size=8),
-    quantity=st.sampled_from([SECONDS, BYTES, RATE, COUNT]),
+    quantity=st.sampled_from([SECONDS, BYTES, RATE]),
 )
 def test_axes_keep_the_order_of_values_and_have_their_ticks_on_them(values: list[float], quantity: Any) -> None:
     axes = [fitting("a", values, quantity), around("a", values, quantity), counts("a", max(values))]

@@ -30,7 +30,6 @@ def count_text(value: float) -> str:
 SECONDS = Quantity(((1e-6, "us"), (1e-3, "ms"), (1.0, "s")), format_duration)
 BYTES = Quantity(((1.0, "B"), (2.0**10, "KiB"), (2.0**20, "MiB"), (2.0**30, "GiB"), (2.0**40, "TiB")), format_size, 2)
 RATE = Quantity(((1.0, "B/s"), (1e3, "kB/s"), (1e6, "MB/s"), (1e9, "GB/s")), format_rate)
-COUNT = Quantity(((1.0, ""),), count_text)
 
 
 @dataclass(frozen=True)
