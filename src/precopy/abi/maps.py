@@ -36,6 +36,41 @@ class Vma:
     offset: int
 
 
+@dataclass(frozen=True, slots=True)
+class MapsEntry:
+    """A line of /proc/PID/maps, or a mapping's first one in smaps: addresses ``[start, end)``, ``permissions``
+    (``rwxp``, or ``s`` at the end), ``device`` as the kernel writes it (``00:01``), ``name`` empty where it has none."""
+
+    start: int
+    end: int
+    permissions: str
+    offset: int
+    device: str
+    inode: int
+    name: str
+
+    @classmethod
+    def of(cls, line: bytes) -> MapsEntry:
+        where, permissions, offset, device, inode, *name = line.split(maxsplit=5)
+        start, _, end = where.partition(b"-")
+        said = name[0].rstrip(b"\n").decode(errors="replace") if name else ""
+        return cls(
+            int(start, 16), int(end, 16), permissions.decode(), int(offset, 16), device.decode(), int(inode), said
+        )
+
+    @property
+    def readable(self) -> bool:
+        return self.permissions[0] == "r"
+
+    @property
+    def writable(self) -> bool:
+        return self.permissions[1] == "w"
+
+    @property
+    def shared(self) -> bool:
+        return self.permissions[3] == "s"
+
+
 class Query(ctypes.Structure):
     """``struct procmap_query``."""
 
@@ -102,18 +137,10 @@ def _all_from(address: int) -> Iterator[Vma]:
 
 
 def _parsed(address: int) -> Iterator[Vma]:
-    with open(MAPS, encoding="utf-8", errors="replace") as maps:
+    with open(MAPS, "rb") as maps:
         for line in maps:
-            where, allowed, offset, device, inode, *_ = line.split(maxsplit=5)
-            start, end = (int(digits, 16) for digits in where.split("-"))
-            if end > address:
-                major, minor = (int(digits, 16) for digits in device.split(":"))
-                yield Vma(
-                    start,
-                    end,
-                    "r" in allowed,
-                    "s" in allowed,
-                    os.makedev(major, minor),
-                    int(inode),
-                    int(offset, 16),
-                )
+            entry = MapsEntry.of(line)
+            if entry.end > address:
+                major, minor = (int(digits, 16) for digits in entry.device.split(":"))
+                device = os.makedev(major, minor)
+                yield Vma(entry.start, entry.end, entry.readable, entry.shared, device, entry.inode, entry.offset)

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from precopy.abi.filesystem import TMPFS, file_system
+from precopy.abi.maps import MAPS, MapsEntry
 
 _SHM = "/dev/shm"
 
@@ -54,25 +55,24 @@ class Mapped:
 def mappings(start: int, end: int, *, swapped: bool) -> list[Mapped]:
     """What is mapped in ``[start, end)``, in ascending order; ``swapped`` asks for that, too, for which the kernel
     walks all page tables of the process. Raises `OSError`."""
-    with open("/proc/self/smaps" if swapped else "/proc/self/maps", encoding="utf-8", errors="replace") as lines:
+    with open("/proc/self/smaps" if swapped else MAPS, "rb") as lines:
         found = _parsed(iter(lines), _shared_memory_devices())
         return [mapping for mapping in found if mapping.end > start and mapping.start < end]
 
 
-def _parsed(lines: Iterator[str], shared: frozenset[str]) -> list[Mapped]:
+def _parsed(lines: Iterator[bytes], shared: frozenset[str]) -> list[Mapped]:
     found: list[Mapped] = []
     for line in lines:
-        head = line.split(maxsplit=5)
-        if head[0].endswith(":"):  # a field of the mapping before
-            if head[0] == "Swap:":
+        field, *values = line.split(maxsplit=2)
+        if field.endswith(b":"):  # of the mapping before
+            if field == b"Swap:":
                 before = found[-1]
-                found[-1] = Mapped(before.start, before.end, before.zeros, int(head[1]) << 10)
+                found[-1] = Mapped(before.start, before.end, before.zeros, int(values[0]) << 10)
             continue
-        first, last = (int(bound, 16) for bound in head[0].split("-"))
-        private, device, inode = head[1][3] == "p", head[3], head[4]
-        name = head[5].strip() if len(head) > 5 else ""
-        anonymous = private and inode == "0" and (name in ("", "[heap]") or name.startswith("[anon"))
-        found.append(Mapped(first, last, anonymous or (not private and device in shared)))
+        entry = MapsEntry.of(line)
+        nameless = entry.name in ("", "[heap]") or entry.name.startswith("[anon")
+        anonymous = not entry.shared and not entry.inode and nameless
+        found.append(Mapped(entry.start, entry.end, anonymous or (entry.shared and entry.device in shared)))
     return found
 
 

@@ -11,9 +11,9 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from precopy.abi.maps import MAPS, MapsEntry
 from precopy.errors import Unsupported
 
-MAPS = "/proc/self/maps"
 _PIECE = 1 << 20
 """Bytes of a file of /proc that are read in one call."""
 
@@ -63,17 +63,14 @@ def read_maps(fd: int) -> bytes:
 def shared_mappings(maps: bytes, file: SharedFile | None = None) -> Iterator[SharedMapping]:
     """Those of ``file``, or all; ascending."""
     only = b"" if file is None else b" %s %d" % (file.device.encode(), file.inode)
-    for line in maps.splitlines():
-        if only not in line:
+    for line in maps.split(b"\n"):  # a name may hold any other line end
+        if not line or only not in line:
             continue
-        addresses, permissions, offset, device, inode, *name = line.split(maxsplit=5)
-        if permissions[3:4] != b"s":
-            continue
-        start, end = (int(address, 16) for address in addresses.split(b"-"))
-        found = SharedFile(device.decode(), int(inode))
-        if file in (None, found):
-            anonymous = name == [b"/dev/zero (deleted)"]
-            yield SharedMapping(start, end, int(offset, 16), found, permissions[1:2] == b"w", anonymous)
+        entry = MapsEntry.of(line)
+        found = SharedFile(entry.device, entry.inode)
+        if entry.shared and file in (None, found):
+            anonymous = entry.name == "/dev/zero (deleted)"
+            yield SharedMapping(entry.start, entry.end, entry.offset, found, entry.writable, anonymous)
 
 
 def shared_at(start: int, end: int) -> list[SharedMapping]:
