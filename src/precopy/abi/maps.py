@@ -39,7 +39,7 @@ class Vma:
 @dataclass(frozen=True, slots=True)
 class MapsEntry:
     """A line of /proc/PID/maps, or a mapping's first one in smaps: addresses ``[start, end)``, ``permissions``
-    (``rwxp``, or ``s`` at the end), ``device`` as the kernel writes it (``00:01``), ``name`` empty where it has none."""
+    (``rwxp``, or ``s`` at the end), ``device`` as the kernel writes it (``00:01``), ``name`` empty without one."""
 
     start: int
     end: int
