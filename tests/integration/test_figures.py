@@ -58,6 +58,10 @@ def test_a_migration(kind: str, options: MigrationOptions, verify: bool) -> None
         options = dataclasses.replace(options, verify=verify)
         ended = migrate(pair.source, pair.destination, (counting, far), options, events.append)  # type: ignore[arg-type]
         done, received = ended.migrated(), ended.received()
+    # A side's CPU time is that of one thread, without verification, so it is less than the time that passed meanwhile.
+    # The kernel tells the parts to within a tick or two (4 ms each).
+    assert 0 < done.source_cpu.total_s < done.total_s - done.verify_s + 0.02
+    assert 0 < done.destination_cpu.total_s == received.cpu.total_s < received.moving_s + 0.02
     result_adds_up(done, counting.given)
     assert bool(done.verify_bytes) is verify
     sent = [one.sent_bytes for one in events if isinstance(one, Progress)]

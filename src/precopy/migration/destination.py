@@ -30,6 +30,7 @@ from precopy.migration.page_sink import PageSink, Straight
 from precopy.migration.session import check_hello, reason_of
 from precopy.migration.verification import Comparison
 from precopy.ports import ByteStream, Clock, DestinationVm, DeviceStates, SelfChecking, SystemClock, lacks
+from precopy.ports.clock import NO_CPU_TIME, CpuTime, cpu_time
 from precopy.wire.events import (
     Alive,
     Commit,
@@ -58,6 +59,7 @@ class Received:
     ``received_pages`` came in all rounds, with content or not; ``zero_pages`` of them without, and ``received_bytes``
     are the others' contents. Verification compared ``compared_pages``, whose contents are ``verify_bytes``, and took
     ``verify_s`` of ``total_s``; all 0 where it was not asked for.
+    ``cpu``: of this side's migration, neither vCPUs nor verification counted.
     ``answered``: whether the source could be told; where not, it stays paused there with the outcome unknown.
     """
 
@@ -73,6 +75,7 @@ class Received:
     answered: bool = True
     verify_bytes: int = 0
     verify_s: float = 0.0
+    cpu: CpuTime = NO_CPU_TIME
 
     @property
     def moving_s(self) -> float:
@@ -111,7 +114,7 @@ class Destination:
         self._comparison = Comparison(vm.memory, stream)
         self._state: bytes | None = None
         self._load_s = 0.0
-        self._verify_s = 0.0
+        self._verify_s, self._verify_cpu = 0.0, NO_CPU_TIME
         self._stated_at = 0.0
         self._final = False
         self._came_at = self._clock.now()
@@ -141,7 +144,7 @@ class Destination:
             raise
 
     def _receive(self) -> Received:
-        start = self._clock.now()
+        start, used = self._clock.now(), cpu_time()
         hello = self._greeting.hello or self._channel.expect(Hello)
         check_hello(hello, self.vm.machine, self.memory.layout)
         self.session = hello.session
@@ -157,7 +160,8 @@ class Destination:
                 raise Cancelled("the destination was told not to run the guest")
             self.vm.resume()
         resume_s = self._clock.now() - committed
-        answered = self._answer(Running(resume_s))
+        cpu = cpu_time() - used - self._verify_cpu
+        answered = self._answer(Running(resume_s, cpu.user_s, cpu.system_s))
         return Received(
             session=hello.session,
             rounds=self._sink.round,
@@ -171,6 +175,7 @@ class Destination:
             answered=answered,
             verify_bytes=self._comparison.bytes,
             verify_s=self._verify_s,
+            cpu=cpu,
         )
 
     @property
@@ -200,8 +205,10 @@ class Destination:
                 self._end_rounds()
                 self._state, self._stated_at = state, self._clock.now()
             case Compare(batch):
+                began = cpu_time()
                 self._sink.check(batch)
                 self._comparison.take(batch)
+                self._verify_cpu += cpu_time() - began
             case Prepare():
                 self._prepare(frame)
             case _:
@@ -249,7 +256,9 @@ class Destination:
         if prepare.compared:
             if not isinstance(self.vm, SelfChecking):
                 raise lacks(self.vm, "SelfChecking", "--verify")
+            checking = cpu_time()
             broken = self.vm.self_check().broken
+            self._verify_cpu += cpu_time() - checking
             self._verify_s = began - self._stated_at + self._clock.now() - loaded
         self._channel.send(self._comparison.answer(self._load_s, broken))
         self._comparison.check()

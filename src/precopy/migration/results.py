@@ -13,6 +13,7 @@ from precopy.planning.model.downtime import Downtime
 from precopy.planning.model.round import Round
 from precopy.planning.model.trace import RecordedOutcome
 from precopy.ports import Throttled
+from precopy.ports.clock import NO_CPU_TIME, CpuTime
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,10 @@ class Migrated:
     Bytes given to the stream: ``setup_bytes`` before the first page; ``sent_bytes``, which are those of the rounds and
     ``other_bytes`` (the device state, the commit, signs of life in long syncs); and the ``verify_bytes`` of
     verification, which compared ``compared_pages`` (all 0 where it was not asked for). No other figure counts
-    verification: `throughput_bytes_per_s` is ``sent_bytes`` a second of ``moving_s``."""
+    verification: `throughput_bytes_per_s` is ``sent_bytes`` a second of ``moving_s``.
+
+    CPU time: ``source_cpu`` and ``destination_cpu`` of each side's thread that migrates, so without vCPUs; without
+    verification, too."""
 
     session: Text
     guest: Text
@@ -103,6 +107,13 @@ class Migrated:
     verify_bytes: Count = 0
     setup_bytes: Count = 0
     other_bytes: Count = 0
+    source_cpu: CpuTime = NO_CPU_TIME
+    destination_cpu: CpuTime = NO_CPU_TIME
+
+    @property
+    def cpu_s_per_gb(self) -> float:
+        """CPU seconds of both sides for each 10^9 bytes that were sent."""
+        return 1e9 * (self.source_cpu.total_s + self.destination_cpu.total_s) / max(self.sent_bytes, 1)
 
     @property
     def moving_s(self) -> float:

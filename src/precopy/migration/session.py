@@ -61,20 +61,21 @@ class Handover:
         self._lock = threading.Lock()
         self.guest_is = GuestIs.HERE
 
-    def commit(self, check: Callable[[], None] = lambda: None) -> None:
-        """``check`` may raise; then nothing is given away. Raises `PeerRefused` where the peer does not take it; after
-        any other failure the outcome is unknown."""
+    def commit(self, check: Callable[[], None] = lambda: None) -> Running:
+        """The peer's answer. ``check`` may raise; then nothing is given away. Raises `PeerRefused` where the peer does
+        not take it; after any other failure the outcome is unknown."""
         with self._lock:
             check()
             self.guest_is = GuestIs.UNKNOWN
         self._channel.stream.limit(None)  # what an answer may take bounds the rest
         try:
             self._channel.send(Commit())
-            self._channel.expect(Running)
+            running = self._channel.expect(Running)
         except PeerRefused:
             self.guest_is = GuestIs.HERE  # an abort promises that it is not and will not be there
             raise
         self.guest_is = GuestIs.THERE
+        return running
 
     def while_here(self, act: Callable[[], None]) -> None:
         """Does this unless it is given away, or may be."""

@@ -46,6 +46,7 @@ from precopy.ports import (
     TrackerChoosing,
     lacks,
 )
+from precopy.ports.clock import CpuTime, cpu_time
 from precopy.wire.events import (
     Compare,
     Hello,
@@ -197,7 +198,7 @@ class Source:
 
     def _migrate(self, dirty: DirtyMemory, choice: TrackerChoice) -> Migrated:
         clock, layout = self._clock, self.vm.memory.layout
-        start = self._reporter.restart()
+        start, used = self._reporter.restart(), cpu_time()
         open_session(self._channel, Hello.of(self.session, self.vm.machine, layout), "destination")
         round_trip_s = clock.now() - start
         policy = clear_policy(self.options.clear, layout, self.options.clear_chunk_shift)
@@ -258,6 +259,8 @@ class Source:
             verify_bytes=self._channel.sent_in(Compare),
             setup_bytes=self._channel.sent_in(Hello),
             other_bytes=self._reporter.moved_bytes - self._channel.sent_in(Pages, RoundEnd),
+            source_cpu=cpu_time() - used - switched.verify_cpu,
+            destination_cpu=CpuTime(switched.running.user_s, switched.running.system_s),
         )
 
     def _converge(

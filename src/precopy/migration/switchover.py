@@ -20,8 +20,9 @@ from precopy.migration.session import Handover
 from precopy.migration.verification import check_compared, send_for_comparison
 from precopy.planning.model.downtime import Downtime
 from precopy.ports import DeviceStates, SourceVm
+from precopy.ports.clock import CpuTime, cpu_time
 from precopy.ports.stream import SLOWEST_BYTES_PER_S
-from precopy.wire.events import DeviceState, Prepare, Ready
+from precopy.wire.events import DeviceState, Prepare, Ready, Running
 
 _SLACK = 4.0
 """A switchover is given up after the stream's time-out plus this many times its expected time. The factor allows for a
@@ -40,11 +41,14 @@ def patience(timeout_s: float, verdict: Verdict, options: MigrationOptions, ram_
 
 @dataclass(frozen=True)
 class SwitchedOver:
-    """``verify_s`` and ``compared_pages`` are 0 where nothing was verified."""
+    """``verify_s``, ``verify_cpu`` and ``compared_pages`` are 0 where nothing was verified. ``running`` is what the
+    destination says of itself."""
 
     downtime: Downtime
     verify_s: float
+    verify_cpu: CpuTime
     compared_pages: int
+    running: Running
 
 
 class Switchover:
@@ -83,16 +87,18 @@ class Switchover:
         sent = clock.now()
         channel.send(DeviceState(self._vm.save_state() if isinstance(self._vm, DeviceStates) else b""))
         saved = self._reporter.saved_at = clock.now()
+        used = cpu_time()
         compared = self._compare() if self._verify else 0
         channel.send(Prepare(compared))
         ready = channel.expect(Ready)
         check_compared(ready, compared)
+        verify_cpu = cpu_time() - used if self._verify else CpuTime()
         # Verification is everything from the saved state to the answer but what the destination says it took to load
         # that state, which the guest would have waited for in any case.
         spent = clock.now() - saved
         verify_s = spent - min(max(ready.load_s, 0.0), spent) if self._verify else 0.0
         committing = clock.now()
-        self._commit()
+        running = self._commit()
         done = clock.now()
         with contextlib.suppress(Exception):  # the guest is gone: a listener that fails cannot change that
             self._reporter.round(last)
@@ -103,17 +109,18 @@ class Switchover:
             state_s=committing - sent - verify_s,
             commit_s=done - committing,
         )
-        return SwitchedOver(downtime, verify_s, compared)
+        return SwitchedOver(downtime, verify_s, verify_cpu, compared, running)
 
     def _compare(self) -> int:
         self._reporter.phase = "verify"
         return send_for_comparison(self._rounds.source)
 
-    def _commit(self) -> None:
+    def _commit(self) -> Running:
         # Told first, so that no observer takes a commit that was sent for unsent.
         self._reporter.tell(Committing(self._session))
-        self._handover.commit(self._begin_commit)
+        running = self._handover.commit(self._begin_commit)
         self._reporter.phase = "done"
+        return running
 
     def _begin_commit(self) -> None:
         self._check_cancelled()

@@ -252,9 +252,9 @@ def test_planted_torn_batches_that_are_forgotten_are_refused_by_the_destination(
 def test_planted_a_source_that_runs_on_without_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     commit = Switchover._commit
 
-    def forget(switchover: Switchover) -> None:
+    def forget(switchover: Switchover) -> Running:
         try:
-            commit(switchover)
+            return commit(switchover)
         except PeerLost:
             switchover._handover.guest_is = GuestIs.HERE
             raise

@@ -46,6 +46,7 @@ def migration_body(done: Migrated) -> dict[str, Any]:
         "guest_time_lost_s": done.guest_time_lost_s,
         "moving_s": done.moving_s,
         "throughput_bytes_per_s": done.throughput_bytes_per_s,
+        "cpu_s_per_gb": done.cpu_s_per_gb,
         **_sums(done.rounds),
     }
 
@@ -141,6 +142,17 @@ def total_line(done: Migrated) -> str:
     )
 
 
+def cpu_line(done: Migrated) -> str:
+    """CPU time of both sides, in one line; empty where none was measured."""
+    sides = (("source", done.source_cpu), ("destination", done.destination_cpu))
+    if not any(cpu.total_s for _, cpu in sides):
+        return ""
+    parts = " + ".join(
+        f"{name} {format_duration(cpu.user_s)} user, {format_duration(cpu.system_s)} system" for name, cpu in sides
+    )
+    return f"CPU time {format_duration(done.cpu_s_per_gb)} a GB sent = ({parts}) / {done.sent_bytes / 1e9:.2f} GB"
+
+
 def throttled_line(throttled: Throttled) -> str:
     """The time that throttling took from the guest, in one line; empty where it was not throttled."""
     if not throttled.active_s:
@@ -167,7 +179,7 @@ def _text(done: Migration) -> list[TextPart]:
         *rounds_table(done.rounds),
         downtime_line(done.downtime),
         total_line(done),
-        *filter(None, (expected_line(done), throttled_line(done.throttled))),
+        *filter(None, (cpu_line(done), expected_line(done), throttled_line(done.throttled))),
     ]
 
 
