@@ -238,7 +238,7 @@ def test_no_table_reaches_outside_of_a_memory(
 
 @given(st.binary(max_size=200), st.integers(0, MAX_BATCH_RUNS + 5), st.integers(0, 5))
 def test_any_bytes_are_a_table_or_refused(data: bytes, content: int, zero: int) -> None:
-    for payload in (data, data[:16] + content.to_bytes(4, "little") + zero.to_bytes(4, "little") + data[16:]):
+    for payload in (data, data[:8] + content.to_bytes(4, "little") + zero.to_bytes(4, "little") + data[8:]):
         try:
             batch = PageBatch.decode(payload)
         except PeerProtocolError:

@@ -492,17 +492,17 @@ class TestPeerThatSpeaksAnotherProtocol:
 
     @pytest.mark.parametrize("sender", ["source", "destination"])
     def test_another_version_is_named_on_both_sides(self, pair: Pair, sender: str) -> None:
-        # Bytes 8 and 9 of the preamble are the major version: 2 becomes 18.
+        # Bytes 8 and 9 of the preamble are the major version: 1 becomes 17.
         broken = Broken(pair, Fault(sender, PREAMBLE, Harm.FLIP, at=8))
         noticed, told = broken.destination, broken.source
         if sender == "destination":
             noticed, told = told, noticed
         assert isinstance(noticed, PeerProtocolError)
         assert str(noticed) == (
-            "the other side speaks version 18.0 of the protocol, this side 2.0; use the same version of precopy on both"
+            "the other side speaks version 17.2 of the protocol, this side 1.2; use the same version of precopy on both"
         )
         assert isinstance(told, PeerRefused)
-        assert "version 18.0" in str(told)
+        assert "version 17.2" in str(told)
         assert noticed.exit_code == told.exit_code == 5
         broken.guest_is_safe_at_the_source()
 
@@ -589,7 +589,7 @@ class TestMaliciousSource:
         forger = Forger(gaps[1], gaps[0])
         forger.hello()
         honest = forger.codec.send(Pages(batch((0, 1))))
-        forger.send_raw(reseal(honest, struct.pack("<QQIIQQ", 0, 0, 1, 0, page, pages)))
+        forger.send_raw(reseal(honest, struct.pack("<QIIQQ", 0, 1, 0, page, pages)))
         assert isinstance(gaps[1].error(), PeerProtocolError)
         assert "a batch" in forger.refusal()
 
@@ -600,7 +600,7 @@ class TestMaliciousSource:
         forger = Forger(gaps[1], gaps[0])
         forger.hello()
         honest = forger.codec.send(Pages(batch((0, 1))))
-        forger.send_raw(reseal(honest, struct.pack("<QQIIQQ", 0, 0, content, zero, 0, 1)))
+        forger.send_raw(reseal(honest, struct.pack("<QIIQQ", 0, content, zero, 0, 1)))
         assert "a batch" in forger.refusal()
 
     @pytest.mark.parametrize("number", range(1, 16))

@@ -107,7 +107,7 @@ def test_a_source_of_another_version_is_told_why(waiting: Waiting) -> None:
         said = b""
         while part := stranger.recv(1 << 16):
             said += part
-    assert b"speaks version 17.1 of the protocol, this side 2.0" in said
+    assert b"speaks version 17.1 of the protocol, this side 1.2" in said
     waiting.arrives()
     assert waiting.receiver.finish().code == 0
 

@@ -38,7 +38,7 @@ class TestLinkThatDamagesData:
     """Nothing but the guest may change content, and what the guest writes is in the next sync."""
 
     @pytest.mark.parametrize("clear", CLEAR_POLICIES)
-    @pytest.mark.parametrize(("nth", "at"), [(1, -1), (2, TABLE_AT + 16 * 1), (3, -4096)])
+    @pytest.mark.parametrize(("nth", "at"), [(1, -1), (2, TABLE_AT + 16 * 1 + 8), (3, -4096)])
     def test_is_found_out_by_an_idle_guest(self, clear: str, nth: int, at: int) -> None:
         with Pair(Workload("idle"), ram=16 * MIB) as pair, proxied_pair(damaged("Pages", nth, at)) as ends:
             near, far, proxy = ends

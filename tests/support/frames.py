@@ -54,7 +54,7 @@ NUMBERS: dict[type[Frame], int] = {
     PointAck: 15,
 }
 
-PREAMBLE = b"PRECOPY\n" + bytes([2, 0, 0, 0]) + bytes(4)
+PREAMBLE = b"PRECOPY\n" + bytes([1, 0, 2, 0]) + bytes(4)
 
 
 def raw_frame(number: int, payload: bytes, sequence: int, length: int | None = None) -> bytes:
@@ -71,7 +71,7 @@ def raw_table(
 ) -> bytes:
     """A batch as it is on the wire; negative numbers are taken modulo 2**64."""
     numbers = [number % (1 << 64) for run in [*content, *zero] for number in run]
-    return struct.pack(f"<QQII{len(numbers)}Q", id, checksum, len(content), len(zero), *numbers)
+    return struct.pack(f"<QII{len(numbers) + 1}Q", checksum, len(content), len(zero), *numbers, id)
 
 
 def content_of(content: Sequence[tuple[int, int]]) -> bytes:

@@ -22,9 +22,9 @@ from .patience import IN_TIME_S
 PREAMBLE_BYTES = 16
 _HEADER = struct.Struct("<BxxxIQQ")
 HEADER_BYTES = _HEADER.size
-_BATCH = struct.Struct("<QQII")
+_BATCH = struct.Struct("<QII")
 TABLE_AT = HEADER_BYTES + _BATCH.size
-"""Where in a frame of pages the table of runs begins: behind its id, its checksum and two numbers of runs."""
+"""Where in a frame of pages the table of runs begins: behind its checksum and two numbers of runs."""
 _PAGE = 4096
 _CHUNK = 1 << 18
 PREAMBLE = "preamble"
@@ -179,7 +179,7 @@ class Proxy:
         payload = self._exactly(sender, length)
         content = 0
         if NAMES[number] in ("Pages", "Compare"):
-            _, _, runs, _ = _BATCH.unpack_from(payload)
+            _, runs, _ = _BATCH.unpack_from(payload)
             content = _PAGE * sum(struct.unpack_from(f"<{2 * runs}Q", payload, _BATCH.size)[1::2])
         return Frame(sender, NAMES[number], header + payload, content)
 

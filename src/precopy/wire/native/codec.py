@@ -2,7 +2,8 @@
 
 Version policy: the preamble never changes its form. A peer of another major version is refused by name. A higher
 minor version only adds fields to control records, which older readers skip, and frames for kinds of machine that an
-older reader refuses by the name in `Hello`. 2.0 gave each batch of pages an id, which changed the batch's head.
+older reader refuses by the name in `Hello`. 1.2 gave each batch of pages an id. A peer of 1.1 neither sends nor gets
+one: its batches are counted here as they come, and the torn ones that it names count from its round's first.
 
 Everything a peer sends is checked before it is used: frame type against the table of states, payload length against
 the type's bound before a byte of it is asked for, header and payload against their checksum, records against their
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -42,7 +44,9 @@ from precopy.wire.native.frames import MAX_BATCH_BYTES, Frame, PageBatch
 from precopy.wire.native.states import State, allowed, next_state
 
 MAGIC = b"PRECOPY\n"
-MAJOR, MINOR = 2, 0
+MAJOR, MINOR = 1, 2
+_IDS_SINCE = 2
+"""The minor version that gave batches ids."""
 _PREAMBLE = struct.Struct("<8sHHI")
 _HEADER = struct.Struct("<BxxxIQQ")
 """Type, payload length, sequence number of the sender's frames, xxh3_64 of what precedes it and the payload."""
@@ -85,6 +89,9 @@ class Codec:
         self._got = bytearray()
         self._header: tuple[type[Any], int, bytes] | None = None
         self._greeted = False
+        self._peer_has_ids = True
+        # The id after the last batch's, and the first of the round: what a peer without ids calls 0.
+        self._next_id = self._round_began = 0
 
     @staticmethod
     def preamble() -> bytes:
@@ -108,7 +115,7 @@ class Codec:
                 f"the {self.role.value} cannot send {type(frame).__name__} in state {self.state.value!r}, only "
                 f"{', '.join(allowed(self.state, self.role)) or 'nothing'}"
             )
-        payload = _encode(frame)
+        payload = self._encode(frame)
         number, bound = _NUMBERS[type(frame)], _TYPES[_NUMBERS[type(frame)]][1]
         if len(payload) > bound:
             raise LocalProtocolError(f"{type(frame).__name__} of {len(payload)} bytes is over its bound of {bound}")
@@ -116,6 +123,7 @@ class Codec:
         checksum = _checksum(head, payload)
         self._sent += 1
         self.state = after
+        self._count(frame)
         return b"".join((head, checksum, payload))
 
     @property
@@ -160,6 +168,7 @@ class Codec:
                 f"the other side speaks version {major}.{minor} of the protocol, this side {MAJOR}.{MINOR}; "
                 f"use the same version of precopy on both"
             )
+        self._peer_has_ids = minor >= _IDS_SINCE
 
     def _parse_header(self, got: bytes) -> tuple[type[Any], int, bytes]:
         number, length, sequence, _ = _HEADER.unpack(got)
@@ -186,9 +195,43 @@ class Codec:
                 f"{record.__name__} came from the {self.role.other.value} in state {self.state.value!r}, where only "
                 f"{', '.join(allowed(self.state, self.role.other)) or 'nothing'} may come"
             )
-        frame = _decode(record, payload)
+        frame = self._decode(record, payload)
         self._received += 1
         self.state = after
+        self._count(frame)
+        return frame
+
+    def _count(self, frame: Frame) -> None:
+        if isinstance(frame, Pages | Compare):
+            self._next_id = frame.batch.id + 1
+        elif isinstance(frame, RoundAck | PointAck):
+            self._round_began = self._next_id
+
+    def _encode(self, frame: Frame) -> bytes:
+        if isinstance(frame, Pages | Compare):
+            if not isinstance(frame.batch, PageBatch):
+                raise LocalProtocolError(
+                    f"{type(frame.batch).__name__} is no batch of this format; `batch` makes those"
+                )
+            return frame.batch.encode(with_id=self._peer_has_ids)
+        if isinstance(frame, DeviceState):
+            return frame.state
+        if isinstance(frame, RoundAck) and not self._peer_has_ids:
+            frame = replace(frame, torn=tuple(id - self._round_began for id in frame.torn))
+        return msgspec.msgpack.encode(frame)
+
+    def _decode(self, record: type[Any], payload: bytes) -> Frame:
+        if record is Pages or record is Compare:
+            frame: Frame = record(PageBatch.decode(payload, self._next_id))
+            return frame
+        if record is DeviceState:
+            return DeviceState(payload)
+        try:
+            frame = msgspec.msgpack.decode(payload, type=record)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise PeerProtocolError(f"a {record.__name__} frame cannot be read: {error}") from error
+        if isinstance(frame, RoundAck) and not self._peer_has_ids:
+            frame = replace(frame, torn=tuple(self._round_began + number for number in frame.torn))
         return frame
 
 
@@ -196,26 +239,3 @@ def _checksum(head: bytes, payload: bytes) -> bytes:
     state = xxhash.xxh3_64(head)
     state.update(payload)
     return state.intdigest().to_bytes(_CHECKSUM_BYTES, "little")
-
-
-def _encode(frame: Frame) -> bytes:
-    if isinstance(frame, Pages | Compare):
-        if not isinstance(frame.batch, PageBatch):
-            raise LocalProtocolError(f"{type(frame.batch).__name__} is no batch of this format; `batch` makes those")
-        return frame.batch.encode()
-    if isinstance(frame, DeviceState):
-        return frame.state
-    return msgspec.msgpack.encode(frame)
-
-
-def _decode(record: type[Any], payload: bytes) -> Frame:
-    if record is Pages or record is Compare:
-        frame: Frame = record(PageBatch.decode(payload))
-        return frame
-    if record is DeviceState:
-        return DeviceState(payload)
-    try:
-        frame = msgspec.msgpack.decode(payload, type=record)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise PeerProtocolError(f"a {record.__name__} frame cannot be read: {error}") from error
-    return frame

@@ -23,9 +23,10 @@ MAX_BATCH_PAGES = 4096
 MAX_BATCH_RUNS = 1000
 """Content runs of a batch are one sendmsg and one recvmsg_into: IOV_MAX (1024) bounds them, less the table."""
 MAX_BATCH_BYTES = 24 + 16 * (MAX_BATCH_RUNS + MAX_BATCH_PAGES)
-"""A head and as many runs as a batch may have, without their content."""
+"""A head, as many runs as a batch may have, without their content, and an id."""
 
-_BATCH_HEAD = struct.Struct("<QQII")
+_BATCH_HEAD = struct.Struct("<QII")
+_ID = struct.Struct("<Q")
 _RUN_BYTES = 16
 
 
@@ -33,9 +34,9 @@ _RUN_BYTES = 16
 class PageBatch:
     """Runs of ram_addr pages: those whose content follows, and those that are all zero.
 
-    On the wire: id u64, checksum u64, number of content runs u32, of zero runs u32, then (first page u64, pages u64)
-    for each run, all little-endian; then the content of the content runs, in order. The checksum is xxh3_64 over the
-    runs and the content.
+    On the wire: checksum u64, number of content runs u32, of zero runs u32, then (first page u64, pages u64) for each
+    run, then the id u64, all little-endian; then the content of the content runs, in order. The checksum is xxh3_64
+    over the runs and the content. Version 1.1 has no id: its batches are counted as they come.
     """
 
     id: int
@@ -63,20 +64,23 @@ class PageBatch:
         """Whether ``buffers``, one for each content run, are what the checksum was made of."""
         return _digest(self.table, buffers) == self.checksum
 
-    def encode(self) -> bytes:
-        return _BATCH_HEAD.pack(self.id, self.checksum, len(self.content), len(self.zero)) + self.table
+    def encode(self, *, with_id: bool = True) -> bytes:
+        id = _ID.pack(self.id) if with_id else b""
+        return _BATCH_HEAD.pack(self.checksum, len(self.content), len(self.zero)) + self.table + id
 
     @classmethod
-    def decode(cls, payload: bytes) -> PageBatch:
-        """Raises `PeerProtocolError` where the table is not what its head says, or claims more than a batch holds."""
+    def decode(cls, payload: bytes, due: int = 0) -> PageBatch:
+        """``due`` is the id of a batch that does not say its own. Raises `PeerProtocolError` where the table is not
+        what its head says, or claims more than a batch holds."""
         if len(payload) < _BATCH_HEAD.size:
             raise PeerProtocolError(f"a batch of {len(payload)} bytes is shorter than its head")
-        id, checksum, content, zero = _BATCH_HEAD.unpack_from(payload)
+        checksum, content, zero = _BATCH_HEAD.unpack_from(payload)
         if content > MAX_BATCH_RUNS or zero > MAX_BATCH_PAGES or not content + zero:
             raise PeerProtocolError(f"a batch claims {content} content runs and {zero} zero runs")
-        if len(payload) != _BATCH_HEAD.size + (content + zero) * _RUN_BYTES:
+        end = _BATCH_HEAD.size + (content + zero) * _RUN_BYTES
+        if len(payload) not in (end, end + _ID.size):
             raise PeerProtocolError(f"a batch of {len(payload)} bytes cannot hold the {content + zero} runs it claims")
-        table = np.frombuffer(payload, "<u8", offset=_BATCH_HEAD.size).reshape(-1, 2)
+        table = np.frombuffer(payload, "<u8", 2 * (content + zero), _BATCH_HEAD.size).reshape(-1, 2)
         # Bounds are checked before anything is summed or used, so nothing can wrap.
         furthest, longest = table.max(axis=0).tolist()
         if longest > MAX_BATCH_PAGES or furthest >= MAX_PAGES:
@@ -86,10 +90,10 @@ class PageBatch:
         if pages > MAX_BATCH_PAGES or not lengths.all():
             raise PeerProtocolError(f"a batch claims {pages} pages in {content + zero} runs")
         return cls(
-            id,
+            due if len(payload) == end else _ID.unpack_from(payload, end)[0],
             Runs(starts[:content], lengths[:content]),
             Runs(starts[content:], lengths[content:]),
-            payload[_BATCH_HEAD.size :],
+            payload[_BATCH_HEAD.size : end],
             checksum,
         )
 

@@ -85,7 +85,7 @@ class TestBytes:
     """The format itself, held against a second writing of it."""
 
     def test_the_preamble(self) -> None:
-        assert Codec.preamble() == PREAMBLE == b"PRECOPY\n\x02\x00\x00\x00\x00\x00\x00\x00"
+        assert Codec.preamble() == PREAMBLE == b"PRECOPY\n\x01\x00\x02\x00\x00\x00\x00\x00"
 
     @pytest.mark.parametrize("frame", SAMPLES, ids=lambda frame: type(frame).__name__)
     def test_a_frame_is_header_checksum_and_payload(self, frame: Frame) -> None:
@@ -280,10 +280,10 @@ class TestRefusals:
     def test_another_magic(self, magic: bytes) -> None:
         refused(Codec(Role.SOURCE), magic + PREAMBLE[8:], "does not speak precopy")
 
-    @pytest.mark.parametrize("major", [0, 1, 3, 65535])
+    @pytest.mark.parametrize("major", [0, 2, 3, 65535])
     def test_another_major_version(self, major: int) -> None:
         preamble = PREAMBLE[:8] + struct.pack("<HHI", major, 3, 0)
-        refused(Codec(Role.SOURCE), preamble, rf"version {major}\.3 of the protocol, this side 2\.0")
+        refused(Codec(Role.SOURCE), preamble, rf"version {major}\.3 of the protocol, this side 1\.2")
 
     @pytest.mark.parametrize("number", [0, 16, 200, 255])
     def test_an_unknown_type(self, number: int) -> None:
@@ -417,21 +417,58 @@ class TestBounds:
         assert feed(codec_in(State.ROUND, Role.DESTINATION), data) == [pages]
 
 
+class TestWithoutIds:
+    """A peer of version 1.1, whose batches have no ids and whose torn ones count from the round's first."""
+
+    PREAMBLE_1_1 = struct.pack("<8sHHI", b"PRECOPY\n", 1, 1, 0)
+
+    def opened(self, role: Role) -> Codec:
+        codec = Codec(role)
+        feed(codec, self.PREAMBLE_1_1)
+        codec.state = State.ROUND
+        return codec
+
+    def test_a_source_sends_it_none_and_understands_its_torn_ones(self) -> None:
+        codec = self.opened(Role.SOURCE)
+        for number, (batches, torn) in enumerate(((3, (0, 2)), (2, (1,)), (1, ())), 1):
+            first = sum((3, 2, 1)[: number - 1])
+            for id in range(first, first + batches):
+                payload = codec.send(Pages(batch([(3, 2)], id=id)))[24:]
+                assert payload == batch([(3, 2)]).encode()[:-8]
+            codec.send(RoundEnd(number, batches, 2 * batches, False))
+            answer = raw_frame(NUMBERS[RoundAck], msgspec.msgpack.encode(RoundAck(number, 2, torn)), number - 1)
+            assert feed(codec, answer) == [RoundAck(number, 2, tuple(first + index for index in torn))]
+
+    def test_a_destination_counts_its_batches_and_names_torn_ones_as_it_does(self) -> None:
+        codec = self.opened(Role.DESTINATION)
+        sequence = due = 0
+        for number in (1, 2):
+            for _ in range(2):
+                (came,) = feed(codec, raw_frame(NUMBERS[Pages], batch([(3, 2)], id=99).encode()[:-8], sequence))
+                assert isinstance(came, Pages)
+                assert came.batch.id == due
+                sequence, due = sequence + 1, due + 1
+            end = RoundEnd(number, 2, 4, False)
+            assert feed(codec, raw_frame(NUMBERS[RoundEnd], msgspec.msgpack.encode(end), sequence)) == [end]
+            sequence += 1
+            sent = msgspec.msgpack.decode(codec.send(RoundAck(number, 4, (due - 1,)))[24:])
+            assert sent["torn"] == [1]
+
+
 class TestHostileTables:
     @pytest.mark.parametrize(
         "payload",
         [
             b"",
+            bytes(15),
             bytes(16),
-            bytes(23),
-            bytes(24),
             raw_table([], []),
             raw_table([(0, 1)], [])[:-1],
             raw_table([(0, 1)], []) + b"\x00",
-            struct.pack("<QQII", 0, 0, 1, 0),
-            struct.pack("<QQII", 0, 0, MAX_BATCH_RUNS + 1, 0),
-            struct.pack("<QQII", 0, 0, 0, MAX_BATCH_PAGES + 1),
-            struct.pack("<QQII", 0, 0, 2**32 - 1, 2**32 - 1),
+            struct.pack("<QII", 0, 1, 0),
+            struct.pack("<QII", 0, MAX_BATCH_RUNS + 1, 0),
+            struct.pack("<QII", 0, 0, MAX_BATCH_PAGES + 1),
+            struct.pack("<QII", 0, 2**32 - 1, 2**32 - 1),
             raw_table([(0, 1)] * (MAX_BATCH_RUNS + 1), []),
             raw_table([(0, 0)], []),
             raw_table([], [(0, 0)]),
@@ -465,7 +502,7 @@ class TestHostileTables:
         assert taken.pages == MAX_BATCH_PAGES
 
     def test_a_claim_is_not_allocated(self) -> None:
-        payload = struct.pack("<QQII", 0, 0, MAX_BATCH_RUNS, MAX_BATCH_PAGES)
+        payload = struct.pack("<QII", 0, MAX_BATCH_RUNS, MAX_BATCH_PAGES)
         tracemalloc.start()
         try:
             with pytest.raises(PeerProtocolError):
@@ -490,7 +527,7 @@ class TestChecksum:
     sent = PageBatch.of(3, Runs.of((5, 2)), Runs.of((9, 1)), [memoryview(content)])
 
     def test_is_of_the_table_and_the_content(self) -> None:
-        assert self.sent.checksum == xxhash.xxh3_64_intdigest(raw_table([(5, 2)], [(9, 1)])[24:] + self.content)
+        assert self.sent.checksum == xxhash.xxh3_64_intdigest(raw_table([(5, 2)], [(9, 1)])[16:-8] + self.content)
 
     def test_does_not_depend_on_how_the_content_is_cut(self) -> None:
         assert self.sent.matches([memoryview(self.content[:4096]), memoryview(self.content[4096:])])
