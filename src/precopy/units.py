@@ -158,14 +158,12 @@ def _quoted(text: str) -> str:
 
 def check_seconds(what: str, seconds: object, *, zero: bool = False, endless: bool = False) -> float:
     """``seconds`` as a float. Raises `UsageError`, which names ``what``, unless it is a number above 0 (or 0, with
-    ``zero``) up to `MAX_SECONDS` (or infinite, with ``endless``)."""
+    ``zero``), not infinite unless ``endless``. What is above `MAX_SECONDS` counts as that."""
     value = _real(what, "seconds, such as 0.3", seconds)
     if not (value > 0 or (zero and value == 0)) or (math.isinf(value) and not endless):
         wanted = "at least 0" if zero else "above 0"
         raise UsageError(f"{what} has to be {wanted}{'' if endless else ' and finite'}: it is {seconds}")
-    if MAX_SECONDS < value < math.inf:
-        raise UsageError(f"{what} is at most {MAX_SECONDS:g} s{', or math.inf' if endless else ''}: it is {seconds}")
-    return value
+    return value if math.isinf(value) else min(value, MAX_SECONDS)
 
 
 def check_bandwidth(bytes_per_s: object, least: int) -> None:

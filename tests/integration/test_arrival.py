@@ -15,7 +15,7 @@ import pytest
 from precopy.machines.workload import Workload
 from precopy.migration import Received
 from precopy.service import Command, GuestProcess, ask
-from precopy.service import daemon as module
+from precopy.service import arrival as module
 from precopy.transport import Address
 from support.live_guests import MIB, Pair
 from support.patience import IN_TIME_S
@@ -41,7 +41,7 @@ def status(process: GuestProcess) -> dict[str, Any]:
 
 
 def test_it_waits_for_the_record_of_the_arrival(arriving: GuestProcess, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_ARRIVAL_S", IN_TIME_S)
+    monkeypatch.setattr(module, "_RECORD_S", IN_TIME_S)
     monkeypatch.setattr("precopy.service.socket.TIMEOUT_S", IN_TIME_S)
     answers: list[dict[str, Any]] = []
     clients = [threading.Thread(target=lambda: answers.append(status(arriving))) for _ in range(3)]
@@ -49,7 +49,7 @@ def test_it_waits_for_the_record_of_the_arrival(arriving: GuestProcess, monkeypa
         client.start()
     time.sleep(0.2)  # most have asked by then; one that has not is answered as well
     assert answers == []
-    arriving._arrive(RECEIVED)
+    arriving._arrived(RECEIVED)
     for client in clients:
         client.join(IN_TIME_S)
     assert [(answer["state"], answer["session"]) for answer in answers] == [("running", "5e55")] * 3
@@ -60,7 +60,7 @@ def test_it_does_not_wait_longer(arriving: GuestProcess) -> None:
     began = time.monotonic()
     assert status(arriving)["state"] == "receiving"
     first_s = time.monotonic() - began
-    assert first_s >= module._ARRIVAL_S
+    assert first_s >= module._RECORD_S
     assert arriving.guest.running
     began = time.monotonic()
     for _ in range(20):

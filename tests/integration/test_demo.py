@@ -12,6 +12,7 @@ from precopy.cli.front import COMMANDS
 from precopy.machines.workload import assemble
 from precopy.migration import Downtime, Round, Verdict
 from precopy.names import CLEAR_POLICIES
+from precopy.ports.clock import CpuTime
 from support.commands import CORRUPTED, Bench, called, corrupt, find_in_memory, processes_of, wait_for
 from support.patience import IN_TIME_S
 
@@ -133,6 +134,9 @@ class RunDocument(msgspec.Struct, forbid_unknown_fields=True):
     verified: bool
     verdict: str
     throughput_bytes_per_s: float
+    source_cpu: CpuTime
+    destination_cpu: CpuTime
+    cpu_s_per_gb: float
     get_log_ioctls: int
     clear_log_ioctls: int
     zero_pages: int

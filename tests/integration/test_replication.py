@@ -198,7 +198,7 @@ class TestCutover:
                 words(memory)[9] = 1
             assert done.given
             assert same(memory, standby.promote())
-            with pytest.raises(UsageError, match="is cut over"), handle.cutover():
+            with pytest.raises(UsageError, match="was given to the standby"), handle.cutover():
                 pass
 
     @pytest.mark.parametrize("call", ["checkpoint", "close", "cutover"])

@@ -137,11 +137,14 @@ class GuestProcess:
                 return None
             self.last_error = str(error)
             raise
+        self._arrived(received)
+        return received
+
+    def _arrived(self, received: Received) -> None:
         self._arrival.received = received
         self._session, self.state = received.session, "running"
         self.last_error = None  # of an earlier one, which did not bring it
         self._arrival.recorded.set()
-        return received
 
     def start_over(self, make: Callable[[], KvmGuest | EmulatedGuest]) -> None:
         """Puts a blank guest, which ``make`` makes, in the place of one of which only a part has come, so that nothing
