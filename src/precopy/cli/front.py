@@ -1,5 +1,5 @@
-"""The first page of the help, which is all that many a start of ``precopy`` is for: made without click, whose import
-takes longer than all else of it."""
+"""The table of verbs, and the first page of the help, which is made of it without click: importing click takes longer
+than all the rest of `precopy --help`."""
 
 from __future__ import annotations
 

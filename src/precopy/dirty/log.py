@@ -1,5 +1,5 @@
-"""The seam between dirty memory and what notes first which pages were written: the kernel, a device, or an emulated
-CPU."""
+"""`DirtyLog`, the Protocol that every tracker implements: what notes first which pages were written, be it the kernel,
+a device, or an emulated CPU."""
 
 from __future__ import annotations
 

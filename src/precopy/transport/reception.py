@@ -48,7 +48,7 @@ class Greeted(Generic[G]):
     opening: G
 
 
-class _Guest(Generic[G]):
+class _Caller(Generic[G]):
     """A peer that has connected and not greeted yet."""
 
     def __init__(self, stream: SocketStream, opening: G) -> None:
@@ -75,47 +75,47 @@ def receive_greeting(
 ) -> Greeted[G]:
     """The first peer whose greeting is whole. ``turn_away`` is told of each other one, and why; the stream is closed
     after it. Raises `PeerError` where ``listener`` is woken."""
-    guests = _Guests(turn_away)
-    guests.poll.register(listener, select.POLLIN)
+    callers = _Callers(turn_away)
+    callers.poll.register(listener, select.POLLIN)
     others = "it has not greeted, and nobody is waited for any more"
     try:
         while True:
-            if guests.wait(listener.fileno()):
+            if callers.wait(listener.fileno()):
                 stream = listener.accept(timeout)
-                guests.add(_Guest(stream, opening()))
-            greeted = guests.greeted()
+                callers.add(_Caller(stream, opening()))
+            greeted = callers.greeted()
             if greeted is not None:
                 others = "it has not greeted, and another has"
                 return Greeted(greeted.stream, greeted.opening)
     finally:
-        guests.send_away(others)
+        callers.send_away(others)
 
 
-class _Guests(Generic[G]):
+class _Callers(Generic[G]):
     """All peers that have connected and not greeted yet, the oldest first."""
 
     def __init__(self, turn_away: Callable[[SocketStream, G, PeerError], None]) -> None:
         self.poll = select.poll()
         self._turn_away = turn_away
-        self._all: dict[int, _Guest[G]] = {}
+        self._all: dict[int, _Caller[G]] = {}
 
     def wait(self, listener: int) -> bool:
         """Waits until something happens; whether it is a new connection."""
-        due = min((guest.due for guest in self._all.values()), default=None)
+        due = min((caller.due for caller in self._all.values()), default=None)
         ready = self.poll.poll(None if due is None else max(1e3 * (due - time.monotonic()), 1.0))
         return any(descriptor == listener for descriptor, _ in ready)
 
-    def add(self, guest: _Guest[G]) -> None:
+    def add(self, caller: _Caller[G]) -> None:
         if len(self._all) >= MAX_GUESTS:
             self._part(next(iter(self._all)), PeerLost("it has not greeted, and others wait"))
-        self._all[guest.stream.fileno()] = guest
-        self.poll.register(guest.stream, select.POLLIN)
+        self._all[caller.stream.fileno()] = caller
+        self.poll.register(caller.stream, select.POLLIN)
 
-    def greeted(self) -> _Guest[G] | None:
+    def greeted(self) -> _Caller[G] | None:
         """The first peer that has greeted, taken out of these. Peers that can no longer greet are turned away."""
-        for descriptor, guest in list(self._all.items()):
+        for descriptor, caller in list(self._all.items()):
             try:
-                whole = guest.listen()
+                whole = caller.listen()
             except PeerError as error:
                 self._part(descriptor, error)
             else:
@@ -128,12 +128,12 @@ class _Guests(Generic[G]):
         for descriptor in list(self._all):
             self._part(descriptor, PeerLost(why))
 
-    def _part(self, descriptor: int, why: PeerError | None = None) -> _Guest[G]:
+    def _part(self, descriptor: int, why: PeerError | None = None) -> _Caller[G]:
         self.poll.unregister(descriptor)
-        guest = self._all.pop(descriptor)
+        caller = self._all.pop(descriptor)
         if why is not None:
             with contextlib.suppress(PeerError):
-                guest.stream.receive_now(_UNREAD)  # left unread, it would reset the connection before it is told why
-            self._turn_away(guest.stream, guest.opening, why)
-            guest.stream.drop()
-        return guest
+                caller.stream.receive_now(_UNREAD)  # left unread, it would reset the connection before it is told why
+            self._turn_away(caller.stream, caller.opening, why)
+            caller.stream.drop()
+        return caller

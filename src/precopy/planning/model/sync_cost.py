@@ -1,4 +1,5 @@
-"""What x would be: clears that a clear policy makes in a sync of a layout, times what one costs. Seconds.
+"""What the sync time (x) would be, in seconds: clears that a clear policy makes in a sync of a layout, times what one
+costs.
 
 The defaults are single measurements on one machine; `precopy bench sync` measures this one.
 """

@@ -1,4 +1,4 @@
-"""How others decide: the convergence policies of the field, to be compared with each other and with ours.
+"""Every convergence policy by its name: ours, and those of the field, to be compared with it and with each other.
 
 Each is a function of the same shape as `precopy.planning.policies.precopy`, and each states its rule, its defaults,
 what it does not model, and its source. docs/policies.md has them in one table.

@@ -1,4 +1,5 @@
-"""Our policy: one pure function that a migration and its forecast both call after every sync."""
+"""Our policy, when to switch over, throttle, wait or give up: one pure function that a migration and its forecast both
+call after every sync."""
 
 from __future__ import annotations
 
