@@ -222,8 +222,10 @@ class TestLimits:
                     done = migrate(pair.source, pair.destination, streams, options).migrated()
                 rate = done.sent_bytes / (done.total_s - done.setup_s)
                 reached.append(rate / (limit * sleeper.punctuality))
-                assert rate < 1.05 * limit
-                assert done.rounds[0].bandwidth_bytes_per_s < 1.05 * limit
+                # The last batch (2 MiB) is not waited for, and 5 ms may be made up for: of half a second's bytes.
+                most = 1.05 * limit + (2 * MIB + 0.005 * limit) / 0.5
+                assert rate < most
+                assert done.rounds[0].bandwidth_bytes_per_s < most
         assert max(reached) > 0.75
 
     def test_giving_up_leaves_the_guest_at_the_source(self) -> None:
