@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from precopy.abi.shared_maps import SharedFile, SharedMapping, read_maps, shared_mappings
 from precopy.bitmap import NO_RUNS, Bitmap, Runs
 from precopy.dirty.log import DirtyLog, LogCounters
-from precopy.errors import KernelCallError
+from precopy.errors import KernelCallError, Unsupported
 from precopy.memory.layout import RamBlock
 from precopy.trackers.write_protection import Mapping, WriteProtection
 from precopy.units import PAGE_SIZE, RamPage
@@ -31,6 +31,9 @@ from precopy.units import PAGE_SIZE, RamPage
 _MAPPING_S = 0.2
 """Seconds between a process's saying that it is about to map the file, and its having done so, at most: that is two
 system calls later, on a machine that may be busy."""
+_LOOKS = 16
+"""Looks at a process's mappings until what they show can be tracked: it may unmap one while it is looked at."""
+_SHARED_MEMORY = "shared memory"
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class SharedPages:
         if first >= last:
             return None
         at = (first - self.offset) // PAGE_SIZE
-        block = RamBlock("shared memory", RamPage(at), (last - first) // PAGE_SIZE)
+        block = RamBlock(_SHARED_MEMORY, RamPage(at), (last - first) // PAGE_SIZE)
         return Mapping(block, start + first - offset)
 
 
@@ -92,22 +95,38 @@ class ProcessView:
         return self._tracked == self._begun
 
     def refresh(self) -> bool:
-        """Tracks what is mapped now; returns whether that is what was tracked before."""
-        maps = read_maps(self._maps)
-        self.gone = not maps
-        mapped = self._mapped(shared_mappings(maps, self._pages.file))
-        if mapped == self._tracked:
-            return not self.gone
+        """Tracks what is mapped now; returns whether that is what was tracked before. Raises `KernelCallError` where it
+        cannot be tracked and stays mapped, `Unsupported`."""
+        refused: list[Mapping] | None = None
+        for _ in range(_LOOKS):
+            maps = read_maps(self._maps)
+            self.gone = not maps
+            mapped = self._mapped(shared_mappings(maps, self._pages.file))
+            if mapped == self._tracked:
+                return refused is None and not self.gone
+            try:
+                self._track(mapped)
+                return False
+            except KernelCallError:  # a mapping may go, or the process, between the list and the call
+                if mapped == refused:
+                    raise
+                refused = mapped
+        raise Unsupported(
+            f"a process maps and unmaps {_SHARED_MEMORY} all the time", "let it keep one mapping while it is tracked"
+        )
+
+    def _track(self, mapped: list[Mapping]) -> None:
+        """Makes these the mappings that are tracked. What is new is tracked from now on, what it wrote is not known."""
         for mapping in self._tracked:
             if mapping not in mapped:
                 self._protection.forget(mapping)
         known, self._tracked = self._tracked, []
         for mapping in mapped:
             if mapping not in known:
+                self._protection.forget(mapping)  # registered before, and refused since
                 self._protection.register(mapping)
                 self._protection.protect(mapping, 0, mapping.block.pages)
             self._tracked.append(mapping)
-        return False
 
     def _mapped(self, mappings: Iterable[SharedMapping]) -> list[Mapping]:
         """What of them can be written, joined where the kernel has split it."""
