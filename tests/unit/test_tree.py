@@ -73,6 +73,20 @@ def test_files_that_pages_name_are_there(page: Path) -> None:
     assert missing == []
 
 
+def test_the_map_fits_two_screens() -> None:
+    """Names lead; the page is for what they do not say."""
+    lines = PAGES[0].read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 100
+    assert [line for line in lines if len(line) > 120] == []
+
+
+def test_laws_stand_where_the_map_says() -> None:
+    laws = re.findall(r"^\| ([1-9])\. .*? \| `(.*?\.py)` \|", PAGES[0].read_text(encoding="utf-8"), re.MULTILINE)
+    assert [number for number, _ in laws] == ["1", "2", "3", "4", "5", "6"]
+    missing = [(number, path) for number, path in laws if f"Law {number}" not in (SOURCE / path).read_text()]
+    assert missing == []
+
+
 def test_unit_tests_mirror_the_tree() -> None:
     """A folder of unit tests is a package of the source."""
     folders = {path.parent.relative_to(Path(__file__).parent) for path in Path(__file__).parent.rglob("test_*.py")}

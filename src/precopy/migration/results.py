@@ -1,4 +1,7 @@
-"""What a migration reports: records of measured numbers. Seconds, bytes and pages; see each field."""
+"""What a migration reports. Seconds, bytes and pages; see each field.
+
+Law 6: **What is printed was measured.** What is expected is an `Estimate`, with its range.
+"""
 
 from __future__ import annotations
 

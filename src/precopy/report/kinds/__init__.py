@@ -1,5 +1,19 @@
 """The kinds of document that ``--json`` prints: one table of all, and a module for each that more than its fields is
-made of. Importing this costs next to nothing."""
+made of. Importing this costs next to nothing.
+
+A module has the record, a frozen dataclass with a bound on every field (`precopy.bounds`), its columns and its
+sentences. Text, JSON and page are made of it by `report.console`, `cli.facts.show_result` and `report.html.other`. What
+measures makes the record itself: there is no other class for a result. The records of migrations and rounds are the
+engine's own, `migration.results` and `planning.model.round`.
+
+- A new kind is a module here and its line in the table, from which ``precopy bench --help`` comes, too, and a document
+  in tests/golden/documents/ (one of each kind, as version 0.1 printed it), which a test holds the record to. `precopy
+  report` then shows its sentences, tables and figures; pictures of its own are a module of report/html/ and a line of
+  report/html/page.py.
+- A new field is a line of the record, what measures it and, where people are to see it, a column or a sentence in the
+  record's module: two files, and three where the record is the engine's. One that older documents lack has a default;
+  what reads an old name or an old meaning stands in `older`.
+"""
 
 from __future__ import annotations
 

@@ -5,9 +5,10 @@ minor version only adds fields to control records, which older readers skip, and
 older reader refuses by the name in `Hello`. 1.2 gave each batch of pages an id. A peer of 1.1 neither sends nor gets
 one: its batches are counted here as they come, and the torn ones that it names count from its round's first.
 
-Everything a peer sends is checked before it is used: frame type against the table of states, payload length against
-the type's bound before a byte of it is asked for, header and payload against their checksum, records against their
-types. What fails is a `PeerProtocolError`; nothing is allocated because a peer claims it.
+Law 5: **The peer is not trusted.** Everything that it sends is checked before it is used: frame type against the table
+of states, payload length against the type's bound before a byte of it is asked for, header and payload against their
+checksum, records against their types. What fails is a `PeerProtocolError`; nothing is allocated because a peer claims
+it.
 """
 
 from __future__ import annotations
