@@ -25,12 +25,12 @@ from precopy.errors import (
     PeerRefused,
     PrecopyError,
 )
-from precopy.formats import DEFAULT_FORMAT
 from precopy.machines.workload import Workload
 from precopy.memory import GuestMemory, RamLayout
 from precopy.memory.captures.machines import machine_layout
 from precopy.migration import Destination, Greeting, MigrationOptions, Source
 from precopy.transport import SocketStream
+from precopy.wire.default import DEFAULT_FORMAT
 from precopy.wire.events import BlockClaim
 from precopy.wire.native import (
     Abort,

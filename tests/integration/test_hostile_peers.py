@@ -12,10 +12,10 @@ import msgspec
 import pytest
 
 from precopy.errors import PeerLost, PeerProtocolError
-from precopy.formats import DEFAULT_FORMAT
 from precopy.machines.workload import Workload
 from precopy.migration import Destination, Greeting, MigrationOptions
 from precopy.transport import SocketStream
+from precopy.wire.default import DEFAULT_FORMAT
 from precopy.wire.native import Abort, Alive, Codec, DeviceState, Frame, Hello, Prepare, Ready, Role, RoundEnd, Welcome
 from support.live_guests import MIB, Ending, Pair, migrate, proxied_pair, runs_on
 from support.wire_proxy import SLOW_BYTES_PER_S, Fault, Harm

@@ -13,12 +13,12 @@ import pytest
 from precopy.bitmap import Bitmap
 from precopy.dirty import DirtyLog, LogCounters
 from precopy.errors import Cancelled, OutcomeUnknown
-from precopy.formats import DEFAULT_FORMAT
 from precopy.machines.workload import Workload, params, params_gpa
 from precopy.machines.workload.image import words_at
 from precopy.memory import RamBlock
 from precopy.migration import Destination, Greeting, GuestIs, Migrated, MigrationOptions, Round, Source
 from precopy.units import PAGE_SIZE
+from precopy.wire.default import DEFAULT_FORMAT
 from support.live_guests import Ending, Pair, migrate, runs_on, stands_still, stream_pair
 from support.patience import IN_TIME_S
 

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from precopy.abi.kvm import EXIT_IO
-from precopy.formats import DEFAULT_FORMAT
 from precopy.machines.emulated import EmulatedGuest
 from precopy.machines.kvm import KvmGuest
 from precopy.machines.workload import Workload, params, params_gpa
@@ -24,6 +23,7 @@ from precopy.migration import Destination, Event, Greeting, Migrated, MigrationO
 from precopy.ports import DestinationVm, SourceVm
 from precopy.transport import Address, Listener, SocketStream, connect
 from precopy.units import PAGE_SIZE
+from precopy.wire.default import DEFAULT_FORMAT
 
 from .patience import IN_TIME_S
 from .wire_proxy import Fault, Proxy

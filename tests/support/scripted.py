@@ -20,7 +20,6 @@ import numpy as np
 from precopy.bitmap import Runs
 from precopy.dirty import DirtyMemory
 from precopy.errors import GuestError, PeerLost, PrecopyError, UsageError
-from precopy.formats import DEFAULT_FORMAT
 from precopy.memory import GuestMemory, RamLayout
 from precopy.migration import Destination, Greeting, Migrated, MigrationOptions, Received, Source
 from precopy.migration.results import Event
@@ -28,6 +27,7 @@ from precopy.ports import ByteStream, DestinationVm, SelfCheck, SourceVm, Thrott
 from precopy.ports.stream import Buffer, IoVec
 from precopy.ports.vm import MAX_THROTTLE
 from precopy.units import PAGE_SIZE
+from precopy.wire.default import DEFAULT_FORMAT
 from precopy.wire.format import OpenFormat
 from support.scripted_log import ScriptedLog
 

@@ -21,12 +21,12 @@ import numpy.typing as npt
 from precopy import Memory, Standby
 from precopy.bitmap import Bitmap, Runs
 from precopy.errors import OutcomeUnknown, PeerError, PrecopyError
-from precopy.formats import DEFAULT_FORMAT
 from precopy.memory import GuestMemory, RamLayout
 from precopy.migration import Greeting
 from precopy.replication.primary import Primary
 from precopy.transport import Greeted
 from precopy.units import PAGE_SIZE
+from precopy.wire.default import DEFAULT_FORMAT
 from support.scripted import Fault, ScriptedStream
 from support.scripted_log import ScriptedLog
 

@@ -11,7 +11,6 @@ from types import TracebackType
 from typing import NoReturn, Self, SupportsIndex
 
 from precopy.errors import UsageError
-from precopy.formats import DEFAULT_FORMAT
 from precopy.machines.process.memory import Memory
 from precopy.replication.background import Background
 from precopy.replication.options import ReplicationOptions, patience_of
@@ -19,6 +18,7 @@ from precopy.replication.primary import Primary
 from precopy.replication.progress import CutOver, Phase, ReplicationProgress
 from precopy.transport import connect, parse_address
 from precopy.units import check_flag
+from precopy.wire.default import DEFAULT_FORMAT
 
 
 def replicate(

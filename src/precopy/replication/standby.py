@@ -18,7 +18,6 @@ from types import TracebackType
 from typing import Literal, NoReturn, Self, SupportsIndex
 
 from precopy.errors import Cancelled, PeerError, PeerLost, PeerProtocolError, PrecopyError, UsageError
-from precopy.formats import DEFAULT_FORMAT
 from precopy.machines.process.memory import Memory
 from precopy.migration.channel import Channel
 from precopy.migration.greeting import Greeting
@@ -30,6 +29,7 @@ from precopy.replication.progress import StandbyProgress
 from precopy.replication.room import Room
 from precopy.transport import NAMED_STRANGERS, Listener, SocketStream, parse_address, receive_greeting
 from precopy.units import check_callback, check_choice, check_count, check_seconds
+from precopy.wire.default import DEFAULT_FORMAT
 from precopy.wire.events import Alive, Commit, Hello, Pages, Point, PointAck, RoundAck, RoundEnd, Running, Welcome
 
 LOG = logging.getLogger("precopy")

@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable
 
 from precopy.errors import PeerError
-from precopy.formats import DEFAULT_FORMAT
 from precopy.migration import Arriving, Destination, Greeting, Received
 from precopy.ports import DestinationVm
 from precopy.transport import NAMED_STRANGERS, Greeted, Listener, SocketStream, receive_greeting
+from precopy.wire.default import DEFAULT_FORMAT
 
 _RECORD_S = 2.0
 """Seconds that requests wait for the record of a guest that has just arrived and runs, counted from the first of them.

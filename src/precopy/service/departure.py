@@ -7,7 +7,6 @@ import threading
 import time
 
 from precopy.errors import OutcomeUnknown, UsageError
-from precopy.formats import DEFAULT_FORMAT
 from precopy.migration import Committing, Event, GuestIs, Migrated, Note, Progress, Source, event_name
 from precopy.ports import SourceVm
 from precopy.recording.files import RecordingWriter
@@ -15,6 +14,7 @@ from precopy.service.answers import Migrating
 from precopy.service.request import Request
 from precopy.service.server import Emit
 from precopy.transport import SocketStream, connect, parse_address
+from precopy.wire.default import DEFAULT_FORMAT
 
 _MAX_TIMEOUT_S = 86400.0  # a day
 _CANCEL_ANSWER_S = 8.0

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from precopy.errors import Cancelled, HelloMismatch, LocalProtocolError, OutcomeUnknown, PeerLost
-from precopy.formats import DEFAULT_FORMAT
 from precopy.migration.channel import Channel
 from precopy.migration.session import GuestIs, Handover, check_session, new_session, reason_of
+from precopy.wire.default import DEFAULT_FORMAT
 from precopy.wire.events import Hello, Role
 from support.scripted import ScriptedStream
 

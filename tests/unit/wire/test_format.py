@@ -11,8 +11,8 @@ import pytest
 
 from precopy.bitmap import NO_RUNS, Runs
 from precopy.errors import LocalProtocolError, PeerProtocolError
-from precopy.formats import DEFAULT_FORMAT
 from precopy.wire import events
+from precopy.wire.default import DEFAULT_FORMAT
 from precopy.wire.events import Abort, Compare, PageBatch, Pages, Role, WireEvent
 from precopy.wire.format import Format
 from precopy.wire.native import Codec, State
