@@ -29,7 +29,7 @@ from precopy.planning.forecast import forecast as forecasting
 from precopy.planning.forecast.simulate import Outcome
 from precopy.planning.model.limits import Limits
 from precopy.planning.model.trace import Trace
-from precopy.planning.policies.precopy import OURS, decide
+from precopy.planning.policies.ours import OURS, decide
 from precopy.planning.replay import replay as replaying
 from precopy.planning.replay.replay import Replayer
 from precopy.recording.files import read_recording
@@ -84,13 +84,13 @@ CONSTANTS: tuple[tuple[str, str, str, str], ...] = (
     ("forecast.simulate", "_CUTS", "count", "bisection steps for the end of a round cut short"),
     ("model.metrics", "_SAFE", "factor", "factor on remaining bytes in mid-round"),
     ("model.downtime", "PAUSE_S", "", "seconds between the last sync and all vCPUs standing still"),
-    ("policies.precopy", "SURE_ROUNDS", "count", "rounds before a migration may be called hopeless"),
-    ("policies.precopy", "_LITTLE", "share", "share of the downtime that further rounds have to save"),
-    ("policies.precopy", "_LATE_ROUNDS", "count", "rounds past the time limit in wait for a local minimum"),
-    ("policies.precopy", "_STILL_ROUNDS", "count", "rounds without progress after which the value decides"),
-    ("policies.precopy", "_MARGIN", "share", "share of the downtime limit that throttling aims at"),
-    ("policies.precopy", "_HALF", "share", "length of a throttled round by the one before"),
-    ("policies.precopy", "_NEARLY", "share", "share of the largest throttle that counts as all of it"),
+    ("policies.ours", "SURE_ROUNDS", "count", "rounds before a migration may be called hopeless"),
+    ("policies.ours", "_LITTLE", "share", "share of the downtime that further rounds have to save"),
+    ("policies.ours", "_LATE_ROUNDS", "count", "rounds past the time limit in wait for a local minimum"),
+    ("policies.ours", "_STILL_ROUNDS", "count", "rounds without progress after which the value decides"),
+    ("policies.ours", "_MARGIN", "share", "share of the downtime limit that throttling aims at"),
+    ("policies.ours", "_HALF", "share", "length of a throttled round by the one before"),
+    ("policies.ours", "_NEARLY", "share", "share of the largest throttle that counts as all of it"),
 )
 """(module in precopy.planning, name, how it is scaled, what it is)."""
 

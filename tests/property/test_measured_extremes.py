@@ -12,7 +12,7 @@ from precopy.names import TimeoutPolicy
 from precopy.planning import OURS, Estimate, Limits, Metrics, Policy, RoundSample, forecast
 from precopy.planning.estimation.estimators import observe
 from precopy.planning.policies import POLICIES
-from precopy.planning.policies.precopy import decide
+from precopy.planning.policies.ours import decide
 
 AMOUNTS = st.sampled_from((0.0, 1.0, 4096.0, 1e9, 1e15)) | st.floats(0, 1e15)
 TIMES = st.sampled_from((0.0, 5e-324, 1e-160, 1e-9, 1e-3, 1.0, 1e6)) | st.floats(0, 1e6)

@@ -19,7 +19,7 @@ from precopy.planning.model.downtime import ExpectedDowntime, expected_downtime,
 from precopy.planning.model.estimate import Estimate
 from precopy.planning.model.limits import Limits
 from precopy.planning.model.metrics import Costs, Metrics, RoundSample
-from precopy.planning.policies.precopy import OURS, decide
+from precopy.planning.policies.ours import OURS, decide
 
 __all__ = [
     "OURS",

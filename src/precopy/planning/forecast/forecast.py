@@ -13,7 +13,7 @@ from precopy.planning.model.downtime import expected_downtime, needed_speed, sma
 from precopy.planning.model.estimate import Estimate
 from precopy.planning.model.limits import Limits
 from precopy.planning.model.metrics import Metrics
-from precopy.planning.policies.precopy import decide
+from precopy.planning.policies.ours import decide
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from precopy.planning.model.downtime import expected_downtime, smallest_downtime
 from precopy.planning.model.estimate import Estimate
 from precopy.planning.model.limits import Limits
 from precopy.planning.model.metrics import Metrics
-from precopy.planning.policies.precopy import SURE_ROUNDS, decide
+from precopy.planning.policies.ours import SURE_ROUNDS, decide
 
 _UNKNOWN = Estimate(0.0, 0.0, float("inf"))
 

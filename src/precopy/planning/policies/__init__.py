@@ -1,6 +1,6 @@
 """Every convergence policy by its name: ours, and those of the field, to be compared with it and with each other.
 
-Each is a function of the same shape as `precopy.planning.policies.precopy`, and each states its rule, its defaults,
+Each is a function of the same shape as `precopy.planning.policies.ours`, and each states its rule, its defaults,
 what it does not model, and its source. docs/policies.md has them in one table.
 """
 
@@ -9,7 +9,7 @@ from precopy.planning.model.decision import Policy
 from precopy.planning.policies.cloud_hypervisor import cloud_hypervisor
 from precopy.planning.policies.kubevirt import ramp, stall
 from precopy.planning.policies.nova import nova
-from precopy.planning.policies.precopy import OURS
+from precopy.planning.policies.ours import OURS
 from precopy.planning.policies.proxmox import proxmox
 from precopy.planning.policies.qemu import auto_converge, qemu
 

@@ -74,7 +74,7 @@ def decide(metrics: Metrics, limits: Limits, now: float) -> Decision:
     return decision(Action.GO_ON, f"{_range(expected)} of downtime now, {_range(least)} at best")
 
 
-OURS = Policy("precopy", "precopy: planning/policies/precopy.py", decide)
+OURS = Policy("precopy", "precopy: planning/policies/ours.py", decide)
 
 
 def _no_reason_to_wait(metrics: Metrics, expected: Estimate, least: Estimate, late: int) -> str:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from precopy.planning import Action, Limits, TimeoutPolicy, decide
-from precopy.planning.policies.precopy import SURE_ROUNDS
+from precopy.planning.policies.ours import SURE_ROUNDS
 from support.planning import GB, metrics, sample, samples
 
 
