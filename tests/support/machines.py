@@ -16,13 +16,13 @@ from precopy.machines.workload import Workload
 from precopy.machines.workload.image import RESERVED_END, words_at
 from precopy.memory import GuestMemory
 from precopy.memory.captures.machines import flat
-from precopy.ports import DeviceStates, DirtyLimiting, SelfChecking, Throttleable, TrackerChoosing
+from precopy.ports import DeviceStates, DirtyLimiting, Rehearsing, SelfChecking, Throttleable, TrackerChoosing
 from precopy.units import PAGE_SIZE, GuestPhysicalAddress
 from support.patience import IN_TIME_S
 from support.scripted import BareGuest, CopiedGuest, ScriptedGuest, World
 
 RAM = 8 << 20
-OPTIONAL = (TrackerChoosing, Throttleable, DirtyLimiting, DeviceStates, SelfChecking)
+OPTIONAL = (TrackerChoosing, Throttleable, DirtyLimiting, DeviceStates, Rehearsing, SelfChecking)
 """The roles that a machine may have or lack."""
 
 
@@ -119,7 +119,13 @@ RING = Kind(
     "kvm, dirty ring", lambda: KvmGuest(GuestMemory(flat(RAM)), 1, "dirty-ring"), _boot, _sleep, _damage, ALL, "kvm"
 )
 EMULATED = Kind(
-    "emulated", lambda: EmulatedGuest(GuestMemory(flat(RAM))), _boot, _sleep, _damage, ALL - {DirtyLimiting}, "unicorn"
+    "emulated",
+    lambda: EmulatedGuest(GuestMemory(flat(RAM))),
+    _boot,
+    _sleep,
+    _damage,
+    ALL - {DirtyLimiting, Rehearsing},
+    "unicorn",
 )
 BARE, COPIED = (
     Kind(

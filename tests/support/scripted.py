@@ -180,6 +180,9 @@ class ScriptedGuest:
             raise GuestError(f"a state of {len(state)} bytes does not fit this machine")
         self.steps, self.seed, self.hot = struct.unpack("<QQQ", state)
 
+    def rehearse(self) -> None:
+        self._call("rehearse")
+
     def self_check(self) -> SelfCheck:
         """Makes all steps again in a memory of its own, and compares."""
         self._call("check")

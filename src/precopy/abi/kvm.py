@@ -7,6 +7,7 @@ request numbers are derived from the header alone, as the kernel does it.
 from __future__ import annotations
 
 import ctypes
+import functools
 from ctypes import c_uint8, c_uint16, c_uint32, c_uint64
 
 from precopy.abi.ioctl import io, ior, iow, iowr
@@ -253,6 +254,7 @@ DIRTY_LOG_MANUAL_PROTECT_ENABLE = 1 << 0
 DIRTY_LOG_INITIALLY_SET = 1 << 1
 
 
+@functools.cache  # making a type takes longer than most ioctls
 def with_entries(
     header: type[ctypes.Structure], entry: type[ctypes.Structure | c_uint32], count: int
 ) -> type[ctypes.Structure]:

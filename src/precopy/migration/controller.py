@@ -38,7 +38,7 @@ class ConvergenceController:
         vm: SourceVm,
         bitmap: MigrationBitmap,
         options: MigrationOptions,
-        round_trip_s: float,
+        opening_s: float,
         *,
         emit: Callable[[Verdict], None],
         recorder: Recorder | None,
@@ -50,7 +50,7 @@ class ConvergenceController:
         self.verdicts: list[Verdict] = []
         self.samples: list[RoundSample] = []
         self._emit = emit
-        self._round_trip_s = round_trip_s
+        self._opening_s = self._round_trip_s = opening_s
         self._page_size = vm.memory.layout.page_size
         self._next_sample_s = _FIRST_SAMPLE_S
         self._began_s = 0.0
@@ -149,7 +149,7 @@ class ConvergenceController:
     @property
     def switchover_overhead_s(self) -> Estimate:
         """Seconds expected in a downtime besides its last sync and sending."""
-        return switchover_overhead(self._round_trip_s)
+        return switchover_overhead(self._round_trip_s, self._opening_s)
 
     @staticmethod
     def _verdict(metrics: Metrics, ahead: Forecast, now: float) -> Verdict:

@@ -27,6 +27,7 @@ from precopy.errors import (
 from precopy.migration.channel import Channel
 from precopy.migration.greeting import Greeting
 from precopy.migration.page_sink import PageSink, Straight
+from precopy.migration.rehearsal import Rehearsal
 from precopy.migration.session import check_hello, reason_of
 from precopy.migration.verification import Comparison
 from precopy.ports import ByteStream, Clock, DestinationVm, DeviceStates, SelfChecking, SystemClock, lacks
@@ -117,6 +118,7 @@ class Destination:
         self._verify_s, self._verify_cpu = 0.0, NO_CPU_TIME
         self._stated_at = 0.0
         self._final = False
+        self._rehearsal = Rehearsal(vm, self._clock)
         self._came_at = self._clock.now()
         self._lock = threading.Lock()
         self._forbidden = False
@@ -226,6 +228,8 @@ class Destination:
         self._final = end.final
         self._channel.send(ack)
         self._emit(Arriving(end.number, self._sink.received_bytes))
+        if not end.final:
+            self._rehearsal.between_rounds()
 
     def _end_rounds(self) -> None:
         if not self._final or self._sink.batches:

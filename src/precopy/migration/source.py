@@ -28,6 +28,7 @@ from precopy.migration.options import MigrationOptions
 from precopy.migration.page_source import PageSource
 from precopy.migration.rate_limit import RateLimiter
 from precopy.migration.recorder import Recorder
+from precopy.migration.rehearsal import Rehearsal
 from precopy.migration.reporter import Reporter
 from precopy.migration.results import Attempt, Event, Migrated
 from precopy.migration.rounds import Rounds
@@ -200,14 +201,14 @@ class Source:
         clock, layout = self._clock, self.vm.memory.layout
         start, used = self._reporter.restart(), cpu_time()
         open_session(self._channel, Hello.of(self.session, self.vm.machine, layout), "destination")
-        round_trip_s = clock.now() - start
+        opening_s = clock.now() - start
         policy = clear_policy(self.options.clear, layout, self.options.clear_chunk_shift)
         bitmap = MigrationBitmap(dirty, policy, clock.now)
         controller = self._controller = ConvergenceController(
             self.vm,
             bitmap,
             self.options,
-            round_trip_s,
+            opening_s,
             emit=self._reporter.tell,
             recorder=self._recorder,
             throttling=self._throttling,
@@ -270,6 +271,7 @@ class Source:
         self._reporter.phase = "rounds"
         sync = rounds.sync()
         controller.begin(tracker, sync)
+        rehearsal = Rehearsal(self.vm, self._clock)
         while True:
             done = rounds.send(
                 sync,
@@ -277,6 +279,7 @@ class Source:
                 dirty_map=bitmap.pending.counts(_MAP_PARTS),
             )
             self._reporter.round(done)
+            rehearsal.between_rounds()
             sync = rounds.sync()
             decision = controller.after(done, sync, rounds.synced_at - self._reporter.started)
             if decision.action is Action.SWITCH_OVER:

@@ -163,6 +163,16 @@ class DeviceStates(Protocol):
 
 
 @runtime_checkable
+class Rehearsing(Protocol):
+    """A machine that can do beforehand what a switchover will do with its vCPUs' state."""
+
+    def rehearse(self) -> None:
+        """Saves and loads the state of a vCPU that is no guest's, so that code and memory for that are there when a
+        guest stands still. The guest may run, and notices nothing. Raises `PrecopyError` where it cannot."""
+        ...
+
+
+@runtime_checkable
 class SelfChecking(Protocol):
     """A machine whose guest has an invariant that its memory can be held against."""
 

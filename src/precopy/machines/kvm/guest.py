@@ -11,7 +11,7 @@ from precopy.abi.ioctl import call
 from precopy.dirty import DirtyMemory
 from precopy.errors import GuestError, Unsupported
 from precopy.machines.kvm import state
-from precopy.machines.kvm.machine import VirtualMachine
+from precopy.machines.kvm.machine import SpareVcpu, VirtualMachine
 from precopy.machines.kvm.memory import VmMemory
 from precopy.machines.kvm.system import KvmSystem
 from precopy.machines.kvm.tracker_choice import choose
@@ -61,6 +61,7 @@ class KvmGuest:
         self._gates = [VcpuGate() for _ in range(vcpus)]
         self._throttle = VcpuThrottle(self._gates, self._interrupt)
         self._pacers = [Pacer(params_words(memory, number), gate) for number, gate in enumerate(self._gates)]
+        self._spare: SpareVcpu | None = None
         self._system = KvmSystem()
         try:
             self._vm = self._make_vm(tracker)
@@ -79,6 +80,8 @@ class KvmGuest:
         self._throttle.close()
         self.running = False
         self._vm.close()
+        if self._spare is not None:
+            self._spare.close()
         self._system.close()
         self.memory.close()
 
@@ -223,6 +226,12 @@ class KvmGuest:
     def load_state(self, saved: bytes) -> None:
         self._need_paused("load")
         state.load(self._vcpus, saved)
+
+    def rehearse(self) -> None:
+        if self._spare is None:
+            self._spare = SpareVcpu(self._system)
+        vcpus = [self._spare.vcpu]
+        state.load(vcpus, state.save(self._system, vcpus))
 
     def self_check(self) -> SelfCheck:
         self._need_paused("check")

@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Sequence
 
+from precopy.errors import GuestError
 from precopy.machines.kvm.memory import VmMemory
 from precopy.machines.kvm.system import KvmSystem
 from precopy.machines.kvm.vcpu import ExitHandler, Vcpu
@@ -47,4 +48,25 @@ class VirtualMachine:
 
     def close(self) -> None:
         """Ends the vCPUs and the VM. May be called twice."""
+        self._closing.close()
+
+
+def _no_output(vcpu: Vcpu) -> None:
+    raise GuestError(f"{vcpu.target} of a VM without memory has run")
+
+
+class SpareVcpu:
+    """``vcpu`` of a VM without memory: it never runs, and has a state that can be saved and loaded. Raises
+    `KernelCallError`, `Unsupported`."""
+
+    def __init__(self, system: KvmSystem) -> None:
+        with contextlib.ExitStack() as undo:
+            vm = system.create_vm()
+            undo.callback(os.close, vm)
+            self.vcpu = Vcpu(system, vm, 0, _no_output)
+            undo.callback(self.vcpu.close)
+            self._closing = undo.pop_all()
+
+    def close(self) -> None:
+        """May be called twice."""
         self._closing.close()
