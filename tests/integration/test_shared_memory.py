@@ -166,6 +166,17 @@ class TestWhoWrites:
                 precopy.attach(target)
         with pytest.raises(UsageError, match="no shared memory called 'precopy-not-there'"):
             precopy.attach("precopy-not-there")
+        outside = f"../../proc/self/fd/{shared._fd}"  # type: ignore[attr-defined] # a path that leads to it
+        for no_name in (outside, f"./{shared.name}", f"//{shared.name}", "..", "a\0b", "x" * 256):
+            with pytest.raises(UsageError, match="is no name of shared memory"):
+                precopy.attach(no_name)
+        link = Path("/dev/shm", f"{shared.name}-link")
+        link.symlink_to(Path("/dev/shm", shared.name))
+        try:
+            with pytest.raises(UsageError, match="no shared memory called"):
+                precopy.attach(link.name)
+        finally:
+            link.unlink()
         for nothing in (b"", 5, None, [1]):
             with pytest.raises(UsageError):
                 precopy.attach(nothing)

@@ -14,6 +14,7 @@ from precopy.errors import Unsupported, UsageError
 from precopy.memory import CAPTURES, Capture
 from precopy.recording.files import RecordingWriter, read_recording
 from precopy.snapshot_store import export
+from precopy.transport.address import parse_address
 from support.commands import precopy as command
 
 
@@ -108,6 +109,71 @@ def test_a_nul_in_an_argument_is_a_usage_error(arguments: tuple[str, ...], capsy
     assert len(said) == 1
     assert "NUL" in said[0]
     assert "\0" not in said[0]
+
+
+LONG = "x" * 5000
+PLAN = ("plan", "sweep", "--ram", "1G", "--dirty-rate", "1M", "--bandwidth", "1G", "--sync-time", "1ms", "--csv")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(("report", nothing) for nothing in (".", "/", "", "..", LONG)),
+        *(("layout", nothing) for nothing in (".", "", LONG, "/proc/1/cwd/x")),
+        *((*PLAN, nothing) for nothing in (LONG, f"{LONG}/x", "/proc/1/fd/x/y", "/dev/null/x")),
+        ("replay", "."),
+        ("snapshot", "list", LONG),
+        ("bench", "sync", "--layout", LONG),
+    ],
+    ids=lambda arguments: "-".join(argument[:12] for argument in arguments),
+)
+def test_what_names_no_file_is_one_sentence(arguments: tuple[str, ...]) -> None:
+    done = command(*arguments)
+    assert done.code in (1, 2), done.err
+    assert "internal error" not in done.err
+    assert len(done.err.splitlines()) == 1
+
+
+class TestAWorkingDirectoryThatIsGone:
+    """Nothing relative has a place then: one sentence says so, and what is absolute works."""
+
+    @pytest.fixture(autouse=True)
+    def gone(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "gone").mkdir()
+        monkeypatch.chdir(tmp_path / "gone")
+        (tmp_path / "gone").rmdir()
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ("snapshot", "list", "x"),
+            ("snapshot", "list", "."),
+            ("snapshot", "export", "/dev/shm", "x"),
+            ("migrate", "unix:x", "unix:y", "--record", "z"),
+            ("layout", "."),
+            ("layout", "x"),
+            ("report", "x.json"),
+            ("replay", "x"),
+        ],
+        ids="-".join,
+    )
+    def test_a_command(self, arguments: tuple[str, ...]) -> None:
+        done = command(*arguments)
+        assert (done.code, len(done.err.splitlines())) == (2, 1), done.err
+        assert "internal error" not in done.err
+
+    @pytest.mark.needs("pagemap")
+    def test_a_program(self, tmp_path: Path) -> None:
+        memory = precopy.Memory(1 << 20)
+        for call in (
+            lambda: precopy.snapshot(memory, "saved"),
+            lambda: precopy.open_memory("saved", 1 << 20),
+            lambda: precopy.snapshots("saved"),
+            lambda: parse_address("unix:x").absolute(),
+        ):
+            with pytest.raises(UsageError, match="not there any more"):
+                call()
+        assert precopy.snapshot(memory, tmp_path / "saved").number == 1
 
 
 def test_a_nul_in_a_path_of_the_api_is_a_usage_error(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ AGES_S = 1e9
 NO_TIME = [True, np.True_, "3", b"3", math.nan, -1.0, -math.inf, 10**400, Decimal(3), 1j, [], np.zeros(2)]
 NO_CHOICE = ["x", "", True, 3, b"zstd", [], {}, np.array(["zstd", "content"])]
 NO_CALL = [3, "print", True, [], np.zeros(2)]
+NO_SHARED_MEMORY = ["a\0b", "", "/", ".", "..", "/..", "../x", "a/b", "//a", "a/", "\ud800", "x" * 256, "x" * 10_000]
 NO_BUFFER = [3, 1.5, True, [1], {}, np.zeros(1, "M8[ns]"), np.zeros(4096, np.uint8)[::2]]
 
 WRONG: dict[str, list[Any]] = {
@@ -46,7 +47,7 @@ WRONG: dict[str, list[Any]] = {
     "str | os.PathLike[str]": [True, 3, None, 1.5, [], "", b"", "a\0b", "/dev/null/x"],
     "str": [True, 3, None, b"tcp:127.0.0.1:0", Path("tcp:127.0.0.1:0"), "", "nowhere", "tcp:127.0.0.1", "unix:"],
     "Memory": [bytearray(4096), None, 3, True, "memory", np.zeros(4096, np.uint8), Memory],
-    "Any": [*NO_BUFFER, None, b"bytes", "no such name", "a\0b", ""],
+    "Any": [*NO_BUFFER, None, b"bytes", "no such name", *NO_SHARED_MEMORY],
     "mmap.mmap": [*NO_BUFFER, None, b"bytes", "x", bytearray(4096)],
     "Writers | None": NO_CHOICE,
     "Literal['content'] | None": NO_CHOICE,

@@ -1,4 +1,4 @@
-"""What can be a path, and which file system a file is on: fstatfs(2), of which Python has no more than fstatvfs.
+"""What can be a path, from where, and which file system a file is on: fstatfs(2), where Python has but fstatvfs.
 
 Source: include/uapi/linux/magic.h.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import os
 from functools import cache
+from pathlib import Path
 
 from precopy.errors import UsageError
 
@@ -60,3 +61,17 @@ def usable_path(path: str | os.PathLike[str]) -> str:
     if b"\0" in encoded:
         raise UsageError(f"{name[:200]!r} is no path: it holds a NUL character")
     return name
+
+
+def absolute_path(path: str | os.PathLike[str]) -> str:
+    """``path`` for a process with another working directory. Raises `UsageError`, also where this process's own is
+    gone, so that nothing relative has a place."""
+    name = usable_path(path)
+    try:
+        # os.path.abspath takes .. away, to which a link gives another meaning.
+        return str(Path(name).absolute())
+    except OSError as error:
+        raise UsageError(
+            f"{name!r} is in the working directory, which is not there any more ({error.strerror}); give a path that "
+            f"begins with /, or begin in another directory"
+        ) from None

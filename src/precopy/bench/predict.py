@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from precopy.abi.filesystem import absolute_path
 from precopy.bench.failed import Failed, attempt
 from precopy.bench.predict_cases import describe, grid, hopeless_grid
 from precopy.errors import VerificationFailed
@@ -70,7 +71,7 @@ def carry_out(
 
 
 def _file(directory: Path | None, name: str) -> str:
-    return "" if directory is None else str(directory.absolute() / name)
+    return "" if directory is None else absolute_path(directory / name)
 
 
 def _predicted(case: Case, record: str) -> Predicted | Missed:

@@ -73,6 +73,7 @@ def migrate(
 
     Ctrl-C cancels: the guest stays where it is. On any failure before the commit it stays there, too.
     """
+    from precopy.abi.filesystem import absolute_path
     from precopy.cli.facts import host_facts, show_result
     from precopy.migration import MigrationOptions
     from precopy.report.kinds.migrate import Migration
@@ -105,7 +106,7 @@ def migrate(
                 for listener in listeners:
                     listener(event)
 
-            file = "" if record is None else str(record.absolute())  # the guest's process may be anywhere
+            file = "" if record is None else absolute_path(record)  # the guest's process may be anywhere
             workload = ask(control, Command("status"))["workload"]
             done = migrate_guest(control, address, wanted, timeout, tell, record=file)
     except PrecopyError as error:

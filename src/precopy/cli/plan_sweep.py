@@ -259,9 +259,10 @@ def _check_writable(path: Path) -> None:
 
     from precopy.errors import UsageError
 
-    there = path.exists()
+    # os.path says no of what the system does not answer for, where pathlib raises.
+    there = os.path.exists(path)
     if not os.access(path if there else path.parent, os.W_OK):
-        why = "its directory is not there" if not path.parent.is_dir() else "it may not be written"
+        why = "its directory is not there" if not os.path.isdir(path.parent) else "it may not be written"
         raise UsageError(f"cannot write {path}: {why}")
 
 

@@ -50,6 +50,8 @@ def _output(file: str, output: Path | None) -> Path:
     if output is None:
         if file == _STDIN:
             raise UsageError("a page from stdin has no name of its own; give one with -o")
+        if not Path(file).name:
+            raise UsageError(f"{file!r} is no file; name the one that --json was written to")
         output = Path(file).with_suffix(".html")
     if file != _STDIN and (output == Path(file) or _same(output, Path(file))):
         raise UsageError(f"{output} is the file that is read; give another one with -o")

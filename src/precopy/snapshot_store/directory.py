@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Self
 
-from precopy.abi.filesystem import usable_path
+from precopy.abi.filesystem import absolute_path
 from precopy.errors import SnapshotError, UsageError
 from precopy.snapshot_store.format import MAX_NUMBER
 
@@ -52,7 +52,7 @@ class Directory:
     """An open directory of snapshots. Raises `UsageError` where ``path`` is none."""
 
     def __init__(self, path: str | os.PathLike[str], *, create: bool = False) -> None:
-        self.path = Path(usable_path(path)).absolute()
+        self.path = Path(absolute_path(path))
         try:
             if create:
                 _make(self.path)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from precopy.abi.file_io import write_at
-from precopy.abi.filesystem import usable_path
+from precopy.abi.filesystem import absolute_path
 from precopy.bitmap.words import Indexes
 from precopy.errors import PrecopyError, UsageError
 from precopy.memory.ram import Pages
@@ -46,7 +46,7 @@ def export(
     Raises `UsageError` where there is no such snapshot or type, and for a file that is called like a snapshot;
     `SnapshotDamaged`, `SnapshotError`.
     """
-    path = Path(os.path.realpath(usable_path(file)))  # a link's target is written, and the link stays
+    path = Path(os.path.realpath(absolute_path(file)))  # a link's target is written, and the link stays
     if os.path.exists(path) and not os.path.isfile(path):
         raise UsageError(f"{path} is there and is no regular file; name one, or one that is not there yet")
     if is_reserved(path.name):

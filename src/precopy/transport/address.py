@@ -6,7 +6,7 @@ import os
 import re
 from dataclasses import dataclass
 
-from precopy.abi.filesystem import usable_path
+from precopy.abi.filesystem import absolute_path, usable_path
 from precopy.errors import UsageError
 
 _MAX_PORT = 65535
@@ -32,8 +32,8 @@ class Address:
         return f"tcp:{host}:{self.port}"
 
     def absolute(self) -> Address:
-        """The same for a process with another working directory."""
-        return self if self.path is None else Address(path=os.path.abspath(self.path))
+        """The same for a process with another working directory. Raises `UsageError`."""
+        return self if self.path is None else Address(path=absolute_path(self.path))
 
 
 def parse_address(text: str) -> Address:

@@ -17,6 +17,9 @@ from precopy.machines.process.buffers import buffer_of
 from precopy.units import PAGE_SIZE
 
 _NAMES = "/dev/shm"
+_NAME_BYTES = 255  # NAME_MAX of limits.h
+_SHOWN = 100
+"""Characters of a name that cannot be meant, in the sentence about it."""
 _EXIT_PRIORITY = 10
 """Before what multiprocessing cleans up itself (0 and less), and after what a program's own finalizers may still write
 (those without a priority aside)."""
@@ -62,26 +65,38 @@ def attach(memory: Any) -> Attachment:
 
 
 def _path(name: str) -> str:
-    return os.path.join(_NAMES, name.removeprefix("/"))
+    """Where Linux keeps the shared memory of this name. Raises `UsageError` for what is no name of any: it has no path
+    of its own (shm_open(3)), so nothing outside of ``_NAMES`` can be opened with one."""
+    own = name.removeprefix("/")
+    try:
+        encoded = os.fsencode(own)
+    except UnicodeError:
+        encoded = b""
+    if not encoded or encoded in (b".", b"..") or b"/" in encoded or b"\0" in encoded or len(encoded) > _NAME_BYTES:
+        raise UsageError(
+            f"{name[:_SHOWN]!r} is no name of shared memory: that has 1 to {_NAME_BYTES} bytes, and no slash but in "
+            f"front; give what SharedMemory.name says"
+        )
+    return os.path.join(_NAMES, own)
 
 
-def _none_called(name: str, error: Exception) -> UsageError:
-    return UsageError(f"there is no shared memory called {name!r} ({getattr(error, 'strerror', None) or error})")
+def _none_called(name: str, error: OSError) -> UsageError:
+    return UsageError(f"there is no shared memory called {name!r} ({error.strerror or error})")
 
 
 def _named(name: str) -> SharedFile:
     """The file of a name, as the list of mappings identifies it."""
     try:
-        found = os.stat(_path(name))
-    except (OSError, ValueError) as error:
+        found = os.stat(_path(name), follow_symlinks=False)
+    except OSError as error:
         raise _none_called(name, error) from error
     return SharedFile(f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}", found.st_ino)
 
 
 def _mapped(name: str) -> mmap.mmap:
     try:
-        descriptor = os.open(_path(name), os.O_RDWR | os.O_CLOEXEC)
-    except (OSError, ValueError) as error:
+        descriptor = os.open(_path(name), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
         raise _none_called(name, error) from error
     try:
         return mmap.mmap(descriptor, 0)

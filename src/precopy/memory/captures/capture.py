@@ -7,6 +7,7 @@ is known, ``command.txt`` (what was run). Some ship with the package: `CAPTURES`
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,6 +26,8 @@ from precopy.memory.topology.address_space import AddressSpace
 from precopy.units import PAGE_SIZE
 
 _SHIPPED = Path(__file__).parent
+_SHOWN = 100
+"""Characters of a name that cannot be meant, in the sentence about it."""
 _NAMED = 4
 """Names that a note says, at most."""
 _RAMBLOCK, _MTREE, _COMMAND = "ramblock.txt", "mtree-flat.txt", "command.txt"
@@ -47,7 +50,7 @@ class Capture:
         """The capture in ``directory``. Raises `UsageError` for files that are missing, `LayoutTextError`."""
         ramblock, mtree = directory / _RAMBLOCK, directory / _MTREE
         return cls(
-            directory.resolve().name,
+            os.path.basename(_resolved(directory)),
             parse_ramblock(_read(ramblock), str(ramblock)),
             parse_mtree(_read(mtree), str(mtree)),
             _read(directory / _COMMAND) if (directory / _COMMAND).exists() else None,
@@ -66,10 +69,11 @@ class Capture:
         `LayoutTextError`."""
         if name in CAPTURES:
             return cls.named(name)
-        if not Path(name).is_dir():
+        if not os.path.isdir(name):  # of what can be no path, too; Path.is_dir raises for a name that is too long
             close = difflib.get_close_matches(name[:100].lower(), CAPTURES, 1)
             meant = f". Did you mean {close[0]!r}?" if close else ""
-            raise UsageError(f"{name!r} is no directory and no captured layout; there are {', '.join(CAPTURES)}{meant}")
+            known = ", ".join(CAPTURES)
+            raise UsageError(f"{name[:_SHOWN]!r} is no directory and no captured layout; there are {known}{meant}")
         return cls.read(Path(name))
 
     def write(self, directory: Path) -> None:
@@ -143,6 +147,13 @@ def _some(names: Sequence[str]) -> str:
     """The first names, and how many more there are."""
     more = len(names) - _NAMED
     return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _resolved(directory: Path) -> str:
+    try:
+        return os.path.realpath(directory)
+    except OSError:  # the working directory is gone, and with it what is relative to it
+        return str(directory)
 
 
 def _read(path: Path) -> str:
