@@ -13,7 +13,7 @@ from precopy.migration.page_source import WINDOW_PAGES
 from precopy.migration.recorder import Recorder
 from precopy.migration.results import Range, Verdict, finite
 from precopy.migration.rounds import LEAST_BATCH_PAGES, EarlyEnd
-from precopy.migration.throttling import Throttling
+from precopy.migration.throttle_modes import Throttling
 from precopy.planning import Action, Decision, Estimate, Forecast, Metrics, RoundSample, forecast
 from precopy.planning.estimation.estimators import observe
 from precopy.planning.model.round import NextSync, Round

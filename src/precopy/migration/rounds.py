@@ -46,20 +46,20 @@ class _Taken:
 
 
 class Rounds:
-    """Sends rounds of what ``bitmap`` has pending through ``source``. ``started`` is when the migration began (None:
-    now), by the source's clock; ``throttled_share`` says which share of the guest's time was taken since it was asked
-    last."""
+    """Sends rounds of what ``bitmap`` has pending through ``page_source``. ``started`` is when the migration began, by
+    the page source's clock (None: now); ``throttled_share`` says which share of the guest's time was taken since it was
+    asked last."""
 
     def __init__(
         self,
         bitmap: MigrationBitmap,
-        source: PageSource,
+        page_source: PageSource,
         *,
         started: float | None = None,
         throttled_share: Callable[[], float] = lambda: 0.0,
     ) -> None:
-        self.bitmap, self.source, self._clock = bitmap, source, source.clock
-        self._page_size = source.layout.page_size
+        self.bitmap, self.page_source, self._clock = bitmap, page_source, page_source.clock
+        self._page_size = page_source.layout.page_size
         self.number = 0
         self._batch = BATCH_PAGES
         self._torn: list[PageBatch] = []
@@ -76,7 +76,7 @@ class Rounds:
 
         Raises `PeerProtocolError` where one was the link's doing, `UnreportedWrites` where memory changed unnoticed.
         """
-        stats = self.bitmap.sync(self.source.alive)
+        stats = self.bitmap.sync(self.page_source.alive)
         now = self._clock.now()
         self.dirty_rate = stats.new_dirty_pages * self._page_size / max(now - self.synced_at, 1e-9)
         self.synced_at = now
@@ -89,7 +89,7 @@ class Rounds:
         before = self.bitmap.pending.count()
         for batch in torn:
             if not self.bitmap.dirty.intersects(batch.content):
-                raise self.source.blame(
+                raise self.page_source.blame(
                     [batch],
                     f"a batch of {batch.content.pages} pages of round {self.number} arrived with a wrong checksum, and "
                     f"the guest wrote none of them",
@@ -109,9 +109,9 @@ class Rounds:
         what is left stays pending. ``sync`` is this round's sync, for the record; ``final`` that of the paused guest,
         after which nothing is written any more."""
         self.number += 1
-        self.source.tick()
-        sent_before, taken = self.source.channel.sent_bytes, _Taken()
-        self.source.begin()
+        self.page_source.tick()
+        sent_before, taken = self.page_source.channel.sent_bytes, _Taken()
+        self.page_source.begin()
         # From the sync on, so that no moment in which the guest writes lies between two rounds.
         start = self.synced_at if final is None else self._clock.now()
         pending = self.bitmap.pending.count()
@@ -124,7 +124,7 @@ class Rounds:
         def enough() -> bool:
             """Whether the policy ends the round here; it is asked every ``early_end.pages`` pages."""
             nonlocal asked
-            done = self.source.pages
+            done = self.page_source.pages
             if early_end is None or done - asked < early_end.pages:
                 return False
             asked = done
@@ -134,10 +134,10 @@ class Rounds:
             if self._send_window(runs, taken, enough):
                 break
         ending = self._clock.now()
-        self._torn = self.source.end_round(self.number, final=final is not None)
+        self._torn = self.page_source.end_round(self.number, final=final is not None)
         end = self._clock.now()
-        pages = self.source.pages
-        sent = self.source.channel.sent_bytes - sent_before
+        pages = self.page_source.pages
+        sent = self.page_source.channel.sent_bytes - sent_before
         counters = self.bitmap.memory.counters
         did, self._before = counters - self._before, counters
         again, self._again = self._again, 0
@@ -153,21 +153,21 @@ class Rounds:
             bitmap_sync_s=sync.bitmap_sync_s,
             log_clear_s=sync.log_clear_s,
             transfer_s=end - start,
-            send_s=self.source.send_s,
+            send_s=self.page_source.send_s,
             scan_s=taken.scan_s,
             clear_s=taken.clear_s,
             ack_s=end - ending,
             dirty_pages=sync.dirty_pages - found_twice,
             new_dirty_pages=sync.new_dirty_pages,
-            sent_pages=self.source.content_pages,
-            zero_pages=self.source.zero_pages,
+            sent_pages=self.page_source.content_pages,
+            zero_pages=self.page_source.zero_pages,
             torn_batches=len(self._torn),
             sent_bytes=sent,
             get_log_ioctls=did.get_calls,
             clear_log_ioctls=did.clear_calls,
             get_log_ioctl_s=did.get_s,
             clear_log_ioctl_s=did.clear_s,
-            bandwidth_bytes_per_s=sent / max(self.source.send_s, 1e-9),
+            bandwidth_bytes_per_s=sent / max(self.page_source.send_s, 1e-9),
             dirty_rate_bytes_per_s=self.dirty_rate,
             arrived_s=end - self._started,
             throttled_share=0.0 if final is not None else self._throttled_share(),
@@ -189,14 +189,14 @@ class Rounds:
     def _send_window(self, runs: Runs, taken: _Taken, enough: Callable[[], bool]) -> bool:
         """Sends a window, or as much of it as is ``enough``: then the rest is pending again, and True is returned."""
         began = self._clock.now()
-        window = self.source.reader.read(runs)
+        window = self.page_source.reader.read(runs)
         taken.scan_s += self._clock.now() - began
-        self.source.send_zero(window.zero)
+        self.page_source.send_zero(window.zero)
         # Views and addresses are made for the whole window at once; a batch takes its slice of them.
-        cut, bounds = window.content.cut(self.source.batch_pages(self._batch, _BATCH_S))
+        cut, bounds = window.content.cut(self.page_source.batch_pages(self._batch, _BATCH_S))
         parts = window.contents(cut)
         for lo, hi in pairwise(bounds):
-            self.source.send(parts[lo:hi])
+            self.page_source.send(parts[lo:hi])
             if enough():
                 self.bitmap.mark(parts.runs[hi:])
                 return True

@@ -34,7 +34,7 @@ from precopy.migration.results import Attempt, Event, Migrated
 from precopy.migration.rounds import Rounds
 from precopy.migration.session import GuestIs, Handover, new_session, open_session, reason_of
 from precopy.migration.switchover import Switchover, patience
-from precopy.migration.throttling import Throttling, throttling_of
+from precopy.migration.throttle_modes import Throttling, throttling_of
 from precopy.planning import Action
 from precopy.planning.model.trace import RecordedOutcome
 from precopy.ports import (
@@ -214,14 +214,14 @@ class Source:
             throttling=self._throttling,
         )
         self._reporter.bitmap, self._reporter.verdicts = bitmap, controller.verdicts
-        pages = PageSource(
+        page_source = PageSource(
             self.vm.memory,
             self._channel,
             rate_limiter=RateLimiter(self.options.max_bandwidth, clock),
             clock=clock,
             tick=self._tick,
         )
-        rounds = Rounds(bitmap, pages, started=start, throttled_share=self._throttling.share_of_round)
+        rounds = Rounds(bitmap, page_source, started=start, throttled_share=self._throttling.share_of_round)
         dirty.start()
         bitmap.mark_all()
         setup_s = clock.now() - start

@@ -68,7 +68,7 @@ class Switchover:
     ) -> None:
         self._vm, self._rounds, self._handover, self._reporter = vm, rounds, handover, reporter
         self._session, self._verify, self._check_cancelled = session, verify, check_cancelled
-        self._channel, self._clock = rounds.source.channel, rounds.source.clock
+        self._channel, self._clock = rounds.page_source.channel, rounds.page_source.clock
 
     def run(self, sync: SyncStats, patience_s: float) -> SwitchedOver:
         """``sync`` is the one before. Raises `PeerLost` where it takes longer than ``patience_s``, and what else can go
@@ -113,7 +113,7 @@ class Switchover:
 
     def _compare(self) -> int:
         self._reporter.phase = "verify"
-        return send_for_comparison(self._rounds.source)
+        return send_for_comparison(self._rounds.page_source)
 
     def _commit(self) -> Running:
         # Told first, so that no observer takes a commit that was sent for unsent.

@@ -24,17 +24,17 @@ from precopy.replication.staging import Staging
 
 
 class Points:
-    """Makes points of ``memory`` and sends them through the source of ``rounds``.
+    """Makes points of ``memory`` and sends them through the page source of ``rounds``.
 
     ``rounds`` brings what the first point does not have to send any more, and the syncs; ``perhaps`` gives those pages
     of the last sync that were written perhaps. ``number`` is the last point that the standby has; ``moment`` is when
-    (by the source's clock) its content was the memory's.
+    (by the page source's clock) its content was the memory's.
     """
 
     def __init__(self, rounds: Rounds, memory: GuestMemory, *, perhaps: Callable[[], Bitmap]) -> None:
         self._perhaps = perhaps
-        self._rounds, self._bitmap, self._source = rounds, rounds.bitmap, rounds.source
-        self._clock = rounds.source.clock
+        self._rounds, self._bitmap, self._page_source = rounds, rounds.bitmap, rounds.page_source
+        self._clock = rounds.page_source.clock
         self._page_size = memory.layout.page_size
         self.staging = Staging(memory)
         self.number = 0
@@ -75,13 +75,13 @@ class Points:
 
     def send(self) -> None:
         """Sends the sealed point and waits until the standby has it. Raises `PeerError`."""
-        before, began = self._source.channel.sent_bytes, self._clock.now()
-        self._source.begin()
-        for content, zero in self.staging.batches(self._source.batch_pages(BATCH_PAGES)):
-            self._source.send(content, zero)
-        self._source.end_point(self.number + 1)
-        if self._source.pages:
+        before, began = self._page_source.channel.sent_bytes, self._clock.now()
+        self._page_source.begin()
+        for content, zero in self.staging.batches(self._page_source.batch_pages(BATCH_PAGES)):
+            self._page_source.send(content, zero)
+        self._page_source.end_point(self.number + 1)
+        if self._page_source.pages:
             took = self._clock.now() - began
-            self.bandwidth = (self._source.channel.sent_bytes - before) / max(took, 1e-9)
+            self.bandwidth = (self._page_source.channel.sent_bytes - before) / max(took, 1e-9)
         self.number, self.moment, self._sealed = self.number + 1, self._sealed, None
         self.staging.clear()

@@ -93,10 +93,10 @@ class Primary:
         log = _OpenLog(memory)
         self._dirty = DirtyMemory(memory.layout, log)
         self._bitmap = MigrationBitmap(self._dirty, clear_policy("merged", memory.layout), clock.now)
-        source = PageSource(
+        page_source = PageSource(
             contents, self.channel, rate_limiter=RateLimiter(max_bandwidth, clock), clock=clock, tick=tick
         )
-        self._rounds = Rounds(self._bitmap, source)
+        self._rounds = Rounds(self._bitmap, page_source)
         self.points = Points(self._rounds, contents, perhaps=log.perhaps)
         self._last: Round | None = None
         self._left_before = math.inf

@@ -1,4 +1,5 @@
-"""Slowing a guest down for one migration, and what that takes from it."""
+"""How a migration slows its guest down, a class for each ``throttle_mode``, and what that takes from the guest. What a
+machine does to its vCPUs then: `precopy.machines.vcpu.throttle`."""
 
 from __future__ import annotations
 
