@@ -15,7 +15,7 @@ from precopy.bitmap import Bitmap, Runs
 from precopy.errors import PeerProtocolError
 from precopy.memory import GuestMemory, RamLayout
 from precopy.migration.page_sink import PageSink, Straight
-from precopy.replication.arrivals import Arrivals
+from precopy.replication.point_sink import PointSink
 from precopy.replication.room import Room
 from precopy.units import PAGE_SIZE
 from precopy.wire.events import Point, RoundEnd
@@ -162,11 +162,11 @@ def test_straight_into_the_memory(sent: list[list[Batch]], layout: RamLayout) ->
 @given(st.lists(st.lists(batches(), max_size=4), min_size=1, max_size=4))
 def test_a_point_is_applied_whole_or_not_at_all(points: list[list[Batch]]) -> None:
     memory, stream = GuestMemory(ONE), Sent(ONE)
-    arrivals = Arrivals(memory, stream.far, Room(None, None))
+    sink = PointSink(memory, stream.far, Room(None, None))
     first = Batch({page: 1 + page % 3 for page in range(PAGES)}, False)
-    arrivals.pages(stream.put(first))
-    arrivals.end_point(Point(1, 1, PAGES))
-    arrivals.apply()
+    sink.pages(stream.put(first))
+    sink.end_point(Point(1, 1, PAGES))
+    sink.apply()
     shown = list(first.values.values())
     for number, point in enumerate(points, 2):
         came: dict[int, int] = {}
@@ -175,18 +175,18 @@ def test_a_point_is_applied_whole_or_not_at_all(points: list[list[Batch]]) -> No
             made = stream.put(batch)
             if refused:
                 with pytest.raises(PeerProtocolError, match=r"comes twice|link damages data"):
-                    arrivals.pages(made)
+                    sink.pages(made)
                 assert content_of(memory) == shown
                 return
-            arrivals.pages(made)
+            sink.pages(made)
             came |= batch.values
             assert content_of(memory) == shown
-        arrivals.end_point(Point(number, len(point), sum(batch.pages for batch in point)))
+        sink.end_point(Point(number, len(point), sum(batch.pages for batch in point)))
         assert content_of(memory) == shown
-        arrivals.apply()
+        sink.apply()
         shown = [came.get(page, value) for page, value in enumerate(shown)]
         assert content_of(memory) == shown
-        assert arrivals.staged_bytes == 0
+        assert sink.staged_bytes == 0
 
 
 @given(

@@ -8,7 +8,7 @@ it, and content goes only where a valid run says. What the source claims of its 
 Batches come in the order of their ids, none twice and none left out: there is one channel, and it keeps their order.
 
 Where content goes is for a `Landing` to say: straight into the memory (`Straight`), or beside it until it is whole
-(`precopy.replication.staged`).
+(`precopy.replication.standby_staging`).
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from precopy.bitmap import Bitmap
 from precopy.memory import GuestMemory
 from precopy.migration.page_source import BATCH_PAGES
 from precopy.migration.rounds import Rounds
-from precopy.replication.staging import Staging
+from precopy.replication.primary_staging import PrimaryStaging
 
 
 class Points:
@@ -36,7 +36,7 @@ class Points:
         self._rounds, self._bitmap, self._page_source = rounds, rounds.bitmap, rounds.page_source
         self._clock = rounds.page_source.clock
         self._page_size = memory.layout.page_size
-        self.staging = Staging(memory)
+        self.staging = PrimaryStaging(memory)
         self.number = 0
         self.moment: float | None = None
         self._sealed: float | None = None  # when

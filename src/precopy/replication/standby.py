@@ -22,9 +22,9 @@ from precopy.machines.process.memory import Memory
 from precopy.migration.channel import Channel
 from precopy.migration.greeting import Greeting
 from precopy.migration.session import reason_of
-from precopy.replication.arrivals import Arrivals
 from precopy.replication.hello import memory_for
 from precopy.replication.options import patience_of
+from precopy.replication.point_sink import PointSink
 from precopy.replication.progress import StandbyProgress
 from precopy.replication.room import Room
 from precopy.transport import NAMED_STRANGERS, Listener, SocketStream, parse_address, receive_greeting
@@ -248,23 +248,23 @@ class Standby:
 
     def _serve(self, channel: Channel, hello: Hello) -> None:
         memory = memory_for(hello, self._room)
-        arrivals = Arrivals(memory.contents(), channel.stream, self._room)
+        sink = PointSink(memory.contents(), channel.stream, self._room)
         self._answer(channel, Welcome(hello.session))
-        batches, stall = 0, _Stall(arrivals, channel.stream.peer, _STALLED * self._timeout)
+        batches, stall = 0, _Stall(sink, channel.stream.peer, _STALLED * self._timeout)
         while True:
             stall.check()
             match channel.receive():
                 case Pages(batch):
-                    arrivals.pages(batch)
+                    sink.pages(batch)
                     batches += 1
                     if batches % _TELL_BATCHES:
                         continue
                 case Alive():
                     continue
                 case RoundEnd() as end:
-                    self._answer(channel, arrivals.end_round(end))
+                    self._answer(channel, sink.end_round(end))
                 case Point() as point:
-                    self._take_point(channel, arrivals, point, memory)
+                    self._take_point(channel, sink, point, memory)
                 case Commit():
                     self._take_over(channel)
                     return
@@ -272,9 +272,7 @@ class Standby:
                     raise PeerProtocolError(f"{type(frame).__name__} has no place in the replication of a memory")
             if self._on_progress is not None:
                 self._on_progress(
-                    StandbyProgress(
-                        memory.size, arrivals.rounds, arrivals.point, arrivals.received_bytes, arrivals.staged_bytes
-                    )
+                    StandbyProgress(memory.size, sink.rounds, sink.point, sink.received_bytes, sink.staged_bytes)
                 )
 
     def _answer(self, channel: Channel, frame: Welcome | RoundAck) -> None:
@@ -282,12 +280,12 @@ class Standby:
             self._need_open()
             channel.send(frame)
 
-    def _take_point(self, channel: Channel, arrivals: Arrivals, point: Point, memory: Memory) -> None:
+    def _take_point(self, channel: Channel, sink: PointSink, point: Point, memory: Memory) -> None:
         with self._changed:
             self._need_open()
-            arrivals.end_point(point)
+            sink.end_point(point)
             self._memory = None  # first, so that after any failure half of it is not handed out
-            arrivals.apply()
+            sink.apply()
             self._memory, self._point = memory, point.number
             self._changed.notify_all()
             channel.send(PointAck(point.number))
@@ -306,14 +304,14 @@ class Standby:
 
 
 class _Stall:
-    """Raises `PeerLost` from `check` where ``arrivals`` is not whole and gets no new page for ``seconds``."""
+    """Raises `PeerLost` from `check` where ``sink`` is not whole and gets no new page for ``seconds``."""
 
-    def __init__(self, arrivals: Arrivals, peer: str, seconds: float) -> None:
-        self._arrivals, self._peer, self._seconds = arrivals, peer, seconds
-        self._missing, self._moved = arrivals.missing, time.monotonic()
+    def __init__(self, sink: PointSink, peer: str, seconds: float) -> None:
+        self._sink, self._peer, self._seconds = sink, peer, seconds
+        self._missing, self._moved = sink.missing, time.monotonic()
 
     def check(self) -> None:
-        now, missing = time.monotonic(), self._arrivals.missing
+        now, missing = time.monotonic(), self._sink.missing
         if missing < self._missing:
             self._missing, self._moved = missing, now
         elif missing and now - self._moved > self._seconds:

@@ -14,8 +14,8 @@ from precopy.bitmap import Bitmap
 from precopy.errors import OutcomeUnknown, PeerError, PeerLost, PeerProtocolError, PeerRefused
 from precopy.memory.layout import RamBlock
 from precopy.migration.page_source import PageSource
-from precopy.replication.staged import Staged
-from precopy.replication.staging import Staging
+from precopy.replication.primary_staging import PrimaryStaging
+from precopy.replication.standby_staging import StandbyStaging
 from precopy.wire.events import PageBatch
 from precopy.wire.native import Abort, Commit, Frame, PointAck, Running
 from support.frames import SAMPLES, encoded
@@ -165,13 +165,13 @@ def test_promoted_at_every_step() -> None:
 
 
 def test_planted_a_point_applied_as_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
-    landed = Staged.landed
+    landed = StandbyStaging.landed
 
-    def at_once(staged: Staged, batch: PageBatch, matches: bool) -> None:
+    def at_once(staged: StandbyStaging, batch: PageBatch, matches: bool) -> None:
         landed(staged, batch, matches)
         staged._put(batch.content, staged._coming)
 
-    monkeypatch.setattr(Staged, "landed", at_once)
+    monkeypatch.setattr(StandbyStaging, "landed", at_once)
     with pytest.raises(AssertionError, match="at point"):
         lawful(replicate())
 
@@ -205,13 +205,13 @@ def test_planted_torn_batches_that_are_forgotten_are_refused_by_the_standby(monk
 
 def test_planted_staging_that_is_copied_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A page that was staged before and is written again keeps what was staged first: the point is no moment's."""
-    copy = Staging.copy
+    copy = PrimaryStaging.copy
 
-    def once(staging: Staging, *arguments: Any) -> None:
+    def once(staging: PrimaryStaging, *arguments: Any) -> None:
         if not staging.pages:
             copy(staging, *arguments)
 
-    monkeypatch.setattr(Staging, "copy", once)
+    monkeypatch.setattr(PrimaryStaging, "copy", once)
     with pytest.raises(AssertionError):
         lawful(replicate())
 

@@ -1,6 +1,7 @@
-"""Where the pages of a point wait until it is whole.
+"""The standby's staging: where the pages of a point wait until it is whole.
 
-Law: **A point is applied whole or not at all.** `Staged` keeps what comes beside the memory; `apply` puts it in.
+Law: **A point is applied whole or not at all.** `StandbyStaging` keeps what comes beside the memory; `apply` puts it
+in.
 
 Law 5: **The peer is not trusted.** It holds what has come, no page twice, and no more than `Room` allows.
 """
@@ -25,7 +26,7 @@ _LONG_RUN = 16
 Rows = npt.NDArray[np.uint64]
 
 
-class Staged:
+class StandbyStaging:
     """A `Landing` for ``memory``, which has one block and which ``straight`` has filled until now. ``point`` is the
     last one that was applied."""
 

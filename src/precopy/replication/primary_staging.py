@@ -1,4 +1,5 @@
-"""Staging, which a point is sent from: a copy, in memory of its own, of the pages that changed since the point before.
+"""The primary's staging, which a point is sent from: a copy, in memory of its own, of the pages that changed since the
+point before.
 
 Laws:
 
@@ -30,7 +31,7 @@ _HUGE = 2 << 20  # bytes of a huge page of x86-64; smaller memory has no room fo
 Index = npt.NDArray[np.int64]
 
 
-class Staging:
+class PrimaryStaging:
     """For ``memory``, whose layout has one block. Raises `OutOfMemory`."""
 
     def __init__(self, memory: GuestMemory) -> None:

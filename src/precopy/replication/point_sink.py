@@ -1,8 +1,8 @@
-"""A standby's handling of the frames that bring pages: straight into the memory until the first point, staged then.
+"""The standby's sink of pages, over `PageSink`: straight into the memory until the first point, staged then.
 
 Law: **A point is applied whole or not at all.** Until the first one, pages go straight into the memory, which is not
-handed out yet. From then on they are staged (`Staged`), and `apply` puts them into the memory when the point that ends
-them has come whole. What was in a torn batch and has not come again is in no point (`PageSink.check_whole`).
+handed out yet. From then on they are staged (`StandbyStaging`), and `apply` puts them into the memory when the point
+that ends them has come whole. What was in a torn batch and has not come again is in no point (`PageSink.check_whole`).
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from precopy.memory import GuestMemory
 from precopy.migration.page_sink import PageSink, Straight
 from precopy.ports import ByteStream
 from precopy.replication.room import Room
-from precopy.replication.staged import Staged
+from precopy.replication.standby_staging import StandbyStaging
 from precopy.wire.events import PageBatch, Point, RoundAck, RoundEnd
 
 
-class Arrivals:
+class PointSink:
     """Takes pages for ``memory``, which is all zero and has one block, from ``stream``. Every method raises
     `PeerProtocolError` where what comes is not what the protocol allows, and `HelloMismatch` where it is more than
     ``room`` has."""
 
     def __init__(self, memory: GuestMemory, stream: ByteStream, room: Room) -> None:
         straight = Straight(memory, room.check_system)
-        self._staged = Staged(memory, straight, room)
+        self._staging = StandbyStaging(memory, straight, room)
         self._sink = PageSink(memory.layout, stream, straight)
 
     @property
@@ -38,7 +38,7 @@ class Arrivals:
     @property
     def point(self) -> int:
         """The last one that was applied; 0 before the first."""
-        return self._staged.point
+        return self._staging.point
 
     @property
     def received_bytes(self) -> int:
@@ -47,7 +47,7 @@ class Arrivals:
 
     @property
     def staged_bytes(self) -> int:
-        return self._staged.bytes
+        return self._staging.bytes
 
     def pages(self, batch: PageBatch) -> None:
         """Takes a batch and its content. Raises `PeerLost`."""
@@ -71,5 +71,5 @@ class Arrivals:
     def apply(self) -> None:
         """Makes the memory that of the point which `end_point` checked. Until this returns it is neither that nor the
         one before, and may not be read."""
-        self._staged.apply()
-        self._sink.landing = self._staged
+        self._staging.apply()
+        self._sink.landing = self._staging

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from precopy.bitmap import Runs
 from precopy.memory import GuestMemory, RamLayout
-from precopy.replication.staging import Staging
+from precopy.replication.primary_staging import PrimaryStaging
 from precopy.wire.native.frames import MAX_BATCH_RUNS
 
 PAGES = 96
@@ -29,7 +29,7 @@ def runs(pages: set[int]) -> Runs:
     return Runs.from_indexes(np.array(sorted(pages), np.int64))
 
 
-def sent(staging: Staging, pages: int) -> dict[int, bytes]:
+def sent(staging: PrimaryStaging, pages: int) -> dict[int, bytes]:
     """The content of each page as a receiver would have it; checks every batch's form."""
     got: dict[int, bytes] = {}
     for content, zero in staging.batches(pages):
@@ -56,7 +56,7 @@ def sent(staging: Staging, pages: int) -> dict[int, bytes]:
 def test_what_is_sent_is_what_was_copied_last(steps: list[tuple[set[int], set[int], set[int]]], pages: int) -> None:
     with GuestMemory(RamLayout.of_blocks([("memory", PAGES * 4096)])) as memory:
         words = memory.pages(memory.layout.blocks[0])
-        staging, expected = Staging(memory), {}
+        staging, expected = PrimaryStaging(memory), {}
         for number, (written, zeroed, copied) in enumerate(steps, 1):
             for page in written:
                 words[page, page * 5 % WORDS] = number * 1000 + page
@@ -77,7 +77,7 @@ def test_all_of_a_large_memory_and_again() -> None:
     """More than is kept between points."""
     with GuestMemory(RamLayout.of_blocks([("memory", 80 << 20)])) as memory:
         words = memory.pages(memory.layout.blocks[0])
-        staging = Staging(memory)
+        staging = PrimaryStaging(memory)
         for value in (1, 2):
             words[:] = value
             staging.copy(memory.layout.runs)
