@@ -25,7 +25,7 @@ import pytest
 import precopy
 from precopy import Memory, Standby
 from precopy.errors import UsageError
-from precopy.machines.process.attaching import address_of, shared_pages
+from precopy.machines.process.rendezvous import address_of, shared_pages
 from precopy.units import PAGE_SIZE
 from support import sharing
 from support.live_guests import until
@@ -538,8 +538,8 @@ class TestTheDoor:
                 shared.buf[PAGE_SIZE] = 1
                 table = os.memfd_create("table")
                 os.write(table, said)
-                assert attachment._handing is not None
-                socket.send_fds(attachment._handing._socket, [b"precopy bye 1"], [table])
+                assert attachment._connection is not None
+                socket.send_fds(attachment._connection._socket, [b"precopy bye 1"], [table])
                 os._exit(0)
             os.waitpid(child, 0)
             found = changes.sync()

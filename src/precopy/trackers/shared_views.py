@@ -231,18 +231,18 @@ class Writer:
 
 class SharedMemoryLog:
     """Implements `precopy.ports.DirtyLog` for ``pages`` of a shared file, in one block: ``own`` is the log of this
-    process's mapping of them, ``others`` begins to track all its other mappings of them, and ``arrivals`` gives other
-    processes, those that have come since it was called last."""
+    process's mapping of them, ``others`` begins to track all its other mappings of them, and ``new_writers`` gives the
+    other processes that have come since it was called last."""
 
     def __init__(
         self,
         pages: SharedPages,
         own: DirtyLog,
         others: Callable[[], Writer],
-        arrivals: Callable[[], list[Writer]] = list,
+        new_writers: Callable[[], list[Writer]] = list,
     ) -> None:
         self.name = own.name
-        self._own, self._others, self._arrivals = own, others, arrivals
+        self._own, self._others, self._new_writers = own, others, new_writers
         self._mine: Writer | None = None
         self._writers: list[Writer] = []
         self._held = Bitmap(pages.pages)  # found with others, and protected again; not cleared
@@ -302,7 +302,7 @@ class SharedMemoryLog:
         self._held.take_count(start, end - start)
 
     def _find(self, into: Bitmap) -> None:
-        self._writers += self._arrivals()
+        self._writers += self._new_writers()
         mine = [] if self._mine is None else [self._mine]
         for writer in (*mine, *self._writers):
             before = writer.view.ioctls

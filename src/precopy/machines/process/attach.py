@@ -12,8 +12,8 @@ import numpy as np
 
 from precopy.abi.shared_maps import SharedFile, open_maps
 from precopy.errors import UsageError
-from precopy.machines.process.attaching import Handing, shared_pages
 from precopy.machines.process.buffers import buffer_of
+from precopy.machines.process.rendezvous import TrackerConnection, shared_pages
 from precopy.units import PAGE_SIZE
 
 _NAMES = "/dev/shm"
@@ -112,7 +112,7 @@ class Attachment:
     def __init__(self, file: SharedFile, view: memoryview, owner: object) -> None:
         self._file, self.view = file, view
         self._owner: object = owner  # a SharedMemory that went now would try in vain to unmap it
-        self._handing: Handing | None = Handing(file, open_maps())
+        self._connection: TrackerConnection | None = TrackerConnection(file, open_maps())
         self._process = os.getpid()
         # Also in a process of multiprocessing, which ends without the interpreter's own end.
         self._at_exit = util.Finalize(self, self._end, exitpriority=_EXIT_PRIORITY)
@@ -123,7 +123,7 @@ class Attachment:
     @property
     def alive(self) -> bool:
         """Whether the process that tracks the memory is there, and this one has not closed."""
-        return self._handing is not None and self._process == os.getpid() and self._handing.heard
+        return self._connection is not None and self._process == os.getpid() and self._connection.heard
 
     def close(self) -> None:
         """Hands over what was written, and is done: after that this process must not write the memory any more. May be
@@ -132,11 +132,11 @@ class Attachment:
         self._end()
 
     def _end(self) -> None:
-        handing, self._handing = self._handing, None
-        if handing is not None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
             if _attached.get(self._file) is self:
                 del _attached[self._file]
-            handing.close()
+            connection.close()
         self.view = memoryview(b"")
         self._owner = None
 
@@ -149,7 +149,7 @@ class Attachment:
         self.close()
 
     def __repr__(self) -> str:
-        state = "attached" if self.alive else "closed" if self._handing is None else "nobody tracks it any more"
+        state = "attached" if self.alive else "closed" if self._connection is None else "nobody tracks it any more"
         return f"<Attachment to shared memory {self._file.device}/{self._file.inode}, {state}>"
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:

@@ -18,10 +18,10 @@ from precopy.abi import direct_io
 from precopy.bitmap import NO_RUNS, Runs
 from precopy.dirty import DirtyLog
 from precopy.errors import OutOfMemory, UsageError
-from precopy.machines.process.attaching import Alone, Door, own_writer, shared_pages, who_writes
 from precopy.machines.process.buffers import buffer_of
 from precopy.machines.process.changes import Changes
 from precopy.machines.process.presence import ProcessMemory
+from precopy.machines.process.rendezvous import Alone, Door, own_writer, shared_pages, who_writes
 from precopy.memory import GuestMemory, RamBlock, RamLayout
 from precopy.memory.host import BorrowedMemory
 from precopy.memory.system_memory import available_memory
@@ -277,7 +277,7 @@ class Memory:
             self._file,
             own,
             partial(own_writer, self._file, (self.address, self.address + self.size), self._alone),
-            list if self._door is None else self._door.arrivals,
+            list if self._door is None else self._door.new_writers,
         )
         weakref.finalize(self, log.close).atexit = False
         return log

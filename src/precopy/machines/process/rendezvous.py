@@ -1,9 +1,9 @@
 """How processes that write the same shared memory find the one that tracks it, and hand it what it needs for that.
 
-`Handing` is for those that write: it protects the process's own mappings, and sends the descriptors that speak of them
-to the `Door`, at an address that follows from the memory alone. It does not wait for an answer, so a writer that came
-is known before it writes, whenever the one that tracks looks. When it goes, it says what it has written since; one that
-is killed cannot, and then all pages count as written (`precopy.trackers.shared_views`).
+`TrackerConnection` is for those that write: it protects the process's own mappings, and sends the descriptors that
+speak of them to the `Door`, at an address that follows from the memory alone. It does not wait for an answer, so a
+writer that came is known before it writes, whenever the one that tracks looks. When it goes, it says what it has
+written since; one that is killed cannot, and then all pages count as written (`precopy.trackers.shared_views`).
 
 Law 5: **The peer is not trusted.** Only processes of the same user are heard. What they send is bounded and checked.
 """
@@ -31,7 +31,7 @@ from precopy.trackers.shared_views import ProcessView, SharedPages, Writer
 from precopy.trackers.write_protection import WriteProtection
 from precopy.units import PAGE_SIZE
 
-_HELLO = b"precopy writer 1"
+_ATTACH = b"precopy writer 1"
 _BYE = b"precopy bye 1"
 _BACKLOG = 4096
 """Writers that may come between two syncs; the system may allow fewer (net.core.somaxconn)."""
@@ -120,7 +120,7 @@ class Door:
 
     def __init__(self, pages: SharedPages) -> None:
         self._pages = pages
-        self._waiting: list[socket.socket] = []  # connected, and their greeting not read yet
+        self._waiting: list[socket.socket] = []  # connected, and their first message not read yet
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
         try:
             _bind(self._socket, address_of(pages.file))
@@ -133,7 +133,7 @@ class Door:
             ) from error
         _doors.add(self)
 
-    def arrivals(self) -> list[Writer]:
+    def new_writers(self) -> list[Writer]:
         """Writers that have connected since the last call."""
         with contextlib.suppress(OSError):  # no further connection
             while True:
@@ -146,7 +146,7 @@ class Door:
             said, descriptors = (b"", []) if _peer(sock).uid != os.geteuid() else _receive(sock, 4)
             if said is None:
                 self._waiting.append(sock)  # it has not begun to write yet either
-            elif said == _HELLO and len(descriptors) == 4:
+            elif said == _ATTACH and len(descriptors) == 4:
                 found.append(_writer(sock, descriptors, self._pages))
             else:
                 _close_all(descriptors)
@@ -256,8 +256,8 @@ def _all(descriptor: int, pages: int) -> bytes:
     return os.pread(descriptor, size, 0) if size else b""
 
 
-class Handing:
-    """This process's side: it writes ``file``, and another process tracks it. Raises `UsageError` where none does,
+class TrackerConnection:
+    """From this process, which writes ``file``, to the one that tracks it. Raises `UsageError` where none does,
     `Unsupported` and `KernelCallError` where this process's memory cannot be tracked."""
 
     def __init__(self, file: SharedFile, maps: int) -> None:
@@ -269,7 +269,7 @@ class Handing:
             # All of the file, as long as it may be: the other side knows which part of it matters.
             protection = WriteProtection()
             self._view = ProcessView(SharedPages(file, 0, MAX_PAGES), protection, maps)
-            socket.send_fds(self._socket, [_HELLO], [*protection.descriptors, maps, self._watch.fd])
+            socket.send_fds(self._socket, [_ATTACH], [*protection.descriptors, maps, self._watch.fd])
         except BaseException:
             self._watch.close()
             self._socket.close()
