@@ -28,7 +28,7 @@ from precopy.errors import (
 from precopy.machines.workload import Workload
 from precopy.memory import GuestMemory, RamLayout
 from precopy.memory.captures.machines import machine_layout
-from precopy.migration import Destination, Greeting, MigrationOptions, Source
+from precopy.migration import Destination, HelloReader, MigrationOptions, Source
 from precopy.transport import SocketStream
 from precopy.wire.default import DEFAULT_FORMAT
 from precopy.wire.events import BlockClaim
@@ -314,7 +314,7 @@ class TestAfterwards:
         with proxied_pair(Fault("source", "Pages", Harm.SILENCE), PATIENCE) as (near, far, proxy):
             source, destination = (
                 Source(pair.source, near, ARRIVES, open_format=DEFAULT_FORMAT),
-                Destination(pair.destination, far, Greeting(DEFAULT_FORMAT)),
+                Destination(pair.destination, far, HelloReader(DEFAULT_FORMAT)),
             )
             ending: list[Ending] = []
             threads = [
@@ -425,7 +425,7 @@ def waiting(timeout: float, layout: RamLayout | None = None) -> Iterator[tuple[A
         ours, theirs = socket.socketpair()
         ours.settimeout(IN_TIME)
         stream = SocketStream(theirs, "the source", timeout)
-        peer = Peer(Destination(pair.destination, stream, Greeting(DEFAULT_FORMAT)).run, ours, stream)
+        peer = Peer(Destination(pair.destination, stream, HelloReader(DEFAULT_FORMAT)).run, ours, stream)
         try:
             yield pair.destination, peer
         finally:
@@ -471,19 +471,19 @@ class TestPeerThatSpeaksAnotherProtocol:
         peer.sock.sendall(self.ANSWER)
         assert str(peer.error()) == "the other side does not speak precopy: its first bytes are b'HTTP/1.1'"
 
-    @pytest.mark.parametrize("greeting", [b"", b"PRECOPY\n"])
-    def test_peer_that_says_nothing_more(self, greeting: bytes) -> None:
+    @pytest.mark.parametrize("beginning", [b"", b"PRECOPY\n"])
+    def test_peer_that_says_nothing_more(self, beginning: bytes) -> None:
         with waiting(TIMEOUT) as (_, peer):
-            peer.sock.sendall(greeting)
+            peer.sock.sendall(beginning)
             error = peer.error()
             assert isinstance(error, PeerLost)
             assert error.silent
             assert TIMEOUT <= peer.ending().seconds < IN_TIME
 
-    @pytest.mark.parametrize("greeting", [b"", b"PRECOPY\n", Codec.preamble() + b"\x01"])
-    def test_peer_that_leaves_early(self, destination: tuple[Any, Peer], greeting: bytes) -> None:
+    @pytest.mark.parametrize("beginning", [b"", b"PRECOPY\n", Codec.preamble() + b"\x01"])
+    def test_peer_that_leaves_early(self, destination: tuple[Any, Peer], beginning: bytes) -> None:
         _, peer = destination
-        peer.sock.sendall(greeting)
+        peer.sock.sendall(beginning)
         peer.sock.shutdown(socket.SHUT_WR)
         error = peer.error()
         assert isinstance(error, PeerLost)
@@ -518,7 +518,7 @@ class Forger:
     def __init__(self, peer: Peer, guest: Any) -> None:
         self.peer, self.guest = peer, guest
         self.codec = Codec(Role.SOURCE)
-        self._greeting = Codec.preamble()
+        self._preamble = Codec.preamble()
         self._ids = itertools.count()
 
     def send(self, frame: Frame, content: bytes = b"", id: int | None = None) -> None:
@@ -526,12 +526,12 @@ class Forger:
         if isinstance(frame, Pages | Compare):
             id = next(self._ids) if id is None else id
             frame = type(frame)(replace(frame.batch, id=id))
-        self.peer.sock.sendall(self._greeting + self.codec.send(frame) + content)
-        self._greeting = b""
+        self.peer.sock.sendall(self._preamble + self.codec.send(frame) + content)
+        self._preamble = b""
 
     def send_raw(self, data: bytes) -> None:
-        self.peer.sock.sendall(self._greeting + data)
-        self._greeting = b""
+        self.peer.sock.sendall(self._preamble + data)
+        self._preamble = b""
 
     def hello(self) -> None:
         self.send(Hello.of("0" * 32, self.guest.machine, self.guest.memory.layout))

@@ -13,7 +13,7 @@ import pytest
 
 from precopy.errors import PeerLost, PeerProtocolError
 from precopy.machines.workload import Workload
-from precopy.migration import Destination, Greeting, MigrationOptions
+from precopy.migration import Destination, HelloReader, MigrationOptions
 from precopy.transport import SocketStream
 from precopy.wire.default import DEFAULT_FORMAT
 from precopy.wire.native import Abort, Alive, Codec, DeviceState, Frame, Hello, Prepare, Ready, Role, RoundEnd, Welcome
@@ -34,20 +34,20 @@ class ScriptedSource:
         self.sock.settimeout(IN_TIME)
         self._stream = SocketStream(theirs, "the source", timeout)
         self.codec = Codec(Role.SOURCE)
-        self._greeting = Codec.preamble()
+        self._preamble = Codec.preamble()
         self._ending: list[Ending] = []
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="destination", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
-        self._ending.append(Ending.of(Destination(self.guest, self._stream, Greeting(DEFAULT_FORMAT)).run))
+        self._ending.append(Ending.of(Destination(self.guest, self._stream, HelloReader(DEFAULT_FORMAT)).run))
         self._ended.set()
         self._stream.close()
 
     def send(self, frame: Frame) -> None:
-        self.sock.sendall(self._greeting + self.codec.send(frame))
-        self._greeting = b""
+        self.sock.sendall(self._preamble + self.codec.send(frame))
+        self._preamble = b""
 
     def receive(self) -> Frame:
         frame = None

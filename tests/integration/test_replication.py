@@ -581,7 +581,7 @@ class TestClosing:
             assert (standby.memory is None) == (standby.point == 0)
 
     def test_while_the_standby_takes_nothing(self) -> None:
-        """It listens, and nobody accepts: the greeting is sent, and not answered."""
+        """It listens, and nobody accepts: the hello is sent, and not answered."""
         import socket
 
         with socket.create_server(("127.0.0.1", 0)) as server:

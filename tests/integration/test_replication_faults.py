@@ -37,7 +37,7 @@ from precopy.memory import RamLayout
 from precopy.replication.hello import hello_of
 from precopy.replication.progress import Phase
 from precopy.transport import NAMED_STRANGERS
-from precopy.transport.reception import MAX_GUESTS
+from precopy.transport.accept import MAX_CALLERS
 from precopy.units import PAGE_SIZE
 from precopy.wire.events import BlockClaim
 from precopy.wire.native import (
@@ -149,7 +149,7 @@ STEPS = [
     ("destination", "PointAck", 4),
 ]
 GREETED = [step for step in STEPS if step[0] == "destination" or step[1] not in ("preamble", "Hello")]
-"""Until its greeting has come whole nobody is a primary, and the standby waits for another one: `TestStrangers`."""
+"""Until its hello has come whole nobody is a primary, and the standby waits for another one: `TestStrangers`."""
 FRAMES = [step for step in GREETED if step[1] != "preamble"]
 
 
@@ -298,7 +298,7 @@ class End:
 
     def __init__(self, sock: socket.socket, role: Role) -> None:
         self.sock, self.codec = sock, Codec(role)
-        self._greeting = Codec.preamble()
+        self._preamble = Codec.preamble()
         self._ids = itertools.count()
         sock.settimeout(IN_TIME)
 
@@ -307,8 +307,8 @@ class End:
         if isinstance(frame, Pages):
             assert isinstance(frame.batch, PageBatch)
             frame = Pages(replace(frame.batch, id=next(self._ids) if id is None else id))
-        self.sock.sendall(self._greeting + self.codec.send(frame) + content)
-        self._greeting = b""
+        self.sock.sendall(self._preamble + self.codec.send(frame) + content)
+        self._preamble = b""
 
     def receive(self) -> Frame:
         frame = None
@@ -368,7 +368,7 @@ class TestStrangers:
     """Who does not even say that it speaks the protocol is dropped, and the primary that comes after it is served."""
 
     @pytest.mark.parametrize("harm", [Harm.CUT, Harm.TRUNCATE, Harm.SILENCE])
-    def test_a_greeting_that_never_comes(self, tmp_path: Path, harm: Harm) -> None:
+    def test_a_hello_that_never_comes(self, tmp_path: Path, harm: Harm) -> None:
         memory = Memory(MIB)
         with Standby(f"unix:{tmp_path}/standby", timeout=TIMEOUT) as standby:
             fault = Fault("source", "preamble", harm)
@@ -410,7 +410,7 @@ class TestStrangers:
             Standby(f"unix:{tmp_path}/standby", timeout=10 * IN_TIME) as standby,
             contextlib.ExitStack() as stack,
         ):
-            for number in range(MAX_GUESTS + 10):
+            for number in range(MAX_CALLERS + 10):
                 sock = stack.enter_context(socket.socket(socket.AF_UNIX))
                 sock.connect(f"{tmp_path}/standby")
                 sock.sendall(Codec.preamble()[: number % len(Codec.preamble())])

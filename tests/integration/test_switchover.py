@@ -16,7 +16,7 @@ from precopy.errors import Cancelled, OutcomeUnknown
 from precopy.machines.workload import Workload, params, params_gpa
 from precopy.machines.workload.image import words_at
 from precopy.memory import RamBlock
-from precopy.migration import Destination, Greeting, GuestIs, Migrated, MigrationOptions, Round, Source
+from precopy.migration import Destination, GuestIs, HelloReader, Migrated, MigrationOptions, Round, Source
 from precopy.units import PAGE_SIZE
 from precopy.wire.default import DEFAULT_FORMAT
 from support.live_guests import Ending, Pair, migrate, runs_on, stands_still, stream_pair
@@ -70,7 +70,7 @@ def test_a_listener_that_fails_after_the_commit_changes_nothing(pair: Pair) -> N
 
     with stream_pair() as (near, far):
         endings: list[Ending] = []
-        thread = receive(Destination(pair.destination, far, Greeting(DEFAULT_FORMAT)), endings)
+        thread = receive(Destination(pair.destination, far, HelloReader(DEFAULT_FORMAT)), endings)
         source = Source(pair.source, near, open_format=DEFAULT_FORMAT, emit=emit)
         assert isinstance(source.run(), Migrated)
         thread.join(IN_TIME_S)
@@ -86,7 +86,7 @@ def test_a_listener_that_fails_before_the_commit_leaves_the_guest_here(pair: Pai
 
     with stream_pair() as (near, far):
         endings: list[Ending] = []
-        thread = receive(Destination(pair.destination, far, Greeting(DEFAULT_FORMAT)), endings)
+        thread = receive(Destination(pair.destination, far, HelloReader(DEFAULT_FORMAT)), endings)
         source = Source(pair.source, near, open_format=DEFAULT_FORMAT, emit=emit)
         with pytest.raises(RuntimeError, match="listener failed"):
             source.run()
@@ -110,7 +110,7 @@ def test_whatever_fails_between_commit_and_answer_leaves_the_outcome_unknown(
             receive_into(*arguments)
 
         monkeypatch.setattr(near, "receive_into", fail_after_the_commit)
-        thread = receive(Destination(pair.destination, far, Greeting(DEFAULT_FORMAT)), endings)
+        thread = receive(Destination(pair.destination, far, HelloReader(DEFAULT_FORMAT)), endings)
         with pytest.raises(OutcomeUnknown, match=source.session):
             source.run()
         near.close()
@@ -122,7 +122,7 @@ def test_whatever_fails_between_commit_and_answer_leaves_the_outcome_unknown(
 def test_a_destination_that_was_told_not_to_never_runs_the_guest(pair: Pair) -> None:
     with stream_pair() as (near, far):
         endings: list[Ending] = []
-        destination = Destination(pair.destination, far, Greeting(DEFAULT_FORMAT))
+        destination = Destination(pair.destination, far, HelloReader(DEFAULT_FORMAT))
         assert destination.forbid()
         thread = receive(destination, endings)
         ending = Ending.of(Source(pair.source, near, open_format=DEFAULT_FORMAT).run)
@@ -136,7 +136,7 @@ def test_a_destination_that_was_told_not_to_never_runs_the_guest(pair: Pair) -> 
 def test_a_guest_that_runs_cannot_be_forbidden(pair: Pair) -> None:
     with stream_pair() as (near, far):
         endings: list[Ending] = []
-        destination = Destination(pair.destination, far, Greeting(DEFAULT_FORMAT))
+        destination = Destination(pair.destination, far, HelloReader(DEFAULT_FORMAT))
         thread = receive(destination, endings)
         Source(pair.source, near, open_format=DEFAULT_FORMAT).run()
         thread.join(IN_TIME_S)
@@ -162,7 +162,7 @@ def test_a_long_sync_can_be_cancelled(pair: Pair, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(pair.source.dirty, "logs", (slow,))
     with stream_pair() as (near, far):
         endings: list[Ending] = []
-        thread = receive(Destination(pair.destination, far, Greeting(DEFAULT_FORMAT)), endings)
+        thread = receive(Destination(pair.destination, far, HelloReader(DEFAULT_FORMAT)), endings)
         source = Source(pair.source, near, MigrationOptions(clear="per-page"), open_format=DEFAULT_FORMAT)
         threading.Timer(0.2, source.cancel).start()
         with pytest.raises(Cancelled):

@@ -19,7 +19,7 @@ from precopy.machines.workload import Workload, params, params_gpa
 from precopy.machines.workload.image import words_at
 from precopy.memory import GuestMemory, RamLayout
 from precopy.memory.captures.machines import machine_layout
-from precopy.migration import Destination, Event, Greeting, Migrated, MigrationOptions, Received, Recorder, Source
+from precopy.migration import Destination, Event, HelloReader, Migrated, MigrationOptions, Received, Recorder, Source
 from precopy.ports import DestinationVm, SourceVm
 from precopy.transport import Address, Listener, SocketStream, connect
 from precopy.units import PAGE_SIZE
@@ -244,7 +244,7 @@ def migrate(
     ended = threading.Event()
 
     def receive() -> None:
-        endings.append(Ending.of(Destination(destination, far, Greeting(DEFAULT_FORMAT)).run))
+        endings.append(Ending.of(Destination(destination, far, HelloReader(DEFAULT_FORMAT)).run))
         ended.set()
         far.close()
 

@@ -21,7 +21,7 @@ from precopy.bitmap import Runs
 from precopy.dirty import DirtyMemory
 from precopy.errors import GuestError, PeerLost, PrecopyError, UsageError
 from precopy.memory import GuestMemory, RamLayout
-from precopy.migration import Destination, Greeting, Migrated, MigrationOptions, Received, Source
+from precopy.migration import Destination, HelloReader, Migrated, MigrationOptions, Received, Source
 from precopy.migration.results import Event
 from precopy.ports import ByteStream, DestinationVm, SelfCheck, SourceVm, Throttled, TrackerChoice
 from precopy.ports.stream import Buffer, IoVec
@@ -498,7 +498,7 @@ def migrate(
 
     def receive() -> None:
         try:
-            run.received = Destination(destination_as(destination), far, Greeting(open_format), clock=Clock()).run()
+            run.received = Destination(destination_as(destination), far, HelloReader(open_format), clock=Clock()).run()
         except BaseException as error:
             run.destination_error = error
         finally:

@@ -22,9 +22,9 @@ from precopy import Memory, Standby
 from precopy.bitmap import Bitmap, Runs
 from precopy.errors import OutcomeUnknown, PeerError, PrecopyError
 from precopy.memory import GuestMemory, RamLayout
-from precopy.migration import Greeting
+from precopy.migration import HelloReader
 from precopy.replication.primary import Primary
-from precopy.transport import Greeted
+from precopy.transport import Accepted
 from precopy.units import PAGE_SIZE
 from precopy.wire.default import DEFAULT_FORMAT
 from support.scripted import Fault, ScriptedStream
@@ -123,25 +123,25 @@ class _Listener:
         self._woken.set()
 
 
-def _receive_greeting(
+def _accept_peer(
     listener: _Listener,
     timeout: float,
-    opening: Callable[[], Greeting],
-    turn_away: Callable[[ScriptedStream, Greeting, PeerError], None],
-) -> Greeted[Greeting]:
-    """As `precopy.transport.receive_greeting`, of one after another: these streams cannot be polled."""
+    new_reader: Callable[[], HelloReader],
+    turn_away: Callable[[ScriptedStream, HelloReader, PeerError], None],
+) -> Accepted[HelloReader]:
+    """As `precopy.transport.accept_peer`, of one after another: these streams cannot be polled."""
     while True:
-        stream, greeting = listener.accept(timeout), opening()
+        stream, reader = listener.accept(timeout), new_reader()
         try:
-            while greeting.hello is None:
-                data = bytearray(greeting.wanted)
+            while reader.hello is None:
+                data = bytearray(reader.wanted)
                 stream.receive_into([data])
-                greeting.receive(data)
+                reader.receive(data)
         except PeerError as error:
-            turn_away(stream, greeting, error)
+            turn_away(stream, reader, error)
             stream.close()
         else:
-            return Greeted(stream, greeting)  # type: ignore[arg-type] # stands where a socket would
+            return Accepted(stream, reader)  # type: ignore[arg-type] # stands where a socket would
 
 
 class _WatchedStream(ScriptedStream):
@@ -190,7 +190,7 @@ def content(memory: Memory) -> Content:
 def _standby(stream: ScriptedStream) -> Iterator[Standby]:
     listener = _Listener(stream)
     module = "precopy.replication.standby"
-    with patch(f"{module}.Listener", lambda _: listener), patch(f"{module}.receive_greeting", _receive_greeting):
+    with patch(f"{module}.Listener", lambda _: listener), patch(f"{module}.accept_peer", _accept_peer):
         standby = Standby("unix:/scripted")
         try:
             yield standby

@@ -1,7 +1,7 @@
 """Moving a running guest: both sides of a migration, its rounds, its switchover, and what is told of it."""
 
 from precopy.migration.destination import Arriving, Destination, Received
-from precopy.migration.greeting import Greeting
+from precopy.migration.hello_reader import HelloReader
 from precopy.migration.options import MigrationOptions
 from precopy.migration.recorder import Recorder
 from precopy.migration.results import (
@@ -29,8 +29,8 @@ __all__ = [
     "Destination",
     "Downtime",
     "Event",
-    "Greeting",
     "GuestIs",
+    "HelloReader",
     "Migrated",
     "MigrationOptions",
     "Note",

@@ -51,11 +51,6 @@ class Channel:
         self._batches = 0
         self._preamble = self._format.preamble()
 
-    @property
-    def greeted(self) -> bool:
-        """Whether the peer has said that it speaks this format."""
-        return self._format.greeted
-
     def may_send(self, kind: type[WireEvent]) -> bool:
         """Whether an event of this kind may be sent now."""
         return self._format.may_send(kind)

@@ -25,7 +25,7 @@ from precopy.errors import (
     VerificationFailed,
 )
 from precopy.migration.channel import Channel
-from precopy.migration.greeting import Greeting
+from precopy.migration.hello_reader import HelloReader
 from precopy.migration.page_sink import PageSink, Straight
 from precopy.migration.rehearsal import Rehearsal
 from precopy.migration.session import check_hello, reason_of
@@ -93,24 +93,24 @@ class Arriving:
 
 
 class Destination:
-    """Receives a guest into ``vm``, which is paused and whose memory is all zero. ``greeting`` is that of its source,
-    which may have been listened to already."""
+    """Receives a guest into ``vm``, which is paused and whose memory is all zero. ``hello_reader`` may
+    have read the source's hello already."""
 
     def __init__(
         self,
         vm: DestinationVm,
         stream: ByteStream,
-        greeting: Greeting,
+        hello_reader: HelloReader,
         *,
         emit: Callable[[Arriving], None] = lambda _: None,
         clock: Clock | None = None,
     ) -> None:
-        self._greeting = greeting
+        self._hello_reader = hello_reader
         self.vm, self.memory = vm, vm.memory
         self.session: str | None = None
         self._emit = emit
         self._clock = clock or SystemClock()
-        self._channel = Channel(stream, self._greeting.format, self._clock)
+        self._channel = Channel(stream, hello_reader.format, self._clock)
         self._sink = PageSink(vm.memory.layout, stream, Straight(vm.memory))
         self._comparison = Comparison(vm.memory, stream)
         self._state: bytes | None = None
@@ -147,7 +147,7 @@ class Destination:
 
     def _receive(self) -> Received:
         start, used = self._clock.now(), cpu_time()
-        hello = self._greeting.hello or self._channel.expect(Hello)
+        hello = self._hello_reader.hello or self._channel.expect(Hello)
         check_hello(hello, self.vm.machine, self.memory.layout)
         self.session = hello.session
         self._channel.send(Welcome(hello.session))

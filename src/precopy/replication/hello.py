@@ -1,4 +1,4 @@
-"""The greeting in which a primary describes its memory, and the memory that a standby makes from it.
+"""The hello in which a primary describes its memory, and the memory that a standby makes from it.
 
 The standby has no memory of its own yet, so the size is the primary's claim: it is held against the standby's `Room`
 before anything is mapped. What is mapped takes memory only as pages come.
@@ -20,7 +20,7 @@ kind."""
 
 
 def hello_of(session: str, layout: RamLayout) -> Hello:
-    """The greeting of a primary whose memory has ``layout``."""
+    """The hello of a primary whose memory has ``layout``."""
     return Hello.of(session, MACHINE, layout)
 
 

@@ -1,4 +1,4 @@
-"""The primary's side of a replication, step by step: greeting, rounds, points, commit. One thread at a time calls it.
+"""The primary's side of a replication, step by step: hello, rounds, points, commit. One thread at a time calls it.
 
 Law 4: **At most one side has the memory.** It is given away by `Handover`, of whose answer `OutcomeUnknown` says that
 there was none.

@@ -20,14 +20,14 @@ from typing import Literal, NoReturn, Self, SupportsIndex
 from precopy.errors import Cancelled, PeerError, PeerLost, PeerProtocolError, PrecopyError, UsageError
 from precopy.machines.process.memory import Memory
 from precopy.migration.channel import Channel
-from precopy.migration.greeting import Greeting
+from precopy.migration.hello_reader import HelloReader
 from precopy.migration.session import reason_of
 from precopy.replication.hello import memory_for
 from precopy.replication.options import patience_of
 from precopy.replication.point_sink import PointSink
 from precopy.replication.progress import StandbyProgress
 from precopy.replication.room import Room
-from precopy.transport import NAMED_STRANGERS, Listener, SocketStream, parse_address, receive_greeting
+from precopy.transport import NAMED_STRANGERS, Listener, SocketStream, accept_peer, parse_address
 from precopy.units import check_callback, check_choice, check_count, check_seconds
 from precopy.wire.default import DEFAULT_FORMAT
 from precopy.wire.events import Alive, Commit, Hello, Pages, Point, PointAck, RoundAck, RoundEnd, Running, Welcome
@@ -207,12 +207,12 @@ class Standby:
         stream: SocketStream | None = None
         try:
             with self._listener:
-                primary = receive_greeting(self._listener, self._timeout, self._greeting, self._turn_away)
-            stream, hello = primary.stream, primary.opening.hello
+                primary = accept_peer(self._listener, self._timeout, self._hello_reader, self._turn_away)
+            stream, hello = primary.stream, primary.reader.hello
             assert hello is not None  # it has greeted
             with self._changed:
                 self._need_open()
-                self._channel = channel = Channel(stream, primary.opening.format)
+                self._channel = channel = Channel(stream, primary.reader.format)
             self._serve(channel, hello)
         except BaseException as error:
             self._fail(error)
@@ -223,8 +223,8 @@ class Standby:
             stream.close()
 
     @staticmethod
-    def _greeting() -> Greeting:
-        return Greeting(DEFAULT_FORMAT)
+    def _hello_reader() -> HelloReader:
+        return HelloReader(DEFAULT_FORMAT)
 
     def _fail(self, error: BaseException) -> None:
         with self._changed:
@@ -236,8 +236,8 @@ class Standby:
         ours = isinstance(error, PrecopyError)
         LOG.warning("the replication at %s ended: %s", self.address, error, exc_info=None if ours else error)
 
-    def _turn_away(self, stream: SocketStream, greeting: Greeting, why: PeerError) -> None:
-        greeting.refuse(stream, str(why))
+    def _turn_away(self, stream: SocketStream, reader: HelloReader, why: PeerError) -> None:
+        reader.refuse(stream, str(why))
         if self._closed:
             return
         self._turned_away += 1

@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable
 
 from precopy.errors import PeerError
-from precopy.migration import Arriving, Destination, Greeting, Received
+from precopy.migration import Arriving, Destination, HelloReader, Received
 from precopy.ports import DestinationVm
-from precopy.transport import NAMED_STRANGERS, Greeted, Listener, SocketStream, receive_greeting
+from precopy.transport import NAMED_STRANGERS, Accepted, Listener, SocketStream, accept_peer
 from precopy.wire.default import DEFAULT_FORMAT
 
 _RECORD_S = 2.0
@@ -31,24 +31,24 @@ class Arrival:
         """``received`` is set, and so is all that the process says of itself."""
         self._record_due = math.inf
 
-    def source_at(self, listener: Listener, timeout: float, tell: Callable[[str], None]) -> Greeted[Greeting]:
+    def source_at(self, listener: Listener, timeout: float, tell: Callable[[str], None]) -> Accepted[HelloReader]:
         """The first source that greets. All others are turned away, of which ``tell`` is told. Raises `PeerError` where
         ``listener`` is woken."""
 
-        def turn_away(stream: SocketStream, greeting: Greeting, why: PeerError) -> None:
+        def turn_away(stream: SocketStream, reader: HelloReader, why: PeerError) -> None:
             self.turned_away += 1
-            greeting.refuse(stream, str(why))
+            reader.refuse(stream, str(why))
             if self.turned_away <= NAMED_STRANGERS:
                 tell(f"turned away {stream.peer}: {why}")
             if self.turned_away == NAMED_STRANGERS:
                 tell("further ones are counted, and not named; see `precopy status`")
 
-        return receive_greeting(listener, timeout, lambda: Greeting(DEFAULT_FORMAT), turn_away)
+        return accept_peer(listener, timeout, lambda: HelloReader(DEFAULT_FORMAT), turn_away)
 
-    def begin(self, guest: DestinationVm, source: Greeted[Greeting]) -> Destination:
+    def begin(self, guest: DestinationVm, source: Accepted[HelloReader]) -> Destination:
         """What takes it in, into ``guest``."""
         self.progress = None
-        self._destination = Destination(guest, source.stream, source.opening, emit=self._note)
+        self._destination = Destination(guest, source.stream, source.reader, emit=self._note)
         return self._destination
 
     def wait_for_record(self) -> None:

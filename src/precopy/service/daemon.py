@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any
 from precopy.errors import PeerError, PrecopyError, UsageError
 from precopy.memory.system_memory import peak_resident
 from precopy.migration import (
-    Greeting,
     GuestIs,
+    HelloReader,
     Migrated,
     Received,
 )
@@ -35,8 +35,8 @@ from precopy.service.departure import Departure
 from precopy.service.request import Request
 from precopy.service.server import ControlServer, Emit
 from precopy.transport import (
+    Accepted,
     Address,
-    Greeted,
     Listener,
 )
 
@@ -104,7 +104,7 @@ class GuestProcess:
 
     def wait_for_source(
         self, listener: Listener, timeout: float, tell: Callable[[str], None]
-    ) -> Greeted[Greeting] | None:
+    ) -> Accepted[HelloReader] | None:
         """The source that greets at ``listener``, or None where the process was told to quit before there was one. All
         others are turned away, of which ``tell`` is told. Raises `PeerError`."""
         self._wake = listener.wake
@@ -123,7 +123,7 @@ class GuestProcess:
             self.state = "receiving"
         return source
 
-    def receive(self, source: Greeted[Greeting]) -> Received | None:
+    def receive(self, source: Accepted[HelloReader]) -> Received | None:
         """Takes a guest in; None where the process was told to quit before it ran here. Raises what `Destination.run`
         raises."""
         with self._lock:

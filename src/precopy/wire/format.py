@@ -19,10 +19,6 @@ class Format(Protocol):
     """
 
     @property
-    def greeted(self) -> bool:
-        """Whether the peer has said that it speaks this format."""
-
-    @property
     def wanted(self) -> int:
         """Bytes to hand to `receive` before it can do anything with them."""
 

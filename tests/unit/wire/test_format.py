@@ -43,7 +43,7 @@ class _Json:
 
     def __init__(self, role: Role) -> None:
         self.role = role
-        self.greeted, self._over = False, False
+        self._over = False
         self._got = bytearray()
         self._length: int | None = None
 
@@ -77,7 +77,7 @@ class _Json:
         if self._length is None:
             (self._length,) = _LENGTH.unpack(got)
             return None
-        self._length, self.greeted = None, True
+        self._length = None
         name, fields = msgspec.json.decode(got)
         kind = getattr(events, name)
         if kind in (Pages, Compare):

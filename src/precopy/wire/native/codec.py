@@ -89,7 +89,7 @@ class Codec:
         self._sent = self._received = 0
         self._got = bytearray()
         self._header: tuple[type[Any], int, bytes] | None = None
-        self._greeted = False
+        self._recognised = False
         self._peer_has_ids = True
         # The id after the last batch's, and the first of the round: what a peer without ids calls 0.
         self._next_id = self._round_began = 0
@@ -128,11 +128,6 @@ class Codec:
         return b"".join((head, checksum, payload))
 
     @property
-    def greeted(self) -> bool:
-        """Whether the peer has said that it speaks this protocol."""
-        return self._greeted
-
-    @property
     def wanted(self) -> int:
         """Bytes to hand to `receive` before it can do anything with them."""
         return self._size() - len(self._got)
@@ -145,9 +140,9 @@ class Codec:
         if len(self._got) < self._size():
             return None
         got, self._got = bytes(self._got), bytearray()
-        if not self._greeted:
+        if not self._recognised:
             self._check_preamble(got)
-            self._greeted = True
+            self._recognised = True
             return None
         if self._header is None:
             self._header = self._parse_header(got)
@@ -156,7 +151,7 @@ class Codec:
         return self._frame(got)
 
     def _size(self) -> int:
-        if not self._greeted:
+        if not self._recognised:
             return _PREAMBLE.size
         return _HEADER.size if self._header is None else self._header[1]
 

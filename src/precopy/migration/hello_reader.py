@@ -9,7 +9,7 @@ from precopy.wire.events import Abort, Hello, Role
 from precopy.wire.format import OpenFormat
 
 
-class Greeting:
+class HelloReader:
     """Reads a source's first frame from parts of any size; ``hello`` is None until it is complete."""
 
     def __init__(self, open_format: OpenFormat) -> None:
