@@ -27,17 +27,17 @@ def main() -> None:
     done: dict[int, list[Migrated]] = {shift: [] for shift in SHIFTS}
     for _ in range(REPEATS):
         for shift in SHIFTS:
-            one = attempt(f"2^{shift}", partial(migration, shift))
-            if isinstance(one, Failed):
-                print(f"{one.name}: {one.message}", file=sys.stderr)
+            result = attempt(f"2^{shift}", partial(migration, shift))
+            if isinstance(result, Failed):
+                print(f"{result.name}: {result.message}", file=sys.stderr)
             else:
-                done[shift].append(one)
+                done[shift].append(result)
     print("chunk    clear calls   pages sent   total ms   downtime ms   (medians of at most", REPEATS, "migrations)")
     for shift, runs in done.items():
         if not runs:
             continue
-        calls = statistics.median(sum(one.clear_log_ioctls for one in run.rounds) for run in runs)
-        pages = statistics.median(sum(one.sent_pages for one in run.rounds) for run in runs)
+        calls = statistics.median(sum(round.clear_log_ioctls for round in run.rounds) for run in runs)
+        pages = statistics.median(sum(round.sent_pages for round in run.rounds) for run in runs)
         total = statistics.median(run.total_s for run in runs)
         downtime = statistics.median(run.downtime.total_s for run in runs)
         print(f"2^{shift:<5} {calls:11.0f} {pages:12.0f} {1e3 * total:10.1f} {1e3 * downtime:13.1f}")

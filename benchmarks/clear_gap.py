@@ -68,7 +68,7 @@ def clean_word(guest: KvmGuest) -> float:
     """Seconds that each clean word adds to a call."""
     log = kvm_log(guest)
     log.start()
-    slot = max(log._all, key=lambda one: one.slot.pages)
+    slot = max(log._all, key=lambda tracked: tracked.slot.pages)
     times = {}
     for words in (1, 8192):
         mask = np.zeros(words, np.uint64)

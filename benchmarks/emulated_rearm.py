@@ -1,6 +1,7 @@
 """Noticing the stores of an emulated CPU: what it costs with a hook, with protected regions, and with the TLB.
 
-A program stores into so many pages, round and round, once each page. Each mechanism marks pages, and is re-armed.
+A program stores into 1 to 60,000 pages, once into each, again and again. Each mechanism marks the pages that were
+written, and is re-armed.
 
 Run: .venv/bin/python benchmarks/emulated_rearm.py
 """
@@ -35,7 +36,7 @@ BASE = MIB
 
 
 def main() -> None:
-    print("stores into so many pages, M/s\n   pages   no hook   every store   fast return   TLB (this project)")
+    print("stores, M/s, by pages written\n   pages   no hook   every store   fast return   TLB (this project)")
     for pages in HOT:
         plain, every, armed = (hooked(pages, hook) for hook in (None, announce, only_unmarked))
         print(f"{pages:>8}   {plain:7.2f}   {every:11.2f}   {armed:11.2f}   {project(pages):18.2f}")
@@ -50,15 +51,15 @@ def main() -> None:
         print(f"{pages:>8} pages   {took:6.0f} us   {filled:6.0f} fills a time")
     print("\nmem_protect between two runs, in fragments of a page: us a call, and ms to protect everything again")
     for fragments in FRAGMENTS:
-        one, everything = protecting(fragments)
-        print(f"{fragments:>8} fragments   {one:8.0f} us   {everything:7.2f} ms")
+        each, everything = protecting(fragments)
+        print(f"{fragments:>8} fragments   {each:8.0f} us   {everything:7.2f} ms")
     without, with_block = hooked(64, None), hooked(64, None, blocks=True)
     print(f"\na hook for each block: {with_block:.2f} M stores/s instead of {without:.2f}")
     print(f"\na device writes code that runs: set_range returns after {device():.0f} us (median)")
 
 
 def program(pages: int, count: int) -> bytes:
-    """Stores into one page after the other until there were ``count`` stores."""
+    """Machine code that stores into one of ``pages`` pages after the other, ``count`` times in all."""
     source = f"""
         mov   rcx, {count}
     outer:
@@ -103,7 +104,8 @@ def machine(host: HostMemory) -> Any:
 
 
 def hooked(pages: int, make: Callable[[WriteLog], Callable[..., None]] | None, blocks: bool = False) -> float:
-    """M stores a second, where ``make`` makes the hook that hears of each; with ``blocks``, one hears of each block."""
+    """Million stores a second. ``make`` makes a hook that is called at each store; ``blocks``: a hook that does nothing
+    is called at each block of code."""
     count = 300_000 if make or blocks else 5_000_000
     host = HostMemory("ram", RAM)
     host.touch()
@@ -135,7 +137,7 @@ def guest_with(code: bytes) -> EmulatedGuest:
 
 
 def project(pages: int) -> float:
-    """M stores a second of the project's guest, from the first to the last."""
+    """Million stores a second of the project's guest, from the first to the last."""
     count = max(5_000_000, 200 * pages)
     with guest_with(program(pages, count)) as guest:
         done = words_at(guest.memory, GuestPhysicalAddress(CODE_GPA + 0x800), 8)
@@ -149,7 +151,7 @@ def project(pages: int) -> float:
 
 
 def steps(pattern: str) -> float:
-    """M steps a second of a guest, once it has run for a second."""
+    """Million steps a second of a guest, once it has run for a second."""
     memory = GuestMemory(flat(RAM))
     memory.touch()
     with EmulatedGuest(memory) as guest:
@@ -164,7 +166,7 @@ def steps(pattern: str) -> float:
 
 
 def rearming(pages: int, times: int = 100) -> tuple[float, float]:
-    """(microseconds that harvesting's clear takes, TLB entries filled from one to the next)."""
+    """(microseconds that re-arming all pages takes, TLB entries filled from one re-arming to the next)."""
     took = []
     with guest_with(program(pages, 1 << 60)) as guest:
         guest.dirty.start()
@@ -183,8 +185,8 @@ def rearming(pages: int, times: int = 100) -> tuple[float, float]:
 
 
 def protecting(fragments: int) -> tuple[float, float]:
-    """(microseconds to make one page of many writable, milliseconds to protect all again). Not from a hook: at the
-    second page, Unicorn 2.1.4 ends with a segmentation fault there."""
+    """(microseconds to make one of ``fragments`` pages writable, milliseconds to protect all again). Not from a hook,
+    where Unicorn 2.1.4 ends with a segmentation fault at the second page."""
     host = HostMemory("ram", 64 * MIB)
     cpu = machine(host)
     size = host.size - BASE
@@ -192,14 +194,14 @@ def protecting(fragments: int) -> tuple[float, float]:
     start = time.perf_counter()
     for page in range(fragments):
         cpu.mem_protect(BASE + 2 * page * PAGE_SIZE, PAGE_SIZE, unicorn.UC_PROT_ALL)
-    one = (time.perf_counter() - start) / fragments
+    each = (time.perf_counter() - start) / fragments
     start = time.perf_counter()
     cpu.mem_protect(BASE, size, unicorn.UC_PROT_READ | unicorn.UC_PROT_EXEC)
     everything = time.perf_counter() - start
     cpu.reg_read(x86_const.UC_X86_REG_RIP)
     del cpu
     host.close()
-    return 1e6 * one, 1e3 * everything
+    return 1e6 * each, 1e3 * everything
 
 
 def device(times: int = 200) -> float:

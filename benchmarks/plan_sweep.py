@@ -1,4 +1,4 @@
-"""What a plan of a sweep costs, by how many of them converge and in how many rounds, and a sweep of 100,000.
+"""What a plan of a sweep costs, by how many of its plans converge and in how many rounds, and a sweep of 100,000.
 
 Run: .venv/bin/python benchmarks/plan_sweep.py
 """
@@ -13,8 +13,8 @@ import time
 from precopy.planning.plan.sweep import Axis, Grid, run_chunk
 
 GIB = 1 << 30
-SYNCS = tuple(0.001 + 0.0025 * n for n in range(20))
-LIMITS = tuple(0.1 + 0.045 * n for n in range(20))
+SYNCS = tuple(0.001 + 0.0025 * step for step in range(20))
+LIMITS = tuple(0.1 + 0.045 * step for step in range(20))
 SWEEPS = {
     "wide": ("--bandwidth", "1G..20G:100", "--dirty-rate", "100M..15G:100", "--sync-time", "1ms..500ms:10"),
     "many rounds": ("--bandwidth", "10G", "--dirty-rate", "1G..9.5G:100", "--sync-time", "1ms..50ms:1000"),
@@ -22,7 +22,7 @@ SWEEPS = {
 
 
 def grid(shares: tuple[float, ...]) -> Grid:
-    """Dirty rates of such shares of B."""
+    """20 sync times by 20 downtime limits, for dirty rates that are these ``shares`` of the bandwidth."""
     return Grid(
         (
             Axis("sync_s", SYNCS),
@@ -37,9 +37,9 @@ def grid(shares: tuple[float, ...]) -> Grid:
 
 
 def main() -> None:
-    print("D / B          converge   rounds   us a plan (processor time)")
+    print("rate / bandw.  converge   rounds   us a plan (processor time)")
     for low in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0):
-        shares = tuple(low + 0.02 * n for n in range(10))
+        shares = tuple(low + 0.02 * step for step in range(10))
         some = grid(shares)
         begun = time.process_time()
         columns = run_chunk(some, 0, some.plans)

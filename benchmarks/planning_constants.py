@@ -40,8 +40,8 @@ SCALES: dict[str, Callable[[float, float], float]] = {
     "share": lambda value, factor: min(value * factor, 1 - (1 - value) / 2),
     "factor": lambda value, factor: 1 + (value - 1) * factor,
 }
-"""How a constant is halved and doubled. Counts are rounded. Of a share, which is at most 1, twice as much is no more
-than half the way to 1. Of a factor, which is at least 1, it is the excess over 1 that is scaled."""
+"""How a constant is halved and doubled. Counts are rounded. A share, which is at most 1, is doubled at most to halfway
+between its value and 1. Of a factor, which is at least 1, the excess over 1 is scaled."""
 
 CONSTANTS: tuple[tuple[str, str, str, str], ...] = (
     ("estimation.weighting", "FORGET", "share", "weight ratio of successive rounds"),
@@ -133,10 +133,10 @@ class Effect:
 
 def recordings(directory: Path) -> list[Case]:
     """All recordings in ``directory``. The costs of each replayed guest are fixed here, with the constants as they are,
-    so that the truth does not move with the estimate."""
+    so that what replays are held against does not move with the constants."""
     cases = []
     costs = {}
-    for path in sorted(one for one in directory.rglob("*") if one.is_file()):
+    for path in sorted(path for path in directory.rglob("*") if path.is_file()):
         trace = read_recording(path)
         if trace.rounds and trace.outcome is not None:
             cases.append(Case(trace, Replayer(trace)))
@@ -147,7 +147,7 @@ def recordings(directory: Path) -> list[Case]:
 
 def effect(cases: list[Case]) -> Effect:
     """Predicts and replays all of them."""
-    downtime, total, widths, stated, named = [], [], [], [], 0
+    downtime, total, widths, all_stated, named = [], [], [], [], 0
     for case in cases:
         trace, done = case.trace, case.trace.outcome
         assert done is not None
@@ -163,7 +163,7 @@ def effect(cases: list[Case]) -> Effect:
             )
             decision = decide(known, facts.limits, last.ended_s)
             said = forecasting.forecast(known, facts.limits, last.ended_s, decision)
-            stated.append((said.converges, said.downtime_s, said.total_s, said.bandwidth_bytes_per_s))
+            all_stated.append((said.converges, said.downtime_s, said.total_s, said.bandwidth_bytes_per_s))
             if not done.completed:
                 named += said.converges is False
             elif after in AFTER:
@@ -173,13 +173,13 @@ def effect(cases: list[Case]) -> Effect:
     replays = tuple(_figures(case.replayer.run(OURS, limits=terms(case.trace.facts.limits)))
                     for case in cases for terms in TERMS)  # fmt: skip
     return Effect(
-        downtime_error=statistics.fmean(min(abs(one.value / truth - 1), 1.0) for one, truth in downtime),
-        downtime_held=statistics.fmean(one.low <= truth <= one.high for one, truth in downtime),
-        total_error=statistics.fmean(min(abs(one.value / truth - 1), 1.0) for one, truth in total),
-        total_held=statistics.fmean(one.low <= truth <= one.high for one, truth in total),
+        downtime_error=statistics.fmean(min(abs(stated.value / measured - 1), 1.0) for stated, measured in downtime),
+        downtime_held=statistics.fmean(stated.low <= measured <= stated.high for stated, measured in downtime),
+        total_error=statistics.fmean(min(abs(stated.value / measured - 1), 1.0) for stated, measured in total),
+        total_held=statistics.fmean(stated.low <= measured <= stated.high for stated, measured in total),
         width=math.exp(statistics.median(widths)),
         named=named,
-        stated=tuple(stated),
+        stated=tuple(all_stated),
         replays=replays,
     )
 
@@ -193,24 +193,27 @@ def _figures(outcome: Outcome) -> tuple[bool, int, float, float, float]:
 def set_constant(module: ModuleType, name: str, value: object) -> None:
     """Gives ``module.name`` this value, and makes all that is derived from it anew: assignments of its module that use
     it, and the same name in modules that import it."""
-    planning = [one for key, one in list(sys.modules.items()) if key.startswith("precopy.planning") and one.__file__]
-    for one in planning:
-        tree = ast.parse(inspect.getsource(one))
+    loaded = list(sys.modules.items())
+    planning = [user for path, user in loaded if path.startswith("precopy.planning") and user.__file__]
+    for user in planning:
+        tree = ast.parse(inspect.getsource(user))
         imported = any(
-            isinstance(node, ast.ImportFrom) and node.module == module.__name__ and name in {n.name for n in node.names}
+            isinstance(node, ast.ImportFrom)
+            and node.module == module.__name__
+            and name in {alias.name for alias in node.names}
             for node in tree.body
         )
-        if one is module or imported:
-            setattr(one, name, value)
-            _derive(one, tree, {name})
+        if user is module or imported:
+            setattr(user, name, value)
+            _derive(user, tree, {name})
 
 
 def _derive(module: ModuleType, tree: ast.Module, changed: set[str]) -> None:
     for node in tree.body:
         if not isinstance(node, ast.Assign):
             continue
-        made = {one.id for one in ast.walk(node) if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Store)}
-        used = {one.id for one in ast.walk(node.value) if isinstance(one, ast.Name)}
+        made = {part.id for part in ast.walk(node) if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)}
+        used = {part.id for part in ast.walk(node.value) if isinstance(part, ast.Name)}
         if used & changed and not made & changed:
             exec(compile(ast.Module([node], []), module.__name__, "exec"), module.__dict__)
             changed |= made
@@ -224,7 +227,7 @@ _cases: list[Case] = []
 
 
 def _varied(task: tuple[str, str, float | None]) -> Effect | str:
-    """In a process of its own, which ends after it. A sentence where the code cannot run with such a value."""
+    """The effect of a value of a constant, in a process of its own; a sentence where the code cannot run with it."""
     module, name, value = task
     if value is not None:
         set_constant(_module(module), name, value)
@@ -239,32 +242,33 @@ def _signed(change: float, digits: int, unit: str = "") -> str:
     return "" if float(text) == 0 else f"{text}{unit}"
 
 
-def described(one: Effect | str, base: Effect) -> str:
+def described(varied: Effect | str, base: Effect) -> str:
     """What differs from ``base``, in a table's cell."""
-    if isinstance(one, str):
-        return one
+    if isinstance(varied, str):
+        return varied
     pairs = (
-        ("downtime error", _signed(100 * (one.downtime_error - base.downtime_error), 1)),
-        ("downtime held", _signed(100 * (one.downtime_held - base.downtime_held), 1)),
-        ("width", _signed(100 * (one.width / base.width - 1), 0, " %")),
-        ("total error", _signed(100 * (one.total_error - base.total_error), 1)),
-        ("total held", _signed(100 * (one.total_held - base.total_held), 1)),
-        ("named", _signed(one.named - base.named, 0)),
+        ("downtime error", _signed(100 * (varied.downtime_error - base.downtime_error), 1)),
+        ("downtime held", _signed(100 * (varied.downtime_held - base.downtime_held), 1)),
+        ("width", _signed(100 * (varied.width / base.width - 1), 0, " %")),
+        ("total error", _signed(100 * (varied.total_error - base.total_error), 1)),
+        ("total held", _signed(100 * (varied.total_held - base.total_held), 1)),
+        ("named", _signed(varied.named - base.named, 0)),
     )
     said = [f"{name} {text}" for name, text in pairs if text]
-    moved = sum(a != b for a, b in zip(one.replays, base.replays, strict=True))
+    pairs_of_replays = list(zip(varied.replays, base.replays, strict=True))
+    moved = sum(after != before for after, before in pairs_of_replays)
     if moved:
-        done = sum(a[0] for a in one.replays) - sum(b[0] for b in base.replays)
-        both = [(a, b) for a, b in zip(one.replays, base.replays, strict=True) if a[0] and b[0]]
-        changes = [sum(a[at] for a, _ in both) / sum(b[at] for _, b in both) - 1 for at in (2, 3, 4)]
+        done = sum(after[0] - before[0] for after, before in pairs_of_replays)
+        both = [(after, before) for after, before in pairs_of_replays if after[0] and before[0]]
+        changes = [sum(after[at] for after, _ in both) / sum(before[at] for _, before in both) - 1 for at in (2, 3, 4)]
         parts = (
             ("completed", _signed(done, 0)),
-            *zip(("downtime", "total", "lost"), (_signed(100 * one, 1, " %") for one in changes), strict=True),
+            *zip(("downtime", "total", "lost"), (_signed(100 * change, 1, " %") for change in changes), strict=True),
         )
         detail = ", ".join(f"{name} {text}" for name, text in parts if text)
         said.append(f"{moved} replays" + (f" ({detail})" if detail else ""))
     if not said:
-        differ = sum(a != b for a, b in zip(one.stated, base.stated, strict=True))
+        differ = sum(after != before for after, before in zip(varied.stated, base.stated, strict=True))
         return f"{differ} forecasts, below 0.05" if differ else "none"
     return "; ".join(said)
 
@@ -280,7 +284,7 @@ def main() -> None:
     assert isinstance(base, Effect), base
     converged = sum(case.trace.outcome is not None and case.trace.outcome.completed for case in _cases)
     print(f"{converged} recordings that completed, {len(_cases) - converged} that did not.", end=" ")
-    complete = sum(one[0] for one in base.replays)
+    complete = sum(replay[0] for replay in base.replays)
     print(f"{len(base.replays)} replays, of which {complete} complete. After rounds 1 to 3:\n")
     print(f"- downtime: error {100 * base.downtime_error:.1f} %, held {100 * base.downtime_held:.1f} %,", end=" ")
     print(f"upper over lower end {base.width:.2f} (median)")
@@ -291,8 +295,8 @@ def main() -> None:
     for number, (module, name, _, what) in enumerate(CONSTANTS):
         values = [value for _, _, value in tasks[1 + 2 * number : 3 + 2 * number]]
         cells = [
-            f"{value:.4g}: {described(one, base)}"
-            for value, one in zip(values, effects[2 * number : 2 * number + 2], strict=True)
+            f"{value:.4g}: {described(varied, base)}"
+            for value, varied in zip(values, effects[2 * number : 2 * number + 2], strict=True)
         ]
         print(f"| `{module}:{name}` | {what} | {getattr(_module(module), name):.4g} | {cells[0]} | {cells[1]} |")
 

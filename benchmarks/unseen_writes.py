@@ -1,6 +1,6 @@
 """What it costs to look for writes that the kernel does not notice: for docs/adr/0022-unseen-writes.md.
 
-A sync that finds one page, of each kind of memory, with these looks and without them; the looks are at mappings,
+A sync that finds one page, of each kind of memory, with these checks and without them; what is checked are mappings,
 files, residency, private copies, and the process's descriptors. Then with many descriptors, and with one of O_DIRECT,
 which has what was found before found again.
 
@@ -90,7 +90,7 @@ def syncs(memory: Memory) -> float:
 
 
 def compared(memory: Memory) -> tuple[float, float]:
-    """Without and with the looks, in turns."""
+    """Without and with the checks, in turns."""
     plain, looked = [], []
     for _ in range(3):
         with without_looks():

@@ -15,12 +15,13 @@ import precopy
 SOURCE = Path(precopy.__file__).parent
 ROOT = Path(__file__).parents[2]
 MODULES = sorted(path.relative_to(SOURCE) for path in SOURCE.rglob("*.py"))
+BENCHMARKS = sorted((ROOT / "benchmarks").glob("*.py"))
 PAGES = [ROOT / "ARCHITECTURE.md", ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 _MODEL = ("planning", "model")
 _FILE = re.compile(r"`(?:src/precopy/)?((?:[a-z_0-9]+/)+(?:[a-z_0-9]+\.py)?)`")
 
 
-_NOT_YET_PLAIN = ("report", "cli", "bench")
+_NOT_YET_PLAIN = ("report", "cli")
 """Packages whose sentences were not gone through."""
 _NOT_YET_NAMED = ("report", "cli")
 """Packages in which ``one`` is a loop variable here and there."""
@@ -93,6 +94,10 @@ def test_unit_tests_mirror_the_tree() -> None:
     assert [folder for folder in folders if not (SOURCE / folder).is_dir()] == []
 
 
+def _modules_but(packages: tuple[str, ...]) -> list[Path]:
+    return [SOURCE / path for path in MODULES if path.parts[0] not in packages]
+
+
 def _is_of_a_pair(node: ast.For | ast.comprehension) -> bool:
     return {name.id for name in ast.walk(node.target) if isinstance(name, ast.Name)} == {"one", "other"}
 
@@ -100,10 +105,8 @@ def _is_of_a_pair(node: ast.For | ast.comprehension) -> bool:
 def test_loop_variables_say_what_they_are() -> None:
     """A slot, a round, a block: never just ``one``, but for one of a pair beside the ``other``."""
     found = []
-    for path in MODULES:
-        if path.parts[0] in _NOT_YET_NAMED:
-            continue
-        for node in ast.walk(ast.parse((SOURCE / path).read_text(encoding="utf-8"))):
+    for path in [*_modules_but(_NOT_YET_NAMED), *BENCHMARKS]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.For | ast.comprehension) and not _is_of_a_pair(node):
                 names = {name.id for name in ast.walk(node.target) if isinstance(name, ast.Name)}
             elif isinstance(node, ast.Lambda):
@@ -125,7 +128,7 @@ def _said(path: Path) -> list[str]:
 
 def test_comments_name_what_they_mean() -> None:
     """A quantity with its unit, a subject, a reason: none of the words that stand for these."""
-    plain = [(path, said) for path in MODULES if path.parts[0] not in _NOT_YET_PLAIN for said in _said(SOURCE / path)]
+    plain = [(path, said) for path in [*_modules_but(_NOT_YET_PLAIN), *BENCHMARKS] for said in _said(path)]
     assert [(path, said) for path, said in plain if _HIDES.search(said) or _NAMELESS.search(said)] == []
 
 

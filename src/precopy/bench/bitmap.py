@@ -46,8 +46,8 @@ _SEED = 1
 
 
 def measure(guests: Sequence[int], repeats: int, tell: Callable[[str], None], c_source: Path = SOURCE) -> BitmapBench:
-    """Every pattern for guests of these sizes in bytes, ``repeats`` times. ``tell`` is called with the name of each
-    measurement.
+    """Measures every pattern for guests of these sizes in bytes, ``repeats`` times. ``tell`` is called with the
+    name of each measurement.
 
     Raises `UsageError` for a guest too small or too large, `Unsupported` without a C compiler, `VerificationFailed`
     where a way has another result than plain arithmetic.
@@ -222,7 +222,8 @@ def _ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
 
 
 def _cold_bytes() -> int:
-    """Three times the last-level cache, within reason: not every system tells, and some tell of a whole host's."""
+    """Three times the last-level cache, from 96 to 512 MiB: some systems do not say how large it is, and some virtual
+    machines are told the whole host's."""
     try:
         cache = os.sysconf("SC_LEVEL3_CACHE_SIZE")
     except (ValueError, OSError):

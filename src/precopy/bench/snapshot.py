@@ -153,9 +153,10 @@ def _repeat(
         ("shared_memory", partial(_shared, words)),
     ]
     turn = len(samples.get(("full", None), [])) % len(whole)
-    for what, save in whole[turn:] + whole[:turn]:  # another one first each time: who comes after whom matters to disks
+    # Each repeat begins with another: how fast a disk is depends on what was written before.
+    for what, save in whole[turn:] + whole[:turn]:
         note(what, None, save())
-    compact(store)  # the one of the repeat before goes
+    compact(store)  # the full snapshot of the repeat before is removed
     random = np.random.default_rng(turn)
     for way, share in _increments(shares):
         dirty = random.choice(memory.pages, max(int(memory.pages * share), 1), replace=False)
@@ -249,7 +250,9 @@ def _cases(place: Place, samples: dict[_Way, list[_Sample]]) -> list[SnapshotCas
         ratios = None
         if what != "full":
             pairs = list(zip(full, found, strict=True))
-            ratios = [statistics.median(a[index] / max(b[index], 1e-9) for a, b in pairs) for index in (0, 1)]
+            ratios = [
+                statistics.median(whole[index] / max(part[index], 1e-9) for whole, part in pairs) for index in (0, 1)
+            ]
         cases.append(
             SnapshotCase(
                 place.kind,

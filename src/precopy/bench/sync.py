@@ -50,7 +50,7 @@ _WARM_UP = 2
 _IDLE_SYNCS = 200
 """Syncs of the idle guest, of which the median is shown."""
 _PASS_S, _POLL_S = 30.0, 0.001
-"""Seconds that the guest may take to write its pages once, and between two looks whether it has."""
+"""Seconds that the guest may take to write its pages once; seconds between two checks whether it has."""
 _MAIN_CHUNK = 64
 """Pages in a run of main memory that the guest writes; the runs are spread evenly over it."""
 _WHOLE = (64 << 20) // PAGE_SIZE

@@ -1,7 +1,7 @@
 """What tracking costs a program: a thread that streams through memory, with a sync a second and without tracking.
 
-Both in turn, each in memory of its own: that without tracking was never tracked, so nobody has split its huge pages.
-What else uses the machine's memory moves both; the shorter the slices, the more alike.
+Both in turn, each in memory of its own: that without tracking was never tracked, so its huge pages are whole.
+Other users of the machine's memory slow both down; short slices, one after the other, have nearly the same share of it.
 """
 
 from __future__ import annotations

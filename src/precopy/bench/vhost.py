@@ -21,11 +21,11 @@ def measure_vhost(layout: RamLayout, devices: int, repeat: int) -> VhostFigures:
     with contextlib.ExitStack() as stack:
         log = stack.enter_context(SharedLog.for_layout(layout))
         memory = stack.enter_context(GuestMemory(layout, Backing.MEMFD))
-        running = [stack.enter_context(VhostDevice(f"device {n}", log, memory)) for n in range(devices)]
+        running = [stack.enter_context(VhostDevice(f"device {number}", log, memory)) for number in range(devices)]
         ways = {shared: VhostLog(layout, log, shared=shared) for shared in (True, False)}
         dirty = Bitmap(layout.end_page)
         seconds: dict[bool, list[float]] = {True: [], False: []}
-        for number in range(repeat + 1):  # the first is not counted: nothing is in any cache yet
+        for number in range(repeat + 1):  # repeat 0 is not counted: no cache is warm yet
             for shared, way in ways.items():
                 for place, device in enumerate(running):
                     device.send(f"mark {_FIRST + place * _PAGES * _STRIDE} {_PAGES} {_STRIDE}")

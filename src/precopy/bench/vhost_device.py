@@ -256,7 +256,7 @@ def _main(log_fd: str, pages: str, *table: str) -> None:
         gpa, size, fd, offset = map(int, entry.split(","))
         memory = np.frombuffer(mmap.mmap(fd, offset + size), np.uint64, offset=offset)
         sections.append((gpa, memory.reshape(-1, VHOST_LOG_PAGE // 8)))
-    with contextlib.suppress(ConnectionError):  # who started it is gone
+    with contextlib.suppress(ConnectionError):  # the process that started it is gone
         _Device(SharedLog(int(pages), int(log_fd)), sections).serve()
 
 

@@ -18,7 +18,7 @@ PROGRAM = "qemu-system-x86_64"
 
 _INSTALL = "run scripts/install-debian-packages"
 _REFUSED = {"daemonize", "incoming", "preconfig", "S"}
-"""Options with which QEMU could not be watched, or would wait for somebody else before its guest runs."""
+"""Options with which QEMU could not be watched, or would wait for another process before its guest runs."""
 
 
 def parse_command(text: str, ram: int | None = None) -> tuple[str, ...]:

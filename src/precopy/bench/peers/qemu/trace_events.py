@@ -47,11 +47,12 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LOG = "trace.log"
 _SINK = "exec:cat >/dev/null"
 _SETTLE, _RUN, _POLL = 4.0, 0.1, 0.01
-"""Seconds: that the guest runs before the first migration (SeaBIOS waits 2.5 s for a key, and maps its memory anew when
-it boots) and between two, and between looks at its state."""
+"""Seconds that the guest runs before the first migration (SeaBIOS waits 2.5 s for a key, and maps its memory anew when
+it boots); seconds between two migrations; seconds between two queries of its state."""
 
 _MIN_BANDWIDTH, _RAM_SENT_IN_S = 8 << 20, 100
-"""The bandwidth limit: bytes a second, but at least the whole RAM, pages of zeros included, in so many seconds."""
+"""The bandwidth limit: this many bytes a second, or the whole RAM, pages of zeros included, in this many seconds,
+whichever is more."""
 
 
 @dataclass(frozen=True)
