@@ -19,7 +19,7 @@ import numpy as np
 
 from precopy.bitmap import Runs
 from precopy.dirty import DirtyMemory
-from precopy.errors import GuestError, PeerLost, PrecopyError, UsageError
+from precopy.errors import GuestError, OutcomeUnknown, PeerLost, PrecopyError, UsageError
 from precopy.memory import GuestMemory, RamLayout
 from precopy.migration import Destination, HelloReader, Migrated, MigrationOptions, Received, Source
 from precopy.migration.results import Event
@@ -446,6 +446,21 @@ class Run:
     received: Received | None = None
     source_error: BaseException | None = None
     destination_error: BaseException | None = None
+
+    @property
+    def given(self) -> bool:
+        """Whether the source knows that the guest runs at the destination."""
+        return self.done is not None
+
+    @property
+    def unknown(self) -> bool:
+        """Whether the source said that it does not know where the guest runs."""
+        return isinstance(self.source_error, OutcomeUnknown)
+
+    @property
+    def was_given(self) -> bool:
+        """Whether the guest has run at the destination."""
+        return "destination" in self.world.ran
 
     @property
     def equal(self) -> bool:

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from precopy.bitmap import Bitmap
 from precopy.errors import (
     Cancelled,
     GuestError,
@@ -21,20 +20,24 @@ from precopy.errors import (
     PrecopyError,
     VerificationFailed,
 )
-from precopy.memory.layout import RamBlock
 from precopy.migration import GuestIs, MigrationOptions, Source
-from precopy.migration.page_source import PageSource
 from precopy.migration.results import Event, Verdict
 from precopy.migration.switchover import Switchover
 from precopy.planning.model.round import Round
-from precopy.wire.events import PageBatch
-from precopy.wire.native import Abort, Commit, Frame, Running
+from precopy.wire.native import Commit, Frame, Running
+from support.frame_faults import (
+    HARMS,
+    flip_a_byte_of_each_frame,
+    harm_each_frame_of_the_receiver,
+    harm_each_frame_of_the_sender,
+    insert_before_each_answer,
+    plant_a_log_that_loses_a_page,
+    plant_torn_batches_that_are_forgotten,
+)
 from support.frames import SAMPLES, encoded
 from support.scripted import OPTIONS, Fault, Harm, Run, ScriptedGuest, migrate
-from support.scripted_log import ScriptedLog
 
 VERIFIED = replace(OPTIONS, verify=True)
-HARMS = [harm for harm in Harm if harm is not Harm.INSERT]
 
 
 def lawful(run: Run) -> Run:
@@ -101,38 +104,21 @@ def test_whatever_the_guest_writes(hot: int, per_s: float, seed: int, tears: boo
 @pytest.mark.parametrize("options", [OPTIONS, VERIFIED], ids=["plain", "verified"])
 def test_every_frame_of_the_source_harmed(harm: Harm, options: MigrationOptions) -> None:
     many, _ = frames(options)
-    unknown = 0
-    for nth in range(many):
-        run = lawful(migrate(options, source_fault=Fault(harm, nth)))
-        assert run.streams[0].struck
-        unknown += isinstance(run.source_error, OutcomeUnknown)
-    # Only the commit, which is the last frame, leaves the outcome unknown; flipped, it is refused by name.
-    assert unknown == (harm is not Harm.FLIP)
+    harm_each_frame_of_the_sender(harm, many, lambda fault: lawful(migrate(options, source_fault=fault)))
 
 
 @pytest.mark.parametrize("harm", HARMS)
 @pytest.mark.parametrize("options", [OPTIONS, VERIFIED], ids=["plain", "verified"])
 def test_every_frame_of_the_destination_harmed(harm: Harm, options: MigrationOptions) -> None:
     _, many = frames(options)
-    for nth in range(many):
-        run = lawful(migrate(options, destination_fault=Fault(harm, nth)))
-        assert run.streams[1].struck
-        # Its last frame says that the guest runs there; the one before it is what the source answers with the commit.
-        answers_commit, asks_for_commit = nth == many - 1, nth == many - 2
-        assert (run.done is not None) == (answers_commit and harm is Harm.LAST)
-        assert isinstance(run.source_error, OutcomeUnknown) == (
-            (asks_for_commit and harm is Harm.LAST) or (answers_commit and harm is not Harm.LAST)
-        )
-        assert ("destination" in run.world.ran) == answers_commit
+    harm_each_frame_of_the_receiver(harm, many, lambda fault: lawful(migrate(options, destination_fault=fault)))
 
 
 @pytest.mark.parametrize("at", [0.0, 0.02, 0.3, 0.999])
 def test_a_flipped_byte_anywhere_in_a_frame(at: float) -> None:
     many, answers = frames()
-    for nth in range(many):
-        lawful(migrate(source_fault=Fault(Harm.FLIP, nth, at)))
-    for nth in range(answers):
-        lawful(migrate(destination_fault=Fault(Harm.FLIP, nth, at)))
+    flip_a_byte_of_each_frame(at, many, lambda fault: lawful(migrate(source_fault=fault)))
+    flip_a_byte_of_each_frame(at, answers, lambda fault: lawful(migrate(destination_fault=fault)))
 
 
 @pytest.mark.parametrize("frame", SAMPLES, ids=lambda frame: type(frame).__name__)
@@ -146,11 +132,7 @@ def test_every_frame_at_every_place(frame: Frame) -> None:
             continue
         assert run.done is None
         assert isinstance(run.destination_error, PeerProtocolError | PeerRefused)
-    for nth in range(1, answers):
-        if isinstance(frame, Abort | Running) and nth == answers - 1:
-            continue  # the first would be a lie that no protocol can find, the second is due
-        run = lawful(migrate(destination_fault=Fault(Harm.INSERT, nth, frame=encoded(frame))))
-        assert run.done is None
+    insert_before_each_answer(frame, answers, lambda fault: lawful(migrate(destination_fault=fault)))
 
 
 CALLS = [
@@ -236,13 +218,7 @@ def test_a_destination_that_is_gone_before_anything_was_said() -> None:
 def test_planted_torn_batches_that_are_forgotten_are_refused_by_the_destination(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    end_round = PageSource.end_round
-
-    def forget(source: PageSource, number: int, *, final: bool) -> list[PageBatch]:
-        end_round(source, number, final=final)
-        return []
-
-    monkeypatch.setattr(PageSource, "end_round", forget)
+    plant_torn_batches_that_are_forgotten(monkeypatch)
     # A write that tears a batch is found by the next sync in any case; what is lost is a byte that the link changed.
     run = lawful(migrate(source_fault=Fault(Harm.FLIP, 2, 0.7)))
     assert isinstance(run.destination_error, PeerProtocolError)
@@ -266,14 +242,7 @@ def test_planted_a_source_that_runs_on_without_an_answer(monkeypatch: pytest.Mon
 
 
 def test_planted_a_log_that_loses_a_page(monkeypatch: pytest.MonkeyPatch) -> None:
-    harvest = ScriptedLog.harvest
-
-    def lose(log: ScriptedLog, dirty: Bitmap, block: RamBlock | None = None) -> None:
-        if log.counters.get_calls == 1 and (found := log.dirty.indexes()).size:
-            log.dirty.clear_range(int(found[-1]), 1)
-        harvest(log, dirty, block)
-
-    monkeypatch.setattr(ScriptedLog, "harvest", lose)
+    plant_a_log_that_loses_a_page(monkeypatch)
     # Only a page that is not written again shows it, so a guest that writes other pages all the time.
     with pytest.raises(AssertionError):
         lawful(migrate(prepare=lambda source, _: vars(source).update(hot=150)))

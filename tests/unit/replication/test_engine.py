@@ -10,20 +10,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from precopy.bitmap import Bitmap
 from precopy.errors import OutcomeUnknown, PeerError, PeerLost, PeerProtocolError, PeerRefused
-from precopy.memory.layout import RamBlock
-from precopy.migration.page_source import PageSource
 from precopy.replication.primary_staging import PrimaryStaging
 from precopy.replication.standby_staging import StandbyStaging
 from precopy.wire.events import PageBatch
-from precopy.wire.native import Abort, Commit, Frame, PointAck, Running
+from precopy.wire.native import Commit, Frame, PointAck
+from support.frame_faults import (
+    HARMS,
+    flip_a_byte_of_each_frame,
+    harm_each_frame_of_the_receiver,
+    harm_each_frame_of_the_sender,
+    insert_before_each_answer,
+    plant_a_log_that_loses_a_page,
+    plant_torn_batches_that_are_forgotten,
+)
 from support.frames import SAMPLES, encoded
 from support.scripted import Fault, Harm
-from support.scripted_log import ScriptedLog
 from support.scripted_replication import Replicated, content, replicate
-
-HARMS = [harm for harm in Harm if harm is not Harm.INSERT]
 
 
 def lawful(run: Replicated) -> Replicated:
@@ -81,35 +84,20 @@ def test_whatever_the_program_writes(  # noqa: PLR0917 - hypothesis gives them
 @pytest.mark.parametrize("harm", HARMS)
 def test_every_frame_of_the_primary_harmed(harm: Harm, tears: bool) -> None:
     many = lawful(replicate(tears=tears)).streams[0].sent
-    unknown = 0
-    for nth in range(many):
-        run = lawful(replicate(tears=tears, source_fault=Fault(harm, nth)))
-        assert run.streams[0].struck
-        unknown += run.unknown
-    # Only the commit, which is the last frame, leaves the outcome unknown; flipped, it is refused by name.
-    assert unknown == (harm is not Harm.FLIP)
+    harm_each_frame_of_the_sender(harm, many, lambda fault: lawful(replicate(tears=tears, source_fault=fault)))
 
 
 @pytest.mark.parametrize("harm", HARMS)
 def test_every_frame_of_the_standby_harmed(harm: Harm) -> None:
     _, many = frames()
-    for nth in range(many):
-        run = lawful(replicate(standby_fault=Fault(harm, nth)))
-        assert run.streams[1].struck
-        # Its last frame says that the memory is its own; the one before it is what the primary answers with the commit.
-        answers_commit, asks_for_commit = nth == many - 1, nth == many - 2
-        assert run.given == (answers_commit and harm is Harm.LAST)
-        assert run.unknown == ((asks_for_commit and harm is Harm.LAST) or (answers_commit and harm is not Harm.LAST))
-        assert run.was_given == answers_commit
+    harm_each_frame_of_the_receiver(harm, many, lambda fault: lawful(replicate(standby_fault=fault)))
 
 
 @pytest.mark.parametrize("at", [0.0, 0.02, 0.3, 0.999])
 def test_a_flipped_byte_anywhere_in_a_frame(at: float) -> None:
     many, answers = frames()
-    for nth in range(many):
-        lawful(replicate(source_fault=Fault(Harm.FLIP, nth, at)))
-    for nth in range(answers):
-        lawful(replicate(standby_fault=Fault(Harm.FLIP, nth, at)))
+    flip_a_byte_of_each_frame(at, many, lambda fault: lawful(replicate(source_fault=fault)))
+    flip_a_byte_of_each_frame(at, answers, lambda fault: lawful(replicate(standby_fault=fault)))
 
 
 @pytest.mark.parametrize("frame", SAMPLES, ids=lambda frame: type(frame).__name__)
@@ -127,12 +115,13 @@ def test_every_frame_at_every_place(frame: Frame) -> None:
         lawful(run)
         assert not run.given
         assert isinstance(run.standby.error, PeerProtocolError | PeerRefused)
-    for nth in range(1, answers):
-        if isinstance(frame, Abort | Running) and nth == answers - 1:
-            continue  # the first would be a lie that no protocol can find, the second is due
-        run = replicate(standby_fault=Fault(Harm.INSERT, nth, frame=encoded(frame)))
+
+    def answered(fault: Fault) -> Replicated:
+        run = replicate(standby_fault=fault)
         assert run.half == []
-        assert not run.given
+        return run
+
+    insert_before_each_answer(frame, answers, answered)
 
 
 def test_promoted_at_every_step() -> None:
@@ -177,27 +166,14 @@ def test_planted_a_point_applied_as_it_comes(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_planted_a_log_that_loses_a_page(monkeypatch: pytest.MonkeyPatch) -> None:
-    harvest = ScriptedLog.harvest
-
-    def lose(log: ScriptedLog, dirty: Bitmap, block: RamBlock | None = None) -> None:
-        if log.counters.get_calls == 1 and (found := log.dirty.indexes()).size:
-            log.dirty.clear_range(int(found[-1]), 1)
-        harvest(log, dirty, block)
-
-    monkeypatch.setattr(ScriptedLog, "harvest", lose)
+    plant_a_log_that_loses_a_page(monkeypatch)
     # Only a page that is not written again shows it, so a program that writes other pages all the time.
     with pytest.raises(AssertionError):
         lawful(replicate(hot=150))
 
 
 def test_planted_torn_batches_that_are_forgotten_are_refused_by_the_standby(monkeypatch: pytest.MonkeyPatch) -> None:
-    end_round = PageSource.end_round
-
-    def forget(source: PageSource, number: int, *, final: bool) -> list[PageBatch]:
-        end_round(source, number, final=final)
-        return []
-
-    monkeypatch.setattr(PageSource, "end_round", forget)
+    plant_torn_batches_that_are_forgotten(monkeypatch)
     run = lawful(replicate(source_fault=Fault(Harm.FLIP, 2, 0.7)))
     assert isinstance(run.standby.error, PeerProtocolError)
     assert "not again" in str(run.standby.error)
