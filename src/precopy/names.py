@@ -23,6 +23,10 @@ ConvergencePolicyName = Literal[
 CONVERGENCE_POLICIES: tuple[ConvergencePolicyName, ...] = get_args(ConvergencePolicyName)
 
 
+THROTTLING_POLICIES: tuple[ConvergencePolicyName, ...] = ("precopy", "qemu-auto-converge")
+"""Those that slow the guest down before its time is up; the others only with `TimeoutPolicy.THROTTLE`."""
+
+
 class TimeoutPolicy(enum.StrEnum):
     """What becomes of a migration that is out of time, or that cannot converge, or that has made all its rounds.
 

@@ -94,9 +94,10 @@ def idle_sync(ram: int) -> IdleSync:
 
 def _migrate(setup: Setup) -> tuple[Migrated, Overhead]:
     same = ["--ram", f"{setup.ram}B", "--guest", "kvm"]
-    run = [*same, "--fill", "1", "--write-rate", "max" if setup.write_rate is None else str(setup.write_rate)]
+    run = [*same, "--fill", "1"]
     if setup.rewritten:
         run += ["--workload", "sequential", "--working-set", f"{setup.rewritten}B"]
+        run += ["--write-rate", "max" if setup.write_rate is None else str(setup.write_rate)]
     else:
         run += ["--workload", "idle"]
     options = MigrationOptions(downtime_limit_s=setup.downtime_limit_s, verify=setup.verify)

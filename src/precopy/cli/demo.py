@@ -21,8 +21,9 @@ from precopy.cli.options import (
     transfer_options,
     workload_options,
 )
+from precopy.cli.partners import given, option_of
 from precopy.cli.say import complain, say
-from precopy.errors import NotConverged, PrecopyError, VerificationFailed
+from precopy.errors import NotConverged, PrecopyError, UsageError, VerificationFailed
 from precopy.names import (
     ALL_CLEAR_POLICIES,
     CLEAR_POLICIES,
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from precopy.report.kinds.demo import DemoRun
 
 _AFTERLIFE_S = 0.4
+_OF_MEMORY = ("ram", "guest", "as_json")
+"""What a demonstration of a program's memory takes."""
 _SETS: dict[str, Sequence[AnyClearPolicyName]] = {
     "ours": CLEAR_POLICIES,
     "lineage": HISTORIC_CLEAR_POLICIES,
@@ -97,6 +100,7 @@ def demo(
     if machine.guest == "memory":
         from precopy.cli.demo_memory import demo_memory
 
+        _check_of_memory()
         return demo_memory(machine.ram, as_json)
     from precopy.cli.facts import host_facts, host_line, show_result
     from precopy.cli.guest_choice import choose
@@ -124,6 +128,14 @@ def demo(
         raise
     show_result("demo", Demo(choice.kind, tuple(rows), choice.why), host if as_json else None, as_json=as_json)
     return _end(rows, as_json)
+
+
+def _check_of_memory() -> None:
+    """Raises `UsageError` for an option that says something about a guest that runs, or about its migration."""
+    ctx = click.get_current_context()
+    for name in given(ctx):
+        if name not in _OF_MEMORY:
+            raise UsageError(f"{option_of(ctx, name)} has no effect with --guest memory; leave it out")
 
 
 def _end(rows: list[DemoRun], as_json: bool) -> int:
@@ -173,16 +185,7 @@ def _run_once(policy: AnyClearPolicyName, kind: str, began: float, where: str, a
 
     same = ["--ram", f"{asked.machine.ram}B", "--layout", asked.machine.layout, "--vcpus", str(asked.machine.vcpus)]
     same += ["--guest", kind, "--backing", asked.machine.backing]
-    run = [
-        *same,
-        "--workload",
-        asked.load.workload,
-        "--write-rate",
-        "max" if asked.load.write_rate is None else str(asked.load.write_rate),
-    ]
-    run += ["--hot-share", str(asked.load.hot_share), "--fill", str(asked.load.fill)]
-    if asked.load.working_set:
-        run += ["--working-set", f"{asked.load.working_set}B"]
+    run = [*same, *_load_options(asked.load)]
     wanted = MigrationOptions(
         tracker=asked.tracker or "",
         clear=policy,
@@ -211,6 +214,18 @@ def _run_once(policy: AnyClearPolicyName, kind: str, began: float, where: str, a
     if second["steps"] <= first["steps"] and asked.load.workload != "idle":
         return DemoRun(policy, done, False, "the guest makes no steps at the destination")
     return DemoRun(policy, done, True, "yes")
+
+
+def _load_options(load: WorkloadOptions) -> list[str]:
+    """Those that have an effect, as `precopy run` takes them."""
+    options = ["--workload", load.workload, "--fill", str(load.fill)]
+    if load.workload != "idle":
+        options += ["--write-rate", "max" if load.write_rate is None else str(load.write_rate)]
+    if load.workload == "hotset":
+        options += ["--hot-share", str(load.hot_share)]
+    if load.working_set:
+        options += ["--working-set", f"{load.working_set}B"]
+    return options
 
 
 def _why(attempt: Attempt) -> str:

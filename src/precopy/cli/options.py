@@ -9,6 +9,7 @@ from typing import Any, TypeVar, cast
 
 import click
 
+from precopy.cli.partners import only_with
 from precopy.cli.values import CONTROL, DURATION, POSITIVE_DURATION, RATE, SIZE, WRITE_RATE, Share, Whole
 from precopy.names import (
     CONVERGENCE_POLICIES,
@@ -163,6 +164,9 @@ workload_options = as_one(
             show_default=True,
             help="Share of memory that holds random content at first; the rest is zero.",
         ),
+        only_with("hot_share", "--workload hotset", lambda values: values["workload"] == "hotset"),
+        only_with("write_rate", "a --workload that is not idle", lambda values: values["workload"] != "idle"),
+        only_with("working_set", "a --workload that is not idle", lambda values: values["workload"] != "idle"),
     ],
 )
 
@@ -210,6 +214,10 @@ transfer_options = as_one(
             default=30,
             show_default=True,
             help="Give up after this many rounds; the guest stays.",
+        ),
+        # demo's sets of policies have deferred, but for QEMU's.
+        only_with(
+            "clear_chunk_shift", "--clear deferred", lambda values: values["clear"] in ("deferred", "ours", "all")
         ),
     ],
 )
@@ -270,6 +278,7 @@ convergence_options = as_one(
             show_default=True,
             help="The largest share of its time that the guest may lose to --throttle.",
         ),
+        only_with("max_throttle", "--throttle", lambda values: values["throttle_mode"] != "off"),
     ],
 )
 

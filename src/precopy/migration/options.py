@@ -12,6 +12,7 @@ from precopy.names import (
     ALL_CLEAR_POLICIES,
     CONVERGENCE_POLICIES,
     THROTTLE_MODES,
+    THROTTLING_POLICIES,
     TIMEOUT_POLICIES,
     AnyClearPolicyName,
     ConvergencePolicyName,
@@ -83,6 +84,12 @@ class MigrationOptions:
         if self.throttle_mode == "off" and self.policy == "qemu-auto-converge":
             raise UsageError(
                 "the policy qemu-auto-converge slows the guest down; say how with throttle_mode (--throttle)"
+            )
+        throttling = (*THROTTLING_POLICIES, self.policy if self.on_timeout == TimeoutPolicy.THROTTLE else "")
+        if self.throttle_mode != "off" and self.policy not in throttling:
+            raise UsageError(
+                f"the policy {self.policy} slows no guest down, so throttle_mode (--throttle) has no effect; take the "
+                f"policy {' or '.join(THROTTLING_POLICIES)}, or throttle at the time-out (--on-timeout throttle)"
             )
         if self.throttle_mode == "off" and self.on_timeout == TimeoutPolicy.THROTTLE:
             raise UsageError("the guest cannot be slowed down at the time-out where throttling is off")

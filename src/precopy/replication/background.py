@@ -201,7 +201,7 @@ class Background(Engine):
             self.changed.notify_all()
 
     def _quiet_point(self, interval: float) -> None:
-        points, quiet = self.primary.points, self._options.quiet
+        points, quiet = self.primary.points, self._options.quiet_s
         until, gap = self.clock.now() + interval, 0.0
         while True:
             with self.ours():

@@ -7,10 +7,14 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
+from precopy.errors import UsageError
 from precopy.machines.process.locks import check_lock
 from precopy.migration.options import MIN_BANDWIDTH
 from precopy.replication.progress import ReplicationProgress
 from precopy.units import check_bandwidth, check_callback, check_seconds
+
+QUIET_S = 0.01
+"""Seconds without a write that are a moment between two steps of a program, where the user names none."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +23,7 @@ class ReplicationOptions:
 
     interval: float | None
     lock: AbstractContextManager[object] | None
-    quiet: float
+    quiet: float | None
     max_bandwidth: int | None
     timeout: float
     on_progress: Callable[[ReplicationProgress], object] | None
@@ -33,9 +37,26 @@ class ReplicationOptions:
         if self.interval is not None:
             object.__setattr__(self, "interval", check_seconds("the interval", self.interval, endless=True))
         object.__setattr__(self, "timeout", check_seconds("the timeout", self.timeout))
-        object.__setattr__(self, "quiet", check_seconds("quiet", self.quiet, zero=True))
+        if self.quiet is not None:
+            object.__setattr__(self, "quiet", check_seconds("quiet", self.quiet, zero=True))
+        self._check_quiet()
         if self.max_bandwidth is not None:
             check_bandwidth(self.max_bandwidth, MIN_BANDWIDTH)
+
+    def _check_quiet(self) -> None:
+        """Refuses ``quiet`` where no quiet moment is waited for."""
+        if self.quiet is not None and self.lock is not None:
+            raise UsageError("with a lock no quiet moment is waited for; give lock or quiet, not both")
+        if self.quiet is not None and self.interval in (None, math.inf):
+            raise UsageError(
+                "quiet says when a point is taken every interval seconds, and none is; give an interval in seconds, or "
+                "no quiet"
+            )
+
+    @property
+    def quiet_s(self) -> float:
+        """For how long nothing is written where a point is taken without ``lock``."""
+        return QUIET_S if self.quiet is None else self.quiet
 
 
 def patience_of(timeout: float | None) -> float | None:

@@ -27,7 +27,7 @@ def replicate(
     *,
     interval: float | None = None,
     lock: AbstractContextManager[object] | None = None,
-    quiet: float = 0.01,
+    quiet: float | None = None,
     max_bandwidth: int | None = None,
     timeout: float = 10.0,
     on_progress: Callable[[ReplicationProgress], object] | None = None,
@@ -41,7 +41,9 @@ def replicate(
     ``math.inf`` makes points only where `Replication.checkpoint` is called.
 
     A point is taken while the program does not write: with ``lock`` (a `threading.Lock` or any context manager that the
-    program holds while it writes) while it is held here, otherwise when nothing was written for ``quiet`` seconds.
+    program holds while it writes) while it is held here, otherwise when nothing was written for ``quiet`` seconds
+    (0.01 if not given; refused with a lock, and where no points are taken every ``interval`` seconds).
+
     ``max_bandwidth``: bytes a second at most. ``timeout``: seconds that the standby may be silent. ``on_progress`` is
     called ten times a second, and once at the end, in a thread of its own; what it raises ends the replication.
     ``on_error`` is called once, in that thread, with the error that ended the replication, such as a `PeerLost`; the

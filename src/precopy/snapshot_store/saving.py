@@ -93,6 +93,8 @@ def snapshot(
     full, replace = check_flag("full", full), check_flag("replace", replace)
     if level is not None:
         level = check_integer("the level of zstd", level)
+        if compress is None:
+            raise UsageError('level is zstd\'s, and nothing is compressed; give compress="zstd", too, or no level')
     squeeze = None if compression_of(compress) is Compression.NONE else compressor(level)
     began = time.perf_counter()
     with Directory(directory, create=True) as store, store.locked():

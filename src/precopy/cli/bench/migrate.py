@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from precopy.cli.options import json_option
+from precopy.cli.partners import only_with
 from precopy.cli.values import DURATION, SIZE, WRITE_RATE, Whole
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 @click.option(
     "--against-qemu/--no-qemu", default=None, help="Measure QEMU's migration too.  [default: where it is installed]"
 )
+@only_with("write_rate", "--rewritten above 0", lambda values: values["rewritten"] > 0)
 @json_option
 def migrate(
     ram: int,
