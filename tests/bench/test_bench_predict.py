@@ -50,7 +50,8 @@ def test_nothing_to_do_is_said() -> None:
 
 @pytest.mark.needs("kvm")
 def test_the_document(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """On a busy machine the migration that should converge may not; then it is counted as one that did not."""
+    """On a busy machine the migration that should converge may not, and is counted as one that did not; a guest that
+    gets too little of the machine to write as fast as it should may converge where it should not."""
     arguments = ["--migrations", "1", "--hopeless", "1", "--record", str(tmp_path), "--json"]
     command.main(arguments, standalone_mode=False)
     document: dict[str, Any] = json.loads(capsys.readouterr().out)
@@ -75,9 +76,12 @@ def test_the_document(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert document["share_within"].keys() == {"10", "20", "50"}
     assert set(document["share_within"].values()) <= {0.0, 1.0}
     (lost,) = document["hopeless"]
-    assert lost["named_after"] >= 1
-    assert lost["smallest_downtime_limit_s"] > lost["case"]["downtime_limit_s"]
-    assert not read_recording(tmp_path / "hopeless-01").outcome.completed  # type: ignore[union-attr]
+    completed = read_recording(tmp_path / "hopeless-01").outcome.completed  # type: ignore[union-attr]
+    assert completed == (lost["detail"] == "it converged without")
+    if lost["named_after"] is None:
+        assert (lost["smallest_downtime_limit_s"], lost["detail"] != "") == (None, True)
+    elif not completed:
+        assert lost["smallest_downtime_limit_s"] > lost["case"]["downtime_limit_s"]
 
 
 @pytest.mark.needs("kvm")
@@ -87,8 +91,8 @@ def test_one_that_fails_is_counted_and_the_others_go_on(capsys: pytest.CaptureFi
     impossible = replace(grid(1)[0], ram=4096)
     easy = Case("random", 20, None, 80_000_000, 2.0, 16 << 20)
     told: list[str] = []
-    done = carry_out([hopeless, impossible, easy], [impossible], told.append)
-    assert len(told) == 4
+    done = carry_out([hopeless, impossible, easy], [impossible, hopeless], told.append)
+    assert len(told) == 5
     assert [one.case for one in done.missed] == [hopeless, impossible]
     assert [one.failed.kind for one in done.missed] == ["NotConverged", "ProcessFailed"]
     assert [one.failed.converged for one in done.missed] == [False, None]
@@ -96,9 +100,11 @@ def test_one_that_fails_is_counted_and_the_others_go_on(capsys: pytest.CaptureFi
     assert "--ram" in done.missed[1].failed.message
     assert [one.case for one in done.migrations] == [easy]
     assert [one.after for one in done.held][:1] == [1]
-    (lost,) = done.hopeless
+    lost, named = done.hopeless
     assert not lost.then_completed
     assert "--ram" in lost.detail
+    assert (named.named_after or 0) >= 1  # no limit below what a switchover takes is met on any machine
+    assert (named.smallest_downtime_limit_s or 0) > hopeless.downtime_limit_s
     show(*text_of("bench-predict", done))
     shown = capsys.readouterr().out
     assert "2 of 3 migrations did not complete:" in shown

@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import fields, replace
@@ -176,12 +175,15 @@ class TestServer:
             MetricsServer(LOCAL, figures) as server,
             socket.create_connection((server.address.host, server.address.port), 30) as client,
         ):
-            began = time.monotonic()
-            with contextlib.suppress(OSError):  # a pipe that broke or a connection that was reset
-                while time.monotonic() - began < 20:
-                    client.sendall(b"X")
-                    time.sleep(0.1)
-            assert time.monotonic() - began < 20, "it goes on for ever"
+
+            def sent_away() -> bool:
+                try:
+                    client.sendall(b"X")  # more often than a time-out for silence would notice
+                except OSError:  # a pipe that broke or a connection that was reset
+                    return True
+                return False
+
+            wait_for(sent_away)
 
     def test_address_in_use(self, server: MetricsServer, figures: MigrationMetrics) -> None:
         port = server.address.port
