@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 
 from precopy.errors import LayoutError, PeerProtocolError
 from precopy.memory import RamLayout
-from precopy.wire.native import Abort, Codec, Compare, DeviceState, Frame, PageBatch, Pages, Role, State
+from precopy.wire.events import (
+    Abort,
+    Compare,
+    DeviceState,
+    Pages,
+    Role,
+)
+from precopy.wire.native import Codec, Frame, PageBatch, State
 from precopy.wire.native.frames import MAX_BATCH_PAGES, MAX_BATCH_RUNS
 from precopy.wire.native.states import TRANSITIONS
 from support.frames import CONVERSATIONS, NUMBERS, PREAMBLE, SAMPLES, raw_frame, raw_table, recorded

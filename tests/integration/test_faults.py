@@ -31,25 +31,22 @@ from precopy.memory.captures.machines import machine_layout
 from precopy.migration import Destination, HelloReader, MigrationOptions, Source
 from precopy.transport import SocketStream
 from precopy.wire.default import DEFAULT_FORMAT
-from precopy.wire.events import BlockClaim
-from precopy.wire.native import (
+from precopy.wire.events import (
     Abort,
-    Codec,
+    BlockClaim,
     Commit,
     Compare,
     DeviceState,
-    Frame,
     Hello,
-    PageBatch,
     Pages,
     Point,
     Prepare,
     Role,
     RoundAck,
     RoundEnd,
-    State,
     Welcome,
 )
+from precopy.wire.native import Codec, Frame, PageBatch, State
 from precopy.wire.native.states import TRANSITIONS
 from support.live_guests import (
     ARRIVES,
@@ -768,7 +765,7 @@ class TestMaliciousDestination:
         _, peer = source
         codec = self.greet(peer)
         codec.state = State.ROUND_ENDED
-        from precopy.wire.native import RoundAck
+        from precopy.wire.events import RoundAck
 
         peer.sock.sendall(codec.send(RoundAck(1, 77, torn)))
         drain(peer.sock)
@@ -778,7 +775,7 @@ class TestMaliciousDestination:
         _, peer = source
         codec = self.greet(peer)
         codec.state = State.COMMITTING
-        from precopy.wire.native import Running
+        from precopy.wire.events import Running
 
         peer.sock.sendall(codec.send(Running(0.0)))
         drain(peer.sock)

@@ -16,7 +16,18 @@ from precopy.machines.workload import Workload
 from precopy.migration import Destination, HelloReader, MigrationOptions
 from precopy.transport import SocketStream
 from precopy.wire.default import DEFAULT_FORMAT
-from precopy.wire.native import Abort, Alive, Codec, DeviceState, Frame, Hello, Prepare, Ready, Role, RoundEnd, Welcome
+from precopy.wire.events import (
+    Abort,
+    Alive,
+    DeviceState,
+    Hello,
+    Prepare,
+    Ready,
+    Role,
+    RoundEnd,
+    Welcome,
+)
+from precopy.wire.native import Codec, Frame
 from support.live_guests import MIB, Ending, Pair, migrate, proxied_pair, runs_on
 from support.wire_proxy import SLOW_BYTES_PER_S, Fault, Harm
 

@@ -39,17 +39,14 @@ from precopy.replication.progress import Phase
 from precopy.transport import NAMED_STRANGERS
 from precopy.transport.accept import MAX_CALLERS
 from precopy.units import PAGE_SIZE
-from precopy.wire.events import BlockClaim
-from precopy.wire.native import (
+from precopy.wire.events import (
     Abort,
     Alive,
-    Codec,
+    BlockClaim,
     Commit,
     Compare,
     DeviceState,
-    Frame,
     Hello,
-    PageBatch,
     Pages,
     Point,
     PointAck,
@@ -59,6 +56,7 @@ from precopy.wire.native import (
     Running,
     Welcome,
 )
+from precopy.wire.native import Codec, Frame, PageBatch
 from support.live_guests import until
 from support.patience import IN_TIME_S
 from support.replicas import MIB, WORDS, Steps, Writers, replicated, same, stepping, words

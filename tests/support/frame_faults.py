@@ -15,8 +15,8 @@ import pytest
 from precopy.bitmap import Bitmap
 from precopy.memory.layout import RamBlock
 from precopy.migration.page_source import PageSource
-from precopy.wire.events import PageBatch
-from precopy.wire.native import Abort, Frame, Running
+from precopy.wire.events import Abort, PageBatch, Running
+from precopy.wire.native import Frame
 from support.frames import encoded
 from support.scripted import Fault, Harm, ScriptedStream
 from support.scripted_log import ScriptedLog

@@ -10,17 +10,14 @@ import msgspec
 import xxhash
 
 from precopy.bitmap import Runs
-from precopy.wire.events import BlockClaim
-from precopy.wire.native import (
+from precopy.wire.events import (
     Abort,
     Alive,
-    Codec,
+    BlockClaim,
     Commit,
     Compare,
     DeviceState,
-    Frame,
     Hello,
-    PageBatch,
     Pages,
     Point,
     PointAck,
@@ -32,6 +29,7 @@ from precopy.wire.native import (
     Running,
     Welcome,
 )
+from precopy.wire.native import Codec, Frame, PageBatch
 
 PAGE = 64
 """Bytes of content for each page of a recorded conversation: the codec does not know the page size."""

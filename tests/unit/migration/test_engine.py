@@ -24,7 +24,8 @@ from precopy.migration import GuestIs, MigrationOptions, Source
 from precopy.migration.results import Event, Verdict
 from precopy.migration.switchover import Switchover
 from precopy.planning.model.round import Round
-from precopy.wire.native import Commit, Frame, Running
+from precopy.wire.events import Commit, Running
+from precopy.wire.native import Frame
 from support.frame_faults import (
     HARMS,
     flip_a_byte_of_each_frame,

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from precopy.errors import OutcomeUnknown, PeerError, PeerLost, PeerProtocolError, PeerRefused
 from precopy.replication.primary_staging import PrimaryStaging
 from precopy.replication.standby_staging import StandbyStaging
-from precopy.wire.events import PageBatch
-from precopy.wire.native import Commit, Frame, PointAck
+from precopy.wire.events import Commit, PageBatch, PointAck
+from precopy.wire.native import Frame
 from support.frame_faults import (
     HARMS,
     flip_a_byte_of_each_frame,

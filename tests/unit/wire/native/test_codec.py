@@ -17,16 +17,13 @@ from precopy.bitmap import Runs
 from precopy.errors import LocalProtocolError, PeerProtocolError
 from precopy.memory import RamLayout
 from precopy.memory.layout import MAX_PAGES
-from precopy.wire.events import MAX_TORN
-from precopy.wire.native import (
+from precopy.wire.events import (
+    MAX_TORN,
     Abort,
-    Codec,
     Commit,
     Compare,
     DeviceState,
-    Frame,
     Hello,
-    PageBatch,
     Pages,
     PointAck,
     Ready,
@@ -34,9 +31,9 @@ from precopy.wire.native import (
     RoundAck,
     RoundEnd,
     Running,
-    State,
     Welcome,
 )
+from precopy.wire.native import Codec, Frame, PageBatch, State
 from precopy.wire.native.frames import MAX_BATCH_PAGES, MAX_BATCH_RUNS
 from precopy.wire.native.states import TRANSITIONS
 from support.frames import (
