@@ -39,6 +39,7 @@ from support.dirty_logs import (
     several_slots,
     writable,
 )
+from support.log_model import LogModel
 from support.pagemap import (
     PagemapHarness,
     RunningPagemapGuest,
@@ -377,28 +378,18 @@ operations = st.one_of(
 @given(st.lists(operations, max_size=15))
 def test_any_sequence_agrees_with_a_model(harness: Harness, sequence: list[tuple[str, list[int] | None]]) -> None:
     rearm(harness)
-    dirty: set[int] = set()
-    harvested: set[int] = set()
-    since: set[int] = set()  # written after the last harvest
-    perhaps: set[int] = set()  # of these, the ones that a clear came after: forgotten, or reported once more
+    model = LogModel()
     for what, argument in [*sequence, ("harvest", None)]:
         if what == "write":
             assert argument is not None
             harness.write(argument)
-            dirty |= set(argument)
-            since |= set(argument)
+            model.write(argument)
         elif what == "harvest":
-            found = harvest(harness)
-            assert dirty <= found <= dirty | perhaps
-            dirty, harvested = found, set(found)
-            since, perhaps = set(), set()
+            model.harvest(harvest(harness))
         else:
             start, end = argument or (0, LAYOUT.end_page)
             harness.log.clear(start, end - start)
-            cleared = harvested & set(range(start, end))
-            perhaps |= cleared & since
-            dirty -= cleared
-            harvested -= cleared
+            model.clear(start, end)
 
 
 class Busy:

@@ -194,6 +194,17 @@ runs = st.lists(
 )
 
 
+def claiming(header: Header, content: list[tuple[int, int]], zero: list[tuple[int, int]]) -> Header:
+    """``header`` of a table with these runs, of no more pages than there are."""
+    return dataclasses.replace(
+        header,
+        content_runs=len(content),
+        content_pages=min(sum(length for _, length in content), PAGES),
+        zero_runs=len(zero),
+        zero_pages=min(sum(length for _, length in zero), PAGES),
+    )
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(number=st.integers(1, 2), content=runs, zero=runs)
 def test_no_table_does_harm(
@@ -205,13 +216,7 @@ def test_no_table_does_harm(
     path = names(directory)[number - 1]
     header = Header.decode(path.read_bytes()[:HEADER_BYTES], "", path.stat().st_size)
     table = np.array([*content, *zero], "<u8").reshape(-1, 2).tobytes() + bytes(8)
-    header = dataclasses.replace(
-        header,
-        content_runs=len(content),
-        content_pages=min(sum(length for _, length in content), PAGES),
-        zero_runs=len(zero),
-        zero_pages=min(sum(length for _, length in zero), PAGES),
-    )
+    header = claiming(header, content, zero)
     header = dataclasses.replace(
         header, data_bytes=header.size if header.form is Form.IMAGE else header.content_pages * PAGE_SIZE
     )
@@ -264,13 +269,7 @@ def test_runs_that_no_memory_has(content: list[tuple[int, int]], zero: list[tupl
     header = Header.decode(names(good)[1].read_bytes()[:HEADER_BYTES], "", names(good)[1].stat().st_size)
     table = np.array([*content, *zero], "<u8").reshape(-1, 2).tobytes() + bytes(8 * bool(content))
     header = dataclasses.replace(
-        header,
-        content_runs=len(content),
-        content_pages=min(sum(length for _, length in content), PAGES),
-        zero_runs=len(zero),
-        zero_pages=min(sum(length for _, length in zero), PAGES),
-        table_bytes=len(table),
-        table_checksum=xxhash.xxh3_64_intdigest(table),
+        claiming(header, content, zero), table_bytes=len(table), table_checksum=xxhash.xxh3_64_intdigest(table)
     )
     with pytest.raises(SnapshotDamaged):
         Table.decode(table, header, "file")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import threading
@@ -14,15 +13,7 @@ import pytest
 
 from support.commands import Bench
 from support.patience import SETTLED_S
-
-
-def children() -> set[int]:
-    """Processes that this one has started and that still exist."""
-    found: set[int] = set()
-    for task in Path("/proc/self/task").glob("*/children"):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended
-            found |= {int(pid) for pid in task.read_text().split()}
-    return found
+from support.processes import children
 
 
 def held() -> tuple[set[object], set[object], set[object]]:
@@ -40,6 +31,17 @@ def nothing_left() -> Iterator[None]:
     while any(left := [now - then for now, then in zip(held(), before, strict=True)]) and time.monotonic() < end:
         time.sleep(0.01)
     assert not any(left), f"left behind: {left}"
+
+
+@pytest.fixture
+def qemu_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Fails if a process, a file, a socket or a descriptor of the test outlives it."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    processes, descriptors = children(), set(os.listdir("/proc/self/fd"))
+    yield
+    assert children() <= processes
+    assert list(tmp_path.iterdir()) == []
+    assert set(os.listdir("/proc/self/fd")) <= descriptors  # what an earlier test left may be collected meanwhile
 
 
 @pytest.fixture

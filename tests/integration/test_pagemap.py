@@ -23,6 +23,7 @@ from precopy.trackers import write_protection
 from precopy.trackers.pagemap import PagemapLog
 from precopy.trackers.write_protection import huge_bytes
 from precopy.units import PAGE_SIZE, HostAddress
+from support.log_model import LogModel
 from support.patience import IN_TIME_S
 
 pytestmark = pytest.mark.needs("pagemap")
@@ -209,26 +210,17 @@ def test_two_steps_agree_with_a_model(sequence: list[tuple[str, list[int]]], sca
     """Law 2, with either way of protecting: a clear never takes a write that no harvest has reported."""
     with pytest.MonkeyPatch.context() as patch, Tracked(300, one_step=False) as tracked:
         patch.setattr(tracker, "PROTECT_US", 1e9 if scan else 0.0)
-        dirty: set[int] = set()
-        harvested: set[int] = set()
-        since: set[int] = set()
-        perhaps: set[int] = set()
+        model = LogModel()
         for what, argument in [*sequence, ("harvest", [])]:
             if what == "write":
                 tracked.write(*argument)
-                dirty |= set(argument)
-                since |= set(argument)
+                model.write(argument)
             elif what == "harvest":
-                found = set(tracked.harvest())
-                assert dirty <= found <= dirty | perhaps
-                dirty, harvested, since, perhaps = found, set(found), set(), set()
+                model.harvest(tracked.harvest())
             else:
                 start, end = argument
                 tracked.log.clear(start, end - start)
-                cleared = harvested & set(range(start, end))
-                perhaps |= cleared & since
-                dirty -= cleared
-                harvested -= cleared
+                model.clear(start, end)
 
 
 class TestSeveralMappings:

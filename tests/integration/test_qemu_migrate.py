@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,30 +20,14 @@ from precopy.errors import NotConverged, OutOfMemory, PeerLost, Unsupported, Usa
 from precopy.units import PAGE_SIZE
 from support.commands import wait_for
 from support.patience import IN_TIME_S
+from support.processes import children
 
 RAM = 128 << 20
 REWRITTEN = 16 << 20
 LIMIT = 0.3
 
 needs = [pytest.mark.needs("qemu"), pytest.mark.needs("kvm")]
-needs_and_leaves_nothing = [*needs, pytest.mark.usefixtures("nothing_left")]
-
-
-def children() -> set[int]:
-    """Processes that this one has started and that still exist."""
-    tasks = Path("/proc/self/task").glob("*/children")
-    return {int(pid) for task in tasks for pid in task.read_text().split()}
-
-
-@pytest.fixture
-def nothing_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Fails if a process, a file, a socket or a descriptor of the test outlives it."""
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    processes, descriptors = children(), set(os.listdir("/proc/self/fd"))
-    yield
-    assert children() <= processes
-    assert list(tmp_path.iterdir()) == []
-    assert set(os.listdir("/proc/self/fd")) <= descriptors  # what an earlier test left may be collected meanwhile
+needs_and_leaves_nothing = [*needs, pytest.mark.usefixtures("qemu_leaves_nothing")]
 
 
 def assert_random(content: bytes) -> None:

@@ -1,7 +1,6 @@
 """Stock QEMU's syncs, traced in virtual machines as they were captured."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,23 +25,6 @@ ROM_PAGES = 32 + 32
 needs = [pytest.mark.needs("qemu"), pytest.mark.needs("kvm")]
 
 
-def children() -> set[int]:
-    """Processes that this one has started and that still exist."""
-    tasks = Path("/proc/self/task").glob("*/children")
-    return {int(pid) for task in tasks for pid in task.read_text().split()}
-
-
-@pytest.fixture
-def nothing_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Fails if a process, a file or a descriptor of the test outlives it."""
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    processes, descriptors = children(), set(os.listdir("/proc/self/fd"))
-    yield
-    assert children() <= processes
-    assert list(tmp_path.iterdir()) == []
-    assert set(os.listdir("/proc/self/fd")) <= descriptors  # what an earlier test left may be collected meanwhile
-
-
 def assert_plausible(traced: QemuSyncs, syncs: int) -> None:
     assert traced.version[0].isdigit()
     assert (traced.accel, traced.ram) == ("kvm", 512 << 20)
@@ -58,7 +40,7 @@ def assert_plausible(traced: QemuSyncs, syncs: int) -> None:
     assert "FlatView #0" in traced.mtree
 
 
-@pytest.mark.usefixtures("nothing_left")
+@pytest.mark.usefixtures("qemu_leaves_nothing")
 class TestRealMachines:
     pytestmark = needs
 
