@@ -16,7 +16,9 @@ LOOK_S, SHORT_LOOK_S = 1.0, 0.1
 RISES = 6
 """Looks that find more bytes than the look before, or none, until the limit is doubled."""
 _MANY = 1000
-"""Looks left in a round from which those without effect are skipped in one step."""
+"""Looks left in a round from which those that can be foreseen are skipped in one step."""
+_MOST_DOUBLINGS = 1000
+"""Of a limit, below the largest power of two that a float holds (2^1023); longer than any migration long before."""
 _DEEP = 400
 """Rounds up to which `_looked` recurses, far below Python's limit of 1000 nested calls."""
 
@@ -60,10 +62,13 @@ def _through(loop: _Loop, sample: RoundSample) -> _Loop:
     last_remaining, last_sent = loop.last_remaining, loop.last_sent
     while moment < sample.ended_s:
         if sample.ended_s - moment > _MANY * every:
-            passed = _without_effect(
-                replace(loop, moment=moment, every=every, looks=looks, last_sent=last_sent), sample
-            )
+            passed = _foreseeable(replace(loop, moment=moment, every=every, looks=looks, last_sent=last_sent), sample)
             looks, moment = looks + passed, moment + passed * every
+            if passed and last_sent < loop.sent + sample.sent_bytes:
+                # The next look compares with the last of these.
+                done = _done(sample, moment - every)
+                last_remaining, last_sent = loop.remaining * (1 - done), loop.sent + sample.sent_bytes * done
+                rises += 0 if loop.remaining else passed
             if moment >= sample.ended_s:
                 break
         looks += 1
@@ -80,18 +85,21 @@ def _through(loop: _Loop, sample: RoundSample) -> _Loop:
     )
 
 
-def _without_effect(loop: _Loop, sample: RoundSample) -> int:
-    """How many of the next looks neither count nor change how long the loop waits."""
+def _foreseeable(loop: _Loop, sample: RoundSample) -> int:
+    """How many of the next looks do not change how long the loop waits, and count all alike: none of them, or each
+    where the round began with nothing remaining and yet something is sent."""
     if loop.last_sent == loop.sent + sample.sent_bytes:  # no look of this round sees any more sent
         return math.ceil((sample.ended_s - loop.moment) / loop.every)
     sending_s = sample.ended_s - sample.sync_s - loop.moment
     if loop.last_sent <= loop.sent or sending_s <= 0:
         return 0
-    # What remains only falls until all is sent, so that none of these counts. What is left to find is the first look
+    # What remains only falls until all is sent, or is none all the while. What is left to find is the first look
     # that makes the loop wait less: looks * remaining - sent is concave in the number of looks, and crosses 0 once.
     low, high = 0, max(int(sending_s / loop.every) - 2, 0)
     if loop.every == SHORT_LOOK_S:
         return high
+    if not loop.remaining:  # the next look makes it wait less
+        return 0
     while low < high:
         middle = (low + high + 1) // 2
         done = _done(sample, loop.moment + middle * loop.every)
@@ -123,4 +131,4 @@ def proxmox(metrics: Metrics, limits: Limits, now: float) -> Decision:
     Source: qemu-server, PVE/QemuMigrate.pm, phase2 (the loop around query-migrate); PVE/QemuServer.pm for the default.
     """
     times = doublings(metrics.rounds, metrics.ram_bytes)
-    return threshold_decision(metrics, limits, now, limits.downtime_limit_s * 2.0**times)
+    return threshold_decision(metrics, limits, now, limits.downtime_limit_s * 2.0 ** min(times, _MOST_DOUBLINGS))
