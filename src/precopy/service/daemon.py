@@ -30,8 +30,8 @@ from precopy.migration import (
     Received,
 )
 from precopy.service.answers import Checked, Status
-from precopy.service.arrival import Arrival
-from precopy.service.departure import Departure
+from precopy.service.incoming import Incoming
+from precopy.service.outgoing import Outgoing
 from precopy.service.request import Request
 from precopy.service.server import ControlServer, Emit
 from precopy.transport import (
@@ -65,9 +65,9 @@ class GuestProcess:
         self._started = time.monotonic()
         self._lock = threading.Lock()
         self._done = threading.Event()
-        self._arrival = Arrival()
+        self._incoming = Incoming()
         self._wake: Callable[[], None] = lambda: None
-        self._departure: Departure | None = None
+        self._outgoing: Outgoing | None = None
         self._idle = threading.Event()
         self._idle.set()
         self.server: ControlServer
@@ -111,7 +111,7 @@ class GuestProcess:
         if self._done.is_set():
             return None
         try:
-            source = self._arrival.source_at(listener, timeout, tell)
+            source = self._incoming.source_at(listener, timeout, tell)
         except PeerError:
             if self._done.is_set():
                 return None
@@ -129,7 +129,7 @@ class GuestProcess:
         with self._lock:
             if self._done.is_set():
                 return None
-            destination = self._arrival.begin(self.guest, source)
+            destination = self._incoming.begin(self.guest, source)
         try:
             received = destination.run()
         except PrecopyError as error:
@@ -141,10 +141,10 @@ class GuestProcess:
         return received
 
     def _arrived(self, received: Received) -> None:
-        self._arrival.received = received
+        self._incoming.received = received
         self._session, self.state = received.session, "running"
         self.last_error = None  # of an earlier one, which did not bring it
-        self._arrival.recorded.set()
+        self._incoming.recorded.set()
 
     def start_over(self, make: Callable[[], KvmGuest | EmulatedGuest]) -> None:
         """Puts a blank guest, which ``make`` makes, in the place of one of which only a part has come, so that nothing
@@ -152,7 +152,7 @@ class GuestProcess:
         with self._lock:
             if self._done.is_set():
                 return
-            self._arrival.forget()
+            self._incoming.forget()
             self._has_guest = False
             self.guest.close()  # first: there need not be memory for two
             self.guest = make()
@@ -162,11 +162,11 @@ class GuestProcess:
     @property
     def session(self) -> str | None:
         """That of the migration under way, or of the last one."""
-        departure = self._departure
-        return (departure.session if departure is not None else None) or self._session
+        outgoing = self._outgoing
+        return (outgoing.session if outgoing is not None else None) or self._session
 
     def status(self) -> Status:
-        layout, departure = self.guest.memory.layout, self._departure
+        layout, outgoing = self.guest.memory.layout, self._outgoing
         return Status(
             state=self.state,
             guest=self.guest.kind,
@@ -178,10 +178,10 @@ class GuestProcess:
             uptime_s=time.monotonic() - self._started,
             session=self.session,
             last_error=self.last_error,
-            received=self._arrival.received,
-            migration=departure.shown() if departure is not None and self.state == "migrating" else None,
-            arriving=self._arrival.progress if self.state == "receiving" else None,
-            turned_away=self._arrival.turned_away,
+            received=self._incoming.received,
+            migration=outgoing.shown() if outgoing is not None and self.state == "migrating" else None,
+            arriving=self._incoming.progress if self.state == "receiving" else None,
+            turned_away=self._incoming.turned_away,
             workload=self.workload,
         )
 
@@ -199,7 +199,7 @@ class GuestProcess:
 
     def _handle(self, request: Request, emit: Emit) -> Any:
         if self.state == "receiving" and self.guest.running:
-            self._arrival.wait_for_record()  # the source, and so a client, may know of it before there is one
+            self._incoming.wait_for_record()  # the source, and so a client, may know of it before there is one
         match request.command:
             case "status":
                 return self.status()
@@ -244,51 +244,51 @@ class GuestProcess:
     def _quit(self) -> Status:
         self._need("running", "paused", "unknown", "waiting", "receiving")
         comes = self.state == "receiving"
-        if comes and not self._arrival.forbid():
+        if comes and not self._incoming.forbid():
             raise UsageError("the guest has just begun to run here; ask again to end it")
         self.state = "ended"
         self._end("quit")
         if comes:
-            self._arrival.abandon()
+            self._incoming.abandon()
         return self.status()
 
     def _cancel(self) -> Status:
-        """Raises as `Departure.cancel_and_wait`."""
+        """Raises as `Outgoing.cancel_and_wait`."""
         with self._lock:
             self._need("migrating")
-            departure = self._departure
-        assert departure is not None  # it is set and unset with the state
-        departure.cancel_and_wait()
+            outgoing = self._outgoing
+        assert outgoing is not None  # it is set and unset with the state
+        outgoing.cancel_and_wait()
         return self.status()
 
     def _stop(self) -> None:
-        departure = self._departure
-        if departure is not None:
-            departure.cancel()
+        outgoing = self._outgoing
+        if outgoing is not None:
+            outgoing.cancel()
 
     def _migrate(self, request: Request, emit: Emit) -> Migrated:
-        departure = Departure(self.guest, request)
+        outgoing = Outgoing(self.guest, request)
         with self._lock:
             self._need("running")
-            self.state, self._departure = "migrating", departure
+            self.state, self._outgoing = "migrating", outgoing
             self._idle.clear()
         try:
-            self.migrated = departure.run(emit)
+            self.migrated = outgoing.run(emit)
         except BaseException as error:
             self.last_error = str(error)
             raise
         else:
             return self.migrated
         finally:
-            self._settle(departure)
+            self._settle(outgoing)
 
-    def _settle(self, departure: Departure) -> None:
-        where = departure.guest_is
+    def _settle(self, outgoing: Outgoing) -> None:
+        where = outgoing.guest_is
         with self._lock:
-            self._session = departure.session or self._session
+            self._session = outgoing.session or self._session
             self.state = {GuestIs.HERE: "running", GuestIs.UNKNOWN: "unknown", GuestIs.THERE: "migrated"}[where]
-            self._departure = None
-        departure.settled.set()
+            self._outgoing = None
+        outgoing.settled.set()
         if where is GuestIs.THERE:
             self._end("migrated")
         self._idle.set()

@@ -1,4 +1,4 @@
-"""One migration of a guest away from its process, from the request for it to what became of it."""
+"""One outgoing migration of a guest's process, from the request for it to what became of it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from precopy.wire.default import DEFAULT_FORMAT
 
 _MAX_TIMEOUT_S = 86400.0  # a day
 _CANCEL_ANSWER_S = 8.0
-"""Seconds that `Departure.cancel_and_wait` waits for the outcome; its client's time-out is 10 s."""
+"""Seconds that `Outgoing.cancel_and_wait` waits for the outcome; its client's time-out is 10 s."""
 
 
-class Departure:
+class Outgoing:
     """Migrates ``guest`` as ``request`` says. Raises `UsageError` where it cannot be meant so."""
 
     def __init__(self, guest: SourceVm, request: Request) -> None:

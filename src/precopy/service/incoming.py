@@ -1,4 +1,4 @@
-"""A guest that comes to this process: who is let in as its source, and how far it is."""
+"""The incoming migration of a guest's process: which connection is let in as its source, and how far it is."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _RECORD_S = 2.0
 The source is told in that time, which takes as long as the time-out where it does not read."""
 
 
-class Arrival:
+class Incoming:
     """One guest is taken in; where that fails, another may be. ``received`` is the record of it."""
 
     def __init__(self) -> None:
         self.turned_away = 0
-        """Who came and was no source."""
+        """Connections that were no source's."""
         self.received: Received | None = None
         self.progress: Arriving | None = None
         self._destination: Destination | None = None

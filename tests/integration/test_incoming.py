@@ -1,5 +1,5 @@
 """What a destination's control socket answers between the moment when its guest runs and the moment when the source has
-been told: it waits a little for the record of the arrival, and no longer than that."""
+been told: it waits a little for the record of the migration, and no longer than that."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from precopy.machines.workload import Workload
 from precopy.migration import Received
 from precopy.service import Command, GuestProcess, ask
-from precopy.service import arrival as module
+from precopy.service import incoming as module
 from precopy.transport import Address
 from support.live_guests import MIB, Pair
 from support.patience import IN_TIME_S
