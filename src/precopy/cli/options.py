@@ -11,6 +11,16 @@ import click
 
 from precopy.cli.partners import only_with
 from precopy.cli.values import CONTROL, DURATION, POSITIVE_DURATION, RATE, SIZE, WRITE_RATE, Share, Whole
+from precopy.defaults import (
+    CLEAR_CHUNK_SHIFT,
+    DOWNTIME_LIMIT_S,
+    HOT_SHARE,
+    MAX_ROUNDS,
+    MAX_THROTTLE,
+    PAGES_PER_S,
+    TIMEOUT_S,
+    milliseconds,
+)
 from precopy.names import (
     CONVERGENCE_POLICIES,
     EVERYDAY_CLEAR_POLICIES,
@@ -66,7 +76,7 @@ die_with_parent_option = click.option(
 timeout_option = click.option(
     "--timeout",
     type=POSITIVE_DURATION,
-    default="10s",
+    default=f"{TIMEOUT_S:g}s",
     show_default=True,
     help="How long the other side may be silent.",
 )
@@ -145,14 +155,14 @@ workload_options = as_one(
         click.option(
             "--write-rate",
             type=WRITE_RATE,
-            default="20K",
+            default=f"{PAGES_PER_S // 1000}K",
             show_default=True,
             help="Pages that the guest writes a second, or max.",
         ),
         click.option(
             "--hot-share",
             type=Share(0, 1, min_open=True, max_open=True),
-            default=1 / 16,
+            default=HOT_SHARE,
             show_default="1/16",
             help="The hot set's share of memory (hotset).",
         ),
@@ -189,7 +199,7 @@ transfer_options = as_one(
             "--clear-chunk",
             "clear_chunk_shift",
             type=Whole(6, 31),
-            default=15,
+            default=CLEAR_CHUNK_SHIFT,
             show_default=True,
             metavar="SHIFT",
             help="Chunks of 2^SHIFT pages for --clear deferred.",
@@ -204,14 +214,14 @@ transfer_options = as_one(
             "--downtime-limit",
             "downtime_limit_s",
             type=DURATION,
-            default="300ms",
+            default=milliseconds(DOWNTIME_LIMIT_S),
             show_default=True,
             help="Switch over when what is left fits this.",
         ),
         click.option(
             "--max-rounds",
             type=Whole(1),
-            default=30,
+            default=MAX_ROUNDS,
             show_default=True,
             help="Give up after this many rounds; the guest stays.",
         ),
@@ -274,7 +284,7 @@ convergence_options = as_one(
         click.option(
             "--max-throttle",
             type=Share(0, 1, min_open=True, max_open=True),
-            default=0.99,
+            default=MAX_THROTTLE,
             show_default=True,
             help="The largest share of its time that the guest may lose to --throttle.",
         ),

@@ -12,6 +12,7 @@ from precopy.cli.lazy import LazyGroup
 from precopy.cli.options import as_one, json_option
 from precopy.cli.recordings import either
 from precopy.cli.values import DURATION, RATE, SIZE, Share, Whole
+from precopy.defaults import DOWNTIME_LIMIT_S, MAX_ROUNDS, UNCERTAINTY, milliseconds
 from precopy.names import ALL_CLEAR_POLICIES, EVERYDAY_CLEAR_POLICIES, AnyClearPolicyName
 
 if TYPE_CHECKING:
@@ -77,10 +78,13 @@ class _Plan(LazyGroup):
     "downtime_limit_s",
     type=DURATION,
     default=None,
-    help="Downtime limit.  [default: 300ms, or the recording's]",
+    help=f"Downtime limit.  [default: {milliseconds(DOWNTIME_LIMIT_S)}, or the recording's]",
 )
 @click.option(
-    "--max-rounds", type=Whole(1, 500), default=None, help="Rounds at most.  [default: 30, or the recording's]"
+    "--max-rounds",
+    type=Whole(1, 500),
+    default=None,
+    help=f"Rounds at most.  [default: {MAX_ROUNDS}, or the recording's]",
 )
 @click.option(
     "--switchover-overhead",
@@ -94,7 +98,8 @@ class _Plan(LazyGroup):
     "--uncertainty",
     type=Share(0, 1, max_open=True),
     default=None,
-    help="How far bandwidth, dirty rate and working set may be off, as a share; ranges come from it.  [default: 0.1]",
+    help="How far bandwidth, dirty rate and working set may be off, as a share; ranges come from it.  "
+    f"[default: {UNCERTAINTY:g}]",
 )
 @click.option("--layout", metavar="NAME|DIRECTORY", default=None, help="Take RAM and clears from this layout.")
 @click.option(

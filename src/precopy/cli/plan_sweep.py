@@ -13,6 +13,7 @@ import click
 
 from precopy.cli.options import json_option
 from precopy.cli.values import COUNTS, DURATIONS, RATES, SIZES
+from precopy.defaults import DOWNTIME_LIMIT_S, MAX_ROUNDS, milliseconds
 
 if TYPE_CHECKING:
     from precopy.errors import UsageError
@@ -45,9 +46,14 @@ _ADDRESS = r"(tcp|tls)://.+:[0-9]+"
 @click.option("--bandwidth", type=RATES, required=True, help="Bandwidth while sending, in bytes (MB/s) or bits (Mb/s).")
 @click.option("--sync-time", type=DURATIONS, required=True, help="Time of a sync.")
 @click.option(
-    "--downtime-limit", "downtime_limit_s", type=DURATIONS, default="300ms", show_default=True, help="Downtime limit."
+    "--downtime-limit",
+    "downtime_limit_s",
+    type=DURATIONS,
+    default=milliseconds(DOWNTIME_LIMIT_S),
+    show_default=True,
+    help="Downtime limit.",
 )
-@click.option("--max-rounds", type=COUNTS, default="30", show_default=True, help="Rounds at most.")
+@click.option("--max-rounds", type=COUNTS, default=str(MAX_ROUNDS), show_default=True, help="Rounds at most.")
 @click.option(
     "--switchover-overhead",
     "--handover",

@@ -16,14 +16,13 @@ import numpy as np
 
 from precopy.bitmap import BITS_PER_WORD, Bitmap
 from precopy.bitmap.words import words_for
+from precopy.defaults import CLEAR_CHUNK_SHIFT
 from precopy.dirty.log import LogClear
 from precopy.errors import UsageError
 
 MIN_CHUNK_SHIFT, MAX_CHUNK_SHIFT = 6, 31
 """Chunks of 64 pages at least, a word of the bitmap, and of 8 TiB at most: QEMU's bounds of
 ``x-clear-bitmap-shift``."""
-DEFAULT_CHUNK_SHIFT = 15
-"""Chunks of 128 MiB; QEMU's default is 18 (1 GiB). docs/adr/0006-clear-chunk.md has the measurements."""
 
 TICK_CLEARS = 256
 """Clears between two calls of ``tick``, by which a long sync shows that it is alive."""
@@ -113,7 +112,7 @@ class Deferred(WholeArrays):
 
     name = "deferred"
 
-    def __init__(self, pages: int, shift: int = DEFAULT_CHUNK_SHIFT) -> None:
+    def __init__(self, pages: int, shift: int = CLEAR_CHUNK_SHIFT) -> None:
         if not MIN_CHUNK_SHIFT <= shift <= MAX_CHUNK_SHIFT:
             raise UsageError(f"the clear chunk shift is {MIN_CHUNK_SHIFT} to {MAX_CHUNK_SHIFT}, not {shift}")
         self.pages, self.shift = pages, shift

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from precopy.dirty.clear import DEFAULT_CHUNK_SHIFT, ClearPolicy, Deferred, Merged, PerPage
+from precopy.defaults import CLEAR_CHUNK_SHIFT
+from precopy.dirty.clear import ClearPolicy, Deferred, Merged, PerPage
 from precopy.dirty.qemu_variants import BeforePatch, ClearBmap, RfcV1, Upstream
 from precopy.errors import UsageError
 from precopy.memory.layout import RamLayout
@@ -21,7 +22,7 @@ _MAKERS: dict[AnyClearPolicyName, Callable[[RamLayout, int], ClearPolicy]] = {
 }
 
 
-def clear_policy(name: str, layout: RamLayout, shift: int = DEFAULT_CHUNK_SHIFT) -> ClearPolicy:
+def clear_policy(name: str, layout: RamLayout, shift: int = CLEAR_CHUNK_SHIFT) -> ClearPolicy:
     """The policy called ``name`` for the blocks of ``layout``; ``shift`` is for ``deferred`` (QEMU's variants have
     QEMU's own chunks). Raises `UsageError`."""
     for known, make in _MAKERS.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from precopy.dirty.clear import DEFAULT_CHUNK_SHIFT
+from precopy.defaults import CLEAR_CHUNK_SHIFT, DOWNTIME_LIMIT_S, MAX_ROUNDS
 from precopy.errors import UsageError
 from precopy.migration.results import MOST_ROUNDS
 from precopy.names import (
@@ -46,15 +46,15 @@ class MigrationOptions:
 
     tracker: WantedTrackerName | Literal[""] = ""
     clear: AnyClearPolicyName = "deferred"
-    clear_chunk_shift: int = DEFAULT_CHUNK_SHIFT
+    clear_chunk_shift: int = CLEAR_CHUNK_SHIFT
     max_bandwidth: int | None = None
-    downtime_limit_s: float = 0.3
-    max_rounds: int = 30
+    downtime_limit_s: float = DOWNTIME_LIMIT_S
+    max_rounds: int = MAX_ROUNDS
     policy: ConvergencePolicyName = "precopy"
     max_total: float | None = None
     on_timeout: TimeoutPolicy = TimeoutPolicy.CANCEL
     throttle_mode: ThrottleMode = "off"
-    max_throttle: float = 0.99
+    max_throttle: float = MAX_THROTTLE
     verify: bool = False
 
     def __post_init__(self) -> None:

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import NoReturn, Self, SupportsIndex
 
+from precopy.defaults import TIMEOUT_S
 from precopy.errors import UsageError
 from precopy.machines.process.memory import Memory
 from precopy.replication.background import Background
@@ -29,7 +30,7 @@ def replicate(
     lock: AbstractContextManager[object] | None = None,
     quiet: float | None = None,
     max_bandwidth: int | None = None,
-    timeout: float = 10.0,
+    timeout: float = TIMEOUT_S,
     on_progress: Callable[[ReplicationProgress], object] | None = None,
     on_error: Callable[[BaseException], object] | None = None,
 ) -> Replication:

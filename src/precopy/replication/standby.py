@@ -17,6 +17,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Literal, NoReturn, Self, SupportsIndex
 
+from precopy.defaults import TIMEOUT_S
 from precopy.errors import Cancelled, PeerError, PeerLost, PeerProtocolError, PrecopyError, UsageError
 from precopy.machines.process.memory import Memory
 from precopy.migration.channel import Channel
@@ -45,7 +46,7 @@ primary that sends only those would keep the standby from ever having the memory
 def receive_memory(
     address: str,
     *,
-    timeout: float = 10.0,
+    timeout: float = TIMEOUT_S,
     on_loss: Literal["raise", "promote"] = "raise",
     max_size: int | None = None,
     max_staging: int | None = None,
@@ -85,7 +86,7 @@ class Standby:
         self,
         address: str,
         *,
-        timeout: float = 10.0,
+        timeout: float = TIMEOUT_S,
         max_size: int | None = None,
         max_staging: int | None = None,
         on_progress: Callable[[StandbyProgress], object] | None = None,

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from precopy.defaults import TIMEOUT_S
 from precopy.errors import OutcomeUnknown, PeerError, PrecopyError
 from precopy.migration import EVENTS, Committing, Event, Migrated, MigrationOptions
 from precopy.service.request import Request
@@ -26,7 +27,7 @@ def migrate_guest(
     control: Address,
     to: Address,
     options: MigrationOptions,
-    timeout: float = 10.0,
+    timeout: float = TIMEOUT_S,
     on_event: Callable[[Event], None] = lambda _: None,
     *,
     record: str = "",

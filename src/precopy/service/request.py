@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from precopy.defaults import TIMEOUT_S
 from precopy.migration.options import MigrationOptions
 from precopy.service.socket import Command
 
@@ -14,6 +15,6 @@ class Request(Command):
     the absolute path of a recording that is to be made."""
 
     address: str = ""
-    timeout: float = 10.0
+    timeout: float = TIMEOUT_S
     options: MigrationOptions = field(default_factory=MigrationOptions)
     record: str = ""

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from precopy.bitmap import Bitmap, Runs
+from precopy.defaults import CLEAR_CHUNK_SHIFT
 from precopy.dirty import DirtyLog, DirtyMemory, LogCounters, MigrationBitmap, clear_policy
-from precopy.dirty.clear import DEFAULT_CHUNK_SHIFT, MAX_CHUNK_SHIFT, MIN_CHUNK_SHIFT
+from precopy.dirty.clear import MAX_CHUNK_SHIFT, MIN_CHUNK_SHIFT
 from precopy.errors import UsageError
 from precopy.memory import RamBlock, RamLayout
 from precopy.names import ALL_CLEAR_POLICIES, CLEAR_POLICIES
@@ -76,7 +77,7 @@ class TestNames:
         with pytest.raises(UsageError, match=f"6 to 31, not {shift}"):
             clear_policy("deferred", SMALL, shift)
 
-    @pytest.mark.parametrize("shift", [MIN_CHUNK_SHIFT, DEFAULT_CHUNK_SHIFT, MAX_CHUNK_SHIFT])
+    @pytest.mark.parametrize("shift", [MIN_CHUNK_SHIFT, CLEAR_CHUNK_SHIFT, MAX_CHUNK_SHIFT])
     def test_chunks_at_their_bounds(self, shift: int) -> None:
         bitmap, log = bitmap_with("deferred", 100, shift=shift)
         log.next = [99]
@@ -258,7 +259,7 @@ class TestRealCalls:
         yield harness
         harness.close()
 
-    def count(self, harness: KvmHarness, policy: str, shift: int = DEFAULT_CHUNK_SHIFT) -> tuple[int, int, int]:
+    def count(self, harness: KvmHarness, policy: str, shift: int = CLEAR_CHUNK_SHIFT) -> tuple[int, int, int]:
         """(clears in the sync, clears in the taking, dirty pages), for writes to ``WRITTEN``."""
         log = harness.log
         bitmap = MigrationBitmap(migrating(LAYOUT, log), clear_policy(policy, LAYOUT, shift))

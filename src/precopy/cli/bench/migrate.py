@@ -9,6 +9,7 @@ import click
 from precopy.cli.options import json_option
 from precopy.cli.partners import only_with
 from precopy.cli.values import DURATION, SIZE, WRITE_RATE, Whole
+from precopy.defaults import DOWNTIME_LIMIT_S, milliseconds
 
 if TYPE_CHECKING:
     from precopy.bench.failed import Failed
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     "--downtime-limit",
     "downtime_limit_s",
     type=DURATION,
-    default="300ms",
+    default=milliseconds(DOWNTIME_LIMIT_S),
     show_default=True,
     help="For precopy and for QEMU.",
 )

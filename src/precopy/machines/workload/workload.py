@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from precopy.defaults import HOT_SHARE, PAGES_PER_S
 from precopy.errors import UsageError
 from precopy.machines.workload.programs import WORKLOADS
 from precopy.units import PAGE_SIZE, format_size
@@ -20,8 +21,8 @@ class Workload:
     guest RAM but what the program itself needs). Raises `UsageError`."""
 
     pattern: str = "random"
-    rate: int | None = 20_000
-    hot_share: float = 1 / 16
+    rate: int | None = PAGES_PER_S
+    hot_share: float = HOT_SHARE
     working_set: int | None = None
 
     def __post_init__(self) -> None:

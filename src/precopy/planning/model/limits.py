@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from precopy.bounds import Count, Number
+from precopy.defaults import DOWNTIME_LIMIT_S, MAX_ROUNDS
 from precopy.names import TimeoutPolicy
 
 
@@ -14,8 +15,8 @@ class Limits:
     ``on_timeout``: what then; ``max_throttle``: the largest share of the vCPUs' time that may be taken (0: the guest is
     not throttled)."""
 
-    downtime_limit_s: Number = 0.3
-    max_rounds: Count = 30
+    downtime_limit_s: Number = DOWNTIME_LIMIT_S
+    max_rounds: Count = MAX_ROUNDS
     timeout_s: Number | None = None
     on_timeout: TimeoutPolicy = TimeoutPolicy.CANCEL
     max_throttle: Number = 0.0

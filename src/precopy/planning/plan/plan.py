@@ -16,6 +16,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from precopy.defaults import DOWNTIME_LIMIT_S, MAX_ROUNDS, UNCERTAINTY
 from precopy.planning.forecast.simulate import CurveGuest, Outcome, simulate
 from precopy.planning.model.curve import DirtyCurve
 from precopy.planning.model.downtime import PAUSE_S, smallest_downtime
@@ -51,10 +52,10 @@ class PlanInput:
     dirty_rate_bytes_per_s: float
     working_set_bytes: float
     sync_s: float
-    downtime_limit_s: float = 0.3
-    max_rounds: int = 30
+    downtime_limit_s: float = DOWNTIME_LIMIT_S
+    max_rounds: int = MAX_ROUNDS
     switchover_overhead_s: float = SWITCHOVER_OVERHEAD_S.high
-    uncertainty: float = 0.1
+    uncertainty: float = UNCERTAINTY
     sync_s_per_byte: float = 0.0
     sent_share: float = 1.0
     read_s_per_byte: float = 0.0

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from precopy.bitmap import Bitmap
+from precopy.defaults import CLEAR_CHUNK_SHIFT
 from precopy.dirty import ClearPolicy, clear_policy
-from precopy.dirty.clear import DEFAULT_CHUNK_SHIFT
 from precopy.memory.layout import RamLayout
 from precopy.planning.model.metrics import RoundSample
 from precopy.planning.model.sync_cost import CLEAR_S
@@ -93,7 +93,7 @@ def with_clear(trace: Trace, clear: str) -> tuple[RoundSample, ...]:
     if clear == facts.clear:
         return trace.samples
     before = clear_calls(trace, clear_policy(facts.clear, trace.layout, facts.clear_chunk_shift))
-    after = clear_calls(trace, clear_policy(clear, trace.layout, DEFAULT_CHUNK_SHIFT))
+    after = clear_calls(trace, clear_policy(clear, trace.layout, CLEAR_CHUNK_SHIFT))
     calls = sum(round_.did.clear_calls for round_ in trace.rounds)
     each_s = sum(round_.did.clear_s for round_ in trace.rounds) / calls if calls else CLEAR_S
     changed = []

@@ -6,6 +6,7 @@ from typing import Any
 
 from precopy.bench.peers.qemu.launcher import Json, find_qemu
 from precopy.bench.peers.qemu.pair import Completed, QemuPair
+from precopy.defaults import DOWNTIME_LIMIT_S
 from precopy.errors import PeerProtocolError, UsageError
 from precopy.report.kinds.bench_migrate import QemuMigration
 
@@ -23,7 +24,7 @@ def measure_migration(
     ram: int = DEFAULT_RAM,
     rewritten: int = DEFAULT_REWRITTEN,
     write_rate: int | None = None,
-    downtime_limit_s: float = 0.3,
+    downtime_limit_s: float = DOWNTIME_LIMIT_S,
     max_bandwidth: int | None = None,
     settle: float = 0.5,
     timeout: float = 120.0,
