@@ -102,19 +102,28 @@ def _is_of_a_pair(node: ast.For | ast.comprehension) -> bool:
     return {name.id for name in ast.walk(node.target) if isinstance(name, ast.Name)} == {"one", "other"}
 
 
+def _loop_variables(path: Path) -> set[str]:
+    """Those of loops, comprehensions and lambdas in a module, but for those of a pair."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.For | ast.comprehension) and not _is_of_a_pair(node):
+            names |= {name.id for name in ast.walk(node.target) if isinstance(name, ast.Name)}
+        elif isinstance(node, ast.Lambda):
+            names |= {argument.arg for argument in node.args.args}
+    return names
+
+
 def test_loop_variables_say_what_they_are() -> None:
     """A slot, a round, a block: never just ``one``, but for one of a pair beside the ``other``."""
-    found = []
-    for path in [*_modules_but(_NOT_YET_NAMED), *BENCHMARKS]:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.For | ast.comprehension) and not _is_of_a_pair(node):
-                names = {name.id for name in ast.walk(node.target) if isinstance(name, ast.Name)}
-            elif isinstance(node, ast.Lambda):
-                names = {argument.arg for argument in node.args.args}
-            else:
-                continue
-            found += [path] * ("one" in names)
-    assert found == []
+    paths = [*_modules_but(_NOT_YET_NAMED), *BENCHMARKS]
+    assert [path for path in paths if "one" in _loop_variables(path)] == []
+
+
+def test_loop_variables_are_words() -> None:
+    """But for the ``x`` and ``y`` of a point, and what is not used."""
+    paths = [*_modules_but(("report",)), *BENCHMARKS]
+    letters = [(path, name) for path in paths for name in _loop_variables(path) if len(name) == 1]
+    assert [(path, name) for path, name in letters if name not in "_xy"] == []
 
 
 def _said(path: Path) -> list[str]:

@@ -36,7 +36,7 @@ class _ClearBitmap:
     def __init__(self, blocks: list[RamBlock], shift: int) -> None:
         self._blocks, self._shift = blocks, shift
         self._firsts = [block.first_page for block in blocks]
-        self._marked: list[npt.NDArray[np.bool_]] = [np.zeros((b.pages >> shift) + 1, np.bool_) for b in blocks]
+        self._marked: list[npt.NDArray[np.bool_]] = [np.zeros((block.pages >> shift) + 1, np.bool_) for block in blocks]
 
     def mark(self, block: RamBlock) -> None:
         """All of a block, as a sync of it does whether or not it found anything."""

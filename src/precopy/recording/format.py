@@ -121,7 +121,10 @@ class Beginning:
     @classmethod
     def of(cls, layout: RamLayout, facts: RecordedFacts) -> Beginning:
         blocks = [BlockRecord(block.name, block.first_page, block.pages) for block in layout.blocks]
-        sections = [SectionRecord(layout.blocks.index(s.block), s.offset, s.pages, s.gpa) for s in layout.sections]
+        sections = [
+            SectionRecord(layout.blocks.index(section.block), section.offset, section.pages, section.gpa)
+            for section in layout.sections
+        ]
         return cls(facts, layout.page_size, blocks, sections)
 
     def layout(self) -> RamLayout:

@@ -201,9 +201,9 @@ def _parts(layout: RamLayout) -> list[_Part]:
     parts: list[_Part] = []
     sections = sorted(layout.sections, key=lambda section: section.gpa)
     ranges = [(section.gpa // VHOST_LOG_PAGE, section.end_gpa // VHOST_LOG_PAGE) for section in sections]
-    for n, (section, (start, end)) in enumerate(zip(sections, ranges, strict=True)):
-        before = ranges[n - 1][1] - 1 if n else -1
-        after = ranges[n + 1][0] if n + 1 < len(ranges) else end + BITS_PER_WORD
+    for number, (section, (start, end)) in enumerate(zip(sections, ranges, strict=True)):
+        before = ranges[number - 1][1] - 1 if number else -1
+        after = ranges[number + 1][0] if number + 1 < len(ranges) else end + BITS_PER_WORD
         alone = before // BITS_PER_WORD < start // BITS_PER_WORD and (end - 1) // BITS_PER_WORD < after // BITS_PER_WORD
         parts.append(_Part(section.block.name, start, int(section.first_page), section.pages, alone))
     return parts

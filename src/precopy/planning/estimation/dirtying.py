@@ -146,12 +146,18 @@ class _Known:
         """Each round, with its weight for W's shape."""
         weights = [_KEPT**age for age in reversed(range(len(self._rounds)))]
         weights[0] *= _FIRST
-        return [(i, d * self._level, w) for (i, d), w in zip(self._rounds, weights, strict=True)]
+        return [
+            (interval, dirty * self._level, weight)
+            for (interval, dirty), weight in zip(self._rounds, weights, strict=True)
+        ]
 
     def points(self) -> list[_Point]:
         """In order of their intervals."""
         level = self._level
-        return [(i / w, d / w * level, w) for _, (w, i, d) in sorted(self._bins.items())]
+        return [
+            (intervals / weight, dirty / weight * level, weight)
+            for _, (weight, intervals, dirty) in sorted(self._bins.items())
+        ]
 
     def follow(self, interval: float, dirty: float) -> float:
         """Moves the level towards a new round's; returns the factor between the round and what was known.

@@ -77,7 +77,11 @@ def _sync_cost(rounds: Sequence[RoundSample]) -> tuple[float, float]:
     most, least = max((x for x, _ in points), default=0.0), min((x for x, _ in points), default=0.0)
     slope = 0.0
     if most > _VARIED * least:
-        pairs = ((x - u, y - v) for (x, y), (u, v) in combinations(points, 2) if abs(x - u) >= 1)
+        pairs = (
+            (first[0] - second[0], first[1] - second[1])
+            for first, second in combinations(points, 2)
+            if abs(first[0] - second[0]) >= 1
+        )
         slope = max(weighted_median((rise / run, abs(run)) for run, rise in pairs), 0.0)
     recent = [(x, y, FORGET**age) for age, (x, y) in enumerate(reversed(points))]
     fixed = weighted_median((y - slope * x, weight) for x, y, weight in recent)

@@ -111,7 +111,7 @@ def _pulled(knob: _Knob, factor: float, clears: Mapping[str, SyncCost]) -> Lever
     if knob.what != "sync time":
         return lever
     fast = sorted((cost.sync_s, name) for name, cost in clears.items() if cost.sync_s <= wanted)
-    return replace(lever, clears=tuple((name, x) for x, name in fast))
+    return replace(lever, clears=tuple((name, sync_s) for sync_s, name in fast))
 
 
 def _limit(asked: PlanInput) -> Lever:

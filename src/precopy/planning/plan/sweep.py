@@ -190,7 +190,7 @@ def frontier(grid: Grid, converges: Sequence[float]) -> list[Edge]:
     edges = []
     for at, value in enumerate(outer):
         here = converges[at * block : (at + 1) * block]
-        counts = [int(sum(here[n :: len(inner.values)])) for n in range(len(inner.values))]
+        counts = [int(sum(here[index :: len(inner.values)])) for index in range(len(inner.values))]
         every = [value for value, count in zip(inner.values, counts, strict=True) if count == each]
         some = [value for value, count in zip(inner.values, counts, strict=True) if count]
         edges.append(Edge(value, block, sum(counts), best(every, default=None), best(some, default=None)))
@@ -219,7 +219,7 @@ def parse_values(text: str, parse: Callable[[str], float], *, whole: bool = Fals
 def _between(low: float, high: float, count: int, log: bool, text: str) -> tuple[float, ...]:
     if log and not (low > 0 and high > 0):
         raise UsageError(f"{text!r} has equal ratios only between values above 0")
-    steps = [n / (count - 1) for n in range(count)]
+    steps = [number / (count - 1) for number in range(count)]
     inner = [low * (high / low) ** step if log else low + (high - low) * step for step in steps[1:-1]]
     return (low, *inner, high)
 
