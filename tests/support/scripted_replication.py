@@ -24,7 +24,7 @@ from precopy.errors import OutcomeUnknown, PeerError, PrecopyError
 from precopy.memory import GuestMemory, RamLayout
 from precopy.migration import HelloReader
 from precopy.replication.primary import Primary
-from precopy.transport import Accepted
+from precopy.transport import Accepted, Strangers
 from precopy.units import PAGE_SIZE
 from precopy.wire.default import DEFAULT_FORMAT
 from support.scripted import Fault, ScriptedStream
@@ -127,7 +127,7 @@ def _accept_peer(
     listener: _Listener,
     timeout: float,
     new_reader: Callable[[], HelloReader],
-    turn_away: Callable[[ScriptedStream, HelloReader, PeerError], None],
+    strangers: Strangers,
 ) -> Accepted[HelloReader]:
     """As `precopy.transport.accept_peer`, of one after another: these streams cannot be polled."""
     while True:
@@ -138,7 +138,7 @@ def _accept_peer(
                 stream.receive_into([data])
                 reader.receive(data)
         except PeerError as error:
-            turn_away(stream, reader, error)
+            strangers.turn_away(stream, reader, error)  # type: ignore[arg-type] # as below
             stream.close()
         else:
             return Accepted(stream, reader)  # type: ignore[arg-type] # stands where a socket would

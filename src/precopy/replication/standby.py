@@ -28,7 +28,7 @@ from precopy.replication.options import patience_of
 from precopy.replication.point_sink import PointSink
 from precopy.replication.progress import StandbyProgress
 from precopy.replication.room import Room
-from precopy.transport import NAMED_STRANGERS, Listener, SocketStream, accept_peer, parse_address
+from precopy.transport import Listener, SocketStream, Strangers, accept_peer, parse_address
 from precopy.units import check_callback, check_choice, check_count, check_seconds
 from precopy.wire.default import DEFAULT_FORMAT
 from precopy.wire.events import Alive, Commit, Hello, Pages, Point, PointAck, RoundAck, RoundEnd, Running, Welcome
@@ -100,7 +100,7 @@ class Standby:
         self._changed = threading.Condition()  # its lock is the law's
         self._memory: Memory | None = None
         self._channel: Channel | None = None
-        self._point = self._turned_away = 0
+        self._point = 0
         self._error: BaseException | None = None
         self._mine = self._ended = self._closed = False
         self._thread = threading.Thread(target=self._run, name="standby", daemon=True)
@@ -208,7 +208,8 @@ class Standby:
         stream: SocketStream | None = None
         try:
             with self._listener:
-                primary = accept_peer(self._listener, self._timeout, self._hello_reader, self._turn_away)
+                strangers = Strangers(self._name_stranger, self._name_no_more)
+                primary = accept_peer(self._listener, self._timeout, self._hello_reader, strangers)
             stream, hello = primary.stream, primary.reader.hello
             assert hello is not None  # it has greeted
             with self._changed:
@@ -237,14 +238,12 @@ class Standby:
         ours = isinstance(error, PrecopyError)
         LOG.warning("the replication at %s ended: %s", self.address, error, exc_info=None if ours else error)
 
-    def _turn_away(self, stream: SocketStream, reader: HelloReader, why: PeerError) -> None:
-        reader.refuse(stream, str(why))
-        if self._closed:
-            return
-        self._turned_away += 1
-        if self._turned_away <= NAMED_STRANGERS:
+    def _name_stranger(self, _peer: str, why: PeerError) -> None:
+        if not self._closed:
             LOG.warning("dropped who came to %s and is no primary: %s", self.address, why)
-        if self._turned_away == NAMED_STRANGERS:
+
+    def _name_no_more(self) -> None:
+        if not self._closed:
             LOG.warning("further ones who come to %s and are no primary are dropped without a word", self.address)
 
     def _serve(self, channel: Channel, hello: Hello) -> None:

@@ -7,10 +7,9 @@ import threading
 import time
 from collections.abc import Callable
 
-from precopy.errors import PeerError
 from precopy.migration import Arriving, Destination, HelloReader, Received
 from precopy.ports import DestinationVm
-from precopy.transport import NAMED_STRANGERS, Accepted, Listener, SocketStream, accept_peer
+from precopy.transport import Accepted, Listener, Strangers, accept_peer
 from precopy.wire.default import DEFAULT_FORMAT
 
 _RECORD_S = 2.0
@@ -22,8 +21,7 @@ class Incoming:
     """One guest is taken in; where that fails, another may be. ``received`` is the record of it."""
 
     def __init__(self) -> None:
-        self.turned_away = 0
-        """Connections that were no source's."""
+        self._strangers: Strangers | None = None
         self.received: Received | None = None
         self.progress: Arriving | None = None
         self._destination: Destination | None = None
@@ -31,19 +29,20 @@ class Incoming:
         """``received`` is set, and so is all that the process says of itself."""
         self._record_due = math.inf
 
+    @property
+    def turned_away(self) -> int:
+        """Connections that were no source's."""
+        return 0 if self._strangers is None else self._strangers.count
+
     def source_at(self, listener: Listener, timeout: float, tell: Callable[[str], None]) -> Accepted[HelloReader]:
         """The first source that greets. All others are turned away, of which ``tell`` is told. Raises `PeerError` where
         ``listener`` is woken."""
-
-        def turn_away(stream: SocketStream, reader: HelloReader, why: PeerError) -> None:
-            self.turned_away += 1
-            reader.refuse(stream, str(why))
-            if self.turned_away <= NAMED_STRANGERS:
-                tell(f"turned away {stream.peer}: {why}")
-            if self.turned_away == NAMED_STRANGERS:
-                tell("further ones are counted, and not named; see `precopy status`")
-
-        return accept_peer(listener, timeout, lambda: HelloReader(DEFAULT_FORMAT), turn_away)
+        if self._strangers is None:
+            self._strangers = Strangers(
+                lambda peer, why: tell(f"turned away {peer}: {why}"),
+                lambda: tell("further ones are counted, and not named; see `precopy status`"),
+            )
+        return accept_peer(listener, timeout, lambda: HelloReader(DEFAULT_FORMAT), self._strangers)
 
     def begin(self, guest: DestinationVm, source: Accepted[HelloReader]) -> Destination:
         """What takes it in, into ``guest``."""

@@ -36,6 +36,10 @@ class ReadsHello(Protocol):
         """The hello, once it is whole. Raises `PeerError` where it is none."""
         ...
 
+    def refuse(self, stream: SocketStream, reason: str) -> None:
+        """Tells the other end why it is turned away, if that is possible."""
+        ...
+
 
 R = TypeVar("R", bound=ReadsHello)
 
@@ -46,6 +50,24 @@ class Accepted(Generic[R]):
 
     stream: SocketStream
     reader: R
+
+
+class Strangers:
+    """Who has connected and is no peer: each is told why, and counted. ``name`` is told who the first ones were, and
+    why they are none; ``enough`` is called once when no more are named."""
+
+    def __init__(self, name: Callable[[str, PeerError], None], enough: Callable[[], None]) -> None:
+        self._name, self._enough = name, enough
+        self.count = 0
+
+    def turn_away(self, stream: SocketStream, reader: ReadsHello, why: PeerError) -> None:
+        """One more."""
+        self.count += 1
+        reader.refuse(stream, str(why))
+        if self.count <= NAMED_STRANGERS:
+            self._name(stream.peer, why)
+        if self.count == NAMED_STRANGERS:
+            self._enough()
 
 
 class _Caller(Generic[R]):
@@ -71,11 +93,11 @@ def accept_peer(
     listener: Listener,
     timeout: float,
     new_reader: Callable[[], R],
-    turn_away: Callable[[SocketStream, R, PeerError], None],
+    strangers: Strangers,
 ) -> Accepted[R]:
-    """The first peer whose hello is whole. ``turn_away`` is told of each other one, and why; the stream is closed
-    after it. Raises `PeerError` where ``listener`` is woken."""
-    callers = _Callers(turn_away)
+    """The first peer whose hello is whole. Each other one is turned away as one of ``strangers``, and its stream is
+    closed. Raises `PeerError` where ``listener`` is woken."""
+    callers: _Callers[R] = _Callers(strangers)
     callers.poll.register(listener, select.POLLIN)
     others = "it has not greeted, and nobody is waited for any more"
     try:
@@ -94,9 +116,9 @@ def accept_peer(
 class _Callers(Generic[R]):
     """All peers that have connected and not greeted yet, the oldest first."""
 
-    def __init__(self, turn_away: Callable[[SocketStream, R, PeerError], None]) -> None:
+    def __init__(self, strangers: Strangers) -> None:
         self.poll = select.poll()
-        self._turn_away = turn_away
+        self._strangers = strangers
         self._all: dict[int, _Caller[R]] = {}
 
     def wait(self, listener: int) -> bool:
@@ -134,6 +156,6 @@ class _Callers(Generic[R]):
         if why is not None:
             with contextlib.suppress(PeerError):
                 caller.stream.receive_now(_UNREAD)  # left unread, it would reset the connection before it is told why
-            self._turn_away(caller.stream, caller.reader, why)
+            self._strangers.turn_away(caller.stream, caller.reader, why)
             caller.stream.drop()
         return caller
