@@ -21,7 +21,7 @@ def peak_resident() -> int | None:
 
 
 def _kib_field(path: str, name: str) -> int | None:
-    with contextlib.suppress(OSError), open(path, encoding="ascii") as lines:
+    with contextlib.suppress(OSError), open(path, encoding="ascii", errors="replace") as lines:
         for line in lines:
             if line.startswith(name):
                 return int(line.split()[1]) << 10

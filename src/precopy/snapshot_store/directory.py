@@ -215,7 +215,12 @@ def _make(path: Path) -> None:
     """Makes a directory, whose name is on disk before anything in it is promised to be."""
     if path.is_dir():
         return
-    os.mkdir(path, 0o700)
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        if not path.is_dir():
+            raise
+        return  # another process has made it meanwhile
     parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(parent)

@@ -199,7 +199,11 @@ def compact(directory: str | os.PathLike[str], keep: int = 1) -> Compacted:
         number = complete[-keep:][0]
         before = _stored_bytes(store, numbers)
         old = [older for older in numbers if older < number]
-        with Chain(store, number) as chain:
+        try:
+            opened = Chain(store, number)
+        except FileNotFoundError:  # no compaction's doing: the lock is held
+            raise SnapshotError(f"{store.file(number)} was removed while it was compacted; try again") from None
+        with opened as chain:
             folded = len(chain.files)
             if folded > 1:
                 _fold(store, chain)

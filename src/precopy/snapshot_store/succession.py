@@ -74,7 +74,9 @@ def newest_of(store: Directory, numbers: Sequence[int]) -> Newest | None:
     try:
         with StoredFile(store, number) as file:
             return Newest(number, file.header.id, file.header.size)
-    except (SnapshotDamaged, SnapshotError, Unsupported, FileNotFoundError) as error:
+    except FileNotFoundError:
+        return Newest(number, damage=f"{store.file(number)} was removed meanwhile")
+    except (SnapshotDamaged, SnapshotError, Unsupported) as error:
         return Newest(number, damage=str(error))
 
 

@@ -75,5 +75,9 @@ def descriptors(wanted: set[tuple[int, int]]) -> dict[tuple[int, int], int]:
                 status = os.fstat(fd)
                 key = (status.st_dev, status.st_ino)
                 if key in wanted and key not in found:
-                    found[key] = os.dup(fd)
+                    mine = os.dup(fd)
+                    if os.path.samestat(os.fstat(mine), status):
+                        found[key] = mine
+                    else:  # another thread has closed it meanwhile, and its number is another file's
+                        os.close(mine)
     return found

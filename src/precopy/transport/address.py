@@ -11,7 +11,7 @@ from precopy.errors import UsageError
 
 _MAX_PORT = 65535
 _TCP = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.%\w]+)\]|(?P<host>[^\s\[\]:\0]+)):(?P<port>[0-9]{1,5})", re.ASCII)
-_UNIX_PATH_BYTES = 107  # sun_path less its terminating zero
+UNIX_PATH_BYTES = 107  # sun_path less its terminating zero
 _MOST_DIGITS = 20
 _SHOWN = 200
 """Characters of an address that cannot be meant, in the sentence about it."""
@@ -43,9 +43,9 @@ def parse_address(text: str) -> Address:
     scheme, _, rest = text.partition(":")
     if scheme == "unix" and rest:
         size = len(os.fsencode(usable_path(rest)))
-        if size > _UNIX_PATH_BYTES:
+        if size > UNIX_PATH_BYTES:
             raise UsageError(
-                f"the socket path {rest[:_SHOWN]!r} has {size} bytes, longer than {_UNIX_PATH_BYTES} bytes, which is "
+                f"the socket path {rest[:_SHOWN]!r} has {size} bytes, longer than {UNIX_PATH_BYTES} bytes, which is "
                 f"what a socket's path may have; use a shorter one"
             )
         return Address(path=rest)

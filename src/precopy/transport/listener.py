@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
 import socket
 import stat
 import weakref
 from collections.abc import Callable
 
 from precopy.errors import PeerError, UsageError
-from precopy.transport.address import Address
+from precopy.transport.address import UNIX_PATH_BYTES, Address
 from precopy.transport.sockets import SocketStream
 
 _MODE = 0o600
@@ -33,7 +34,7 @@ class Listener:
                 _remove_stale(address.path)
                 self._socket = _bound(address.path)
                 # Also where an interrupt keeps `close` from being called: at the latest when the interpreter ends.
-                self._remove = weakref.finalize(self, _remove_own, address.path, os.stat(address.path).st_ino)
+                self._remove = weakref.finalize(self, _remove_own, address.path, os.lstat(address.path).st_ino)
                 self.address = address
             else:
                 family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
@@ -88,8 +89,12 @@ def listening_advice(address: Address, error: Exception) -> str:
             return "; use an address of this machine, or a name that stands for one"
         return _TCP_ADVICE.get(number or 0, "")
     folder = os.path.dirname(path) or "."
-    if taken and os.path.lexists(path) and not stat.S_ISSOCK(os.lstat(path).st_mode):
-        kind = "a directory" if os.path.isdir(path) else "a file that is no socket"
+    try:
+        mode = os.lstat(path).st_mode
+    except OSError:  # the file was removed meanwhile, or may not be looked at
+        mode = stat.S_IFSOCK
+    if taken and not stat.S_ISSOCK(mode):
+        kind = "a directory" if stat.S_ISDIR(mode) else "a file that is no socket"
         return f"; {kind} has this name, and is left as it is: use another path"
     if taken:
         return "; another program listens there: use another path, or end that program"
@@ -121,20 +126,44 @@ def _bound(path: str) -> socket.socket:
 def _remove_own(path: str, inode: int) -> None:
     """Removes a socket file, unless by now it is another's."""
     with contextlib.suppress(OSError):
-        if os.stat(path).st_ino == inode:
+        if os.lstat(path).st_ino == inode:
             os.unlink(path)
 
 
 def _remove_stale(path: str) -> None:
     """Removes a socket file that no process listens at; leaves all else, so that bind says what is there.
 
-    The probe is a datagram socket: a stream socket in use refuses it for its type, and so its owner never notices.
+    Two processes may find the same file stale, and one may listen there by the time that the other removes it. So it
+    gets a name that no other process knows before it is looked at once more.
     """
     with contextlib.suppress(OSError):
-        if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            return  # connecting to a plain file is refused, too
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
-            try:
-                probe.connect(path)
-            except ConnectionRefusedError:
-                os.unlink(path)
+        if not _is_stale(path):
+            return
+        aside = os.path.join(os.path.dirname(path), f".{secrets.token_hex(4)}")
+        if len(os.fsencode(aside)) > UNIX_PATH_BYTES:  # which cannot be looked at: a short name in a deep directory
+            os.unlink(path)
+            return
+        os.rename(path, aside)
+        try:
+            if not _is_stale(aside):
+                os.link(aside, path)  # which fails where a third process has come to listen there since
+        finally:
+            os.unlink(aside)
+
+
+def _is_stale(path: str) -> bool:
+    """Whether it is a socket that no process has. Raises `OSError`.
+
+    The probe is a datagram socket: a stream socket in use refuses it for its type, and so its owner never notices.
+    """
+    if not stat.S_ISSOCK(os.lstat(path).st_mode):
+        return False  # connecting to a plain file is refused, too
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            return True
+        except OSError as error:
+            if error.errno != errno.EPROTOTYPE:
+                raise
+    return False

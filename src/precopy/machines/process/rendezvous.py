@@ -262,23 +262,31 @@ class TrackerConnection:
 
     def __init__(self, file: SharedFile, maps: int) -> None:
         self._file, self._process = file, os.getpid()
-        self._socket = _connected(file)
-        self._watch = MappingWatch(file.inode)
-        self._began = counted(self._watch.fd)
-        try:
+        with contextlib.ExitStack() as undo:
+            not_taken = undo.enter_context(contextlib.ExitStack())
+            not_taken.callback(os.close, maps)
+            self._socket = undo.enter_context(_connected(file))
+            self._watch = MappingWatch(file.inode)
+            undo.callback(self._watch.close)
+            self._began = counted(self._watch.fd)
             # All of the file, as long as it may be: the other side knows which part of it matters.
             protection = WriteProtection()
+            not_taken.callback(protection.close)
             self._view = ProcessView(SharedPages(file, 0, MAX_PAGES), protection, maps)
-            socket.send_fds(self._socket, [_ATTACH], [*protection.descriptors, maps, self._watch.fd])
-        except BaseException:
-            self._watch.close()
-            self._socket.close()
-            raise
+            not_taken.pop_all()
+            undo.callback(self._view.close)
+            try:
+                socket.send_fds(self._socket, [_ATTACH], [*protection.descriptors, maps, self._watch.fd])
+            except OSError as error:  # it has gone since it was connected to
+                raise _nobody_tracks(error) from error
+            undo.pop_all()
 
     @property
     def heard(self) -> bool:
         """Whether the one that tracks is still there."""
-        return bool(select.select([self._socket], [], [], 0)[0]) is False  # it never says anything, but by going
+        going = select.poll()  # which takes descriptors of any number
+        going.register(self._socket, select.POLLIN)
+        return not going.poll(0)  # it never says anything, but by going
 
     def close(self) -> None:
         """Says what was written, and is done. After that this process must not write the memory any more."""
@@ -303,6 +311,13 @@ class TrackerConnection:
             os.close(descriptor)
 
 
+def _nobody_tracks(error: OSError) -> UsageError:
+    return UsageError(
+        f"no process of this user tracks this shared memory ({error.strerror or error}); call "
+        f'precopy.Memory.adopt(memory, writers="attached") in one first'
+    )
+
+
 def _connected(file: SharedFile) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     sock.settimeout(_TIMEOUT_S)
@@ -310,10 +325,7 @@ def _connected(file: SharedFile) -> socket.socket:
         sock.connect(address_of(file))
     except OSError as error:
         sock.close()
-        raise UsageError(
-            f"no process of this user tracks this shared memory ({error.strerror or error}); call "
-            f'precopy.Memory.adopt(memory, writers="attached") in one first'
-        ) from error
+        raise _nobody_tracks(error) from error
     peer = _peer(sock)
     if peer.uid != os.geteuid() or peer.pid == os.getpid():
         sock.close()
