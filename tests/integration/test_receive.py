@@ -34,8 +34,8 @@ class Waiting:
         self.address = self.receiver.line().split()[2]
         self.port = int(self.address.rpartition(":")[2])
         self.source = bench.start("run", *RAM, "--write-rate", "500", "--control", bench.path("from"))
-        bench.until_state("from", "running", timeout=60)
-        bench.until_state("to", "waiting", timeout=60)
+        bench.until_state("from", "running")
+        bench.until_state("to", "waiting")
 
     def connect(self, said: bytes = b"") -> socket.socket:
         stranger = socket.create_connection(("127.0.0.1", self.port), 30)
@@ -130,7 +130,7 @@ class TestKeep:
     def test_after_one_that_does_not_fit_and_one_that_broke(self, bench: Bench) -> None:
         waiting = Waiting(bench, "--keep")
         wrong = bench.start("run", "--ram", "24M", "--control", bench.path("wrong"))
-        bench.until_state("wrong", "running", timeout=60)
+        bench.until_state("wrong", "running")
         said = bench.run("migrate", bench.path("wrong"), waiting.address, timeout=IN_TIME_S).sentence(5)
         assert "RAM block 'pc.ram' has" in said
         migration = bench.start("migrate", bench.path("wrong"), waiting.address)

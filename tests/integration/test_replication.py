@@ -383,12 +383,13 @@ class TestPointsUnderALock:
             assert same(memory, standby.promote())
 
     def test_the_lock_is_free_while_a_point_is_sent(self) -> None:
-        """At 200 kB/s a point of 32 pages takes more than half a second; the lock is held for far less."""
+        """At 200 kB/s a point of 128 pages takes more than two seconds; the lock is held for far less, also by a thread
+        that waits for a core."""
         memory, lock = Memory(MIB), threading.Lock()
         with replicated(memory, interval=0.01, lock=lock, max_bandwidth=200_000) as (standby, handle):
             handle.wait(IN_TIME_S)
             with lock:
-                words(memory)[: 32 * WORDS] = 1
+                words(memory)[: 128 * WORDS] = 1
             until(lambda: handle.progress.staged_bytes > 0)
             longest, sending = 0.0, time.perf_counter()
             while not words(standby.memory)[0]:  # type: ignore[arg-type]

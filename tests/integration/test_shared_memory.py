@@ -238,7 +238,7 @@ class TestTracked:
                 process.start()
             barrier.wait(IN_TIME_S)  # both are attached
             began = time.monotonic()
-            while not replica.live[:, :].any() and time.monotonic() - began < 30:
+            while not replica.live[:, :].any() and time.monotonic() - began < IN_TIME_S:
                 replica.sync()
             pages_of(memory)[5, 5] = 1  # and this process writes, too
             for _ in range(50):
