@@ -12,7 +12,7 @@ from precopy.cli.front import COMMANDS
 from precopy.machines.workload import assemble
 from precopy.migration import Downtime, Round, Verdict
 from precopy.names import CLEAR_POLICIES
-from precopy.ports.clock import CpuTime
+from precopy.progress import CpuTime
 from support.commands import CORRUPTED, Bench, called, corrupt, find_in_memory, processes_of, wait_for
 from support.patience import IN_TIME_S
 

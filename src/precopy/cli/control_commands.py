@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -10,56 +10,38 @@ from precopy.cli.options import json_option
 from precopy.cli.values import CONTROL
 
 if TYPE_CHECKING:
+    from precopy.report.kinds.status import Status
     from precopy.transport import Address
 
+T = TypeVar("T")
 
-def _ask(control: Address, command: str) -> dict[str, Any]:
+
+def _ask(control: Address, command: str, answered: type[T]) -> T:
+    """The answer as the record of its kind. Raises `PrecopyError` where it is of another version's."""
+    import msgspec
+
+    from precopy.errors import PrecopyError
     from precopy.service import Command, ask
 
-    answer: dict[str, Any] = ask(control, Command(command))
-    return answer
+    answer: Any = ask(control, Command(command))
+    try:
+        return msgspec.convert(answer, answered)
+    except msgspec.ValidationError as error:
+        raise PrecopyError(
+            f"{control} answers {command!r} in no way that is known: {error}; use the precopy that the guest runs with"
+        ) from error
 
 
-def _show_status(status: dict[str, Any], as_json: bool) -> None:
-    from precopy.cli.facts import show_document
-    from precopy.units import format_duration, format_size
+def _ask_status(control: Address, command: str) -> Status:
+    from precopy.report.kinds.status import Status
 
-    if as_json:
-        show_document("status", status)
-        return
-    click.echo(f"{status['state']}: {status['machine']} ({status['why']})")
-    click.echo(f"memory: {format_size(status['ram_bytes'])} in {status['blocks']} RAM blocks")
-    _show_migration(status)
-    if status["workload"]:
-        click.echo(f"workload: {status['workload']}")
-    click.echo(f"process {status['pid']}, up {format_duration(status['uptime_s'])}")
-    if status["session"]:
-        click.echo(f"session: {status['session']}")
-    if status["last_error"]:
-        click.echo(f"last error: {status['last_error']}")
+    return _ask(control, command, Status)
 
 
-def _show_migration(status: dict[str, Any]) -> None:
-    """How far the migration under way is, if there is one."""
-    from precopy.units import format_duration, format_size
+def _show_status(status: Status, as_json: bool) -> None:
+    from precopy.cli.facts import show_result
 
-    migration, arriving = status["migration"], status["arriving"]
-    if migration:
-        click.echo(f"migrating to {migration['to']} for {format_duration(migration['elapsed_s'])}")
-        if migration["progress"]:
-            import msgspec
-
-            from precopy.migration import Progress
-            from precopy.report.live import line
-
-            progress = msgspec.convert(migration["progress"], Progress)
-            click.echo(f"{line(progress)} | {migration['remaining_pages']} pages left")
-            if progress.expected_downtime_s is not None:
-                click.echo(f"expected downtime: {format_duration(progress.expected_downtime_s)}")
-    if status["turned_away"]:
-        click.echo(f"turned away: {status['turned_away']} who connected and were no source")
-    if arriving:
-        click.echo(f"receiving round {arriving['round']}, {format_size(arriving['received_bytes'])} so far")
+    show_result("status", status, as_json=as_json)
 
 
 @click.command()
@@ -67,7 +49,7 @@ def _show_migration(status: dict[str, Any]) -> None:
 @json_option
 def status(control: Address, as_json: bool) -> None:
     """Say what the guest behind CONTROL does, and which migration brought it or took it away."""
-    _show_status(_ask(control, "status"), as_json)
+    _show_status(_ask_status(control, "status"), as_json)
 
 
 @click.command()
@@ -75,20 +57,14 @@ def status(control: Address, as_json: bool) -> None:
 @json_option
 def check(control: Address, as_json: bool) -> None:
     """Pause the guest behind CONTROL, hold its memory against its own invariant, and let it go on."""
-    from precopy.cli.facts import show_document
+    from precopy.cli.facts import show_result
     from precopy.errors import VerificationFailed
-    from precopy.units import format_duration
+    from precopy.report.kinds.check import Checked, broken_line
 
-    checked = _ask(control, "check")
-    if not checked["ok"]:
-        raise VerificationFailed(f"the guest's invariant is broken: {checked['broken'][0]}")
-    if as_json:
-        show_document("check", checked)
-        return
-    click.echo(
-        f"{checked['pages']} pages hold what {checked['steps']} writes must have left there "
-        f"(paused in {format_duration(checked['pause_s'])})"
-    )
+    checked = _ask(control, "check", Checked)
+    if not checked.ok:
+        raise VerificationFailed(broken_line(checked))
+    show_result("check", checked, as_json=as_json)
 
 
 @click.command()
@@ -96,7 +72,7 @@ def check(control: Address, as_json: bool) -> None:
 @json_option
 def pause(control: Address, as_json: bool) -> None:
     """Pause the guest behind CONTROL."""
-    _show_status(_ask(control, "pause"), as_json)
+    _show_status(_ask_status(control, "pause"), as_json)
 
 
 @click.command()
@@ -104,7 +80,7 @@ def pause(control: Address, as_json: bool) -> None:
 @json_option
 def resume(control: Address, as_json: bool) -> None:
     """Let a paused guest go on. After an unknown outcome: only where it does not run at the destination."""
-    _show_status(_ask(control, "resume"), as_json)
+    _show_status(_ask_status(control, "resume"), as_json)
 
 
 @click.command()
@@ -112,7 +88,7 @@ def resume(control: Address, as_json: bool) -> None:
 @json_option
 def cancel(control: Address, as_json: bool) -> None:
     """Stop the migration under way, and say what became of it: the guest stays, unless it has been given away."""
-    status = _ask(control, "cancel")
+    status = _ask_status(control, "cancel")
     if not as_json:
         click.echo("cancelled; the guest stays where it is")
     _show_status(status, as_json)
@@ -123,4 +99,4 @@ def cancel(control: Address, as_json: bool) -> None:
 @json_option
 def quit(control: Address, as_json: bool) -> None:
     """End the guest behind CONTROL and its process."""
-    _show_status(_ask(control, "quit"), as_json)
+    _show_status(_ask_status(control, "quit"), as_json)

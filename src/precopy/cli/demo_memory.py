@@ -12,7 +12,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -21,8 +20,7 @@ import xxhash
 
 from precopy import Memory, receive_memory, replicate, restore, snapshot
 from precopy.errors import PeerLost, VerificationFailed
-from precopy.snapshot_store import Snapshot
-from precopy.units import format_duration, format_size
+from precopy.report.kinds.demo_memory import MemoryDemo
 
 _ROWS_A_STEP = 16
 _COLUMNS = 1024
@@ -69,34 +67,14 @@ class Simulation:
             time.sleep(_STEP_S)
 
 
-@dataclass(frozen=True)
-class MemoryDemo:
-    """What the demonstration did. Seconds and bytes."""
-
-    size_bytes: int
-    steps: int
-    points: int
-    sent_bytes: int
-    cutover_s: float
-    copy_exact: bool
-    snapshots: tuple[Snapshot, ...]
-    restore_s: float
-    restored_exact: bool
-
-
 def demo_memory(size: int, as_json: bool) -> int:
     """Runs it; returns the exit code. Raises what the parts raise."""
-    import msgspec
-
-    from precopy.cli.facts import show_document
+    from precopy.cli.facts import show_result
     from precopy.report.live import LiveProgress
 
     with tempfile.TemporaryDirectory(prefix="precopy-") as directory, LiveProgress("starting a standby") as live:
         done = _run(size, Path(directory), live.say)
-    if as_json:
-        show_document("demo-memory", msgspec.to_builtins(done))
-    else:
-        _tell(done)
+    show_result("demo-memory", done, as_json=as_json)
     if done.copy_exact and done.restored_exact:
         return 0
     failure = VerificationFailed("the copy or the restored snapshot is not what the simulation had")
@@ -164,20 +142,6 @@ def _standby(address: str) -> Iterator[subprocess.Popen[str]]:
 
 def _digest(memory: Memory) -> str:
     return xxhash.xxh3_128_hexdigest(memory.view)
-
-
-def _tell(done: MemoryDemo) -> None:
-    full, *increments = done.snapshots
-    click.echo(
-        f"a simulation over {format_size(done.size_bytes)} made {done.steps} steps while it was replicated and saved\n"
-        f"replicated to another process: {done.points} consistent points, {format_size(done.sent_bytes)} sent; the "
-        f"last one and the cutover took {format_duration(done.cutover_s)}; the copy is "
-        f"{'exact' if done.copy_exact else 'NOT exact'}\n"
-        f"saved: first {full.pages} pages in {format_duration(full.seconds)}, then "
-        + ", ".join(f"{one.pages} in {format_duration(one.seconds)}" for one in increments)
-        + f"\nrestored in {format_duration(done.restore_s)}; it is "
-        f"{'what was saved last, byte for byte' if done.restored_exact else 'NOT what was saved'}"
-    )
 
 
 def _receive(address: str) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from precopy import __version__
+from precopy.cli.say import say
 from precopy.memory.system_memory import total_memory
 
 _VECTORS = (
@@ -142,7 +143,14 @@ def show_result(kind: str, record: object, host: dict[str, Any] | None = None, *
 
         show_document(kind, {"machine": host or host_facts(), **body_of(kind, record)})
         return
-    from precopy.report.console import show
     from precopy.report.kinds import text_of
 
-    show(*([host_line(host)] if host else []), *text_of(kind, record))
+    parts = [*([host_line(host)] if host else []), *text_of(kind, record)]
+    sentences = [part for part in parts if isinstance(part, str)]
+    if len(sentences) == len(parts):  # without a table, rich is not needed, and half of the time not taken
+        for sentence in sentences:
+            say(sentence)
+        return
+    from precopy.report.console import show
+
+    show(*parts)

@@ -14,6 +14,7 @@ from precopy.cli.options import (
     machine_options,
     timeout_option,
 )
+from precopy.cli.say import say
 from precopy.cli.values import ADDRESS
 from precopy.errors import PeerError, VerificationFailed
 
@@ -50,7 +51,9 @@ def receive(
     name the difference. Who connects and is no source is turned away.
     """
     from precopy.cli import guest_choice
-    from precopy.cli.facts import show_document
+    from precopy.cli.facts import show_result
+    from precopy.report.kinds.receive import ReceivingRun, received_line
+    from precopy.report.kinds.run import ended_line
     from precopy.service import GuestProcess, default_address
     from precopy.transport import Listener
 
@@ -89,11 +92,12 @@ def receive(
                 process.start_over(make)
         listener.close()
         if received is not None and not as_json:
-            _tell(received)
-        outcome = process.wait()
+            say(received_line(received))
+        ended = ReceivingRun.of(process.epilogue(process.wait()), where, process.status().turned_away, received)
         if as_json:
-            body = {**process.epilogue(outcome), "address": where, "turned_away": process.status().turned_away}
-            show_document("receive", {**body, "received": received})
+            show_result("receive", ended, as_json=True)
+        else:  # what came was said when it came
+            say(ended_line(ended))
 
 
 def _receive(process: GuestProcess, listener: Listener, timeout: float) -> Received | None:
@@ -106,12 +110,3 @@ def _receive(process: GuestProcess, listener: Listener, timeout: float) -> Recei
         return process.receive(source)
     finally:
         source.stream.close()
-
-
-def _tell(received: Received) -> None:
-    from precopy.units import format_duration, format_size
-
-    click.echo(
-        f"the guest runs here: {format_size(received.received_bytes)} in {received.rounds} rounds and "
-        f"{format_duration(received.moving_s)} (session {received.session})"
-    )

@@ -31,18 +31,14 @@ def report(file: str, output: Path | None, as_json: bool) -> None:
     FILE.json is what demo, migrate, compare or a benchmark printed with --json (or several such documents, one a
     line); - is stdin, and then -o is needed.
     """
-    from precopy.cli.facts import show_document
+    from precopy.cli.facts import show_result
     from precopy.report.html import LARGEST, render
-    from precopy.units import format_size
+    from precopy.report.kinds.report import WrittenPage
 
     output = _output(file, output)
     page = render(_read(file, LARGEST + 1), "stdin" if file == _STDIN else Path(file).name)
     size = _write(output, page.html)
-    if as_json:
-        body = {"path": str(output), "bytes": size, "sections": list(page.sections)}
-        show_document("report", body)
-        return
-    click.echo(f"{output}: {format_size(size)}, {len(page.sections)} sections")
+    show_result("report", WrittenPage(str(output), size, page.sections), as_json=as_json)
 
 
 def _output(file: str, output: Path | None) -> Path:

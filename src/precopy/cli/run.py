@@ -32,7 +32,7 @@ def run(machine: MachineOptions, load: WorkloadOptions, control: Address | None,
     The guest writes memory in a known pattern and can check at any pause that none of its writes was lost.
     """
     from precopy.cli import guest_choice
-    from precopy.cli.facts import show_document
+    from precopy.cli.facts import show_result
     from precopy.machines.workload import Workload
     from precopy.service import GuestProcess, default_address
     from precopy.units import format_size
@@ -54,9 +54,4 @@ def run(machine: MachineOptions, load: WorkloadOptions, control: Address | None,
                 f"{len(guest.memory.layout.blocks)} RAM blocks, workload {workload}\n"
                 f"control: {process.server.address}"
             )
-        outcome = process.wait()
-        if as_json:
-            body = process.epilogue(outcome)
-            show_document("run", body)
-        elif outcome == "migrated":
-            click.echo("the guest was migrated away and runs elsewhere")
+        show_result("run", process.epilogue(process.wait()), as_json=as_json)

@@ -1,6 +1,6 @@
 """Moving a running guest: both sides of a migration, its rounds, its switchover, and what is told of it."""
 
-from precopy.migration.destination import Arriving, Destination, Received
+from precopy.migration.destination import Destination
 from precopy.migration.hello_reader import HelloReader
 from precopy.migration.options import MigrationOptions
 from precopy.migration.recorder import Recorder
@@ -11,7 +11,6 @@ from precopy.migration.results import (
     Event,
     Migrated,
     Note,
-    Progress,
     Range,
     Verdict,
     event_name,
@@ -20,6 +19,7 @@ from precopy.migration.session import GuestIs
 from precopy.migration.source import Source
 from precopy.planning.model.downtime import Downtime
 from precopy.planning.model.round import Round
+from precopy.progress import Arriving, Progress, Received
 
 __all__ = [
     "EVENTS",

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from precopy.errors import (
     Cancelled,
@@ -31,7 +30,8 @@ from precopy.migration.rehearsal import Rehearsal
 from precopy.migration.session import check_hello, reason_of
 from precopy.migration.verification import Comparison
 from precopy.ports import ByteStream, Clock, DestinationVm, DeviceStates, SelfChecking, SystemClock, lacks
-from precopy.ports.clock import NO_CPU_TIME, CpuTime, cpu_time
+from precopy.ports.clock import cpu_time
+from precopy.progress import NO_CPU_TIME, Arriving, Received
 from precopy.wire.events import (
     Alive,
     Commit,
@@ -51,45 +51,6 @@ _TIME_OUTS = 3
 _SYNC_S_PER_PAGE = 1e-3
 """Seconds for each page of memory that a source may sync without sending. The slowest way, a call for each page, takes
 20 to 50 us on an idle machine."""
-
-
-@dataclass(frozen=True)
-class Received:
-    """A guest that arrived and runs. Times in seconds.
-
-    ``received_pages`` came in all rounds, with content or not; ``zero_pages`` of them without, and ``received_bytes``
-    are the others' contents. Verification compared ``compared_pages``, whose contents are ``verify_bytes``, and took
-    ``verify_s`` of ``total_s``; all 0 where it was not asked for.
-    ``cpu``: of this side's migration, neither vCPUs nor verification counted.
-    ``answered``: whether the source could be told; where not, it stays paused there with the outcome unknown.
-    """
-
-    session: str
-    rounds: int
-    received_bytes: int
-    received_pages: int
-    zero_pages: int
-    compared_pages: int
-    total_s: float
-    load_state_s: float
-    resume_s: float
-    answered: bool = True
-    verify_bytes: int = 0
-    verify_s: float = 0.0
-    cpu: CpuTime = NO_CPU_TIME
-
-    @property
-    def moving_s(self) -> float:
-        """From the source's first word until the guest runs, verification excluded."""
-        return self.total_s - self.verify_s
-
-
-@dataclass(frozen=True)
-class Arriving:
-    """Progress: what has arrived so far."""
-
-    round: int
-    received_bytes: int
 
 
 class Destination:

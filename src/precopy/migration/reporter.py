@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 from precopy.dirty import MigrationBitmap
 from precopy.migration.channel import Channel
-from precopy.migration.results import Event, Progress, Verdict
+from precopy.migration.results import Event, Verdict
 from precopy.planning.model.round import Round
 from precopy.ports import Clock
+from precopy.progress import Progress
 from precopy.wire.events import Compare, Hello
 
 _PROGRESS_S = 0.1

@@ -16,7 +16,7 @@ from precopy.planning.model.downtime import Downtime
 from precopy.planning.model.round import Round
 from precopy.planning.model.trace import RecordedOutcome
 from precopy.ports import Throttled
-from precopy.ports.clock import NO_CPU_TIME, CpuTime
+from precopy.progress import NO_CPU_TIME, CpuTime, Progress
 
 
 @dataclass(frozen=True)
@@ -174,24 +174,6 @@ class Attempt:
     other_bytes: Count
     remaining_bytes: Count
     ram_bytes: Count
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a migration stands, while a round goes on. ``sent_bytes`` are those of moving the guest; verification's are
-    ``verify_bytes``. ``eta_s`` is None before the first round is done and where the outcome is uncertain, and infinite
-    where the migration will not converge."""
-
-    phase: str
-    round: int
-    sent_bytes: int
-    remaining_bytes: int
-    dirty_rate_bytes_per_s: float
-    bandwidth_bytes_per_s: float
-    elapsed_s: float
-    expected_downtime_s: float | None
-    eta_s: float | None
-    verify_bytes: int = 0
 
 
 @dataclass(frozen=True)

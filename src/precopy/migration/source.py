@@ -47,7 +47,8 @@ from precopy.ports import (
     TrackerChoosing,
     lacks,
 )
-from precopy.ports.clock import CpuTime, cpu_time
+from precopy.ports.clock import cpu_time
+from precopy.progress import CpuTime
 from precopy.wire.events import (
     Compare,
     Hello,

@@ -20,8 +20,9 @@ from precopy.migration.session import Handover
 from precopy.migration.verification import check_compared, send_for_comparison
 from precopy.planning.model.downtime import Downtime
 from precopy.ports import DeviceStates, SourceVm
-from precopy.ports.clock import CpuTime, cpu_time
+from precopy.ports.clock import cpu_time
 from precopy.ports.stream import SLOWEST_BYTES_PER_S
+from precopy.progress import CpuTime
 from precopy.wire.events import DeviceState, Prepare, Ready, Running
 
 _SLACK = 4.0

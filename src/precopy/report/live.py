@@ -3,16 +3,16 @@ ends."""
 
 from __future__ import annotations
 
-import math
 from types import TracebackType
 
 from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
-from precopy.migration.results import Event, Progress, Verdict
+from precopy.migration.results import Event, Verdict
+from precopy.progress import Progress
+from precopy.report.kinds.shared import progress_line
 from precopy.report.verdicts import after_round
-from precopy.units import format_duration, format_rate, format_size
 
 _TALL = 4
 """Lines of a terminal that has room for two of ours."""
@@ -52,7 +52,7 @@ class LiveProgress:
         if self._status is None:
             return
         if isinstance(event, Progress):
-            self._progress = " | ".join(filter(None, (self._what, line(event))))
+            self._progress = " | ".join(filter(None, (self._what, progress_line(event))))
         elif isinstance(event, Verdict):
             self._verdict = after_round(event)
         # A low terminal has one line, with what matters first.
@@ -60,19 +60,3 @@ class LiveProgress:
         parts = (self._progress, self._verdict) if tall else (self._verdict, self._progress)
         shown = ("\n" if tall else " | ").join(filter(None, parts))
         self._status.update(Text(shown, no_wrap=True, overflow="ellipsis"))
-
-
-def line(progress: Progress) -> str:
-    """Progress in one line."""
-    parts = [
-        f"round {progress.round}" if progress.phase == "rounds" else progress.phase,
-        f"{format_size(progress.sent_bytes)} sent",
-        *([f"{format_size(progress.verify_bytes)} compared"] if progress.verify_bytes else []),
-        f"{format_size(progress.remaining_bytes)} left",
-        f"bandwidth {format_rate(progress.bandwidth_bytes_per_s)}",
-    ]
-    if progress.expected_downtime_s is not None:  # otherwise no round is done yet
-        parts.insert(-1, f"dirty rate {format_rate(progress.dirty_rate_bytes_per_s)}")
-    if progress.eta_s is not None and math.isfinite(progress.eta_s):
-        parts.append(f"ends in {format_duration(progress.eta_s)}")
-    return " | ".join(parts)

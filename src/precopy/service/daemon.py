@@ -29,7 +29,9 @@ from precopy.migration import (
     Migrated,
     Received,
 )
-from precopy.service.answers import Checked, Status
+from precopy.report.kinds.check import Checked
+from precopy.report.kinds.run import GuestRun
+from precopy.report.kinds.status import Status
 from precopy.service.incoming import Incoming
 from precopy.service.outgoing import Outgoing
 from precopy.service.request import Request
@@ -185,17 +187,17 @@ class GuestProcess:
             workload=self.workload,
         )
 
-    def epilogue(self, outcome: str) -> dict[str, Any]:
-        """What the process's closing JSON document says, whichever way the guest came and went."""
-        return {
-            "outcome": outcome,
-            "guest": self.guest.kind,
-            "why": self.why,
-            "control": str(self.server.address),
-            "session": self.session,
-            "ram_bytes": self.guest.memory.layout.bytes,
-            "peak_resident_bytes": peak_resident(),
-        }
+    def epilogue(self, outcome: str) -> GuestRun:
+        """What is said at the end, whichever way the guest came and went."""
+        return GuestRun(
+            outcome=outcome,
+            guest=self.guest.kind,
+            why=self.why,
+            control=str(self.server.address),
+            session=self.session,
+            ram_bytes=self.guest.memory.layout.bytes,
+            peak_resident_bytes=peak_resident(),
+        )
 
     def _handle(self, request: Request, emit: Emit) -> Any:
         if self.state == "receiving" and self.guest.running:

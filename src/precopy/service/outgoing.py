@@ -10,7 +10,7 @@ from precopy.errors import OutcomeUnknown, UsageError
 from precopy.migration import Committing, Event, GuestIs, Migrated, Note, Progress, Source, event_name
 from precopy.ports import SourceVm
 from precopy.recording.files import RecordingWriter
-from precopy.service.answers import Migrating
+from precopy.report.kinds.status import Migrating
 from precopy.service.request import Request
 from precopy.service.server import Emit
 from precopy.transport import SocketStream, connect, parse_address

@@ -1,10 +1,12 @@
 """Snapshots of a `Memory` in a directory: a full one, then what changed; restored at once, by mapping them."""
 
+from precopy.report.kinds.shared import Snapshot
+from precopy.report.kinds.snapshot_compact import Compacted
 from precopy.report.kinds.snapshot_list import Stored
 from precopy.snapshot_store.exporting import export
-from precopy.snapshot_store.maintenance import Compacted, Verified, compact, snapshots, verify
+from precopy.snapshot_store.maintenance import Verified, compact, snapshots, verify
 from precopy.snapshot_store.restoring import open_memory, restore
-from precopy.snapshot_store.saving import Snapshot, snapshot
+from precopy.snapshot_store.saving import snapshot
 
 __all__ = [
     "Compacted",

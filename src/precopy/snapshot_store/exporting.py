@@ -7,7 +7,6 @@ import errno
 import os
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from precopy.abi.filesystem import absolute_path
 from precopy.bitmap.words import Indexes
 from precopy.errors import PrecopyError, UsageError
 from precopy.memory.ram import Pages
+from precopy.report.kinds.snapshot_export import Exported
 from precopy.snapshot_store.chain import Composition, chain_of
 from precopy.snapshot_store.directory import Directory, failed, is_reserved
 from precopy.snapshot_store.format import GROUP_PAGES
@@ -24,16 +24,6 @@ from precopy.units import PAGE_SIZE
 
 _NOT_A_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENAMETOOLONG, errno.EOPNOTSUPP)
 """What the system says of a directory in which no file can be made, or not one of this name."""
-
-
-@dataclass(frozen=True)
-class Exported:
-    """What `export` has written: ``size`` bytes, of which the file takes ``bytes``, because zero pages are holes."""
-
-    number: int
-    path: str
-    size: int
-    bytes: int
 
 
 def export(

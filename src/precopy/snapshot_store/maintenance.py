@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from precopy.bitmap import NO_RUNS
 from precopy.errors import SnapshotDamaged, SnapshotError, Unsupported, UsageError
 from precopy.memory.packing import compressor
+from precopy.report.kinds.snapshot_compact import Compacted
 from precopy.report.kinds.snapshot_list import Stored
 from precopy.snapshot_store.chain import Chain, there_are
 from precopy.snapshot_store.directory import Directory
@@ -36,19 +37,6 @@ class Verified:
 
     def __bool__(self) -> bool:
         return not self.damage
-
-
-@dataclass(frozen=True)
-class Compacted:
-    """What `compact` did: ``number`` is the full snapshot that stands for all before, ``folded`` how many files it was
-    made of (1: it was full already), ``removed`` how many are gone."""
-
-    number: int
-    folded: int
-    removed: int
-    bytes_before: int
-    bytes_after: int
-    seconds: float
 
 
 def snapshots(directory: str | os.PathLike[str]) -> list[Stored]:

@@ -10,7 +10,6 @@ import os
 import secrets
 import time
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Literal
 
 from precopy.bitmap import NO_RUNS, Runs
@@ -18,6 +17,7 @@ from precopy.errors import KernelCallError, Unsupported, UsageError
 from precopy.machines.process.locks import Held, check_lock
 from precopy.machines.process.memory import Memory
 from precopy.memory.packing import Compression, compression_of, compressor
+from precopy.report.kinds.shared import Snapshot
 from precopy.snapshot_store.directory import Directory
 from precopy.snapshot_store.format import MAX_BYTES, Parent
 from precopy.snapshot_store.series import Series, parent_of, series_of
@@ -25,30 +25,6 @@ from precopy.snapshot_store.writing import Content, Label, pages_of, write
 from precopy.units import check_flag, check_integer
 
 _LEFT = "the snapshots before are untouched, and the next one saves what this one should have"
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """What `snapshot` has saved. ``pages`` have content, ``zero_pages`` are saved as being zero (in a full one: all
-    others); ``bytes`` is what the file takes of the disk, holes left out.
-
-    ``find_s`` is finding what changed and which of it is zero, ``write_s`` handing it to the system: during these the
-    program should not write. ``commit_s`` is flushing it to disk.
-    """
-
-    number: int
-    full: bool
-    pages: int
-    zero_pages: int
-    bytes: int
-    find_s: float
-    write_s: float
-    commit_s: float
-
-    @property
-    def seconds(self) -> float:
-        """All of it."""
-        return self.find_s + self.write_s + self.commit_s
 
 
 def snapshot(

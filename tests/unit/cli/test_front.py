@@ -18,8 +18,9 @@ from precopy.cli import front
 from precopy.cli.command import cli
 from precopy.cli.facts import host_facts
 from precopy.cli.main import main
+from precopy.report.kinds.check import Checked
+from precopy.report.kinds.status import Status
 from precopy.service import ControlServer
-from precopy.service.answers import Checked, Status
 from precopy.transport import Address
 from support.commands import precopy
 from support.patience import IN_TIME_S

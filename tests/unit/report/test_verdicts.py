@@ -23,7 +23,8 @@ from precopy.planning import Action
 from precopy.planning.policies import POLICIES
 from precopy.ports import Throttled
 from precopy.report.kinds.migrate import throttled_line
-from precopy.report.live import LiveProgress, line
+from precopy.report.kinds.shared import progress_line
+from precopy.report.live import LiveProgress
 from precopy.report.verdicts import after_round, durations, expected_line, sentence
 from precopy.units import parse_duration
 
@@ -230,11 +231,11 @@ PROGRESS = Progress("rounds", 4, 3 << 20, 5 << 20, 40 * MB, 100 * MB, 1.6, 0.048
 
 
 def test_progress_in_one_line() -> None:
-    assert line(PROGRESS) == (
+    assert progress_line(PROGRESS) == (
         "round 4 | 3.0 MiB sent | 5.0 MiB left | dirty rate 40 MB/s | bandwidth 100 MB/s | ends in 2.00 s"
     )
     first = replace(PROGRESS, phase="setup", dirty_rate_bytes_per_s=0.0, expected_downtime_s=None, eta_s=None)
-    assert line(first) == "setup | 3.0 MiB sent | 5.0 MiB left | bandwidth 100 MB/s"
+    assert progress_line(first) == "setup | 3.0 MiB sent | 5.0 MiB left | bandwidth 100 MB/s"
 
 
 _END = "that was all"

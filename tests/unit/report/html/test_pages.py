@@ -334,7 +334,7 @@ def test_strings_of_a_file_stay_text(kind: str, text: str) -> None:
         (b'{"schema": "precopy.migrate/1"}', "bad.json: object missing required field `session`"),
         (b'{"schema": "precopy.demo/1", "runs": []}', "`runs` has to be a list"),
         (b'{"schema": "precopy.demo/1", "runs": [7]}', "runs[0]: expected `object`"),
-        (b'{"schema": "precopy.status/1"}\n{"schema": "no"}', "bad.json, document 2 has no `schema`"),
+        (b'{"schema": "precopy.replay/1"}\n{"schema": "no"}', "bad.json, document 2 has no `schema`"),
         (b'{"schema": "precopy.error/1"}\n' * 51, "holds 51 documents"),
     ],
 )
