@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -17,8 +17,7 @@ from precopy.names import ALL_CLEAR_POLICIES, EVERYDAY_CLEAR_POLICIES, AnyClearP
 
 if TYPE_CHECKING:
     from precopy.planning.model.sync_cost import SyncCost
-    from precopy.planning.plan.advice import Advice
-    from precopy.planning.plan.plan import Plan, PlanInput
+    from precopy.planning.plan.plan import PlanInput
 
 _SUBCOMMANDS = {"sweep": ("precopy.cli.plan_sweep", "Plan every combination of ranges of these numbers.")}
 
@@ -144,28 +143,22 @@ def plan(ctx: click.Context, /, given: _Given, as_json: bool) -> None:
         if given != _Given() or as_json:
             raise click.UsageError(f"options of {ctx.invoked_subcommand} stand after its name")
         return
+    from precopy.cli.facts import show_result
     from precopy.planning.plan.advice import advise
     from precopy.planning.plan.plan import plan as make_plan
+    from precopy.report.kinds.plan import PlannedMigration
 
     asked = _asked(given)
     made = make_plan(asked.input)
     advice = advise(asked.input, asked.clears)
-    if as_json:
-        from precopy.cli.facts import show_document
-
-        show_document("plan", _body(asked, made, advice))
-    else:
-        from precopy.report.console import show
-        from precopy.report.plan_tables import plan_text
-
-        show(*plan_text(made, advice, asked.source))
-        for note in asked.notes:
-            click.echo(note)
+    done = PlannedMigration.of(made, advice, source=asked.source, notes=asked.notes, sync_cost=asked.sync_cost)
+    show_result("plan", done, as_json=as_json)
 
 
 def _asked(given: _Given) -> _Asked:
     """Raises `UsageError` for what is missing or contradicts."""
     from precopy.errors import UsageError
+    from precopy.report.kinds.plan import NUMBERS
 
     for option, value in (
         ("--clear", given.clear),
@@ -181,7 +174,7 @@ def _asked(given: _Given) -> _Asked:
     elif given.layout is not None:
         asked = _from_layout(given, given.layout)
     else:
-        asked = _Asked(_from_numbers(given), "", None, {})
+        asked = _Asked(_from_numbers(given), NUMBERS, None, {})
     _check(asked.input)
     return asked
 
@@ -276,63 +269,3 @@ def _check(asked: PlanInput) -> None:
             f"--working-set is {format_size(asked.working_set_bytes)}, more than the {format_size(asked.ram_bytes)} "
             f"of memory; a guest writes no more than it has"
         )
-
-
-def _body(asked: _Asked, made: Plan, advice: Advice) -> dict[str, Any]:
-    import msgspec
-
-    from precopy.report.plan_tables import lever_sentence, verdict
-
-    numbers = msgspec.to_builtins(asked.input)
-    cost = asked.sync_cost
-    forecast = made.forecast
-    first = advice.first
-    return {
-        "input": {
-            **numbers,
-            "source": asked.source or "numbers",
-            "notes": list(asked.notes),
-            "sync_cost": cost and {**msgspec.to_builtins(cost), "sync_s": cost.sync_s},
-        },
-        "verdict": verdict(made),
-        "qemu_model": msgspec.to_builtins(made.qemu_model),
-        "forecast": {
-            "converges": forecast.converges,
-            "sure": forecast.sure,
-            **{
-                name: msgspec.to_builtins(getattr(forecast, name))
-                for name in (
-                    "rounds",
-                    "total_s",
-                    "downtime_s",
-                    "smallest_downtime_limit_s",
-                    "largest_dirty_rate_bytes_per_s",
-                )
-            },
-            "sent_bytes": forecast.likely.sent_bytes,
-            "round_by_round": _rounds(made),
-        },
-        "advice": {
-            "first": first and lever_sentence(first, advice.converges),
-            "levers": [
-                {**msgspec.to_builtins(one), "says": lever_sentence(one, advice.converges)} for one in advice.levers
-            ],
-        },
-    }
-
-
-def _rounds(made: Plan) -> list[dict[str, Any]]:
-    from precopy.planning.plan.plan import downtime_after
-
-    return [
-        {
-            "round": one.number,
-            "read_bytes": one.read_bytes,
-            "transfer_s": one.transfer_s,
-            "sync_s": one.sync_s,
-            "remaining_bytes": one.remaining_bytes,
-            "downtime_s": downtime_after(made.input, one.number),
-            "ended_s": one.ended_s,
-        }
-        for one in made.forecast.likely.rounds
-    ]

@@ -18,6 +18,7 @@ from precopy.defaults import DOWNTIME_LIMIT_S, MAX_ROUNDS, milliseconds
 if TYPE_CHECKING:
     from precopy.errors import UsageError
     from precopy.planning.plan.sweep import Columns, Grid
+    from precopy.report.kinds.plan_sweep import PlanSweep
 
 _FIELDS = {
     "sync_time": "sync_s",
@@ -85,7 +86,9 @@ def sweep(csv_file: Path | None, scheduler: str | None, as_json: bool, **values:
     """
     import time
 
+    from precopy.cli.facts import show_result
     from precopy.planning.plan.sweep import Axis, Grid, run
+    from precopy.report.kinds.plan_sweep import PlanSweep
 
     grid = Grid(tuple(Axis(field, values[option]) for option, field in _FIELDS.items()))
     _check(grid)
@@ -95,16 +98,9 @@ def sweep(csv_file: Path | None, scheduler: str | None, as_json: bool, **values:
     with _executor(scheduler, grid) as (executor, chunk, where), _progress(grid.plans) as tell:
         columns = _run(lambda: run(grid, executor, chunk, tell), scheduler)
     seconds = time.monotonic() - begun
-    unwritten = None if csv_file is None else _write_csv(csv_file, grid, columns)
-    if as_json:
-        from precopy.cli.facts import show_document
-
-        show_document("plan-sweep", _body(grid, columns, where, seconds))
-    else:
-        from precopy.report.console import show
-        from precopy.report.sweep_tables import sweep_text
-
-        show(*sweep_text(grid, columns["converges"], where, seconds))
+    swept = PlanSweep.of(grid, columns, where, seconds)
+    unwritten = None if csv_file is None else _write_csv(csv_file, swept)
+    show_result("plan-sweep", swept, as_json=as_json)
     if unwritten is None:
         return 0
     click.echo(f"precopy: {unwritten}", err=True)  # what was planned is not lost with it
@@ -230,35 +226,6 @@ def _progress(plans: int) -> Iterator[Callable[[int], None]]:
         yield lambda done: bar.update(task, completed=done)
 
 
-def _all_columns(grid: Grid, columns: Columns) -> dict[str, list[Any]]:
-    """What varies, then what came of it; ``converges`` as truth values."""
-    found: dict[str, list[Any]] = {name: list(values) for name, values in columns.items()}
-    found["converges"] = [bool(one) for one in found["converges"]]
-    return {**{axis.field: grid.column(axis) for axis in grid.varying}, **found}
-
-
-def _body(grid: Grid, columns: Columns, where: str, seconds: float) -> dict[str, Any]:
-    import msgspec
-
-    from precopy.planning.plan.sweep import frontier
-
-    varying = grid.varying
-    return {
-        "plans": grid.plans,
-        "converging": sum(columns["converges"]),
-        "where": where,
-        "seconds": seconds,
-        "input": grid.fixed,
-        "axes": {axis.field: list(axis.values) for axis in varying},
-        "frontier": {
-            "of": varying[0].field if len(varying) > 1 else None,
-            "edge": varying[-1].field if varying else None,
-            "rows": msgspec.to_builtins(frontier(grid, columns["converges"])),
-        },
-        "columns": _all_columns(grid, columns),
-    }
-
-
 def _check_writable(path: Path) -> None:
     """Before anything is planned; the file is not touched. Raises `UsageError`."""
     import os
@@ -272,19 +239,18 @@ def _check_writable(path: Path) -> None:
         raise UsageError(f"cannot write {path}: {why}")
 
 
-def _write_csv(path: Path, grid: Grid, columns: Columns) -> UsageError | None:
+def _write_csv(path: Path, swept: PlanSweep) -> UsageError | None:
     """A line of names, then a line a plan; what is fixed is not in it, and what is infinite is ``inf``. Returns why it
     could not be written."""
     import csv
 
     from precopy.errors import UsageError
 
-    table = _all_columns(grid, columns)
     try:
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(table)
-            writer.writerows(zip(*table.values(), strict=True))
+            writer.writerow(swept.columns)
+            writer.writerows(zip(*swept.columns.values(), strict=True))
     except OSError as error:
         return UsageError(f"cannot write {path}: {error.strerror}")
     return None

@@ -34,8 +34,9 @@ def unbounded(hint: Any, where: str) -> Iterator[str]:
         if not any(one.ge is not None and one.le is not None for one in bounds):
             yield where
         return
+    fixed = typing.get_origin(plain) is tuple and Ellipsis not in typing.get_args(plain)
     union, record = typing.get_origin(plain) in (typing.Union, types.UnionType), dataclasses.is_dataclass(plain)
-    if not union and not record and not any(one.max_length is not None for one in bounds):
+    if not union and not record and not fixed and not any(one.max_length is not None for one in bounds):
         yield where
     for name, inner in inside(plain):
         yield from unbounded(inner, f"{where}{name}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -23,13 +24,14 @@ from precopy.planning.policies import POLICIES
 from precopy.planning.replay.compare import compare
 from precopy.planning.replay.replay import Replayer
 from precopy.ports import Throttled
-from precopy.report import plan_tables, sweep_tables
 from precopy.report.console import FittedTable
 from precopy.report.kinds import KINDS, load, text_of
 from precopy.report.kinds.compare import PolicyComparison
 from precopy.report.kinds.demo import Demo, DemoRun
 from precopy.report.kinds.kind import TextPart
 from precopy.report.kinds.migrate import rounds_table, total_line
+from precopy.report.kinds.plan import PlannedMigration
+from precopy.report.kinds.plan_sweep import PlanSweep
 from precopy.report.kinds.replay import Replay
 from precopy.report.table import Column, Table
 from precopy.report.wrapping import words
@@ -152,13 +154,13 @@ def trace_parts() -> Iterable[TextPart]:
 
 def plan_parts() -> Iterable[TextPart]:
     asked = PlanInput(64 << 30, 2.5e9, 1.2e9, 8 << 30, 0.06, 0.1)
-    return plan_tables.plan_text(plan(asked), advise(asked), LONG)
+    return text_of("plan", PlannedMigration.of(plan(asked), advise(asked), source=LONG))
 
 
 def sweep_parts() -> Iterable[TextPart]:
     values = {"ram_bytes": (1e15,), "sync_s": (1e-3, 1e5), "dirty_rate_bytes_per_s": (1.0, 1e14)}
     grid = Grid(tuple(Axis(name, one) for name, one in values.items()))
-    return sweep_tables.sweep_text(grid, [1.0, 0.0, 1.0, 0.0], "2 processes", 1e5)
+    return text_of("plan-sweep", PlanSweep.of(grid, {"converges": array("b", [1, 0, 1, 0])}, "2 processes", 1e5))
 
 
 def migration_parts() -> Iterable[TextPart]:
@@ -231,7 +233,7 @@ def test_every_module_with_a_table_is_among_them() -> None:
         if re.search(r"from precopy\.report\.table import .*\b(?:Table|tabulate)\b", path.read_text())
         and path.parent.name not in ("kinds", "html")
     }
-    assert makers == {"plan_tables", "sweep_tables", "console"}
+    assert makers == {"console"}
     direct = {path.stem for path in source.rglob("*.py") if "rich.table" in path.read_text()}
     assert direct == {"console"}
 
@@ -293,7 +295,9 @@ def plans(draw: st.DrawFn) -> PlanInput:
 @given(plans())
 def test_a_plans_columns(asked: PlanInput) -> None:
     made, ram = plan(asked), asked.ram_bytes
-    rows = lines(plan_tables._rounds_table(made))
+    shown = text_of("plan", PlannedMigration.of(made, advise(asked)))
+    (table,) = (part for part in shown if isinstance(part, Table) and part.caption.startswith("The rounds"))
+    rows = lines(table)
     at, reads = Printed(0, 0), None
     for row in rows:
         if row["round"] == "...":

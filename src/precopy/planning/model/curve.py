@@ -14,21 +14,26 @@ size * (1 - exp(-rate * interval / size)), is several classes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from msgspec import Meta
+
+from precopy.bounds import Number
 
 
 @dataclass(frozen=True, slots=True)
 class DirtyClass:
     """``size`` bytes of memory that are rewritten at ``rate`` bytes a second (``size`` may be infinite)."""
 
-    rate: float
-    size: float
+    rate: Number
+    size: Number
 
 
 @dataclass(frozen=True, slots=True)
 class DirtyCurve:
     """The sum of its classes, in order of falling rate for their size (the hottest first)."""
 
-    classes: tuple[DirtyClass, ...]
+    classes: Annotated[tuple[DirtyClass, ...], Meta(max_length=10_000)]
 
     @classmethod
     def of(cls, rate: float, size: float) -> DirtyCurve:

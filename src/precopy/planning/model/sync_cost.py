@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from precopy.bounds import Count, Number, Text
 from precopy.errors import UsageError
 from precopy.units import PAGE_SIZE
 
@@ -32,12 +33,12 @@ class SyncCost:
     """x of one sync under the policy ``clear``: ``clears`` calls even if nothing is dirty, ``clears_per_dirty_page``
     more, each of ``clear_s``, and ``fixed_s`` for the rest, among it ``gets`` calls."""
 
-    clear: str
-    clears: int
-    clears_per_dirty_page: int
-    gets: int
-    clear_s: float
-    fixed_s: float
+    clear: Text
+    clears: Count
+    clears_per_dirty_page: Count
+    gets: Count
+    clear_s: Number
+    fixed_s: Number
 
     @property
     def sync_s(self) -> float:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Annotated
 
+from msgspec import Meta
+
+from precopy.bounds import Number, Text
 from precopy.planning.forecast.simulate import MOST_ROUNDS, Outcome
 from precopy.planning.model.sync_cost import SyncCost
 from precopy.planning.plan.plan import PlanInput, carry_out, downtime_after, fits, smallest_limit
@@ -28,13 +32,13 @@ class Lever:
     ``clears``: clear policies that bring x down to ``wanted``, with their x (only where a layout is known).
     """
 
-    what: str
-    value: float
-    wanted: float | None = None
-    factor: float | None = None
-    total_s: float | None = None
-    downtime_s: float | None = None
-    clears: tuple[tuple[str, float], ...] = ()
+    what: Text
+    value: Number
+    wanted: Number | None = None
+    factor: Number | None = None
+    total_s: Number | None = None
+    downtime_s: Number | None = None
+    clears: Annotated[tuple[tuple[Text, Number], ...], Meta(max_length=20)] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from precopy.bounds import Count, Number
 from precopy.defaults import DOWNTIME_LIMIT_S, MAX_ROUNDS, UNCERTAINTY
 from precopy.planning.forecast.simulate import CurveGuest, Outcome, simulate
 from precopy.planning.model.curve import DirtyCurve
@@ -47,20 +48,20 @@ class PlanInput:
     - ``uncertainty``: how far B, D and the working set may be off, as a share.
     """
 
-    ram_bytes: int
-    bandwidth_bytes_per_s: float
-    dirty_rate_bytes_per_s: float
-    working_set_bytes: float
-    sync_s: float
-    downtime_limit_s: float = DOWNTIME_LIMIT_S
-    max_rounds: int = MAX_ROUNDS
-    switchover_overhead_s: float = SWITCHOVER_OVERHEAD_S.high
-    uncertainty: float = UNCERTAINTY
-    sync_s_per_byte: float = 0.0
-    sent_share: float = 1.0
-    read_s_per_byte: float = 0.0
-    first_bytes: float | None = None
-    first_s: float = 0.0
+    ram_bytes: Count
+    bandwidth_bytes_per_s: Number
+    dirty_rate_bytes_per_s: Number
+    working_set_bytes: Number
+    sync_s: Number
+    downtime_limit_s: Number = DOWNTIME_LIMIT_S
+    max_rounds: Count = MAX_ROUNDS
+    switchover_overhead_s: Number = SWITCHOVER_OVERHEAD_S.high
+    uncertainty: Number = UNCERTAINTY
+    sync_s_per_byte: Number = 0.0
+    sent_share: Number = 1.0
+    read_s_per_byte: Number = 0.0
+    first_bytes: Number | None = None
+    first_s: Number = 0.0
     curve: DirtyCurve | None = None
 
     def at_speed(self, factor: float) -> PlanInput:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, as_completed
 from dataclasses import dataclass, replace
 
+from precopy.bounds import Count, Number
 from precopy.errors import UsageError
 from precopy.planning.model.switchover import SWITCHOVER_OVERHEAD_S
 from precopy.planning.plan.plan import PlanInput, carry_out, largest_dirty_rate, qemu_model, smallest_limit
@@ -166,14 +167,15 @@ def run(grid: Grid, executor: Executor, chunk: int, tell: Callable[[int], None])
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """At one value of the first varying axis: how many of its plans converge, and the largest value of the last one
-    (the smallest, where more is better) with which ``all`` or ``some`` of them do; None where there is none."""
+    """At one value of the first varying axis (None: only one varies): how many of its plans converge, and the largest
+    value of the last one (the smallest, where more is better) with which ``all`` or ``some`` of them do; None where
+    there is none."""
 
-    value: float
-    plans: int
-    converging: int
-    all: float | None
-    some: float | None
+    value: Number | None
+    plans: Count
+    converging: Count
+    all: Number | None
+    some: Number | None
 
 
 def frontier(grid: Grid, converges: Sequence[float]) -> list[Edge]:
@@ -183,7 +185,7 @@ def frontier(grid: Grid, converges: Sequence[float]) -> list[Edge]:
     if not varying:
         return []
     inner = varying[-1]
-    outer = varying[0].values if len(varying) > 1 else (math.nan,)
+    outer = varying[0].values if len(varying) > 1 else (None,)
     block = grid.plans // len(outer)
     each = block // len(inner.values)
     best = min if inner.more_is_better else max

@@ -52,8 +52,8 @@ KINDS = {
     "layout": Entry(1, "layout"),
     "migrate": Entry(1, "migrate"),
     "migrate-event": Entry(),
-    "plan": Entry(),
-    "plan-sweep": Entry(),
+    "plan": Entry(1, "plan"),
+    "plan-sweep": Entry(1, "plan_sweep"),
     "receive": Entry(1, "receive"),
     "replay": Entry(2, "replay"),  # a round's sync is the one that begins it
     "report": Entry(1, "report"),

@@ -1,0 +1,330 @@
+"""``precopy plan``: verdict, figures, what to change first, the rounds, the patch series' answers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from precopy.bounds import Count, Number, Text
+from precopy.migration.results import Range, finite
+from precopy.planning import Estimate
+from precopy.planning.forecast.simulate import MOST_ROUNDS
+from precopy.planning.model.sync_cost import SyncCost
+from precopy.planning.plan.advice import Advice, Lever
+from precopy.planning.plan.plan import Plan, PlanInput, downtime_after, downtime_with
+from precopy.planning.plan.qemu_model import QemuModel
+from precopy.report.kinds.kind import Kind, TextPart
+from precopy.report.kinds.migrate import bandwidth
+from precopy.report.table import Column, Shown, Table, tabulate
+from precopy.units import format_duration, format_rate, format_size
+
+NUMBERS = "numbers"
+"""The source of a plan that was made of the numbers that were given."""
+_FIRST_ROUNDS, _LAST_ROUNDS = 9, 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedInput(PlanInput):
+    """All numbers of a plan, and their ``source``; ``notes`` say what a layout's text left open, and ``sync_cost`` is
+    where its sync time is from."""
+
+    source: Text
+    notes: Annotated[tuple[Text, ...], Meta(max_length=1000)] = ()
+    sync_cost: SyncCost | None = None
+
+
+@dataclass(frozen=True)
+class QemuAnswers:
+    """The patch series' answers (`precopy.planning.plan.qemu_model.QemuModel`); None is infinite."""
+
+    critical_transfer_s: Number | None
+    estimated_bandwidth_bytes_per_s: Number | None
+    smallest_downtime_limit_s: Number | None
+    largest_dirty_rate_bytes_per_s: Number | None
+    largest_dirty_rate_exact_bytes_per_s: Number | None
+
+    @classmethod
+    def of(cls, model: QemuModel) -> QemuAnswers:
+        return cls(**{field.name: finite(getattr(model, field.name)) for field in fields(cls)})
+
+
+@dataclass(frozen=True)
+class PlannedRound:
+    """Round ``round``, and the sync after it, which is done ``ended_s`` after the migration's start;
+    ``remaining_bytes`` are then to be sent, and ``downtime_s`` is the downtime of switching over then."""
+
+    round: Count
+    read_bytes: Number
+    transfer_s: Number
+    sync_s: Number
+    remaining_bytes: Number
+    downtime_s: Number
+    ended_s: Number
+
+
+@dataclass(frozen=True)
+class PlannedCourse:
+    """How it goes (`precopy.planning.plan.plan.PlanForecast`); ``sent_bytes`` and ``round_by_round`` are of the likely
+    case."""
+
+    converges: bool
+    sure: bool
+    rounds: Range
+    total_s: Range
+    downtime_s: Range
+    smallest_downtime_limit_s: Range
+    largest_dirty_rate_bytes_per_s: Range
+    sent_bytes: Number
+    round_by_round: Annotated[tuple[PlannedRound, ...], Meta(max_length=MOST_ROUNDS)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SaidLever(Lever):
+    """A number to change, and the sentence of it."""
+
+    says: Text
+
+
+@dataclass(frozen=True)
+class GivenAdvice:
+    """``first`` is the sentence of the lever to pull first; None where no single change helps."""
+
+    first: Text | None
+    levers: Annotated[tuple[SaidLever, ...], Meta(max_length=20)]
+
+
+@dataclass(frozen=True)
+class PlannedMigration:
+    """All of it; ``verdict`` is one sentence."""
+
+    input: PlannedInput
+    verdict: Text
+    qemu_model: QemuAnswers
+    forecast: PlannedCourse
+    advice: GivenAdvice
+
+    @classmethod
+    def of(
+        cls,
+        made: Plan,
+        advice: Advice,
+        *,
+        source: str = NUMBERS,
+        notes: tuple[str, ...] = (),
+        sync_cost: SyncCost | None = None,
+    ) -> PlannedMigration:
+        """``source``, ``notes``, ``sync_cost``: see `PlannedInput`."""
+        first = advice.first
+        levers = (SaidLever(**_shallow(lever), says=lever_sentence(lever, advice.converges)) for lever in advice.levers)
+        return cls(
+            input=PlannedInput(**_shallow(made.input), source=source, notes=notes, sync_cost=sync_cost),
+            verdict=verdict(made),
+            qemu_model=QemuAnswers.of(made.qemu_model),
+            forecast=_course(made),
+            advice=GivenAdvice(None if first is None else lever_sentence(first, advice.converges), tuple(levers)),
+        )
+
+
+def _shallow(record: Any) -> dict[str, Any]:
+    return {field.name: getattr(record, field.name) for field in fields(record)}
+
+
+def _course(made: Plan) -> PlannedCourse:
+    forecast = made.forecast
+    return PlannedCourse(
+        converges=forecast.converges,
+        sure=forecast.sure,
+        rounds=Range.of(forecast.rounds),
+        total_s=Range.of(forecast.total_s),
+        downtime_s=Range.of(forecast.downtime_s),
+        smallest_downtime_limit_s=Range.of(forecast.smallest_downtime_limit_s),
+        largest_dirty_rate_bytes_per_s=Range.of(forecast.largest_dirty_rate_bytes_per_s),
+        sent_bytes=forecast.likely.sent_bytes,
+        round_by_round=tuple(
+            PlannedRound(
+                round=planned.number,
+                read_bytes=planned.read_bytes,
+                transfer_s=planned.transfer_s,
+                sync_s=planned.sync_s,
+                remaining_bytes=planned.remaining_bytes,
+                downtime_s=downtime_with(made.input, planned.remaining_bytes),
+                ended_s=planned.ended_s,
+            )
+            for planned in forecast.likely.rounds
+        ),
+    )
+
+
+def verdict(made: Plan) -> str:
+    """One sentence: whether it converges, and what that depends on."""
+    asked, forecast = made.input, made.forecast
+    worse = f"bandwidth, dirty rate and working set are {100 * asked.uncertainty:.3g} %"
+    if forecast.converges:
+        doubt = "" if forecast.sure else f", but not if {worse} worse"
+        count = forecast.rounds.value
+        return (
+            f"converges in {count:.0f} round{'' if count == 1 else 's'}{doubt}: "
+            f"{_range(forecast.total_s, format_duration)} in all, "
+            f"downtime {_range(forecast.downtime_s, format_duration)}"
+        )
+    doubt = "" if forecast.sure else f", unless {worse} better"
+    rounds = f" in {asked.max_rounds} rounds" if downtime_after(asked, MOST_ROUNDS) <= asked.downtime_limit_s else ""
+    return (
+        f"will not converge{rounds}{doubt}: dirty rate is {_share(made)} of the bandwidth, sync time is "
+        f"{format_duration(forecast.likely.rounds[-1].sync_s)}; smallest downtime limit "
+        f"{_range(forecast.smallest_downtime_limit_s, _duration_up)}"
+    )
+
+
+def _share(made: Plan) -> str:
+    return f"{made.input.dirty_rate_bytes_per_s / made.input.bandwidth_bytes_per_s:.2g}"
+
+
+def lever_sentence(lever: Lever, converges: bool) -> str:
+    """What to change, by how much, and what comes of it."""
+    unit = _UNITS[lever.what]
+    if lever.wanted is None or lever.factor is None or lever.total_s is None or lever.downtime_s is None:
+        return f"{lever.what}: none would make it converge by itself"
+    change = f"{lever.what} {unit(lever.value)} -> {unit(lever.wanted)}"
+    ratio = f"{lever.factor:.3g} times" if lever.wanted > lever.value else f"1/{lever.factor:.3g}"
+    clears = "".join(f"; --clear {name} has {format_duration(sync_s)}" for name, sync_s in lever.clears[:2])
+    comes = f"{format_duration(lever.total_s)} in all, downtime {format_duration(lever.downtime_s)}"
+    return f"{change} ({ratio}): {'' if converges else 'converges, '}{comes}{clears}"
+
+
+_UNITS: dict[str, Callable[[float], str]] = {
+    "bandwidth": format_rate,
+    "dirty rate": format_rate,
+    "sync time": format_duration,
+    "downtime limit": format_duration,
+    "rounds": lambda count: f"{count:.0f}",
+}
+
+
+def _text(planned: PlannedMigration) -> list[TextPart]:
+    forecast, asked = planned.forecast, planned.input
+    share = 100 * asked.uncertainty
+    ranges = f"; ranges: bandwidth, dirty rate and working set {share:.3g} % better and worse" if share else ""
+    ends = "" if forecast.converges else " (given up)"
+    figures = (
+        (f"rounds{ends}", _range(forecast.rounds, _UNITS["rounds"])),
+        (f"total time{ends}", _range(forecast.total_s, format_duration)),
+        (f"downtime{ends}", _range(forecast.downtime_s, format_duration)),
+        ("smallest downtime limit", _range(forecast.smallest_downtime_limit_s, _duration_up)),
+        ("largest dirty rate", _range(forecast.largest_dirty_rate_bytes_per_s, _rate)),
+    )
+    columns = (Column("figure", numeric=False), Column("value", numeric=False))
+    parts: list[TextPart] = [planned.verdict, "", _input_line(asked) + ranges, ""]
+    parts += [Table("What is forecast", columns, figures, heads=False), "", *_advice_lines(planned)]
+    return [*parts, _rounds_table(forecast.round_by_round), _qemu_line(planned.qemu_model), *asked.notes]
+
+
+def _input_line(asked: PlannedInput) -> str:
+    source = "" if asked.source == NUMBERS else f"{asked.source}: "
+    zero = "" if asked.first_bytes is None else " (zero pages apart)"
+    return (
+        f"{source}{format_size(asked.ram_bytes)} of memory{zero}, dirty rate "
+        f"{format_rate(asked.dirty_rate_bytes_per_s)} of {format_size(asked.working_set_bytes)}, bandwidth "
+        f"{bandwidth(asked.bandwidth_bytes_per_s)}, sync time {_sync(asked)}, downtime limit "
+        f"{format_duration(asked.downtime_limit_s)} in {asked.max_rounds} rounds, "
+        f"switchover overhead {format_duration(asked.switchover_overhead_s)}"
+    )
+
+
+def _sync(asked: PlannedInput) -> str:
+    grows = asked.sync_s_per_byte * 2**20
+    return format_duration(asked.sync_s) + (f" + {format_duration(grows)} for each dirty MiB" if grows else "")
+
+
+def _advice_lines(planned: PlannedMigration) -> list[str]:
+    first, levers = planned.advice.first, planned.advice.levers
+    if not levers:
+        return ["nothing that is tried here would make it sooner and shorter"]
+    converges = planned.forecast.converges
+    head = "twice as good, each alone:" if converges else "what would make it converge, each alone:"
+    rest = [lever.says for lever in levers if lever.says != first]
+    lines = [f"change first: {first}" if first else "no single change helps"]
+    return [*lines, *([head] if rest else []), *(f"  {sentence}" for sentence in rest)]
+
+
+_ROUNDS: tuple[Shown[PlannedRound], ...] = (
+    Shown("round", lambda planned: str(planned.round)),
+    Shown("reads", lambda planned: format_size(planned.read_bytes)),
+    Shown("transfer time", lambda planned: format_duration(planned.transfer_s)),
+    Shown("sync time", lambda planned: format_duration(planned.sync_s)),
+    Shown("then remaining", lambda planned: format_size(planned.remaining_bytes)),
+    Shown("downtime then", lambda planned: format_duration(planned.downtime_s)),
+    Shown("at", lambda planned: format_duration(planned.ended_s)),
+)
+
+
+def _rounds_table(rounds: tuple[PlannedRound, ...]) -> Table:
+    """A line a round; of many, the first and the last ones."""
+    table = tabulate("The rounds that are likely", _ROUNDS, rounds)
+    if len(rounds) <= _FIRST_ROUNDS + _LAST_ROUNDS:
+        return table
+    rows = (*table.rows[:_FIRST_ROUNDS], ("...",) * len(_ROUNDS), *table.rows[-_LAST_ROUNDS:])
+    return replace(table, rows=rows)
+
+
+_UNSETTLED = "rounds do not settle: the dirty rate is not below the bandwidth"
+
+
+def _qemu_line(answers: QemuAnswers) -> str:
+    limit, critical = answers.smallest_downtime_limit_s, answers.critical_transfer_s
+    settles = _UNSETTLED if critical is None else f"transfer time {format_duration(critical)}"
+    enough = "no downtime limit will do" if limit is None else _ABOVE.format(format_duration(limit))
+    return (
+        'QEMU as the patch series "migration: merge fragmented clear_dirty ioctls" models it (no working set, no '
+        f"switchover overhead): {settles}, bandwidth as QEMU measures it "
+        f"{_rate(_unlimited(answers.estimated_bandwidth_bytes_per_s))}; {enough}, the dirty rate below "
+        f"{_rate(_unlimited(answers.largest_dirty_rate_bytes_per_s))}"
+    )
+
+
+_ABOVE = "the downtime limit has to be above {}"
+
+
+def _unlimited(figure: float | None) -> float:
+    return math.inf if figure is None else figure
+
+
+def _rate(rate: float) -> str:
+    """Rounded down: with what is shown it still converges."""
+    if math.isinf(rate):
+        return "any"
+    step = 1e7 if rate >= 1e9 else 1e6 if rate >= 1e6 else 1e3 if rate >= 1e3 else 1.0
+    return format_rate(math.floor(rate / step + _EXACT) * step)
+
+
+def _duration_up(seconds: float) -> str:
+    """Rounded up: what is shown is enough as a limit."""
+    if math.isinf(seconds):
+        return format_duration(seconds)
+    step = 1e-6 if seconds < 1e-3 else 1e-4 if seconds < 1 else 1e-2
+    return format_duration(math.ceil(seconds / step - _EXACT) * step)
+
+
+_EXACT = 1e-6
+
+
+def _range(figure: Range | Estimate, unit: Callable[[float], str]) -> str:
+    value, low, high = (unit(_unlimited(end)) for end in (figure.value, figure.low, figure.high))
+    return value if low == high else f"{value} ({low} to {high})"
+
+
+def _body(planned: PlannedMigration) -> dict[str, Any]:
+    """Beside the parts of a sync's cost stands their sum."""
+    body: dict[str, Any] = msgspec.to_builtins(planned)
+    cost = planned.input.sync_cost
+    if cost is not None:
+        body["input"]["sync_cost"]["sync_s"] = cost.sync_s
+    return body
+
+
+KIND = Kind(PlannedMigration, _text, body=_body)
