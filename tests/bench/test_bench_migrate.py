@@ -25,7 +25,7 @@ def bench(*options: str) -> dict[str, object]:
 @pytest.mark.needs("kvm")
 def test_precopy_beside_the_raw_socket() -> None:
     document = bench("--repeat", "1", "--no-qemu", "--verify")
-    assert document["schema"] == "precopy.bench-migrate/1"
+    assert document["schema"] == "precopy.bench-migrate/2"
     assert document["ratio_to_qemu"] is None
     (repeat,) = document["repeats"]
     assert repeat["precopy"]["verified"] is True

@@ -160,7 +160,7 @@ class MachineDocument(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class DemoDocument(msgspec.Struct, forbid_unknown_fields=True):
-    """``precopy.demo/1``."""
+    """``precopy.demo/2``."""
 
     schema: str
     machine: MachineDocument
@@ -181,7 +181,7 @@ def test_json(bench: Bench, kind: str) -> None:
     assert (done.code, done.err) == (0, "")
     demo = msgspec.convert(done.document(), DemoDocument)
 
-    assert (demo.schema, demo.guest, demo.why) == ("precopy.demo/1", kind, "asked for")
+    assert (demo.schema, demo.guest, demo.why) == ("precopy.demo/2", kind, "asked for")
     assert demo.machine.cores > 0
     assert demo.machine.memory_bytes > 0
     assert [run.clear for run in demo.runs] == list(reversed(CLEAR_POLICIES))  # the best one first
@@ -284,7 +284,7 @@ def test_memory_that_differs_ends_in_exit_code_7(bench: Bench, as_json: bool) ->
     assert done.sentence(7) == said
     if as_json:
         document: dict[str, Any] = done.document()
-        assert document["schema"] == "precopy.demo/1"
+        assert document["schema"] == "precopy.demo/2"
         (run,) = document["runs"]
         assert (run["clear"], run["completed"], run["verified"]) == ("deferred", False, False)
         assert run["verdict"] == said.removeprefix("deferred: ")

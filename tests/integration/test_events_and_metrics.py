@@ -52,7 +52,7 @@ class Pair:
 
 def events_and_document(out: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     *events, document = map(json.loads, out.splitlines())
-    assert {one["schema"] for one in events} == {"precopy.migrate-event/1"}
+    assert {one["schema"] for one in events} == {"precopy.migrate-event/2"}
     return events, document
 
 
@@ -71,7 +71,7 @@ class TestJsonLines:
         done = migration.finish()
         assert (done.code, done.err) == (0, "")
         events, document = events_and_document(f"{first}\n{done.out}")
-        assert document["schema"] == "precopy.migrate/1"
+        assert document["schema"] == "precopy.migrate/2"
         assert document["policy"] == "precopy"
         verdicts, rounds = of_kind(events, "verdict"), of_kind(events, "round")
         assert verdicts == document["verdicts"]

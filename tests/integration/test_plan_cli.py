@@ -39,7 +39,7 @@ def planned(*arguments: str) -> dict[str, Any]:
 
 def test_the_letters_example_as_a_document() -> None:
     document = planned(*SEED, "--downtime-limit", "300ms")
-    assert document["schema"] == "precopy.plan/1"
+    assert document["schema"] == "precopy.plan/2"
     letter, forecast = document["qemu_model"], document["forecast"]
     assert letter["smallest_downtime_limit_s"] == 0.5
     assert letter["largest_dirty_rate_bytes_per_s"] == pytest.approx(2.5e9)
@@ -247,7 +247,7 @@ def test_a_sweep_as_text_document_and_file(tmp_path: Path) -> None:
     text = precopy("plan", *SWEEP, "--csv", str(file))
     assert (text.code, text.err) == (0, "")
     document = planned(*SWEEP)
-    assert document["schema"] == "precopy.plan-sweep/1"
+    assert document["schema"] == "precopy.plan-sweep/2"
     assert document["plans"] == 120
     columns = document["columns"]
     assert {len(column) for column in columns.values()} == {120}

@@ -122,7 +122,7 @@ class TestHappyPath:
         assert (received.document()["outcome"], received.document()["session"]) == ("quit", done["session"])
 
     def assert_migration(self, done: dict[str, Any]) -> None:
-        assert done["schema"] == "precopy.migrate/1"
+        assert done["schema"] == "precopy.migrate/2"
         assert (done["guest"], done["clear"]) == ("kvm", "merged")
         assert done["completed"] is done["verified"] is True
         rounds = done["rounds"]

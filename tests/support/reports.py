@@ -155,7 +155,7 @@ def verdicts(rounds: int, downtime_s: float, total_s: float) -> list[dict[str, A
 
 
 def migrate(rounds: int = 6, *, live: bool = True) -> dict[str, Any]:
-    return {"schema": "precopy.migrate/1", **migration(rounds, live=live)}
+    return {"schema": "precopy.migrate/2", **migration(rounds, live=live)}
 
 
 def demo() -> dict[str, Any]:
@@ -165,7 +165,7 @@ def demo() -> dict[str, Any]:
         {**migration(3, clear="merged", slow=0.7), "verdict": "yes"},
         {"completed": False, "clear": "broken", "verified": False, "verdict": "page 17 differs"},
     ]
-    return {"schema": "precopy.demo/1", "machine": MACHINE, "guest": "kvm", "why": "/dev/kvm works here", "runs": runs}
+    return {"schema": "precopy.demo/2", "machine": MACHINE, "guest": "kvm", "why": "/dev/kvm works here", "runs": runs}
 
 
 def spread(value: float) -> dict[str, float]:
@@ -270,7 +270,7 @@ def bench_migrate() -> dict[str, Any]:
         for slow in (1.0, 1.1)
     ]
     return {
-        "schema": "precopy.bench-migrate/1",
+        "schema": "precopy.bench-migrate/2",
         "machine": MACHINE,
         "throughput_bytes_per_s": 3.95e9,
         "downtime_s": 0.011,

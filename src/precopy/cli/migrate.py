@@ -151,13 +151,11 @@ def _print_note(event: Event) -> None:
 
 
 def _print_event(event: Event) -> None:
-    import msgspec
-
-    from precopy.migration import event_name
     from precopy.report.documents import document, to_json
+    from precopy.report.kinds import body_of
+    from precopy.report.kinds.migrate_event import MigrateEvent
 
-    body = {"event": event_name(event), **msgspec.to_builtins(event)}
-    click.echo(to_json(document("migrate-event", body)))
+    click.echo(to_json(document("migrate-event", body_of("migrate-event", MigrateEvent.of(event)))))
 
 
 def _report_attempt(attempt: object) -> None:

@@ -180,7 +180,7 @@ class Attempt:
 class Note:
     """Something that went wrong and did not stop the migration, in one sentence."""
 
-    text: str
+    text: Text
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ class Committing:
     """The guest is being given away: from here on only the destination knows whether it runs there. It may be told
     before a commit that then does not happen, never after one. ``session`` is the migration's."""
 
-    session: str
+    session: Text
 
 
 Event = Progress | Round | Verdict | Note | Committing

@@ -25,7 +25,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Document:
-    """``record``: of what its kind is made of; None where its fields, ``body``, are all there is to it."""
+    """``schema`` is the file's own. ``record``: what its kind is made of; None where it is older than all that this
+    can be made of, and shown as its fields, ``body``."""
 
     kind: str
     schema: str
@@ -64,15 +65,16 @@ def _decode(data: bytes, name: str) -> list[Any]:
 
 
 def _is_event(value: Any) -> bool:
-    return isinstance(value, dict) and value.get("schema") == schema("migrate-event")
+    spelt = value.get("schema") if isinstance(value, dict) else None
+    return isinstance(spelt, str) and spelt.startswith("precopy.migrate-event/")
 
 
 def _record(value: Any, where: str) -> Document:
-    schema = value.get("schema") if isinstance(value, dict) else None
-    match = _SCHEMA.fullmatch(schema) if isinstance(schema, str) else None
+    spelt = value.get("schema") if isinstance(value, dict) else None
+    match = _SCHEMA.fullmatch(spelt) if isinstance(spelt, str) else None
     if match is None:
         raise UsageError(
-            f"{where} has no `schema` of precopy's, such as precopy.migrate/1; give a file that `precopy ... --json` "
+            f"{where} has no `schema` of precopy's, such as {schema('migrate')}; give a file that `precopy ... --json` "
             f"printed"
         )
     kind, version = match.groups()
@@ -82,13 +84,14 @@ def _record(value: Any, where: str) -> Document:
     if not 1 <= int(version) <= newest:
         there = "version 1" if newest == 1 else f"versions 1 to {newest}"
         raise UsageError(f"{where} is {match[0]}; this precopy reads {kind} documents of {there}")
-    return _document(kind, match[0], value, where)
+    return _document(kind, int(version), value, where)
 
 
-def _document(kind: str, spelt: str, value: dict[str, Any], where: str) -> Document:
-    """What an older schema says otherwise is shown as its fields. ``machine`` is a field like others where it is no
-    object and the record has it."""
-    made_of = load(kind) if spelt == schema(kind) else None
+def _document(kind: str, version: int, value: dict[str, Any], where: str) -> Document:
+    """One of a schema that the kind's record is not made of is shown as its fields. ``machine`` is a field like others
+    where it is no object and the record has it."""
+    spelt = f"precopy.{kind}/{version}"
+    made_of = load(kind) if version >= KINDS[kind].oldest else None
     own = made_of is not None and any(field.name == "machine" for field in fields(made_of.record))
     machine = None
     if isinstance(value.get("machine"), dict) or (made_of is not None and not own):
@@ -98,7 +101,7 @@ def _document(kind: str, spelt: str, value: dict[str, Any], where: str) -> Docum
     if made_of is None:
         return Document(kind, spelt, body, machine)
     record = _convert(_today(made_of, value, where), made_of.record, where)
-    return Document(kind, schema(kind), body, machine, record)
+    return Document(kind, spelt, body, machine, record)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
-"""The kinds of document that ``--json`` prints: one table of all, and a module for each that more than its fields is
-made of. Importing this costs next to nothing.
+"""The kinds of document that ``--json`` prints: one table of all, and a module for each, which has the kind's name.
+Importing this costs next to nothing.
 
 A module has the record, a frozen dataclass with a bound on every field (`precopy.bounds`), its columns and its
 sentences. Text, JSON and page are made of it by `report.console`, `cli.facts.show_result` and `report.html.other`. What
@@ -12,7 +12,7 @@ engine's own, `migration.results` and `planning.model.round`.
   report/html/page.py.
 - A new field is a line of the record, what measures it and, where people are to see it, a column or a sentence in the
   record's module: two files, and three where the record is the engine's. One that older documents lack has a default;
-  what reads an old name or an old meaning stands in `older`.
+  what reads an old name or an old meaning stands in `older`, and the kind's schema has the next number.
 """
 
 from __future__ import annotations
@@ -27,42 +27,42 @@ if TYPE_CHECKING:
 
 
 class Entry(NamedTuple):
-    """``version`` is the number of its schema, which goes up where a field's name or meaning changes; `precopy report`
-    reads all numbers up to it. ``module`` of this package has its `Kind`; none where its fields are all there is to
-    it. ``about``: its benchmark's line of help."""
+    """``version`` is the number of its schema, which goes up where a field's name or meaning changes. `precopy report`
+    reads all numbers up to it: its record is made of those from ``oldest`` on, through `Kind.today`; older ones are
+    shown as their fields. ``about``: its benchmark's line of help."""
 
     version: int = 1
-    module: str = ""
+    oldest: int = 1
     about: str = ""
 
 
 KINDS = {
-    "bench-sync": Entry(1, "bench_sync", "A sync of a running guest, with every variant of the patch series."),
-    "bench-bitmap": Entry(1, "bench_bitmap", "The bitmap part of it for large guests, beside a C loop."),
-    "bench-display": Entry(1, "bench_display", "A framebuffer kept current by what its guest wrote."),
-    "bench-track": Entry(1, "bench_track", "Finding what a Python program wrote, beside what it can do today."),
-    "bench-snapshot": Entry(1, "bench_snapshot", "Incremental snapshots, beside saving everything."),
-    "bench-predict": Entry(1, "bench_predict", "Predicted downtime and total time, beside what then happened."),
-    "bench-migrate": Entry(1, "bench_migrate", "Whole migrations, beside the raw socket and beside QEMU."),
-    "check": Entry(1, "check"),
-    "compare": Entry(1, "compare"),
-    "demo": Entry(1, "demo"),
-    "demo-memory": Entry(1, "demo_memory"),
-    "error": Entry(1, "error"),
-    "layout": Entry(1, "layout"),
-    "migrate": Entry(1, "migrate"),
-    "migrate-event": Entry(),
-    "plan": Entry(1, "plan"),
-    "plan-sweep": Entry(1, "plan_sweep"),
-    "receive": Entry(1, "receive"),
-    "replay": Entry(2, "replay"),  # a round's sync is the one that begins it
-    "report": Entry(1, "report"),
-    "run": Entry(1, "run"),
-    "snapshot-compact": Entry(1, "snapshot_compact"),
-    "snapshot-export": Entry(1, "snapshot_export"),
-    "snapshot-list": Entry(1, "snapshot_list"),
-    "snapshot-verify": Entry(1, "snapshot_verify"),
-    "status": Entry(1, "status"),
+    "bench-sync": Entry(about="A sync of a running guest, with every variant of the patch series."),
+    "bench-bitmap": Entry(about="The bitmap part of it for large guests, beside a C loop."),
+    "bench-display": Entry(about="A framebuffer kept current by what its guest wrote."),
+    "bench-track": Entry(about="Finding what a Python program wrote, beside what it can do today."),
+    "bench-snapshot": Entry(about="Incremental snapshots, beside saving everything."),
+    "bench-predict": Entry(about="Predicted downtime and total time, beside what then happened."),
+    "bench-migrate": Entry(2, about="Whole migrations, beside the raw socket and beside QEMU."),
+    "check": Entry(),
+    "compare": Entry(),
+    "demo": Entry(2),  # throttling, rounds and limits have other names
+    "demo-memory": Entry(),
+    "error": Entry(),
+    "layout": Entry(),
+    "migrate": Entry(2),  # throttling, rounds and limits have other names
+    "migrate-event": Entry(2),  # throttling, rounds and limits have other names
+    "plan": Entry(2),  # the switchover overhead has another name
+    "plan-sweep": Entry(2),  # the switchover overhead has another name
+    "receive": Entry(),
+    "replay": Entry(2, oldest=2),  # a round's sync is the one that begins it
+    "report": Entry(),
+    "run": Entry(),
+    "snapshot-compact": Entry(),
+    "snapshot-export": Entry(),
+    "snapshot-list": Entry(),
+    "snapshot-verify": Entry(),
+    "status": Entry(),
 }
 
 
@@ -71,21 +71,17 @@ def schema(kind: str) -> str:
     return f"precopy.{kind}/{KINDS[kind].version}"
 
 
+def load(kind: str) -> Kind[Any]:
+    """What documents of this kind are made of: the module of its name."""
+    made_of: Kind[Any] = importlib.import_module(f"{__name__}.{kind.replace('-', '_')}").KIND
+    return made_of
+
+
 def text_of(kind: str, record: object) -> Sequence[TextPart]:
     """``record`` for people."""
-    return _loaded(kind).text(record)
+    return load(kind).text(record)
 
 
 def body_of(kind: str, record: object) -> dict[str, Any]:
     """``record`` as a document's fields."""
-    return _loaded(kind).body(record)
-
-
-def _loaded(kind: str) -> Kind[Any]:
-    loaded: Kind[Any] = importlib.import_module(f"{__name__}.{KINDS[kind].module}").KIND
-    return loaded
-
-
-def load(kind: str) -> Kind[Any] | None:
-    """What documents of this kind are made of; None where it has no module."""
-    return _loaded(kind) if KINDS[kind].module else None
+    return load(kind).body(record)

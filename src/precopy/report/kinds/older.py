@@ -7,6 +7,8 @@ from typing import Any
 
 _OF_A_ROUND = {"throttle": "throttled_share", "ended_s": "arrived_s"}
 _OF_A_VERDICT = {"throttle": "throttle_to", "limit_s": "downtime_limit_s"}
+_OF_EVENTS = {"round": _OF_A_ROUND, "verdict": _OF_A_VERDICT}
+_OF_A_PLAN = {"handover_s": "switchover_overhead_s"}
 _OF_THROTTLED = {"stolen_s": "throttled_s"}
 _NOT_THROTTLED = {"throttled_s": [], "active_s": 0.0}
 _LEVELS = 4
@@ -30,6 +32,17 @@ def as_today(value: Any, levels: int = _LEVELS) -> Any:
         "throttled": _renamed(value.get("throttled") or _NOT_THROTTLED, _OF_THROTTLED),
         **_without_verification(value),
     }
+
+
+def event_as_today(name: str, event: dict[str, Any]) -> dict[str, Any]:
+    """The fields of an event called ``name``."""
+    renamed: dict[str, Any] = _renamed(event, _OF_EVENTS.get(name, {}))
+    return renamed
+
+
+def numbers_as_today(document: dict[str, Any], parts: tuple[str, ...]) -> dict[str, Any]:
+    """``document`` with the numbers of a plan renamed that lie in ``parts`` of it."""
+    return {**document, **{name: _renamed(document[name], _OF_A_PLAN) for name in parts if name in document}}
 
 
 def _without_verification(migration: dict[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from precopy.planning.plan.plan import Plan, PlanInput, downtime_after, downtime
 from precopy.planning.plan.qemu_model import QemuModel
 from precopy.report.kinds.kind import Kind, TextPart
 from precopy.report.kinds.migrate import bandwidth
+from precopy.report.kinds.older import numbers_as_today
 from precopy.report.table import Column, Shown, Table, tabulate
 from precopy.units import format_duration, format_rate, format_size
 
@@ -327,4 +328,8 @@ def _body(planned: PlannedMigration) -> dict[str, Any]:
     return body
 
 
-KIND = Kind(PlannedMigration, _text, body=_body)
+def _today(document: dict[str, Any]) -> dict[str, Any]:
+    return numbers_as_today(document, ("input",))
+
+
+KIND = Kind(PlannedMigration, _text, body=_body, today=_today)

@@ -11,6 +11,7 @@ from msgspec import Meta
 from precopy.bounds import Count, Number, Text
 from precopy.planning.plan.sweep import MOST_PLANS, MOST_VALUES, Axis, Columns, Edge, Grid, frontier
 from precopy.report.kinds.kind import Kind, TextPart
+from precopy.report.kinds.older import numbers_as_today
 from precopy.report.table import Column, Table
 from precopy.units import format_duration, format_rate, format_size
 
@@ -141,4 +142,8 @@ def _picked(edges: Sequence[Edge]) -> Sequence[Edge]:
     return [edges[index * (len(edges) - 1) // (_MOST_LINES - 1)] for index in range(_MOST_LINES)]
 
 
-KIND = Kind(PlanSweep, _text)
+def _today(document: dict[str, Any]) -> dict[str, Any]:
+    return numbers_as_today(document, ("input", "axes", "columns"))
+
+
+KIND = Kind(PlanSweep, _text, today=_today)

@@ -326,7 +326,7 @@ def test_strings_of_a_file_stay_text(kind: str, text: str) -> None:
         (b"{}", "bad.json has no `schema` of precopy's"),
         (b"[1, 2]", "bad.json has no `schema` of precopy's"),
         (b'{"schema": "other/1"}', "bad.json has no `schema` of precopy's"),
-        (b'{"schema": "precopy.migrate/2"}', "bad.json is precopy.migrate/2; this precopy reads migrate documents"),
+        (b'{"schema": "precopy.migrate/3"}', "bad.json is precopy.migrate/3; this precopy reads migrate documents"),
         (b'{"schema": "precopy.status/2"}', "bad.json is precopy.status/2; this precopy reads status documents"),
         (b'{"schema": "precopy.migrat/1"}', "is precopy.migrat/1, which is no kind of document of this precopy's; did"),
         (b'{"schema": "precopy.migrat/1"}', "did you mean migrate? there are bench-bitmap, bench-display,"),
@@ -464,7 +464,8 @@ def test_names_that_older_files_have(kind: str) -> None:
     older = _as_it_was(document)
     assert older != document
     assert "throttled_share" not in json.dumps(older)
-    assert page(older).html == page(document).html
+    older["schema"], today = f"precopy.{kind}/1", document["schema"]
+    assert page(older).html.replace(older["schema"], today) == page(document).html
 
 
 def test_every_kind_that_a_command_prints_is_known() -> None:
@@ -473,8 +474,8 @@ def test_every_kind_that_a_command_prints_is_known() -> None:
     kinds = set(re.findall(r'(?:show_document|show_result|_print_json)\(\s*"([a-z-]+)"', source))
     assert {"migrate", "plan", "snapshot-verify", "status"} <= kinds
     assert kinds <= KINDS.keys()
-    for kind in {kind for kind, entry in KINDS.items() if not entry.module}:
-        for version in range(1, KINDS[kind].version + 1):
+    for kind, entry in KINDS.items():
+        for version in range(1, entry.oldest):
             text = f'{{"schema": "precopy.{kind}/{version}", "why": "because"}}'
             assert "why" in render(text.encode(), "a.json").html
 
