@@ -55,7 +55,7 @@ def run(arguments: list[str]) -> NoReturn:
         _tell(arguments, "Interrupted", "interrupted", 130)
         code = 130
     except BrokenPipeError:
-        # Whoever read our output left; point stdout elsewhere so that Python's own flush does not complain.
+        # The reader of our output left; point stdout elsewhere so that Python's own flush does not complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except Exception as error:

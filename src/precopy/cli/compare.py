@@ -60,9 +60,9 @@ def _scored(
         def score(name: str = name) -> tuple[Scores, ...]:
             return compare_policies({name: read_recording(name)}, chosen, lambda known: changed(known, other)).traces
 
-        one = attempt(name, score)
-        if isinstance(one, Failed):
-            failed.append(one)
+        outcome = attempt(name, score)
+        if isinstance(outcome, Failed):
+            failed.append(outcome)
         else:
-            scored += one
+            scored += outcome
     return scored, failed

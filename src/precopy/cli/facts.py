@@ -118,7 +118,7 @@ def _vector(fields: dict[str, str], architecture: str, sve_bytes: str) -> str:
 
 def _load() -> list[float]:
     with contextlib.suppress(OSError):
-        return [round(one, 2) for one in os.getloadavg()]
+        return [round(average, 2) for average in os.getloadavg()]
     return []
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def ended(failed: Sequence[Failed], measured: int) -> int:
     """The exit code, after the results were printed: that of the first failure, which is said on stderr. A migration
     that did not converge is a result like others, unless all there is are such."""
-    told = [one for one in failed if one.converged is None or not measured]
-    for one in told:
-        click.echo(f"precopy: {one.name}: {one.message}", err=True)
+    told = [failure for failure in failed if failure.converged is None or not measured]
+    for failure in told:
+        click.echo(f"precopy: {failure.name}: {failure.message}", err=True)
     return told[0].exit_code if told else 0

@@ -14,7 +14,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
         try:
             print(page(), flush=True)  # noqa: T201 - click, which would print it, is what this does without
-        except OSError:  # whoever read our output left
+        except OSError:  # the reader of our output left
             import os
 
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

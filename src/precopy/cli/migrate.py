@@ -69,7 +69,7 @@ def migrate(
     as_json: bool,
     json_lines: bool,
 ) -> None:
-    """Move the guest behind CONTROL to whoever waits at ADDRESS (see `precopy receive`).
+    """Move the guest behind CONTROL to the process that waits at ADDRESS (`precopy receive`).
 
     Ctrl-C cancels: the guest stays where it is. On any failure before the commit it stays there, too.
     """
@@ -168,4 +168,4 @@ def _report_attempt(attempt: object) -> None:
     if not isinstance(attempt, Attempt) or not attempt.rounds:
         return
     show(*rounds_table(attempt.rounds), attempt_line(attempt))
-    show(*(after_round(one) for one in attempt.verdicts[-1:]))
+    show(*(after_round(verdict) for verdict in attempt.verdicts[-1:]))

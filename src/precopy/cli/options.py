@@ -44,8 +44,8 @@ def as_one(name: str, made: type[Any], options: Sequence[Decorator] = ()) -> Cal
     def apply(command: F) -> F:
         @functools.wraps(command)
         def with_one(*args: object, **given: object) -> object:
-            one = made(**{field: given.pop(field) for field in names})
-            return command(*args, **given, **{name: one})
+            record = made(**{field: given.pop(field) for field in names})
+            return command(*args, **given, **{name: record})
 
         wrapped: Callable[..., Any] = with_one
         for option in reversed(options):

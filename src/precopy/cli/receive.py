@@ -76,7 +76,7 @@ def receive(
         guest.close()
         raise
     with listener, GuestProcess(guest, choice.why, control or default_address(), "waiting") as process:
-        where = str(listener.address)  # which it is no more once nobody is waited for
+        where = str(listener.address)  # a listener that is closed has no address
         click.echo(
             f"waiting at {where} for a {choice.kind} guest ({choice.why})\ncontrol: {process.server.address}",
             err=as_json,

@@ -86,7 +86,7 @@ class FittedTable:
         groups: list[list[int]] = []
         for index in every:
             joined = [*(groups[-1] if groups else []), index]
-            if groups and (len(groups[-1]) == 1 or _width([self._least(one) for one in joined]) <= width):
+            if groups and (len(groups[-1]) == 1 or _width([self._least(column) for column in joined]) <= width):
                 groups[-1].append(index)
             else:
                 groups.append([0, index] if index else [0])

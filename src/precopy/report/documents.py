@@ -27,7 +27,7 @@ def _escaped(value: Any) -> Any:
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, dict):
-        return {_escaped(name): _escaped(one) for name, one in value.items()}
+        return {_escaped(name): _escaped(field) for name, field in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_escaped(one) for one in value]
+        return [_escaped(item) for item in value]
     return value

@@ -18,7 +18,7 @@ def wrap(text: str, width: int, measure: Callable[[str], int] = len, indent: str
     """Lines of at most ``width`` cells, of which ``measure`` says how many a text takes. Line ends in ``text`` stay,
     and so does what a line begins with; further lines of one begin with ``indent``. Only a word that is longer than a
     line is broken within."""
-    return [line for one in text.split("\n") for line in _wrap_line(one, max(width, 1), measure, indent)]
+    return [line for piece in text.split("\n") for line in _wrap_line(piece, max(width, 1), measure, indent)]
 
 
 def _wrap_line(text: str, width: int, measure: Callable[[str], int], indent: str) -> list[str]:

@@ -74,11 +74,11 @@ def migrate(
         raise failed[0].error()
     done = MigrateBench.of(setup, tuple(repeats), idle, tuple(failed))
     show_result("bench-migrate", done, host, as_json=as_json)
-    if against_qemu is None:  # nobody asked for it
-        for one in failed:
-            if not _matters(one):
-                complain(f"QEMU was not measured: {one.message}")
-        failed = [one for one in failed if _matters(one)]
+    if against_qemu is None:  # QEMU was not asked for by name
+        for failure in failed:
+            if not _matters(failure):
+                complain(f"QEMU was not measured: {failure.message}")
+        failed = [failure for failure in failed if _matters(failure)]
     return ended(failed, len(repeats))
 
 

@@ -16,7 +16,7 @@ _MOST_REPEATS = 12
 
 
 def bench_migrate_report(bench: MigrateBench, prefix: str) -> Report:
-    runs = [(f"repeat {number}", one.precopy) for number, one in enumerate(bench.repeats, start=1)]
+    runs = [(f"repeat {number}", repeat.precopy) for number, repeat in enumerate(bench.repeats, start=1)]
     figures = (_throughput(bench, prefix), downtime_figure(runs[:_MOST_REPEATS], prefix))
     intro = "Each repeat measured all of them one after the other, so that a machine whose speed drifts moves all."
     parts = [Part(f"{prefix}beside", "Beside the raw socket and QEMU", intro, figures)]
@@ -45,28 +45,28 @@ def _verdict(bench: MigrateBench) -> Headline:
     ]
     if bench.ratio_to_qemu:
         tiles.append(Tile("Beside QEMU", f"{bench.ratio_to_qemu:.2f} times", "its throughput, median of the repeats"))
-    every = all(one.precopy.verified for one in bench.repeats)
+    every = all(repeat.precopy.verified for repeat in bench.repeats)
     status = f"{several(len(bench.repeats), 'repeat')}, {'verified' if every else 'not verified'}"
     return Headline("plain", status, headline, (), tuple(tiles))
 
 
 def _throughput(bench: MigrateBench, prefix: str) -> Figure:
     title = "Bytes a second that the raw socket, precopy and QEMU carried in each repeat."
-    named = [(f"repeat {number}", one) for number, one in enumerate(bench.repeats[:_MOST_REPEATS], start=1)]
+    named = [(f"repeat {number}", repeat) for number, repeat in enumerate(bench.repeats[:_MOST_REPEATS], start=1)]
     groups = [
         (
             name,
             [
                 Row(who, (Segment(series, rate, f"{name}: {who} {format_rate(rate)}"),), format_rate(rate))
-                for series, who, rate in _rates(one)
+                for series, who, rate in _rates(repeat)
             ],
         )
-        for name, one in named
+        for name, repeat in named
     ]
-    largest = max(rate for one in bench.repeats for _, _, rate in _rates(one))
-    qemu = any(one.qemu for one in bench.repeats)
+    largest = max(rate for repeat in bench.repeats for _, _, rate in _rates(repeat))
+    qemu = any(repeat.qemu for repeat in bench.repeats)
     names = ("raw socket", "precopy", "QEMU", "downtime", "QEMU's downtime", "rounds", "QEMU's rounds")
-    rows = tuple((f"{number}", *_cells(one)) for number, one in enumerate(bench.repeats, start=1))
+    rows = tuple((f"{number}", *_cells(repeat)) for number, repeat in enumerate(bench.repeats, start=1))
     return Figure(
         f"{prefix}throughput",
         "Throughput",
@@ -78,18 +78,18 @@ def _throughput(bench: MigrateBench, prefix: str) -> Figure:
     )
 
 
-def _rates(one: Repeat) -> list[tuple[int, str, float]]:
-    rates = [(3, "raw socket", one.ceiling_bytes_per_s), (1, "precopy", one.precopy.throughput_bytes_per_s)]
-    return [*rates, (2, "QEMU", one.qemu.throughput_bytes_per_s)] if one.qemu else rates
+def _rates(repeat: Repeat) -> list[tuple[int, str, float]]:
+    rates = [(3, "raw socket", repeat.ceiling_bytes_per_s), (1, "precopy", repeat.precopy.throughput_bytes_per_s)]
+    return [*rates, (2, "QEMU", repeat.qemu.throughput_bytes_per_s)] if repeat.qemu else rates
 
 
-def _cells(one: Repeat) -> tuple[str, ...]:
-    qemu = one.qemu
+def _cells(repeat: Repeat) -> tuple[str, ...]:
+    qemu = repeat.qemu
     return (
-        *(format_rate(rate) for _, _, rate in _rates(one)[:2]),
+        *(format_rate(rate) for _, _, rate in _rates(repeat)[:2]),
         format_rate(qemu.throughput_bytes_per_s) if qemu else NONE,
-        duration(one.precopy.downtime.total_s),
+        duration(repeat.precopy.downtime.total_s),
         duration(qemu.downtime_s) if qemu else NONE,
-        f"{len(one.precopy.rounds)}",
+        f"{len(repeat.precopy.rounds)}",
         f"{qemu.rounds}" if qemu else NONE,
     )

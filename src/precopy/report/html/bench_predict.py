@@ -48,12 +48,12 @@ def _verdict(bench: Predictions) -> Headline:
 
 def _pairs(bench: Predictions, short: str) -> list[Pair]:
     figures = [
-        (one, one.predicted_downtime_s, one.measured_downtime_s)
+        (migration, migration.predicted_downtime_s, migration.measured_downtime_s)
         if short == "downtime"
-        else (one, one.predicted_total_s, one.measured_total_s)
-        for one in bench.migrations
+        else (migration, migration.predicted_total_s, migration.measured_total_s)
+        for migration in bench.migrations
     ]
-    return [(one, said, said.value, measured) for one, said, measured in figures if said.value and measured]
+    return [(migration, said, said.value, measured) for migration, said, measured in figures if said.value and measured]
 
 
 def _figure(bench: Predictions, name: str, what: str, short: str) -> Figure:
@@ -65,7 +65,9 @@ def _figure(bench: Predictions, name: str, what: str, short: str) -> Figure:
     values = [value for pair in pairs for value in pair[2:]]
     low, high = min(values), max(values)
     across, upward = (around(f"{which} {what}", [low, high], SECONDS) for which in ("measured", "predicted"))
-    points = [Point(x, y, 1, _said(one, y, x), y_range=_range(estimate, y)) for one, estimate, y, x in pairs]
+    points = [
+        Point(x, y, 1, _said(migration, y, x), y_range=_range(estimate, y)) for migration, estimate, y, x in pairs
+    ]
     lines = [("reference", _line(low, high, 1.0))]
     lines += [("leader dotted", _line(low, high, share)) for share in (1 + _BAND, 1 - _BAND)]
     return Figure(
@@ -78,8 +80,8 @@ def _figure(bench: Predictions, name: str, what: str, short: str) -> Figure:
     )
 
 
-def _said(one: Predicted, value: float, measured: float) -> str:
-    return f"{one.name}: predicted {duration(value)}, measured {duration(measured)}"
+def _said(migration: Predicted, value: float, measured: float) -> str:
+    return f"{migration.name}: predicted {duration(value)}, measured {duration(measured)}"
 
 
 def _range(estimate: Range, value: float) -> tuple[float, float]:
@@ -94,7 +96,9 @@ def _line(low: float, high: float, share: float) -> list[Point]:
 
 def _table(bench: Predictions, prefix: str) -> Figure:
     names = ("predicted downtime", "range", "measured", "off by", "predicted total", "range", "measured", "off by")
-    rows = tuple((f"{number}", one.name, *_cells(one)) for number, one in enumerate(bench.migrations, start=1))
+    rows = tuple(
+        (f"{number}", migration.name, *_cells(migration)) for number, migration in enumerate(bench.migrations, start=1)
+    )
     title = "Every migration of the benchmark."
     columns = (Column("number"), Column("migration", False), *map(Column, names))
     return Figure(f"{prefix}migrations", "In numbers", title, table=Table(title, columns, rows))
@@ -109,12 +113,12 @@ def _held(bench: Predictions, prefix: str) -> Figure:
     names = ("migrations", "downtime held", "total held", "both", "width of downtime", "width of total")
     rows = tuple(
         (
-            f"{one.after}",
-            f"{one.migrations}",
-            *(f"{100 * share:.0f} %" for share in (one.downtime, one.total, one.both)),
-            *(NONE if width is None else f"{width:.3g}" for width in (one.downtime_width, one.total_width)),
+            f"{held.after}",
+            f"{held.migrations}",
+            *(f"{100 * share:.0f} %" for share in (held.downtime, held.total, held.both)),
+            *(NONE if width is None else f"{width:.3g}" for width in (held.downtime_width, held.total_width)),
         )
-        for one in bench.held
+        for held in bench.held
     )
     table = Table(title, (Column("after round"), *map(Column, names)), rows)
     reading = ("The width of a range is its upper end over its lower one; the median is shown.",)
@@ -124,17 +128,17 @@ def _held(bench: Predictions, prefix: str) -> Figure:
 def _missed(bench: Predictions, prefix: str) -> Figure:
     title = "Migrations that should have converged, and did not complete."
     rows = tuple(
-        (one.name, NONE if one.named_after is None else f"{one.named_after}", one.failed.message)
-        for one in bench.missed
+        (missed.name, NONE if missed.named_after is None else f"{missed.named_after}", missed.failed.message)
+        for missed in bench.missed
     )
     columns = (Column("migration", False), Column("named after round"), Column("why", False))
     return Figure(f"{prefix}missed", "Those that did not complete", title, table=Table(title, columns, rows))
 
 
-def _cells(one: Predicted) -> tuple[str, ...]:
+def _cells(migration: Predicted) -> tuple[str, ...]:
     return (
-        *_four(one.predicted_downtime_s, one.measured_downtime_s),
-        *_four(one.predicted_total_s, one.measured_total_s),
+        *_four(migration.predicted_downtime_s, migration.measured_downtime_s),
+        *_four(migration.predicted_total_s, migration.measured_total_s),
     )
 
 
@@ -145,23 +149,23 @@ def _four(estimate: Range, measured: float) -> tuple[str, str, str, str]:
 
 
 def _hopeless(bench: Predictions, prefix: str) -> Figure:
-    named = sum(one.named_after is not None for one in bench.hopeless)
+    named = sum(case.named_after is not None for case in bench.hopeless)
     title = (
         f"{named} of {several(len(bench.hopeless), 'migration')} that could not converge were named so, with a "
-        f"smallest downtime limit; with it, {sum(one.then_completed for one in bench.hopeless)} completed."
+        f"smallest downtime limit; with it, {sum(case.then_completed for case in bench.hopeless)} completed."
     )
     names = ("named after round", "smallest limit", "then completed", "rounds", "downtime")
     rows = tuple(
         (
-            one.name,
-            NONE if one.named_after is None else f"{one.named_after}",
-            duration(one.smallest_downtime_limit_s),
-            "yes" if one.then_completed else "no",
-            f"{one.then_rounds}",
-            duration(one.then_downtime_s),
-            one.detail,
+            case.name,
+            NONE if case.named_after is None else f"{case.named_after}",
+            duration(case.smallest_downtime_limit_s),
+            "yes" if case.then_completed else "no",
+            f"{case.then_rounds}",
+            duration(case.then_downtime_s),
+            case.detail,
         )
-        for one in bench.hopeless
+        for case in bench.hopeless
     )
     table = Table(title, (Column("migration", False), *map(Column, names), Column("", False)), rows)
     return Figure(f"{prefix}hopeless", "Those that cannot converge", title, table=table)

@@ -38,8 +38,8 @@ def bench_sync_report(bench: SyncBench, prefix: str) -> Report:
 
 
 def _verdict(bench: SyncBench) -> Headline:
-    slow = max(bench.variants, key=lambda one: one.sync_s.median)
-    fast = min(bench.variants, key=lambda one: one.sync_s.median)
+    slow = max(bench.variants, key=lambda variant: variant.sync_s.median)
+    fast = min(bench.variants, key=lambda variant: variant.sync_s.median)
     times = slow.sync_s.median / max(fast.sync_s.median, 1e-9)
     headline = (
         f"Finding out what a running guest wrote takes {duration(fast.sync_s.median)} with {fast.variant} and "
@@ -60,12 +60,12 @@ def _verdict(bench: SyncBench) -> Headline:
     return Headline("plain", "measured", headline, (), tuple(tiles))
 
 
-def _clears(one: VariantFigures | BlockFigures) -> int:
-    return one.clear_log_ioctls + one.deferred_clear_ioctls
+def _clears(figures: VariantFigures | BlockFigures) -> int:
+    return figures.clear_log_ioctls + figures.deferred_clear_ioctls
 
 
 def _times(bench: SyncBench, prefix: str) -> Figure:
-    rows = [_range(one.variant, one.sync_s, 1) for one in bench.variants]
+    rows = [_range(variant.variant, variant.sync_s, 1) for variant in bench.variants]
     if bench.qemu:
         rows.append(_range("QEMU", bench.qemu.sync_s, 2))
     values = [value for row in rows for value in (row.low, row.value, row.high) if value]
@@ -75,7 +75,7 @@ def _times(bench: SyncBench, prefix: str) -> Figure:
         *(Column(name) for name in ("sync time: median", "min", "max", "fetching", "merging", "clearing")),
         *(Column(name) for name in ("dirty pages", "get", "clear", "deferred")),
     )
-    table = [_variant_row(one) for one in bench.variants]
+    table = [_variant_row(variant) for variant in bench.variants]
     if bench.qemu:
         clears = (f"{bench.qemu.clear_log_ioctls:,.0f}", f"{bench.qemu.deferred_clear_ioctls:g}")
         table.append(("QEMU", *_spread(bench.qemu.sync_s), NONE, NONE, NONE, NONE, NONE, *clears))
@@ -98,32 +98,35 @@ def _spread(spread: Spread) -> tuple[str, str, str]:
     return duration(spread.median), duration(spread.min), duration(spread.max)
 
 
-def _variant_row(one: VariantFigures) -> tuple[str, ...]:
+def _variant_row(variant: VariantFigures) -> tuple[str, ...]:
     return (
-        one.variant,
-        *_spread(one.sync_s),
-        *(duration(part.median) for part in (one.log_sync_s, one.bitmap_sync_s, one.log_clear_s)),
-        *(count_text(n) for n in (one.dirty_pages, one.get_log_ioctls)),
-        *(count_text(n) for n in (one.clear_log_ioctls, one.deferred_clear_ioctls)),
+        variant.variant,
+        *_spread(variant.sync_s),
+        *(duration(part.median) for part in (variant.log_sync_s, variant.bitmap_sync_s, variant.log_clear_s)),
+        *(count_text(n) for n in (variant.dirty_pages, variant.get_log_ioctls)),
+        *(count_text(n) for n in (variant.clear_log_ioctls, variant.deferred_clear_ioctls)),
     )
 
 
 def _ioctls(bench: SyncBench, prefix: str) -> Figure:
     """Clears by RAM block and variant."""
     names = [block.name for block in bench.variants[0].blocks if block.slots]
-    cells = {(one.variant, block.name): block for one in bench.variants for block in one.blocks}
+    cells = {(variant.variant, block.name): block for variant in bench.variants for block in variant.blocks}
     groups = [
-        (name, [_bar(index, one, cells.get((one.variant, name))) for index, one in enumerate(bench.variants)])
+        (
+            name,
+            [_bar(index, variant, cells.get((variant.variant, name))) for index, variant in enumerate(bench.variants)],
+        )
         for name in names
     ]
     largest = max((_clears(block) for block in cells.values()), default=0)
     title = "How often each variant asks the kernel to re-arm pages of each RAM block, in a sync and deferred from it."
-    columns = (Column("RAM block", False), Column("pages"), *(Column(one.variant) for one in bench.variants))
+    columns = (Column("RAM block", False), Column("pages"), *(Column(variant.variant) for variant in bench.variants))
     rows = tuple(
         (
             name,
             next((_pages(block) for (_, other), block in cells.items() if other == name), NONE),
-            *(_calls(cells.get((one.variant, name))) for one in bench.variants),
+            *(_calls(cells.get((variant.variant, name))) for variant in bench.variants),
         )
         for name in names
     )
@@ -132,7 +135,7 @@ def _ioctls(bench: SyncBench, prefix: str) -> Figure:
         "Ioctls by block and variant",
         title,
         grouped(groups, counts("clear ioctls a sync", largest), title) if groups else None,
-        tuple(Key(_series(index), "bar", one.variant) for index, one in enumerate(bench.variants)),
+        tuple(Key(_series(index), "bar", variant.variant) for index, variant in enumerate(bench.variants)),
         (_BLOCKS_READING, _TABLE_READING),
         Table("Clear ioctls by RAM block and variant", columns, rows),
     )
@@ -142,10 +145,10 @@ def _series(index: int) -> int:
     return index % _COLOURS + 1
 
 
-def _bar(index: int, one: VariantFigures, block: BlockFigures | None) -> Row:
+def _bar(index: int, variant: VariantFigures, block: BlockFigures | None) -> Row:
     calls = _clears(block) if block else 0
-    segment = Segment(_series(index), calls, f"{one.variant}: {calls:,} clear ioctls")
-    return Row(one.variant, (segment,), count_text(calls))
+    segment = Segment(_series(index), calls, f"{variant.variant}: {calls:,} clear ioctls")
+    return Row(variant.variant, (segment,), count_text(calls))
 
 
 def _pages(block: BlockFigures) -> str:

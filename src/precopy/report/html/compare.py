@@ -39,16 +39,16 @@ def compare_report(compare: PolicyComparison, prefix: str) -> Report:
 
 
 def _policies(compare: PolicyComparison) -> list[str]:
-    return list(dict.fromkeys(one.policy for trace in compare.traces for one in trace.results))
+    return list(dict.fromkeys(score.policy for trace in compare.traces for score in trace.results))
 
 
 def _verdict(compare: PolicyComparison) -> Headline:
-    fronts = {name: sum(one.on_front for one in _scores(compare, name)) for name in _policies(compare)}
+    fronts = {name: sum(score.on_front for score in _scores(compare, name)) for name in _policies(compare)}
     most = max(fronts.values())
     best = [name for name, count in fronts.items() if count == most]
     traces = len(compare.traces)
-    scores = [one for trace in compare.traces for one in trace.results]
-    completed = sum(one.completed for one in scores)
+    scores = [score for trace in compare.traces for score in trace.results]
+    completed = sum(score.completed for score in scores)
     tried = f"{_counted(len(fronts))} on {several(traces, 'recorded migration')}"
     if not completed:
         headline, sentences = f"{tried}: none of them completed.", _NONE_COMPLETED
@@ -74,7 +74,10 @@ def _apart(compare: PolicyComparison) -> float:
     """By which share of the smaller one downtimes or total times of one trace differ at most."""
     shares = [0.0]
     for trace in compare.traces:
-        for values in ([one.downtime_s or 0.0 for one in trace.results], [one.total_s or 0.0 for one in trace.results]):
+        for values in (
+            [score.downtime_s or 0.0 for score in trace.results],
+            [score.total_s or 0.0 for score in trace.results],
+        ):
             least, most = min(values), max(values)
             if most > least:
                 shares.append(most / least - 1 if least else math.inf)
@@ -82,7 +85,7 @@ def _apart(compare: PolicyComparison) -> float:
 
 
 def _scores(compare: PolicyComparison, policy: str) -> list[PolicyScore]:
-    return [one for trace in compare.traces for one in trace.results if one.policy == policy]
+    return [score for trace in compare.traces for score in trace.results if score.policy == policy]
 
 
 def _summary(compare: PolicyComparison, prefix: str) -> Figure:
@@ -91,15 +94,15 @@ def _summary(compare: PolicyComparison, prefix: str) -> Figure:
     rows = []
     for policy in _policies(compare):
         scores = _scores(compare, policy)
-        done = [one for one in scores if one.completed]
+        done = [score for score in scores if score.completed]
         rows.append(
             (
                 policy,
                 f"{len(scores)}",
                 f"{len(done)}",
-                f"{sum(one.on_front for one in scores)}",
-                duration(max((one.downtime_s for one in done if one.downtime_s is not None), default=None)),
-                duration(max((one.total_s for one in done if one.total_s is not None), default=None)),
+                f"{sum(score.on_front for score in scores)}",
+                duration(max((score.downtime_s for score in done if score.downtime_s is not None), default=None)),
+                duration(max((score.total_s for score in done if score.total_s is not None), default=None)),
             )
         )
     table = Table(title, (Column("policy", False), *map(Column, names)), tuple(rows))
@@ -108,12 +111,14 @@ def _summary(compare: PolicyComparison, prefix: str) -> Figure:
 
 def _trace(trace: ScoredTrace, name: str) -> Figure:
     plotted = [
-        (one, one.total_s, one.downtime_s) for one in trace.results if one.completed and one.total_s and one.downtime_s
+        (score, score.total_s, score.downtime_s)
+        for score in trace.results
+        if score.completed and score.total_s and score.downtime_s
     ]
-    front = [one.policy for one in trace.results if one.on_front]
+    front = [score.policy for score in trace.results if score.on_front]
     title = "Downtime against total time of every policy that completed"
     title += f"; {listed(front)} {'is' if len(front) == 1 else 'are'} on the front." if front else "."
-    missing = [one.policy for one in trace.results if not one.completed]
+    missing = [score.policy for score in trace.results if not score.completed]
     reading = [_READING]
     if missing:
         reading.append(f"Not drawn, because they did not complete: {listed(missing)}.")
@@ -135,14 +140,14 @@ def _scatter(plotted: list[tuple[PolicyScore, float, float]], title: str) -> Cha
         Point(
             x,
             y,
-            1 if one.on_front else 2,
-            f"{one.policy}: downtime {duration(y)}, total time {duration(x)}",
-            one.policy,
-            hollow=not one.on_front,
+            1 if score.on_front else 2,
+            f"{score.policy}: downtime {duration(y)}, total time {duration(x)}",
+            score.policy,
+            hollow=not score.on_front,
         )
-        for one, x, y in plotted
+        for score, x, y in plotted
     ]
-    front = [(x, y) for one, x, y in plotted if one.on_front]
+    front = [(x, y) for score, x, y in plotted if score.on_front]
     lines = []
     if front:
         beyond = 1e3  # the axes end it
@@ -162,16 +167,16 @@ def _table(trace: ScoredTrace) -> Table:
     )
     rows = tuple(
         (
-            one.policy,
-            "yes" if one.on_front else "no",
-            "yes" if one.completed else "no",
-            duration(one.downtime_s),
-            duration(one.total_s),
-            NONE if one.sent_bytes is None else format_size(one.sent_bytes),
-            duration(one.guest_time_lost_s),
-            f"{one.rounds}",
-            one.reason,
+            score.policy,
+            "yes" if score.on_front else "no",
+            "yes" if score.completed else "no",
+            duration(score.downtime_s),
+            duration(score.total_s),
+            NONE if score.sent_bytes is None else format_size(score.sent_bytes),
+            duration(score.guest_time_lost_s),
+            f"{score.rounds}",
+            score.reason,
         )
-        for one in trace.results
+        for score in trace.results
     )
     return Table(f"Policies on the trace {trace.name}", columns, rows)

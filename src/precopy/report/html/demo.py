@@ -48,7 +48,7 @@ def _verdict(demo: Demo, named: Named) -> Headline:
         f"A running {demo.guest} guest{memory} was moved between two processes {several(len(demo.runs), 'time')}, once "
         f"for each clear policy; {len(verified)} of {len(demo.runs)} were verified."
     )
-    said = (_VERIFIED, *(f"Not verified: {one}." for one in broken))
+    said = (_VERIFIED, *(f"Not verified: {name}." for name in broken))
     return Headline(
         "good" if every else "bad",
         "all completed and verified" if every else f"{len(broken)} not verified",
@@ -61,9 +61,9 @@ def _verdict(demo: Demo, named: Named) -> Headline:
 def _tiles(named: Named) -> tuple[Tile, ...]:
     if not named:
         return ()
-    name, least = min(named, key=lambda one: one[1].downtime.total_s)
-    quickest, quick = min(named, key=lambda one: one[1].unverified_s)
-    fewest, few = min(named, key=lambda one: one[1].clear_log_ioctls)
+    name, least = min(named, key=lambda run: run[1].downtime.total_s)
+    quickest, quick = min(named, key=lambda run: run[1].unverified_s)
+    fewest, few = min(named, key=lambda run: run[1].clear_log_ioctls)
     limit = least.downtime_limit_s
     return (
         Tile(
@@ -93,7 +93,7 @@ def _table_figure(demo: Demo, prefix: str) -> Figure:
                 f"{len(done.rounds)}",
                 duration(done.unverified_s),
                 duration(done.downtime.total_s),
-                duration(sum(one.sync_s for one in done.rounds)),
+                duration(sum(made.sync_s for made in done.rounds)),
                 count_text(done.get_log_ioctls),
                 count_text(done.clear_log_ioctls),
                 format_size(done.sent_bytes),
@@ -106,8 +106,8 @@ def _table_figure(demo: Demo, prefix: str) -> Figure:
 
 def ioctls_figure(named: Named, prefix: str) -> Figure:
     """Calls into the kernel, by policy."""
-    most = max(named, key=lambda one: one[1].clear_log_ioctls)
-    least = min(named, key=lambda one: one[1].clear_log_ioctls)
+    most = max(named, key=lambda run: run[1].clear_log_ioctls)
+    least = min(named, key=lambda run: run[1].clear_log_ioctls)
     title = f"Clear policy {least[0]} asked the kernel {several(least[1].clear_log_ioctls, 'time')} to re-arm pages"
     if most[1].clear_log_ioctls > least[1].clear_log_ioctls:
         title += f", {most[0]} {several(most[1].clear_log_ioctls, 'time')}"

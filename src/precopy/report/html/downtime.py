@@ -44,8 +44,10 @@ def downtime_figure(named: Sequence[tuple[str, Migrated]], prefix: str) -> Figur
     ]
     limits = {done.downtime_limit_s for _, done in named}
     limit = min(limits)
-    near = [Reference(one, f"limit {duration(one)}") for one in sorted(limits) if one <= _NEAR * longest][:2]
-    axis = linear("time for which the guest stands still", max([longest, *(one.value for one in near)]), SECONDS)
+    near = [Reference(known, f"limit {duration(known)}") for known in sorted(limits) if known <= _NEAR * longest][:2]
+    axis = linear(
+        "time for which the guest stands still", max([longest, *(reference.value for reference in near)]), SECONDS
+    )
     title = _title(named, longest)
     away = f"The limit of {duration(limit)} is {limit / longest:.0f} times the longest bar, so it is not drawn."
     return Figure(
@@ -62,7 +64,9 @@ def downtime_figure(named: Sequence[tuple[str, Migrated]], prefix: str) -> Figur
 
 def _title(named: Sequence[tuple[str, Migrated]], longest: float) -> str:
     done = named[0][1]
-    part, value = max(((part, float(getattr(done.downtime, field))) for part, field in _PARTS), key=lambda one: one[1])
+    part, value = max(
+        ((part, float(getattr(done.downtime, field))) for part, field in _PARTS), key=lambda pair: pair[1]
+    )
     if len(named) == 1:
         return (
             f"The guest stood still for {duration(done.downtime.total_s)}; the longest part of it was the {part}, "

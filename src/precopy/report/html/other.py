@@ -29,7 +29,7 @@ def failure_report(failure: Failure, prefix: str) -> Report:
     )
     figure = Figure(f"{prefix}error", "The error", "What the command said when it ended.", table=table)
     parts = [Part(f"{prefix}failure", "What happened", "", (figure,))]
-    rounds = [msgspec.to_builtins(one) for one in failure.migration.rounds] if failure.migration else []
+    rounds = [msgspec.to_builtins(made) for made in failure.migration.rounds] if failure.migration else []
     if rounds:
         until = "The migration until then, round by round."
         parts.append(Part(f"{prefix}migration", "Its rounds", until, (_list("rounds", rounds, f"{prefix}rounds"),)))
@@ -82,7 +82,7 @@ def _every_figure(body: dict[str, Any], prefix: str) -> Part:
 
 
 def _is_table(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(one, dict) for one in value)
+    return isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)
 
 
 def _flat(value: dict[str, Any], before: str = "", deep: int = 0) -> Iterator[tuple[str, Any]]:
@@ -95,12 +95,12 @@ def _flat(value: dict[str, Any], before: str = "", deep: int = 0) -> Iterator[tu
 
 
 def _list(name: str, values: list[dict[str, Any]], identity: str) -> Figure:
-    flat = [dict(_flat(one)) for one in values[:_MOST_ROWS]]
-    names = list(dict.fromkeys(field for one in flat for field in one))
+    flat = [dict(_flat(row)) for row in values[:_MOST_ROWS]]
+    names = list(dict.fromkeys(field for row in flat for field in row))
     shown = names[:_MOST_COLUMNS]
     columns = (Column(""), *(Column(field, _numeric(field, flat)) for field in shown))
     rows = tuple(
-        (f"{number}", *(_text(field, one.get(field)) for field in shown)) for number, one in enumerate(flat, start=1)
+        (f"{number}", *(_text(field, row.get(field)) for field in shown)) for number, row in enumerate(flat, start=1)
     )
     left = [] if len(values) <= _MOST_ROWS else [f"the first {_MOST_ROWS} of {len(values):,} rows"]
     left += [] if len(names) <= _MOST_COLUMNS else [f"the first {_MOST_COLUMNS} of {len(names)} columns"]
@@ -109,7 +109,7 @@ def _list(name: str, values: list[dict[str, Any]], identity: str) -> Figure:
 
 
 def _numeric(field: str, rows: list[dict[str, Any]]) -> bool:
-    return all(isinstance(one.get(field), int | float | None) for one in rows)
+    return all(isinstance(row.get(field), int | float | None) for row in rows)
 
 
 def _text(name: str, value: Any) -> str:

@@ -1,6 +1,6 @@
 """The page: one HTML file that needs nothing else, neither a script nor the network.
 
-What is in the documents may be anybody's words, so every text is escaped by the templates, and a policy in the page's
+The documents may hold anything, so every text is escaped by the templates, and a policy in the page's
 head forbids the browser to load or to run anything.
 """
 

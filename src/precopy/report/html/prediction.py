@@ -25,21 +25,29 @@ def prediction_figures(done: Migrated, prefix: str) -> list[Figure]:
     if not done.verdicts:
         return []
     return [
-        _figure(done, f"{prefix}predicted-downtime", "downtime", done.downtime.total_s, lambda one: one.downtime_s),
-        _figure(done, f"{prefix}predicted-total", "total time", done.total_s - done.verify_s, lambda one: one.total_s),
+        _figure(
+            done, f"{prefix}predicted-downtime", "downtime", done.downtime.total_s, lambda verdict: verdict.downtime_s
+        ),
+        _figure(
+            done,
+            f"{prefix}predicted-total",
+            "total time",
+            done.total_s - done.verify_s,
+            lambda verdict: verdict.total_s,
+        ),
     ]
 
 
 def _figure(done: Migrated, name: str, what: str, measured: float, of: Callable[[Verdict], Range]) -> Figure:
     verdicts = done.verdicts
-    inside = sum(_inside(of(one), measured) for one in verdicts)
+    inside = sum(_inside(of(verdict), measured) for verdict in verdicts)
     title = (
         f"The {what} that was predicted after each round, against the {duration(measured)} that were then measured: "
         f"{inside} of {len(verdicts)} ranges have it inside."
     )
     shown = verdicts[:MOST_ROWS]
-    axis = _axis(what, [of(one) for one in shown], measured)
-    rows = [_row(one, of(one), measured) for one in shown]
+    axis = _axis(what, [of(verdict) for verdict in shown], measured)
+    rows = [_row(verdict, of(verdict), measured) for verdict in shown]
     reading = [_READING]
     if what == "total time":
         reading.append("Total time is without the time that verification took.")
@@ -74,8 +82,8 @@ def _row(verdict: Verdict, estimate: Range, measured: float) -> RangeBar:
 
 def _axis(what: str, estimates: list[Range], measured: float) -> Axis:
     values = [measured]
-    for one in estimates:
-        values += [value for value in (one.value, one.low, one.high) if value is not None]
+    for estimate in estimates:
+        values += [value for value in (estimate.value, estimate.low, estimate.high) if value is not None]
     near = [value for value in values if value <= _FAR * max(measured, 1e-9)]
     return fitting(what, [*near, max(measured, 1e-9)], SECONDS)
 
@@ -92,15 +100,15 @@ def _table(done: Migrated, what: str, measured: float, of: Callable[[Verdict], R
     )
     rows = tuple(
         (
-            f"{one.round}",
-            duration(of(one).value),
-            span(of(one), duration),
-            _off(of(one).value, measured),
-            span(one.more_rounds, lambda value: f"{value:.0f}"),
-            span(one.smallest_downtime_limit_s, duration),
-            f"{_converges(one.converges)}; {one.action}: {one.reason}",
+            f"{verdict.round}",
+            duration(of(verdict).value),
+            span(of(verdict), duration),
+            _off(of(verdict).value, measured),
+            span(verdict.more_rounds, lambda value: f"{value:.0f}"),
+            span(verdict.smallest_downtime_limit_s, duration),
+            f"{_converges(verdict.converges)}; {verdict.action}: {verdict.reason}",
         )
-        for one in done.verdicts
+        for verdict in done.verdicts
     )
     return Table(f"The {what} as predicted after each round; measured: {duration(measured)}", columns, rows)
 

@@ -57,7 +57,7 @@ def _decode(data: bytes, name: str) -> list[Any]:
                 raise
             lines = msgspec.json.Decoder().decode_lines(data)
             # What --json-lines prints ends with the document that has it all.
-            return [one for one in lines if not _is_event(one)] or lines
+            return [value for value in lines if not _is_event(value)] or lines
     except RecursionError:
         raise UsageError(f"{name} cannot be read: its JSON is nested too deeply") from None
     except (msgspec.DecodeError, ValueError) as error:
@@ -112,7 +112,7 @@ class _Made:
 
 
 def _known(kind: str) -> str:
-    """What may have been meant by ``kind``, and what there is."""
+    """What may have been meant by ``kind``, and the kinds that are known."""
     close = difflib.get_close_matches(kind, KINDS, 1)
     meant = f"did you mean {close[0]}? " if close else ""
     return f"{meant}there are {', '.join(sorted(KINDS))}"

@@ -32,15 +32,15 @@ _HEAT_READING = (
 )
 
 
-def round_name(one: Round) -> str:
-    return "last" if one.final else f"{one.number}"
+def round_name(made: Round) -> str:
+    return "last" if made.final else f"{made.number}"
 
 
 def _remaining(done: Migrated) -> tuple[int | None, ...]:
     """What was still to be sent after each round and the sync of the next; None where no round followed, and in older
     files, which do not say."""
-    known = any(one.pending_bytes for one in done.rounds)
-    return (*(one.pending_bytes if known else None for one in done.rounds[1:]), None)
+    known = any(made.pending_bytes for made in done.rounds)
+    return (*(made.pending_bytes if known else None for made in done.rounds[1:]), None)
 
 
 def round_figures(done: Migrated, prefix: str) -> list[Figure]:
@@ -53,18 +53,18 @@ def times_figure(done: Migrated, prefix: str) -> Figure:
     """Rounds as bars of sync time and transfer time."""
     rows = [
         Row(
-            round_name(one),
+            round_name(made),
             (
-                Segment(2, one.sync_s, f"round {round_name(one)}: sync {duration(one.sync_s)}"),
-                Segment(1, one.transfer_s, f"round {round_name(one)}: transfer {duration(one.transfer_s)}"),
+                Segment(2, made.sync_s, f"round {round_name(made)}: sync {duration(made.sync_s)}"),
+                Segment(1, made.transfer_s, f"round {round_name(made)}: transfer {duration(made.transfer_s)}"),
             ),
-            duration(one.sync_s + one.transfer_s),
+            duration(made.sync_s + made.transfer_s),
         )
-        for one in done.rounds
+        for made in done.rounds
     ]
-    longest = max(one.sync_s + one.transfer_s for one in done.rounds)
-    synced = sum(one.sync_s for one in done.rounds)
-    together = synced + sum(one.transfer_s for one in done.rounds)
+    longest = max(made.sync_s + made.transfer_s for made in done.rounds)
+    synced = sum(made.sync_s for made in done.rounds)
+    together = synced + sum(made.transfer_s for made in done.rounds)
     part = f"{100 * synced / together:.1f} %" if together else "none"
     title = (
         f"Each round copies what the guest wrote during the one before; {part} of the rounds' time went into "
@@ -87,32 +87,32 @@ def times_figure(done: Migrated, prefix: str) -> Figure:
 
 
 def _rounds_table(done: Migrated) -> Table:
-    throttled = any(one.throttled_share for one in done.rounds)
+    throttled = any(made.throttled_share for made in done.rounds)
     remains = any(left is not None for left in _remaining(done))
-    explained = any(one.pending_pages for one in done.rounds)  # older files do not say
+    explained = any(made.pending_pages for made in done.rounds)  # older files do not say
     pages = ["dirty pages", *(["new ones", "again", "to send"] if explained else []), "pages sent", "zero pages"]
     pages += ["left"] if explained else []
     names = ["round", "sync time", "transfer time", *pages, "sent", "sending", "bandwidth", "dirty rate"]
     names += [*(["remaining"] if remains else []), *(["throttle"] if throttled else []), "get", "clear"]
     rows = []
-    for one, remaining in zip(done.rounds, _remaining(done), strict=True):
-        row = [round_name(one), duration(one.sync_s), duration(one.transfer_s)]
-        row.append(count_text(one.dirty_pages))
+    for made, remaining in zip(done.rounds, _remaining(done), strict=True):
+        row = [round_name(made), duration(made.sync_s), duration(made.transfer_s)]
+        row.append(count_text(made.dirty_pages))
         if explained:
-            row += [count_text(n) for n in (one.new_dirty_pages, one.again_pages, one.pending_pages)]
-        row += [count_text(one.sent_pages), count_text(one.zero_pages)]
-        row += [count_text(one.left_pages)] if explained else []
+            row += [count_text(n) for n in (made.new_dirty_pages, made.again_pages, made.pending_pages)]
+        row += [count_text(made.sent_pages), count_text(made.zero_pages)]
+        row += [count_text(made.left_pages)] if explained else []
         row += [
-            format_size(one.sent_bytes),
-            duration(one.send_s),
-            _rate(one.bandwidth_bytes_per_s if one.sent_pages else None),
+            format_size(made.sent_bytes),
+            duration(made.send_s),
+            _rate(made.bandwidth_bytes_per_s if made.sent_pages else None),
         ]
-        row += [_rate(one.dirty_rate_bytes_per_s if one.number > 1 else None)]
+        row += [_rate(made.dirty_rate_bytes_per_s if made.number > 1 else None)]
         if remains:
             row.append(NONE if remaining is None else format_size(remaining))
         if throttled:
-            row.append(f"{100 * one.throttled_share:.0f} %")
-        rows.append((*row, count_text(one.get_log_ioctls), count_text(one.clear_log_ioctls)))
+            row.append(f"{100 * made.throttled_share:.0f} %")
+        rows.append((*row, count_text(made.get_log_ioctls), count_text(made.clear_log_ioctls)))
     caption = "Rounds: times, pages, bandwidth, dirty rate, and ioctls that get and clear dirty bits."
     if explained:
         caption += (
@@ -129,20 +129,20 @@ def _rate(rate: float | None) -> str:
 
 def remaining_figure(done: Migrated, prefix: str) -> Figure | None:
     """What remained after each round against what fits into the downtime limit. None in older files."""
-    found = [(one, left) for one, left in zip(done.rounds, _remaining(done), strict=True) if left is not None]
+    found = [(made, left) for made, left in zip(done.rounds, _remaining(done), strict=True) if left is not None]
     if not found:
         return None
-    rounds, left = [one for one, _ in found], [left for _, left in found]
-    fits = [one.bandwidth_bytes_per_s * done.downtime_limit_s for one in rounds]
+    rounds, left = [made for made, _ in found], [left for _, left in found]
+    fits = [made.bandwidth_bytes_per_s * done.downtime_limit_s for made in rounds]
     positive = [value for value in left + fits if value > 0]
     if not positive:
         return None
-    crossed = next((one for one, rest, fit in zip(rounds, left, fits, strict=True) if rest <= fit), None)
+    crossed = next((made for made, rest, fit in zip(rounds, left, fits, strict=True) if rest <= fit), None)
     how = f"it first did after round {round_name(crossed)}" if crossed else "it never did"
     limit = duration(done.downtime_limit_s)
     title = f"Memory that was still to be sent after each round has to fit into the downtime limit of {limit}: {how}."
     axis = logarithmic("memory", positive, BYTES)
-    names = [round_name(one) for one in rounds]
+    names = [round_name(made) for made in rounds]
     remaining = tuple(
         (name, rest or None, f"after round {name}: {format_size(rest)} remain")
         for name, rest in zip(names, left, strict=True)
@@ -170,16 +170,16 @@ def remaining_figure(done: Migrated, prefix: str) -> Figure | None:
 
 def heat_figure(done: Migrated, prefix: str) -> Figure | None:
     """RAM address by round. None in older files."""
-    rounds = [one for one in done.rounds if one.dirty_map]
-    if not rounds or not any(map(any, (one.dirty_map for one in rounds))):
+    rounds = [made for made in done.rounds if made.dirty_map]
+    if not rounds or not any(map(any, (made.dirty_map for made in rounds))):
         return None
     parts = len(rounds[0].dirty_map)
-    rounds = [one for one in rounds if len(one.dirty_map) == parts]
-    most = max(max(one.dirty_map or (0,)) for one in rounds)
+    rounds = [made for made in rounds if len(made.dirty_map) == parts]
+    most = max(max(made.dirty_map or (0,)) for made in rounds)
     pages = max(done.ram_bytes / PAGE_SIZE / parts if done.ram_bytes else 0, 1)
     whole = max(pages, most)
     drawn = rounds if len(rounds) <= _HEAT_ROWS else rounds[: _HEAT_ROWS // 2] + rounds[-_HEAT_ROWS // 2 :]
-    rows = [HeatRow(round_name(one), tuple(min(n / whole, 1.0) for n in one.dirty_map)) for one in drawn]
+    rows = [HeatRow(round_name(made), tuple(min(n / whole, 1.0) for n in made.dirty_map)) for made in drawn]
     title = "Where in the guest's memory the pages lay that each round found dirty and had to send."
     reach = float(done.ram_bytes) if done.ram_bytes else float(parts)
     axis = linear("RAM address" if done.ram_bytes else "part of RAM", reach, BYTES)
@@ -204,7 +204,7 @@ def heat_figure(done: Migrated, prefix: str) -> Figure | None:
 
 
 def _level_names() -> list[str]:
-    edges = [f"{100 * one:.0f}" for one in LEVELS] + ["100"]
+    edges = [f"{100 * level:.0f}" for level in LEVELS] + ["100"]
     return ["no page", *(f"to {high} %" for high in edges[1:])]
 
 
@@ -213,11 +213,11 @@ def _heat_table(rounds: list[Round], parts: int, ram_bytes: int | None) -> Table
     edges = [parts * index // sums for index in range(sums + 1)]
     rows = tuple(
         (
-            round_name(one),
-            count_text(sum(one.dirty_map)),
-            *(count_text(sum((one.dirty_map)[edges[n] : edges[n + 1]])) for n in range(sums)),
+            round_name(made),
+            count_text(sum(made.dirty_map)),
+            *(count_text(sum((made.dirty_map)[edges[n] : edges[n + 1]])) for n in range(sums)),
         )
-        for one in rounds
+        for made in rounds
     )
     columns = (
         Column("round"),

@@ -73,7 +73,7 @@ def facts(machine: Machine | None, workload: str = "") -> tuple[tuple[str, str],
         ("kernel", machine.kernel),
         ("Python", machine.python),
         ("precopy", machine.precopy),
-        ("load average", ", ".join(f"{one:.2f}" for one in machine.load_average)),
+        ("load average", ", ".join(f"{load:.2f}" for load in machine.load_average)),
     )
     return tuple((name, value) for name, value in named if value)
 

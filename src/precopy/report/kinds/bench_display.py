@@ -38,7 +38,9 @@ def _text(done: DisplayBench) -> list[str]:
     share = done.bytes_copied / max(done.bytes_shown, 1)
     drawn = f"{done.lines_drawn} of {done.lines_shown} lines ({100 * share:.1f} %), {format_size(done.bytes_copied)}"
     snapshot = f"{format_duration(done.snapshot_s.median)} ({done.get_log_ioctls_per_frame:g} get ioctls)"
-    draw, copy, compare = (format_duration(one.median) for one in (done.draw_s, done.copy_all_s, done.compare_all_s))
+    draw, copy, compare = (
+        format_duration(spread.median) for spread in (done.draw_s, done.copy_all_s, done.compare_all_s)
+    )
     everything = f"copying everything {copy}, comparing everything {compare} (medians)"
     lines = [
         f"{done.frames} frames of {done.width}x{done.height}; the guest wrote {done.guest_writes} framebuffer pages",

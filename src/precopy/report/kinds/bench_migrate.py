@@ -105,7 +105,9 @@ class MigrateBench:
 
     @classmethod
     def of(cls, setup: Setup, repeats: tuple[Repeat, ...], idle: IdleSync, failed: tuple[Failed, ...]) -> MigrateBench:
-        beside_qemu = [_rate(one) / one.qemu.throughput_bytes_per_s for one in repeats if one.qemu is not None]
+        beside_qemu = [
+            _rate(repeat) / repeat.qemu.throughput_bytes_per_s for repeat in repeats if repeat.qemu is not None
+        ]
 
         def median(figure: Callable[[Repeat], float]) -> float:
             return statistics.median(map(figure, repeats))
@@ -113,13 +115,13 @@ class MigrateBench:
         return cls(
             setup=setup,
             throughput_bytes_per_s=median(_rate),
-            downtime_s=median(lambda one: one.precopy.downtime.total_s),
-            ceiling_bytes_per_s=median(lambda one: one.ceiling_bytes_per_s),
-            ratio_to_ceiling=median(lambda one: _rate(one) / one.ceiling_bytes_per_s),
+            downtime_s=median(lambda repeat: repeat.precopy.downtime.total_s),
+            ceiling_bytes_per_s=median(lambda repeat: repeat.ceiling_bytes_per_s),
+            ratio_to_ceiling=median(lambda repeat: _rate(repeat) / repeat.ceiling_bytes_per_s),
             ratio_to_qemu=statistics.median(beside_qemu) if beside_qemu else None,
             overhead_bytes=Overhead(
-                max(one.overhead_bytes.source for one in repeats),
-                max(one.overhead_bytes.destination for one in repeats),
+                max(repeat.overhead_bytes.source for repeat in repeats),
+                max(repeat.overhead_bytes.destination for repeat in repeats),
             ),
             idle_sync=idle,
             repeats=repeats,
@@ -127,8 +129,8 @@ class MigrateBench:
         )
 
 
-def _rate(one: Repeat) -> float:
-    return one.precopy.throughput_bytes_per_s
+def _rate(repeat: Repeat) -> float:
+    return repeat.precopy.throughput_bytes_per_s
 
 
 @dataclass(frozen=True)
@@ -151,11 +153,11 @@ _COLUMNS: tuple[Shown[_Line], ...] = (
 )
 
 
-def _lines(one: Repeat) -> list[_Line]:
-    ours, qemu = _rate(one), one.qemu
+def _lines(repeat: Repeat) -> list[_Line]:
+    ours, qemu = _rate(repeat), repeat.qemu
     lines = [
-        _Line("raw socket", one.ceiling_bytes_per_s, ratio=_ratio(ours, one.ceiling_bytes_per_s)),
-        _Line("precopy", ours, one.precopy.downtime.total_s, len(one.precopy.rounds)),
+        _Line("raw socket", repeat.ceiling_bytes_per_s, ratio=_ratio(ours, repeat.ceiling_bytes_per_s)),
+        _Line("precopy", ours, repeat.precopy.downtime.total_s, len(repeat.precopy.rounds)),
     ]
     if qemu is None:
         return lines
@@ -168,8 +170,8 @@ def _ratio(ours: float, theirs: float) -> str:
 
 
 def _text(bench: MigrateBench) -> list[TextPart]:
-    lines = [line for one in bench.repeats for line in _lines(one)]
-    qemu = any(one.qemu for one in bench.repeats)
+    lines = [line for repeat in bench.repeats for line in _lines(repeat)]
+    qemu = any(repeat.qemu for repeat in bench.repeats)
     whose = ["QEMU's figures are its own (query-migrate); its rounds are the syncs that it counts"] if qemu else []
     against = f", {bench.ratio_to_qemu:.2f} times QEMU" if bench.ratio_to_qemu else "; QEMU was not measured"
     peak = max(bench.overhead_bytes.source, bench.overhead_bytes.destination)
@@ -188,7 +190,7 @@ def _idle(idle: IdleSync) -> str:
 
 
 def _body(bench: MigrateBench) -> dict[str, Any]:
-    repeats = [{**msgspec.to_builtins(one), "precopy": migration_body(one.precopy)} for one in bench.repeats]
+    repeats = [{**msgspec.to_builtins(repeat), "precopy": migration_body(repeat.precopy)} for repeat in bench.repeats]
     return {**msgspec.to_builtins(bench), "repeats": repeats}
 
 

@@ -163,15 +163,15 @@ def _off(predicted: Range, error: float) -> str:
 
 
 _MIGRATIONS: tuple[Shown[Predicted], ...] = (
-    Shown("migration", lambda one: one.name, numeric=False),
-    Shown("rounds", lambda one: str(one.rounds)),
-    Shown("after", lambda one: str(one.predicted_after)),
-    Shown("downtime: predicted", lambda one: _range(one.predicted_downtime_s)),
-    Shown("measured", lambda one: format_duration(one.measured_downtime_s)),
-    Shown("off", lambda one: _off(one.predicted_downtime_s, one.downtime_error)),
-    Shown("total: predicted", lambda one: _range(one.predicted_total_s)),
-    Shown("measured", lambda one: format_duration(one.measured_total_s)),
-    Shown("off", lambda one: _off(one.predicted_total_s, one.total_error)),
+    Shown("migration", lambda predicted: predicted.name, numeric=False),
+    Shown("rounds", lambda predicted: str(predicted.rounds)),
+    Shown("after", lambda predicted: str(predicted.predicted_after)),
+    Shown("downtime: predicted", lambda predicted: _range(predicted.predicted_downtime_s)),
+    Shown("measured", lambda predicted: format_duration(predicted.measured_downtime_s)),
+    Shown("off", lambda predicted: _off(predicted.predicted_downtime_s, predicted.downtime_error)),
+    Shown("total: predicted", lambda predicted: _range(predicted.predicted_total_s)),
+    Shown("measured", lambda predicted: format_duration(predicted.measured_total_s)),
+    Shown("off", lambda predicted: _off(predicted.predicted_total_s, predicted.total_error)),
 )
 
 
@@ -194,24 +194,24 @@ def _width(width: float | None) -> str:
 
 
 _HELD: tuple[Shown[Held], ...] = (
-    Shown("ranges after round", lambda one: str(one.after)),
-    Shown("migrations", lambda one: str(one.migrations)),
-    Shown("downtime held", lambda one: f"{100 * one.downtime:.0f} %"),
-    Shown("total held", lambda one: f"{100 * one.total:.0f} %"),
-    Shown("both", lambda one: f"{100 * one.both:.0f} %"),
-    Shown("width: downtime", lambda one: _width(one.downtime_width)),
-    Shown("total", lambda one: _width(one.total_width)),
+    Shown("ranges after round", lambda held: str(held.after)),
+    Shown("migrations", lambda held: str(held.migrations)),
+    Shown("downtime held", lambda held: f"{100 * held.downtime:.0f} %"),
+    Shown("total held", lambda held: f"{100 * held.total:.0f} %"),
+    Shown("both", lambda held: f"{100 * held.both:.0f} %"),
+    Shown("width: downtime", lambda held: _width(held.downtime_width)),
+    Shown("total", lambda held: _width(held.total_width)),
 )
 
 
-def _missed(one: Missed) -> str:
-    named = f"named so after round {one.named_after}" if one.named_after else "never named so"
-    return f"  {one.name}: {one.failed.message}" + (f"; {named}" if one.failed.converged is False else "")
+def _missed(missed: Missed) -> str:
+    named = f"named so after round {missed.named_after}" if missed.named_after else "never named so"
+    return f"  {missed.name}: {missed.failed.message}" + (f"; {named}" if missed.failed.converged is False else "")
 
 
-def _then(one: Hopeless) -> str:
-    then = one.then_downtime_s
-    return f"{format_duration(then)} in {one.then_rounds} rounds" if then is not None else one.detail
+def _then(hopeless: Hopeless) -> str:
+    then = hopeless.then_downtime_s
+    return f"{format_duration(then)} in {hopeless.then_rounds} rounds" if then is not None else hopeless.detail
 
 
 def _limit(limit: float | None) -> str:
@@ -219,9 +219,9 @@ def _limit(limit: float | None) -> str:
 
 
 _HOPELESS: tuple[Shown[Hopeless], ...] = (
-    Shown("cannot converge", lambda one: one.name, numeric=False),
-    Shown("named after round", lambda one: str(one.named_after or "never")),
-    Shown("smallest limit", lambda one: _limit(one.smallest_downtime_limit_s)),
+    Shown("cannot converge", lambda hopeless: hopeless.name, numeric=False),
+    Shown("named after round", lambda hopeless: str(hopeless.named_after or "never")),
+    Shown("smallest limit", lambda hopeless: _limit(hopeless.smallest_downtime_limit_s)),
     Shown("with that limit", _then, numeric=False),
 )
 

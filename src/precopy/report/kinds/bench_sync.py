@@ -177,18 +177,21 @@ _LEGEND = (
 )
 
 
-def _counts(one: VariantFigures | BlockFigures) -> tuple[str, ...]:
-    counts = (one.dirty_pages, one.get_log_ioctls, one.clear_log_ioctls, one.deferred_clear_ioctls)
+def _counts(figures: VariantFigures | BlockFigures) -> tuple[str, ...]:
+    counts = (figures.dirty_pages, figures.get_log_ioctls, figures.clear_log_ioctls, figures.deferred_clear_ioctls)
     return tuple(map(str, counts))
 
 
-def _times(one: VariantFigures | BlockFigures) -> tuple[str, ...]:
-    return tuple(map(_microseconds, (one.log_sync_s, one.bitmap_sync_s, one.log_clear_s)))
+def _times(figures: VariantFigures | BlockFigures) -> tuple[str, ...]:
+    return tuple(map(_microseconds, (figures.log_sync_s, figures.bitmap_sync_s, figures.log_clear_s)))
 
 
 def _variants(bench: SyncBench) -> Table:
     names = (*_COUNTS, "sync time us (min to max)", *_TIMES)
-    rows = [(one.variant, *_counts(one), _microseconds(one.sync_s), *_times(one)) for one in bench.variants]
+    rows = [
+        (variant.variant, *_counts(variant), _microseconds(variant.sync_s), *_times(variant))
+        for variant in bench.variants
+    ]
     if (qemu := bench.qemu) is not None:
         clears = (str(qemu.clear_log_ioctls), f"{qemu.deferred_clear_ioctls:g}", _microseconds(qemu.sync_s))
         version = (qemu.version.split() or ["?"])[0]
@@ -200,10 +203,12 @@ def _blocks(bench: SyncBench) -> Table:
     rows: list[tuple[str, ...]] = []
     for variant in bench.variants:
         rows.append((variant.variant,))
-        for one in variant.blocks:
-            if one.slots:
-                pages = f"{one.pages}{' ' if one.aligned else '*'}"
-                rows.append((f"  {one.name}", pages, str(one.listeners), str(one.slots), *_counts(one), *_times(one)))
+        for block in variant.blocks:
+            if block.slots:
+                pages = f"{block.pages}{' ' if block.aligned else '*'}"
+                rows.append(
+                    (f"  {block.name}", pages, str(block.listeners), str(block.slots), *_counts(block), *_times(block))
+                )
     names = ("pages", "listeners", "slots", *_COUNTS, *_TIMES)
     columns = (Column("RAM block", False), *map(Column, names))
     return Table("Its share of each RAM block, with each variant", columns, tuple(rows))
@@ -231,10 +236,11 @@ def _peers(bench: SyncBench) -> list[str]:
     return [*lines, f"the sync time of ours is {' and '.join(parts)}"] if parts else lines
 
 
-def _reported(one: Reported) -> str:
-    clears = f"{one.clear_log_ioctls} ioctls, " if one.clear_log_ioctls else ""
-    after = f", {format_duration(one.after_s)} after it" if one.after_s is not None else ""
-    return f"the patch series reports: {one.what}: {clears}{format_duration(one.before_s)} before the patch{after}"
+def _reported(reported: Reported) -> str:
+    clears = f"{reported.clear_log_ioctls} ioctls, " if reported.clear_log_ioctls else ""
+    after = f", {format_duration(reported.after_s)} after it" if reported.after_s is not None else ""
+    before = f"{clears}{format_duration(reported.before_s)} before the patch"
+    return f"the patch series reports: {reported.what}: {before}{after}"
 
 
 def _microseconds(spread: Spread) -> str:

@@ -114,13 +114,13 @@ def _text(bench: TrackBench) -> list[TextPart]:
     return [table, _LEGEND, *map(_writer, bench.writers)]
 
 
-def _writer(one: WriterFigures) -> str:
-    by_cpu = _slower(one.untracked_cpu_gb_per_s, one.tracked_cpu_gb_per_s, one.slowdown)
-    by_clock = _slower(one.untracked_gb_per_s, one.tracked_gb_per_s, one.slowdown_wall)
+def _writer(writer: WriterFigures) -> str:
+    by_cpu = _slower(writer.untracked_cpu_gb_per_s, writer.tracked_cpu_gb_per_s, writer.slowdown)
+    by_clock = _slower(writer.untracked_gb_per_s, writer.tracked_gb_per_s, writer.slowdown_wall)
     return (
-        f"a writer that streams through {format_size(one.size_bytes)}, tracked with {one.syncs_per_s:g} sync a "
-        f"second of {format_duration(one.sync_s.median)}: by its CPU time {by_cpu}, by "
-        f"the clock {by_clock}; a first write costs {format_duration(one.fault_s)}"
+        f"a writer that streams through {format_size(writer.size_bytes)}, tracked with {writer.syncs_per_s:g} sync a "
+        f"second of {format_duration(writer.sync_s.median)}: by its CPU time {by_cpu}, by "
+        f"the clock {by_clock}; a first write costs {format_duration(writer.fault_s)}"
     )
 
 

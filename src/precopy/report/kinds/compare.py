@@ -64,7 +64,7 @@ class PolicyComparison:
 
     @classmethod
     def of(cls, scored: list[Scores], failed: list[Failed]) -> PolicyComparison:
-        traces = (ScoredTrace(one.name, tuple(map(PolicyScore.of, one.results))) for one in scored)
+        traces = (ScoredTrace(trace.name, tuple(map(PolicyScore.of, trace.results))) for trace in scored)
         return cls(tuple(traces), tuple(failed))
 
 
@@ -111,14 +111,14 @@ _Summed = tuple[str, list[PolicyScore]]
 
 def _median(scores: list[PolicyScore], what: str) -> str:
     """Of those that it completed."""
-    found = [value for one in scores if one.completed and (value := getattr(one, what)) is not None]
+    found = [value for score in scores if score.completed and (value := getattr(score, what)) is not None]
     return format_duration(median(found)) if found else "-"
 
 
 _SUMMARY: tuple[Shown[_Summed], ...] = (
     Shown("policy", lambda summed: summed[0], numeric=False),
-    Shown("completed", lambda summed: f"{sum(one.completed for one in summed[1])} of {len(summed[1])}"),
-    Shown("on the front", lambda summed: f"{sum(one.on_front for one in summed[1])} of {len(summed[1])}"),
+    Shown("completed", lambda summed: f"{sum(score.completed for score in summed[1])} of {len(summed[1])}"),
+    Shown("on the front", lambda summed: f"{sum(score.on_front for score in summed[1])} of {len(summed[1])}"),
     Shown("median downtime", lambda summed: _median(summed[1], "downtime_s")),
     Shown("median total", lambda summed: _median(summed[1], "total_s")),
 )
@@ -131,8 +131,11 @@ def _text(compared: PolicyComparison) -> list[TextPart]:
         parts += [trace.name, tabulate(f"Policies on {trace.name}", _SCORES, trace.results)]
     parts += [NOT_THE_LAST, EXPECTED]
     if len(compared.traces) > 1:
-        scores = [one for trace in compared.traces for one in trace.results]
-        summed = [(name, [one for one in scores if one.policy == name]) for name in {one.policy: 0 for one in scores}]
+        scores = [score for trace in compared.traces for score in trace.results]
+        summed = [
+            (name, [score for score in scores if score.policy == name])
+            for name in {score.policy: 0 for score in scores}
+        ]
         caption = f"all {len(compared.traces)} recordings"
         parts += [caption, tabulate(caption, _SUMMARY, summed)]
     return parts

@@ -47,7 +47,7 @@ class Demo:
 
 
 def _of_rounds(run: DemoRun, what: str) -> str:
-    return str(sum(getattr(one, what) for one in run.rounds)) if run.rounds else "-"
+    return str(sum(getattr(made, what) for made in run.rounds)) if run.rounds else "-"
 
 
 _COLUMNS: tuple[Shown[DemoRun], ...] = (

@@ -59,29 +59,29 @@ def attempt_body(attempt: Attempt) -> dict[str, Any]:
 
 def _sums(rounds: tuple[Round, ...]) -> dict[str, int]:
     names = ("get_log_ioctls", "clear_log_ioctls", "zero_pages", "torn_batches")
-    return {name: sum(getattr(one, name) for one in rounds) for name in names}
+    return {name: sum(getattr(made, name) for made in rounds) for name in names}
 
 
 _ROUNDS: tuple[Shown[Round], ...] = (
-    Shown("round", lambda one: "last" if one.final else str(one.number)),
-    Shown("dirty", lambda one: str(one.dirty_pages)),
-    Shown("new", lambda one: str(one.new_dirty_pages)),
-    Shown("again", lambda one: str(one.again_pages)),
-    Shown("to send", lambda one: str(one.pending_pages)),
-    Shown("sent", lambda one: str(one.sent_pages)),
-    Shown("zero", lambda one: str(one.zero_pages)),
-    Shown("left", lambda one: str(one.left_pages)),
-    Shown("torn", lambda one: str(one.torn_batches)),
-    Shown("bytes", lambda one: format_size(one.sent_bytes)),
-    Shown("sync time", lambda one: format_duration(one.sync_s)),
-    Shown("log_sync", lambda one: format_duration(one.log_sync_s)),
-    Shown("bitmap", lambda one: format_duration(one.bitmap_sync_s)),
-    Shown("log_clear", lambda one: format_duration(one.log_clear_s)),
-    Shown("transfer time", lambda one: format_duration(one.transfer_s)),
-    Shown("sending", lambda one: format_duration(one.send_s)),
-    Shown("bandwidth", lambda one: format_rate(one.bandwidth_bytes_per_s) if one.sent_pages else "-"),
-    Shown("get", lambda one: str(one.get_log_ioctls)),
-    Shown("clear", lambda one: str(one.clear_log_ioctls)),
+    Shown("round", lambda made: "last" if made.final else str(made.number)),
+    Shown("dirty", lambda made: str(made.dirty_pages)),
+    Shown("new", lambda made: str(made.new_dirty_pages)),
+    Shown("again", lambda made: str(made.again_pages)),
+    Shown("to send", lambda made: str(made.pending_pages)),
+    Shown("sent", lambda made: str(made.sent_pages)),
+    Shown("zero", lambda made: str(made.zero_pages)),
+    Shown("left", lambda made: str(made.left_pages)),
+    Shown("torn", lambda made: str(made.torn_batches)),
+    Shown("bytes", lambda made: format_size(made.sent_bytes)),
+    Shown("sync time", lambda made: format_duration(made.sync_s)),
+    Shown("log_sync", lambda made: format_duration(made.log_sync_s)),
+    Shown("bitmap", lambda made: format_duration(made.bitmap_sync_s)),
+    Shown("log_clear", lambda made: format_duration(made.log_clear_s)),
+    Shown("transfer time", lambda made: format_duration(made.transfer_s)),
+    Shown("sending", lambda made: format_duration(made.send_s)),
+    Shown("bandwidth", lambda made: format_rate(made.bandwidth_bytes_per_s) if made.sent_pages else "-"),
+    Shown("get", lambda made: str(made.get_log_ioctls)),
+    Shown("clear", lambda made: str(made.clear_log_ioctls)),
 )
 
 ROUNDS_LEGEND = (

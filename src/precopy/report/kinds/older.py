@@ -21,7 +21,7 @@ def as_today(value: Any, levels: int = _LEVELS) -> Any:
     if not levels or not isinstance(value, dict | list):
         return value
     if isinstance(value, list):
-        return [as_today(one, levels - 1) for one in value]
+        return [as_today(item, levels - 1) for item in value]
     if not isinstance(value.get("rounds"), list):
         return {name: as_today(field, levels - 1) for name, field in value.items()}
     return {
@@ -47,8 +47,8 @@ def numbers_as_today(document: dict[str, Any], parts: tuple[str, ...]) -> dict[s
 
 def _without_verification(migration: dict[str, Any]) -> dict[str, Any]:
     """``sent_bytes`` counted verification's bytes while there was no ``verify_bytes``."""
-    sent = [one.get("sent_bytes") if isinstance(one, dict) else None for one in migration["rounds"]]
-    if "verify_bytes" in migration or not migration.get("verified") or not all(isinstance(one, int) for one in sent):
+    sent = [made.get("sent_bytes") if isinstance(made, dict) else None for made in migration["rounds"]]
+    if "verify_bytes" in migration or not migration.get("verified") or not all(isinstance(size, int) for size in sent):
         return {}
     return {"sent_bytes": sum(sent)}
 
@@ -59,11 +59,14 @@ def _each(values: Any, names: dict[str, str]) -> Any:
 
 def _with_pending(rounds: list[Any]) -> list[Any]:
     """A round had what remained after the sync that followed it, which is what was pending when the next one began."""
-    rounds = [{"ack_s": 0.0, **one} if isinstance(one, dict) else one for one in rounds]  # which no page shows
+    rounds = [
+        {"ack_s": 0.0, **migration_round} if isinstance(migration_round, dict) else migration_round
+        for migration_round in rounds
+    ]  # which no page shows
     made = rounds[:1]
-    for before, one in pairwise(rounds):
-        known = isinstance(before, dict) and isinstance(one, dict) and "remaining_bytes" in before
-        made.append({"pending_bytes": before["remaining_bytes"], **one} if known else one)
+    for before, after in pairwise(rounds):
+        known = isinstance(before, dict) and isinstance(after, dict) and "remaining_bytes" in before
+        made.append({"pending_bytes": before["remaining_bytes"], **after} if known else after)
     return made
 
 

@@ -175,7 +175,7 @@ def _recorded(trace: Trace) -> Course:
         downtime_s=downtime_s if end is not None and end.completed else None,
         total_s=None if end is None else end.total_s,
         sent_bytes=sent,
-        guest_time_lost_s=sum(one.throttled_share * one.interval_s for one in trace.samples) + downtime_s,
+        guest_time_lost_s=sum(made.throttled_share * made.interval_s for made in trace.samples) + downtime_s,
         reason="" if end is None else end.error,
         rounds=replay_rounds(trace.samples, facts.first_sync_s, trace.ram_bytes),
         last_sync=_last_sync(trace.samples),

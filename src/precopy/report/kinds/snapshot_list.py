@@ -44,10 +44,10 @@ class SnapshotList:
     snapshots: Annotated[tuple[Stored, ...], Meta(max_length=100_000)]
 
 
-def _kind(one: Stored) -> str:
-    if not one.size:
+def _kind(snapshot: Stored) -> str:
+    if not snapshot.size:
         return "?"
-    return "full" if one.full else f"changes to {one.parent}"
+    return "full" if snapshot.full else f"changes to {snapshot.parent}"
 
 
 def _time(seconds: float) -> str:
@@ -58,15 +58,15 @@ def _time(seconds: float) -> str:
 
 
 _COLUMNS: tuple[Shown[Stored], ...] = (
-    Shown("snapshot", lambda one: str(one.number)),
+    Shown("snapshot", lambda snapshot: str(snapshot.number)),
     Shown("kind", _kind, numeric=False),
-    Shown("created (UTC)", lambda one: _time(one.created_s), numeric=False),
-    Shown("memory", lambda one: format_size(one.size)),
-    Shown("pages", lambda one: str(one.pages)),
-    Shown("zero", lambda one: str(one.zero_pages)),
-    Shown("on disk", lambda one: format_size(one.bytes)),
-    Shown("compressed", lambda one: one.compression, numeric=False),
-    Shown("state", lambda one: "complete" if one.damage is None else "damaged", numeric=False),
+    Shown("created (UTC)", lambda snapshot: _time(snapshot.created_s), numeric=False),
+    Shown("memory", lambda snapshot: format_size(snapshot.size)),
+    Shown("pages", lambda snapshot: str(snapshot.pages)),
+    Shown("zero", lambda snapshot: str(snapshot.zero_pages)),
+    Shown("on disk", lambda snapshot: format_size(snapshot.bytes)),
+    Shown("compressed", lambda snapshot: snapshot.compression, numeric=False),
+    Shown("state", lambda snapshot: "complete" if snapshot.damage is None else "damaged", numeric=False),
 )
 
 
@@ -74,8 +74,8 @@ def _text(listed: SnapshotList) -> list[TextPart]:
     stored = listed.snapshots
     return [
         tabulate("The directory's snapshots, ascending", _COLUMNS, stored),
-        *(f"snapshot {one.number}: {one.damage}" for one in stored if one.damage is not None),
-        f"{counted(len(stored), 'snapshot')}, {format_size(sum(one.bytes for one in stored))} on disk",
+        *(f"snapshot {snapshot.number}: {snapshot.damage}" for snapshot in stored if snapshot.damage is not None),
+        f"{counted(len(stored), 'snapshot')}, {format_size(sum(snapshot.bytes for snapshot in stored))} on disk",
     ]
 
 

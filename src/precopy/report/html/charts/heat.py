@@ -24,7 +24,7 @@ class HeatRow:
 
 def level(share: float) -> int:
     """0 to 5."""
-    return sum(share > one for one in LEVELS)
+    return sum(share > level for level in LEVELS)
 
 
 def heat(rows: Sequence[HeatRow], axis: Axis, named: str, label: str) -> Chart:
@@ -40,7 +40,7 @@ def heat(rows: Sequence[HeatRow], axis: Axis, named: str, label: str) -> Chart:
         if index % every == 0:
             marks.append(Text(plot.left - 7, y + pitch / 2 + 4, names[index], "label", "end"))
         marks += _cells(row, plot, y, pitch)
-    axis_marks = [one for one in plot.across(axis) if isinstance(one, Text)]
+    axis_marks = [mark for mark in plot.across(axis) if isinstance(mark, Text)]
     return Chart(plot.bottom + BELOW, [*marks, *axis_marks], label)
 
 

@@ -70,15 +70,15 @@ class Plot:
     def references(self, axis: Axis, given: Sequence[Reference]) -> list[Mark]:
         """Vertical lines, with their names above the plot, one line of text each."""
         marks: list[Mark] = []
-        for index, one in enumerate(given):
-            x = self.x(axis.at(one.value))
+        for index, reference in enumerate(given):
+            x = self.x(axis.at(reference.value))
             y = self.top - 6 - LINE * (len(given) - 1 - index)
             marks.append(Line(((x, y - 10), (x, self.bottom)), "reference"))
-            room = text_width(one.text) + 5
+            room = text_width(reference.text) + 5
             if x + room <= WIDTH:
-                marks.append(Text(x + 5, y, one.text, "note", "start"))
+                marks.append(Text(x + 5, y, reference.text, "note", "start"))
             else:
-                marks.append(Text(max(x - 5, room), y, one.text, "note", "end"))
+                marks.append(Text(max(x - 5, room), y, reference.text, "note", "end"))
         return marks
 
 

@@ -60,13 +60,13 @@ def linear(what: str, largest: float, quantity: Quantity, smallest: float = 0.0)
 def logarithmic(what: str, values: Iterable[float], quantity: Quantity) -> Axis:
     """Around ``values``, all above 0. Each tick has its own unit."""
     given = list(values)
-    given = [max(one, max(given) * 1e-12) for one in given]
+    given = [max(number, max(given) * 1e-12) for number in given]
     low, high = math.log(min(given), quantity.base), math.log(max(given), quantity.base)
     room = max(0.06 * (high - low), 0.08 if quantity.base == 10 else 0.3)
     low, high = low - room, high + room
     places = _log_ticks(low, high, quantity)
     # Below its smallest unit a quantity has the same text for several values, and no tick for them.
-    texts = {_plain(quantity.text(one)): (math.log(one, quantity.base) - low) / (high - low) for one in places}
+    texts = {_plain(quantity.text(tick)): (math.log(tick, quantity.base) - low) / (high - low) for tick in places}
     ticks = tuple((place, text) for text, place in texts.items() if len(texts) == 1 or not text.startswith("0 "))
 
     def at(value: float) -> float:
@@ -77,7 +77,7 @@ def logarithmic(what: str, values: Iterable[float], quantity: Quantity) -> Axis:
 
 def fitting(what: str, values: Iterable[float], quantity: Quantity) -> Axis:
     """Logarithmic where the values (none below 0, one above) are too far apart for a linear axis."""
-    given = [one for one in values if one > 0]
+    given = [value for value in values if value > 0]
     if max(given) / min(given) > _FAR_APART:
         return logarithmic(what, given, quantity)
     return linear(what, max(given), quantity)
@@ -100,7 +100,7 @@ def counts(what: str, largest: float) -> Axis:
     """From 0 to ``largest`` by powers of ten, with a place for 0: how often something was done."""
     end = math.log10(1 + max(largest, 1)) * 1.02
     powers = [0.0, *(10.0**power for power in range(int(end) + 1))]
-    ticks = [(math.log10(1 + one) / end, count_text(one)) for one in powers if math.log10(1 + one) <= end]
+    ticks = [(math.log10(1 + count) / end, count_text(count)) for count in powers if math.log10(1 + count) <= end]
     return Axis(f"{what}, logarithmic", lambda value: min(math.log10(1 + value) / end, 1.0), tuple(ticks))
 
 
@@ -125,7 +125,7 @@ def _log_ticks(low: float, high: float, quantity: Quantity) -> list[float]:
     decades = range(first - 1, last + 2)
     for factors in ((1, 2, 5), (1, 3), (1,)):
         places = [factor * 10.0**power for power in decades for factor in factors]
-        inside = [one for one in places if low <= math.log10(one) <= high]
+        inside = [place for place in places if low <= math.log10(place) <= high]
         if len(inside) <= _MOST_TICKS + 1:
             return inside
     step = math.ceil(len(inside) / _MOST_TICKS)

@@ -39,16 +39,16 @@ def scatter(
     def place(point: Point) -> tuple[float, float]:
         return plot.x(across.at(point.x)), plot.y(upward.at(point.y))
 
-    marks += [Line(tuple(place(one) for one in through), style) for style, through in lines]
+    marks += [Line(tuple(place(corner) for corner in through), style) for style, through in lines]
     for point in points:
         if point.y_range:
             x = place(point)[0]
             low, high = (plot.y(upward.at(value)) for value in point.y_range)
             marks.append(Line(((x, low), (x, high)), f"s{point.series} series thin"))
-    marks += [Dot(*place(one), one.series, one.title, one.hollow) for one in points]
-    taken = [_box(*place(one), *place(one), _DOT) for one in points]
+    marks += [Dot(*place(shown), shown.series, shown.title, shown.hollow) for shown in points]
+    taken = [_box(*place(shown), *place(shown), _DOT) for shown in points]
     taken += [_box(*place(a), *place(b), 2.0) for _, through in lines for a, b in pairwise(through)]
-    marks += _names([(*place(one), short(one.name, 24)) for one in points if one.name], plot, taken)
+    marks += _names([(*place(shown), short(shown.name, 24)) for shown in points if shown.name], plot, taken)
     return Chart(plot.bottom + BELOW, marks, label)
 
 

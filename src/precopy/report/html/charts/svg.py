@@ -1,7 +1,7 @@
 """Marks of a picture, in its own units; `templates/svg.html.j2` writes them as SVG.
 
 A picture is `WIDTH` units wide. Texts are 11 units high, and 13.5 on a narrow screen, where the whole picture is
-smaller: whoever places them leaves room for the larger ones (`text_width`).
+smaller: what places them leaves room for the larger ones (`text_width`).
 """
 
 from __future__ import annotations
