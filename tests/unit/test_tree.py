@@ -15,16 +15,12 @@ import precopy
 SOURCE = Path(precopy.__file__).parent
 ROOT = Path(__file__).parents[2]
 MODULES = sorted(path.relative_to(SOURCE) for path in SOURCE.rglob("*.py"))
-BENCHMARKS = sorted((ROOT / "benchmarks").glob("*.py"))
+SOURCES = [*(SOURCE / path for path in MODULES), *sorted((ROOT / "benchmarks").glob("*.py"))]
 PAGES = [ROOT / "ARCHITECTURE.md", ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 _MODEL = ("planning", "model")
 _FILE = re.compile(r"`(?:src/precopy/)?((?:[a-z_0-9]+/)+(?:[a-z_0-9]+\.py)?)`")
 
 
-_NOT_YET_PLAIN = ("report", "cli")
-"""Packages whose sentences were not gone through."""
-_NOT_YET_NAMED = ("report", "cli")
-"""Packages in which ``one`` is a loop variable here and there."""
 _HIDES = re.compile(r"\bso many\b|\bwhat there is\b|\bwho asks\b|\bsays nothing of\b|\bas good as it gets\b")
 """Phrases that stand for a quantity, a thing or a reason instead of naming it."""
 _NAMELESS = re.compile(r"\b(?:whoever|(?:no|some|any|every)body)\b", re.IGNORECASE)
@@ -94,10 +90,6 @@ def test_unit_tests_mirror_the_tree() -> None:
     assert [folder for folder in folders if not (SOURCE / folder).is_dir()] == []
 
 
-def _modules_but(packages: tuple[str, ...]) -> list[Path]:
-    return [SOURCE / path for path in MODULES if path.parts[0] not in packages]
-
-
 def _is_of_a_pair(node: ast.For | ast.comprehension) -> bool:
     return {name.id for name in ast.walk(node.target) if isinstance(name, ast.Name)} == {"one", "other"}
 
@@ -115,14 +107,12 @@ def _loop_variables(path: Path) -> set[str]:
 
 def test_loop_variables_say_what_they_are() -> None:
     """A slot, a round, a block: never just ``one``, but for one of a pair beside the ``other``."""
-    paths = [*_modules_but(_NOT_YET_NAMED), *BENCHMARKS]
-    assert [path for path in paths if "one" in _loop_variables(path)] == []
+    assert [path for path in SOURCES if "one" in _loop_variables(path)] == []
 
 
 def test_loop_variables_are_words() -> None:
     """But for the ``x`` and ``y`` of a point, and what is not used."""
-    paths = [*_modules_but(("report",)), *BENCHMARKS]
-    letters = [(path, name) for path in paths for name in _loop_variables(path) if len(name) == 1]
+    letters = [(path, name) for path in SOURCES for name in _loop_variables(path) if len(name) == 1]
     assert [(path, name) for path, name in letters if name not in "_xy"] == []
 
 
@@ -137,7 +127,7 @@ def _said(path: Path) -> list[str]:
 
 def test_comments_name_what_they_mean() -> None:
     """A quantity with its unit, a subject, a reason: none of the words that stand for these."""
-    plain = [(path, said) for path in [*_modules_but(_NOT_YET_PLAIN), *BENCHMARKS] for said in _said(path)]
+    plain = [(path, said) for path in SOURCES for said in _said(path)]
     assert [(path, said) for path, said in plain if _HIDES.search(said) or _NAMELESS.search(said)] == []
 
 

@@ -41,4 +41,4 @@ def given(ctx: click.Context) -> list[str]:
 
 def option_of(ctx: click.Context, parameter: str) -> str:
     """As users write it."""
-    return next(one.opts[0] for one in ctx.command.params if one.name == parameter)
+    return next(option.opts[0] for option in ctx.command.params if option.name == parameter)

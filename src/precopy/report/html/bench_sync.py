@@ -103,8 +103,8 @@ def _variant_row(variant: VariantFigures) -> tuple[str, ...]:
         variant.variant,
         *_spread(variant.sync_s),
         *(duration(part.median) for part in (variant.log_sync_s, variant.bitmap_sync_s, variant.log_clear_s)),
-        *(count_text(n) for n in (variant.dirty_pages, variant.get_log_ioctls)),
-        *(count_text(n) for n in (variant.clear_log_ioctls, variant.deferred_clear_ioctls)),
+        *(count_text(count) for count in (variant.dirty_pages, variant.get_log_ioctls)),
+        *(count_text(count) for count in (variant.clear_log_ioctls, variant.deferred_clear_ioctls)),
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from precopy.migration.results import Migrated
 from precopy.planning.model.round import Round
 from precopy.report.html.charts.bars import MOST_ROWS, Row, Segment, ends, stacked
@@ -99,7 +101,7 @@ def _rounds_table(done: Migrated) -> Table:
         row = [round_name(made), duration(made.sync_s), duration(made.transfer_s)]
         row.append(count_text(made.dirty_pages))
         if explained:
-            row += [count_text(n) for n in (made.new_dirty_pages, made.again_pages, made.pending_pages)]
+            row += [count_text(pages) for pages in (made.new_dirty_pages, made.again_pages, made.pending_pages)]
         row += [count_text(made.sent_pages), count_text(made.zero_pages)]
         row += [count_text(made.left_pages)] if explained else []
         row += [
@@ -179,7 +181,7 @@ def heat_figure(done: Migrated, prefix: str) -> Figure | None:
     pages = max(done.ram_bytes / PAGE_SIZE / parts if done.ram_bytes else 0, 1)
     whole = max(pages, most)
     drawn = rounds if len(rounds) <= _HEAT_ROWS else rounds[: _HEAT_ROWS // 2] + rounds[-_HEAT_ROWS // 2 :]
-    rows = [HeatRow(round_name(made), tuple(min(n / whole, 1.0) for n in made.dirty_map)) for made in drawn]
+    rows = [HeatRow(round_name(made), tuple(min(pages / whole, 1.0) for pages in made.dirty_map)) for made in drawn]
     title = "Where in the guest's memory the pages lay that each round found dirty and had to send."
     reach = float(done.ram_bytes) if done.ram_bytes else float(parts)
     axis = linear("RAM address" if done.ram_bytes else "part of RAM", reach, BYTES)
@@ -215,7 +217,7 @@ def _heat_table(rounds: list[Round], parts: int, ram_bytes: int | None) -> Table
         (
             round_name(made),
             count_text(sum(made.dirty_map)),
-            *(count_text(sum((made.dirty_map)[edges[n] : edges[n + 1]])) for n in range(sums)),
+            *(count_text(sum(made.dirty_map[start:end])) for start, end in pairwise(edges)),
         )
         for made in rounds
     )

@@ -8,7 +8,6 @@ from typing import Any
 import msgspec
 
 from precopy.bounds import Text
-from precopy.errors import UsageError
 from precopy.migration.results import EVENTS, Committing, Event, Note, Verdict, event_name
 from precopy.planning.model.round import Round
 from precopy.progress import Progress
@@ -41,20 +40,28 @@ class MigrateEvent:
             committing=event if isinstance(event, Committing) else None,
         )
 
+    @property
+    def happened(self) -> Event | None:
+        """None where the event is none that this precopy knows."""
+        return self.progress or self.round or self.verdict or self.note or self.committing
+
 
 def _text(told: MigrateEvent) -> list[str]:
-    done = told.round
-    lines = [
-        progress_line(told.progress) if told.progress else "",
-        _round(done) if done else "",
-        after_round(told.verdict) if told.verdict else "",
-        told.note.text if told.note else "",
-        f"the guest is being given away (session {told.committing.session})" if told.committing else "",
-    ]
-    return [line for line in lines if line] or [told.event]
+    match told.happened:
+        case Progress() as progress:
+            return [progress_line(progress)]
+        case Round() as done:
+            return [_round_line(done)]
+        case Verdict() as verdict:
+            return [after_round(verdict)]
+        case Note() as note:
+            return [note.text]
+        case Committing() as committing:
+            return [f"the guest is being given away (session {committing.session})"]
+    return [told.event]
 
 
-def _round(done: Round) -> str:
+def _round_line(done: Round) -> str:
     name = "the last round" if done.final else f"round {done.number}"
     took = f"sync time {format_duration(done.sync_s)}, transfer time {format_duration(done.transfer_s)}"
     return f"{name}: {format_size(done.sent_bytes)} sent; {took}"
@@ -62,14 +69,14 @@ def _round(done: Round) -> str:
 
 def _body(told: MigrateEvent) -> dict[str, Any]:
     """What happened has its fields in the document itself."""
-    happened: dict[str, Any] = msgspec.to_builtins(getattr(told, told.event))
+    happened: dict[str, Any] = msgspec.to_builtins(told.happened) if told.happened else {}
     return {"event": told.event, **happened}
 
 
 def _today(document: dict[str, Any]) -> dict[str, Any]:
     name = document.get("event")
     if not isinstance(name, str) or name not in EVENTS:
-        raise UsageError(f"`event` has to be one of {', '.join(EVENTS)}")
+        return {"event": name}
     return {"event": name, name: event_as_today(name, document)}
 
 

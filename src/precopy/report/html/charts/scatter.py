@@ -47,7 +47,7 @@ def scatter(
             marks.append(Line(((x, low), (x, high)), f"s{point.series} series thin"))
     marks += [Dot(*place(shown), shown.series, shown.title, shown.hollow) for shown in points]
     taken = [_box(*place(shown), *place(shown), _DOT) for shown in points]
-    taken += [_box(*place(a), *place(b), 2.0) for _, through in lines for a, b in pairwise(through)]
+    taken += [_box(*place(one), *place(other), 2.0) for _, through in lines for one, other in pairwise(through)]
     marks += _names([(*place(shown), short(shown.name, 24)) for shown in points if shown.name], plot, taken)
     return Chart(plot.bottom + BELOW, marks, label)
 
