@@ -6,7 +6,7 @@ from precopy.report.html.charts.bars import RangeBar, Row, Segment, grouped, ran
 from precopy.report.html.charts.scale import SECONDS, count_text, counts, fitting
 from precopy.report.html.parts import Figure, Headline, Key, Part, Report, Tile
 from precopy.report.html.words import NONE, SYNC_TERMS, duration
-from precopy.report.kinds.bench_sync import BlockFigures, SyncBench, VariantFigures
+from precopy.report.kinds.bench_sync import BlockFigures, SyncBench, SyncParts, VariantFigures
 from precopy.report.kinds.shared import Spread
 from precopy.report.table import Column, Table
 from precopy.units import format_size
@@ -60,7 +60,7 @@ def _verdict(bench: SyncBench) -> Headline:
     return Headline("plain", "measured", headline, (), tuple(tiles))
 
 
-def _clears(figures: VariantFigures | BlockFigures) -> int:
+def _clears(figures: SyncParts) -> int:
     return figures.clear_log_ioctls + figures.deferred_clear_ioctls
 
 

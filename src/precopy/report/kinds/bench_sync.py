@@ -15,20 +15,11 @@ from precopy.units import format_duration, format_size
 
 
 @dataclass(frozen=True)
-class BlockFigures:
-    """One RAM block in one variant: counts are of one sync (medians), times of its part of a sync; ``slots`` is 0 where
-    it is not mapped.
+class SyncParts:
+    """Of one sync: counts (medians), and seconds of its parts. ``log_sync_s`` and ``log_clear_s`` are those inside its
+    get and clear ioctls; ``bitmap_sync_s`` is merging its words. ``deferred_clear_ioctls`` are those made after the
+    sync, before its pages would be read."""
 
-    ``log_sync_s`` and ``log_clear_s`` are the seconds inside its get and clear ioctls; ``bitmap_sync_s`` is merging its
-    words, measured alone, on the same bits. ``deferred_clear_ioctls`` are those made after the sync, before its pages
-    would be read.
-    """
-
-    name: Text
-    pages: Count
-    aligned: bool
-    listeners: Count
-    slots: Count
     dirty_pages: Count
     get_log_ioctls: Count
     clear_log_ioctls: Count
@@ -39,19 +30,24 @@ class BlockFigures:
 
 
 @dataclass(frozen=True)
-class VariantFigures:
-    """One variant: ``sync_s`` is the sync time, the sum of its three parts; counts are of one sync (medians)."""
+class BlockFigures(SyncParts):
+    """One RAM block in one variant, of which the parts are its share; ``slots`` is 0 where it is not mapped. Its
+    ``bitmap_sync_s`` is measured alone, on the same bits."""
+
+    name: Text
+    pages: Count
+    aligned: bool
+    listeners: Count
+    slots: Count
+
+
+@dataclass(frozen=True)
+class VariantFigures(SyncParts):
+    """One variant: ``sync_s`` is the sync time, the sum of its three parts."""
 
     variant: Text
     clear: Text
     sync_s: Spread
-    log_sync_s: Spread
-    bitmap_sync_s: Spread
-    log_clear_s: Spread
-    dirty_pages: Count
-    get_log_ioctls: Count
-    clear_log_ioctls: Count
-    deferred_clear_ioctls: Count
     blocks: Annotated[tuple[BlockFigures, ...], Meta(max_length=200)]
 
 
@@ -177,12 +173,12 @@ _LEGEND = (
 )
 
 
-def _counts(figures: VariantFigures | BlockFigures) -> tuple[str, ...]:
+def _counts(figures: SyncParts) -> tuple[str, ...]:
     counts = (figures.dirty_pages, figures.get_log_ioctls, figures.clear_log_ioctls, figures.deferred_clear_ioctls)
     return tuple(map(str, counts))
 
 
-def _times(figures: VariantFigures | BlockFigures) -> tuple[str, ...]:
+def _times(figures: SyncParts) -> tuple[str, ...]:
     return tuple(map(_microseconds, (figures.log_sync_s, figures.bitmap_sync_s, figures.log_clear_s)))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -14,6 +14,11 @@ R = TypeVar("R")
 
 TextPart = str | Table
 """A sentence, or a table."""
+
+
+def fields_of(record: Any) -> dict[str, Any]:
+    """The fields of a dataclass by their names, for a record that has more than it."""
+    return {field.name: getattr(record, field.name) for field in fields(record)}
 
 
 def _fields(record: object) -> dict[str, Any]:

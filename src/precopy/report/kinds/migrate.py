@@ -4,7 +4,7 @@ engine's: `precopy.migration.results` and `precopy.planning.model.round`."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -15,7 +15,7 @@ from precopy.migration.results import Attempt, Migrated
 from precopy.planning.model.downtime import Downtime
 from precopy.planning.model.round import Round
 from precopy.ports import Throttled
-from precopy.report.kinds.kind import Kind, TextPart
+from precopy.report.kinds.kind import Kind, TextPart, fields_of
 from precopy.report.kinds.older import as_today
 from precopy.report.table import Shown, tabulate
 from precopy.report.verdicts import expected_line
@@ -30,7 +30,7 @@ class Migration(Migrated):
 
     @classmethod
     def of(cls, done: Migrated, workload: str) -> Migration:
-        return cls(**{field.name: getattr(done, field.name) for field in fields(done)}, workload=workload)
+        return cls(**fields_of(done), workload=workload)
 
 
 def migration_body(done: Migrated) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from precopy.planning.model.sync_cost import SyncCost
 from precopy.planning.plan.advice import Advice, Lever
 from precopy.planning.plan.plan import Plan, PlanInput, downtime_after, downtime_with
 from precopy.planning.plan.qemu_model import QemuModel
-from precopy.report.kinds.kind import Kind, TextPart
+from precopy.report.kinds.kind import Kind, TextPart, fields_of
 from precopy.report.kinds.migrate import bandwidth
 from precopy.report.kinds.older import numbers_as_today
 from precopy.report.table import Column, Shown, Table, tabulate
@@ -121,18 +121,16 @@ class PlannedMigration:
     ) -> PlannedMigration:
         """``source``, ``notes``, ``sync_cost``: see `PlannedInput`."""
         first = advice.first
-        levers = (SaidLever(**_shallow(lever), says=lever_sentence(lever, advice.converges)) for lever in advice.levers)
+        levers = (
+            SaidLever(**fields_of(lever), says=lever_sentence(lever, advice.converges)) for lever in advice.levers
+        )
         return cls(
-            input=PlannedInput(**_shallow(made.input), source=source, notes=notes, sync_cost=sync_cost),
+            input=PlannedInput(**fields_of(made.input), source=source, notes=notes, sync_cost=sync_cost),
             verdict=verdict(made),
             qemu_model=QemuAnswers.of(made.qemu_model),
             forecast=_course(made),
             advice=GivenAdvice(None if first is None else lever_sentence(first, advice.converges), tuple(levers)),
         )
-
-
-def _shallow(record: Any) -> dict[str, Any]:
-    return {field.name: getattr(record, field.name) for field in fields(record)}
 
 
 def _course(made: Plan) -> PlannedCourse:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from precopy.bounds import Count, Text
 from precopy.progress import Received
-from precopy.report.kinds.kind import Kind
+from precopy.report.kinds.kind import Kind, fields_of
 from precopy.report.kinds.run import GuestRun, ended_line
 from precopy.units import format_duration, format_size
 
@@ -22,7 +22,7 @@ class ReceivingRun(GuestRun):
 
     @classmethod
     def of(cls, run: GuestRun, address: str, turned_away: int, received: Received | None) -> ReceivingRun:
-        return cls(**vars(run), address=address, turned_away=turned_away, received=received)
+        return cls(**fields_of(run), address=address, turned_away=turned_away, received=received)
 
 
 def received_line(received: Received) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from precopy.bounds import Count, Number, Text
-from precopy.report.kinds.kind import Kind
+from precopy.report.kinds.kind import Kind, fields_of
 from precopy.units import format_duration, format_size
 
 
@@ -30,7 +30,7 @@ class CompactedDirectory(Compacted):
 
     @classmethod
     def of(cls, directory: str, done: Compacted) -> CompactedDirectory:
-        return cls(**asdict(done), directory=directory)
+        return cls(**fields_of(done), directory=directory)
 
 
 def _text(done: CompactedDirectory) -> list[str]:

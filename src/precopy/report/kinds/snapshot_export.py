@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from precopy.bounds import Count, Text
-from precopy.report.kinds.kind import Kind
+from precopy.report.kinds.kind import Kind, fields_of
 from precopy.units import format_size
 
 
@@ -27,7 +27,7 @@ class ExportedFile(Exported):
 
     @classmethod
     def of(cls, directory: str, done: Exported) -> ExportedFile:
-        return cls(**asdict(done), directory=directory)
+        return cls(**fields_of(done), directory=directory)
 
 
 def _text(done: ExportedFile) -> list[str]:
