@@ -87,17 +87,16 @@ def _document(arguments: list[str], kind: str, message: str, code: int, attempt:
 
         from precopy.report.kinds import schema
 
-        document: dict[str, Any] = {
-            "schema": schema("error"),
-            "error": {"kind": kind, "message": message, "exit_code": code},
-        }
+        # Its record, which has a migration in it, takes a while to import; most errors have none.
+        body: dict[str, Any] = {"error": {"kind": kind, "message": message, "exit_code": code}}
         if attempt is not None:
             from precopy.migration import Attempt
-            from precopy.report.kinds.migrate import attempt_body
+            from precopy.report.kinds import body_of
+            from precopy.report.kinds.error import ErrorFields, Failure
 
             if isinstance(attempt, Attempt):
                 from precopy.cli.facts import host_facts
 
-                document["machine"] = host_facts()
-                document["migration"] = attempt_body(attempt)
-        click.echo(json.dumps(document))
+                failure = Failure(ErrorFields(kind, message, code), attempt)
+                body = {"machine": host_facts(), **body_of("error", failure)}
+        click.echo(json.dumps({"schema": schema("error"), **body}))

@@ -128,22 +128,17 @@ def _text(path: str) -> str:
     return ""
 
 
-def show_document(kind: str, body: dict[str, Any]) -> None:
-    """The one document that ``--json`` prints: ``body``, and where it comes from unless it says so itself."""
-    from precopy.report.documents import document, to_json
-
-    click.echo(to_json(document(kind, {"machine": host_facts(), **body})))
-
-
 def show_result(kind: str, record: object, host: dict[str, Any] | None = None, *, as_json: bool) -> None:
-    """What came of a command, for people or as JSON. ``record`` is the one that `precopy.report.kinds` has for this
-    kind, ``host`` what `host_facts` said before a benchmark made it; people are told it, too."""
-    if as_json:
-        from precopy.report.kinds import body_of
+    """What came of a command, for people or as the one JSON document that ``--json`` prints. ``record`` is the one
+    that `precopy.report.kinds` has for this kind, ``host`` what `host_facts` said before a benchmark made it; people
+    are told it, too. A record that has a ``machine`` of its own keeps it."""
+    from precopy.report.kinds import body_of, text_of
 
-        show_document(kind, {"machine": host or host_facts(), **body_of(kind, record)})
+    if as_json:
+        from precopy.report.documents import document, to_json
+
+        click.echo(to_json(document(kind, {"machine": host or host_facts(), **body_of(kind, record)})))
         return
-    from precopy.report.kinds import text_of
 
     parts = [*([host_line(host)] if host else []), *text_of(kind, record)]
     sentences = [part for part in parts if isinstance(part, str)]

@@ -12,12 +12,14 @@ from datetime import datetime
 from pathlib import Path
 
 import click
+import msgspec
 import pytest
 
 from precopy.cli import front
 from precopy.cli.command import cli
 from precopy.cli.facts import host_facts
 from precopy.cli.main import main
+from precopy.report.kinds import load, schema
 from precopy.report.kinds.check import Checked
 from precopy.report.kinds.status import Status
 from precopy.service import ControlServer
@@ -103,6 +105,15 @@ def test_the_suggestion_is_in_the_document() -> None:
     done = precopy("mgirate", "--json")
     assert done.code == 2
     assert done.document()["error"]["message"] == "No such command 'mgirate'. Did you mean 'migrate'?"
+
+
+def test_an_error_is_what_its_record_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["mgirate", "--json"])
+    document = json.loads(capsys.readouterr().out)
+    assert document.pop("schema") == schema("error")
+    made_of = load("error")
+    assert made_of.body(msgspec.convert(made_of.today(document), made_of.record)) == document
 
 
 AT_MOST = 4.0
