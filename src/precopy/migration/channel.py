@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -99,7 +100,9 @@ class Channel:
             data = bytearray(min(self._format.wanted, _AT_ONCE))  # what a peer claims allocates nothing
             size += len(data)
             due = began + self.stream.timeout + size / SLOWEST_BYTES_PER_S
-            self.stream.receive_into([data], due - self._clock.now())
+            # Of its first bytes the stream itself says that they did not come, and for how long.
+            within = due - self._clock.now() if size > len(data) else math.inf
+            self.stream.receive_into([data], within)
             frame = self._format.receive(data)
         if isinstance(frame, Abort):
             raise PeerRefused(printable(frame.reason))

@@ -108,19 +108,52 @@ def _bound(path: str) -> socket.socket:
     """A Unix socket that listens at ``path``, for this user alone.
 
     The umask is the whole process's, so it stays as it is. Linux gives the file the socket's own mode, less the umask;
-    what a umask took from this user is put back. Nothing can connect before `listen`.
+    what a umask took from this user is put back. The file gets its name when the socket listens: who waits for the file
+    and then connects would be refused between bind and `listen`.
     """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         os.fchmod(sock.fileno(), _MODE)
-        sock.bind(path)
-        if stat.S_IMODE(os.lstat(path).st_mode) != _MODE:
-            os.chmod(path, _MODE)
-        sock.listen(_BACKLOG)
+        aside = _beside(path)
+        if aside is None or os.path.lexists(path):  # bind says what is there
+            _listen(sock, path)
+            return sock
+        try:
+            _listen(sock, aside)
+            _name(aside, path)
+        finally:
+            with contextlib.suppress(OSError):
+                os.unlink(aside)
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def _listen(sock: socket.socket, path: str) -> None:
+    sock.bind(path)
+    if stat.S_IMODE(os.lstat(path).st_mode) != _MODE:
+        os.chmod(path, _MODE)
+    sock.listen(_BACKLOG)
+
+
+def _name(aside: str, path: str) -> None:
+    """Gives the file ``aside`` the name ``path``, too. Raises `OSError`, as bind does where ``path`` is there."""
+    try:
+        os.link(aside, path, follow_symlinks=False)
+    except FileExistsError as error:
+        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE)) from error
+    except OSError:  # a file system without links
+        if os.path.lexists(path):
+            raise
+        os.rename(aside, path)
+
+
+def _beside(path: str) -> str | None:
+    """A name in the same directory that no other process knows; None where it would be longer than a socket's may
+    be: a short name in a deep directory."""
+    aside = os.path.join(os.path.dirname(path), f".{secrets.token_hex(4)}")
+    return aside if len(os.fsencode(aside)) <= UNIX_PATH_BYTES else None
 
 
 def _remove_own(path: str, inode: int) -> None:
@@ -139,8 +172,8 @@ def _remove_stale(path: str) -> None:
     with contextlib.suppress(OSError):
         if not _is_stale(path):
             return
-        aside = os.path.join(os.path.dirname(path), f".{secrets.token_hex(4)}")
-        if len(os.fsencode(aside)) > UNIX_PATH_BYTES:  # which cannot be looked at: a short name in a deep directory
+        aside = _beside(path)
+        if aside is None:
             os.unlink(path)
             return
         os.rename(path, aside)

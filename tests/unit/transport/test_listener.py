@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import socket
@@ -14,6 +15,7 @@ import pytest
 
 from precopy.errors import PeerError, UsageError
 from precopy.transport import Address, Listener, connect
+from precopy.transport.address import UNIX_PATH_BYTES
 from support.streams import SOON, Background, close_all, pair_at, receive, serve_one
 
 
@@ -24,7 +26,7 @@ class TestListener:
             assert str(listener.address) == f"tcp:127.0.0.1:{listener.address.port}"
 
     @pytest.mark.parametrize("umask", [0, 0o002, 0o022, 0o077, 0o177, 0o777])
-    def test_a_socket_is_its_user_s_alone_before_it_listens(
+    def test_a_socket_is_its_user_s_alone_before_it_listens_and_has_its_name_after_that(
         self, umask: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         path, modes = tmp_path / "socket", []
@@ -32,9 +34,11 @@ class TestListener:
 
         class Watched(socket.socket):
             def listen(self, *args: int) -> None:
-                modes.append(stat.S_IMODE(path.stat().st_mode))
+                (aside,) = tmp_path.iterdir()
+                modes.append(stat.S_IMODE(aside.stat().st_mode))
+                assert aside != path
                 with socket.socket(socket.AF_UNIX) as early, pytest.raises(ConnectionRefusedError):
-                    early.connect(str(path))
+                    early.connect(str(aside))
                 listen(self, *args)
 
         monkeypatch.setattr("precopy.transport.sockets.socket.socket", Watched)
@@ -42,9 +46,48 @@ class TestListener:
         try:
             with Listener(Address(path=str(path))):
                 assert modes == [0o600]
+                assert list(tmp_path.iterdir()) == [path]
+                assert stat.S_IMODE(path.stat().st_mode) == 0o600
                 assert os.umask(umask) == umask
         finally:
             os.umask(before)
+
+    def test_a_file_that_comes_while_it_is_about_to_listen_is_left_alone(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path, listen = tmp_path / "socket", socket.socket.listen
+
+        class Late(socket.socket):
+            def listen(self, *args: int) -> None:
+                listen(self, *args)
+                path.write_text("mine", encoding="utf-8")
+
+        monkeypatch.setattr("precopy.transport.sockets.socket.socket", Late)
+        with pytest.raises(UsageError, match="Address already in use; a file that is no socket has this name"):
+            Listener(Address(path=str(path)))
+        assert path.read_text(encoding="utf-8") == "mine"
+        assert list(tmp_path.iterdir()) == [path]
+
+    @pytest.mark.parametrize("why", [errno.EPERM, errno.EOPNOTSUPP])
+    def test_where_files_cannot_have_two_names(self, why: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def no_link(*_: object, **__: object) -> None:
+            raise OSError(why, os.strerror(why))
+
+        monkeypatch.setattr(os, "link", no_link)
+        near, far = pair_at(Address(path=str(tmp_path / "socket")), SOON)
+        near.send([b"x"])
+        assert receive(far, 1) == b"x"
+        close_all(near, far)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_name_beside_which_there_is_no_room(self, tmp_path: Path) -> None:
+        room = UNIX_PATH_BYTES - len(os.fsencode(tmp_path)) - 1
+        folder = tmp_path / ("d" * (room - 3))
+        folder.mkdir()
+        path = folder / "s"
+        with Listener(Address(path=str(path))):
+            assert list(folder.iterdir()) == [path]
+        assert not path.exists()
 
     def test_the_socket_file_is_there_while_it_listens(self, tmp_path: Path) -> None:
         path = tmp_path / "socket"
