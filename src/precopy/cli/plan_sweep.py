@@ -16,6 +16,8 @@ from precopy.cli.values import COUNTS, DURATIONS, RATES, SIZES
 from precopy.defaults import DOWNTIME_LIMIT_S, MAX_ROUNDS, milliseconds
 
 if TYPE_CHECKING:
+    from concurrent.futures import ProcessPoolExecutor
+
     from precopy.errors import UsageError
     from precopy.planning.plan.sweep import Columns, Grid
     from precopy.report.kinds.plan_sweep import PlanSweep
@@ -157,9 +159,17 @@ def _executor(scheduler: str | None, grid: Grid) -> Iterator[tuple[Executor, int
         threading.excepthook = lambda _: None
         for worker in list((executor._processes or {}).values()):
             worker.kill()
+        _end_messages(executor)
         executor.shutdown(wait=False, cancel_futures=True)
         raise
     executor.shutdown()
+
+
+def _end_messages(executor: ProcessPoolExecutor) -> None:
+    """Has the executor's thread, which the interpreter waits for at its end, wait for no message of a worker that was
+    killed in the middle of one: this process has both ends of the pipes, so the kernel does not end them."""
+    for queue, end in (("_result_queue", "_writer"), ("_call_queue", "_reader")):
+        getattr(getattr(executor, queue), end).close()
 
 
 @contextlib.contextmanager
