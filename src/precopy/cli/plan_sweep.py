@@ -160,7 +160,7 @@ def _executor(scheduler: str | None, grid: Grid) -> Iterator[tuple[Executor, int
         for worker in list((executor._processes or {}).values()):
             worker.kill()
         _end_messages(executor)
-        executor.shutdown(wait=False, cancel_futures=True)
+        executor.shutdown(cancel_futures=True)
         raise
     executor.shutdown()
 
