@@ -3,8 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 STAMP := $(VENV)/.ready
-# Twice as many as cores: half of the time a test waits for a process or a peer.
-SIDE_BY_SIDE := $(BIN)/pytest --numprocesses $$((2 * $$(nproc))) --dist worksteal
+SIDE_BY_SIDE := $(BIN)/pytest --numprocesses auto --dist worksteal
 
 .PHONY: demo test test-fast check lint bench clean setup
 
