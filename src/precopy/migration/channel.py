@@ -100,7 +100,7 @@ class Channel:
             data = bytearray(min(self._format.wanted, _AT_ONCE))  # what a peer claims allocates nothing
             size += len(data)
             due = began + self.stream.timeout + size / SLOWEST_BYTES_PER_S
-            # Of its first bytes the stream itself says that they did not come, and for how long.
+            # Before the first byte the stream's own time-out is the bound, and its error says that the peer is silent.
             within = due - self._clock.now() if size > len(data) else math.inf
             self.stream.receive_into([data], within)
             frame = self._format.receive(data)

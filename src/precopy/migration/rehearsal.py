@@ -1,5 +1,5 @@
 """What a switchover will do is done before, while the guest still runs. Code and memory that were not used for some
-time have to be fetched first: many times as long as the work itself, where a hypervisor takes such memory back.
+time have to be fetched first, which on some machines takes many times as long as the work itself.
 """
 
 from __future__ import annotations

@@ -123,7 +123,7 @@ class ProcessView:
         known, self._tracked = self._tracked, []
         for mapping in mapped:
             if mapping not in known:
-                self._protection.forget(mapping)  # registered before, and refused since
+                self._protection.forget(mapping)  # an attempt that failed may have registered it
                 self._protection.register(mapping)
                 self._protection.protect(mapping, 0, mapping.block.pages)
             self._tracked.append(mapping)

@@ -108,8 +108,8 @@ def _bound(path: str) -> socket.socket:
     """A Unix socket that listens at ``path``, for this user alone.
 
     The umask is the whole process's, so it stays as it is. Linux gives the file the socket's own mode, less the umask;
-    what a umask took from this user is put back. The file gets its name when the socket listens: who waits for the file
-    and then connects would be refused between bind and `listen`.
+    what a umask took from this user is put back. The file gets its name when the socket listens: a client that waits
+    for the file, and then connects, would be refused between bind and `listen`.
     """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:

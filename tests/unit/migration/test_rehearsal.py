@@ -8,53 +8,35 @@ from hypothesis import strategies as st
 
 from precopy.errors import GuestError
 from precopy.migration.rehearsal import Rehearsal
-from support.scripted import OPTIONS, ScriptedGuest, migrate
+from support.scripted import OPTIONS, Clock, ScriptedGuest, World, migrate
 
 
-class _Clock:
-    def __init__(self) -> None:
-        self.at = 0.0
-
-    def now(self) -> float:
-        return self.at
-
-    def sleep(self, seconds: float) -> None:
-        self.at += seconds
-
-
-class _Machine:
+class _Slow(ScriptedGuest):
     """Rehearses for ``takes`` seconds, one after the other."""
 
-    kind = machine = "timed"
-    running = True
-
-    def __init__(self, clock: _Clock, takes: list[float]) -> None:
-        self.clock, self.takes, self.times = clock, list(takes), 0
-
-    def pause(self) -> float:
-        raise NotImplementedError
-
-    resume = pause
+    def __init__(self, clock: Clock, takes: list[float]) -> None:
+        super().__init__(World(), "slow")
+        self.clock, self.takes = clock, list(takes)
 
     def rehearse(self) -> None:
-        self.times += 1
-        self.clock.at += self.takes.pop(0)
+        super().rehearse()
+        self.clock.sleep(self.takes.pop(0))
 
 
 @given(st.lists(st.tuples(st.floats(0, 10), st.floats(0, 1)), min_size=1, max_size=40))
 def test_it_takes_a_twentieth_of_the_time_unless_it_got_slower(rounds: list[tuple[float, float]]) -> None:
-    clock = _Clock()
-    machine = _Machine(clock, [takes for _, takes in rounds])
+    clock = Clock(step_s=0.0)
+    machine = _Slow(clock, [takes for _, takes in rounds])
     rehearsal = Rehearsal(machine, clock)
-    took = ended = 0.0
+    took, ended = 0.0, clock.time
     for round_s, _ in rounds:
-        clock.at += round_s
-        before, began = machine.times, clock.at
+        clock.sleep(round_s)
+        left, began = len(machine.takes), clock.time
         rehearsal.between_rounds()
-        rehearsed = machine.times > before
+        rehearsed = len(machine.takes) < left
         assert rehearsed == (took <= 0.05 * (began - ended))
         if rehearsed:
-            took, ended = clock.at - began, clock.at
+            took, ended = clock.time - began, clock.time
 
 
 def test_both_sides_rehearse_between_rounds_and_not_after_the_last() -> None:

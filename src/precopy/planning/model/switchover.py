@@ -15,8 +15,8 @@ _ROUND_TRIPS = 3
 
 _FIRST_TIME = Estimate(0.4, 0.1, 1.2)
 """A switchover's steps are each the first of their kind, as the opening of a migration is, so what that took beyond a
-round trip tells how long code and memory take that were not used before. In 28 switchovers on a virtual machine whose
-hypervisor takes back unused memory, the opening took 3 to 30 ms and the overhead 0.3 to 1.3 times as long."""
+round trip tells how long code and memory take that were not used before. On a virtual machine where these are slow, 28
+openings took 3 to 30 ms; the overhead was 0.3 to 1.3 times as long in 23 of them, and up to 6.7 times in the others."""
 _LONGEST_OPENING_S = 0.1
 """What an opening takes beyond this was spent on something else, such as waiting for a destination that is busy."""
 
