@@ -573,8 +573,8 @@ class TestClosing:
         chance = random.Random(seed)
         memory, lock = filled(4 * MIB), threading.Lock()
         with Standby(address) as standby, stepping(memory, lock):
-            interval = chance.choice([None, 0.005, 0.005])
-            handle = precopy.replicate(memory, standby.address, interval=interval, lock=lock, timeout=IN_TIME_S)
+            points = chance.choice([{}, {"interval": 0.005, "lock": lock}, {"interval": 0.005, "lock": lock}])
+            handle = precopy.replicate(memory, standby.address, timeout=IN_TIME_S, **points)  # type: ignore[arg-type]
             time.sleep(chance.random() * 0.15)
             began = time.perf_counter()
             handle.close()

@@ -24,6 +24,7 @@ import pytest
 import precopy
 from precopy import Memory, Standby, UsageError
 from support.patience import IN_TIME_S
+from support.public_api import INTERNAL, RESULTS, public
 from support.replicas import MIB, filled
 
 pytestmark = pytest.mark.needs("pagemap")
@@ -57,35 +58,6 @@ WRONG: dict[str, list[Any]] = {
     "Callable": NO_CALL,
 }
 """By annotation, what is wrong for every parameter that has it."""
-
-INTERNAL = {
-    "Memory.consumer": "for the parts of this package that track it; its argument is shown and not used",
-    "Changes": "made by Memory.track",
-    "Replication": "made by replicate",
-    "Attachment": "made by attach",
-}
-ERRORS = {
-    name
-    for name in precopy.__all__
-    if isinstance(getattr(precopy, name), type) and issubclass(getattr(precopy, name), Exception)
-}
-RESULTS = {"Changed", "Snapshot", "Stored", "Verified"}
-
-
-def public() -> Iterator[tuple[str, Callable[..., object]]]:
-    """Everything that can be called with arguments: functions, classes, and their public methods."""
-    for name in sorted(set(precopy.__all__) - ERRORS - RESULTS):
-        made = getattr(precopy, name)
-        if name not in INTERNAL:
-            yield name, made
-        if isinstance(made, type):
-            for method in vars(made):
-                if (
-                    not method.startswith("_")
-                    and callable(getattr(made, method))
-                    and f"{name}.{method}" not in INTERNAL
-                ):
-                    yield f"{name}.{method}", getattr(made, method)
 
 
 def parameters() -> Iterator[tuple[str, str, str]]:

@@ -39,18 +39,25 @@ class ReplicationOptions:
         object.__setattr__(self, "timeout", check_seconds("the timeout", self.timeout))
         if self.quiet is not None:
             object.__setattr__(self, "quiet", check_seconds("quiet", self.quiet, zero=True))
-        self._check_quiet()
+        self._check_partners()
         if self.max_bandwidth is not None:
             check_bandwidth(self.max_bandwidth, MIN_BANDWIDTH)
 
-    def _check_quiet(self) -> None:
-        """Refuses ``quiet`` where no quiet moment is waited for."""
+    def _check_partners(self) -> None:
+        """Refuses what says how points are taken by themselves, where none are, or where another way was asked for."""
         if self.quiet is not None and self.lock is not None:
             raise UsageError("with a lock no quiet moment is waited for; give lock or quiet, not both")
-        if self.quiet is not None and self.interval in (None, math.inf):
+        if self.interval not in (None, math.inf):
+            return
+        if self.quiet is not None:
             raise UsageError(
                 "quiet says when a point is taken every interval seconds, and none is; give an interval in seconds, or "
                 "no quiet"
+            )
+        if self.lock is not None:
+            raise UsageError(
+                "lock is held for a point that is taken every interval seconds, and none is; give an interval in "
+                "seconds, or no lock: during checkpoint() and cutover() the program does not write anyway"
             )
 
     @property

@@ -43,7 +43,7 @@ def replicate(
 
     A point is taken while the program does not write: with ``lock`` (a `threading.Lock` or any context manager that the
     program holds while it writes) while it is held here, otherwise when nothing was written for ``quiet`` seconds
-    (0.01 if not given; refused with a lock, and where no points are taken every ``interval`` seconds).
+    (0.01 if not given; refused with a lock). Both are refused where no points are taken every ``interval`` seconds.
 
     ``max_bandwidth``: bytes a second at most. ``timeout``: seconds that the standby may be silent. ``on_progress`` is
     called ten times a second, and once at the end, in a thread of its own; what it raises ends the replication.

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import math
-import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import click
 import pytest
 
-import precopy
 from precopy.cli.command import cli
-from precopy.errors import UsageError
-from precopy.migration import MigrationOptions
-from precopy.names import CONVERGENCE_POLICIES
 from support.commands import precopy as command
 
 MACHINE = "--ram --layout --guest --backing --vcpus"
@@ -123,30 +116,3 @@ def test_what_would_be_ignored_is_refused(arguments: str) -> None:
     assert done.code == 2, done.err
     assert option in done.sentence(2)
     assert done.out == ""
-
-
-class TestAProgram:
-    def test_a_level_of_nothing(self, tmp_path: Path) -> None:
-        with pytest.raises(UsageError, match=r'level is zstd.s.*compress="zstd"'):
-            precopy.snapshot(precopy.Memory(4096), tmp_path / "saved", level=3)
-        assert not (tmp_path / "saved").exists()
-
-    @pytest.mark.parametrize("interval", [None, math.inf])
-    def test_how_points_are_taken_where_none_are(self, interval: float | None) -> None:
-        memory = precopy.Memory(4096)
-        with pytest.raises(UsageError, match=r"quiet says when a point is taken.*give an interval"):
-            precopy.replicate(memory, "unix:/nowhere", interval=interval, quiet=0.01)
-
-    def test_a_quiet_moment_under_a_lock(self) -> None:
-        with pytest.raises(UsageError, match="give lock or quiet, not both"):
-            precopy.replicate(precopy.Memory(4096), "unix:/nowhere", interval=1, lock=threading.Lock(), quiet=0.0)
-
-    @pytest.mark.parametrize("policy", CONVERGENCE_POLICIES)
-    def test_throttling_under_a_policy_that_does_not(self, policy: str) -> None:
-        """Each that is refused says which are not; at the time-out each may throttle."""
-        MigrationOptions(policy=policy, throttle_mode="auto-converge", on_timeout="throttle")  # type: ignore[arg-type] # by name
-        if policy in ("precopy", "qemu-auto-converge"):
-            MigrationOptions(policy=policy, throttle_mode="auto-converge")  # type: ignore[arg-type] # by name
-            return
-        with pytest.raises(UsageError, match=f"{policy} slows no guest down.*precopy or qemu-auto-converge"):
-            MigrationOptions(policy=policy, throttle_mode="auto-converge")  # type: ignore[arg-type] # by name
