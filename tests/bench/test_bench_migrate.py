@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from precopy.bench.migrate import Setup, measure
+from precopy.bench.peers.qemu.launcher import absent_qemus, find_qemus
 from precopy.errors import PrecopyError
 from support.commands import precopy
 from support.patience import IN_TIME_S
@@ -25,7 +26,7 @@ def bench(*options: str) -> dict[str, object]:
 @pytest.mark.needs("kvm")
 def test_precopy_beside_the_raw_socket() -> None:
     document = bench("--repeat", "1", "--no-qemu", "--verify")
-    assert document["schema"] == "precopy.bench-migrate/2"
+    assert document["schema"] == "precopy.bench-migrate/3"
     assert document["ratio_to_qemu"] is None
     (repeat,) = document["repeats"]
     assert repeat["precopy"]["verified"] is True
@@ -41,9 +42,14 @@ def test_precopy_beside_the_raw_socket() -> None:
 def test_precopy_beside_qemu() -> None:
     document = bench("--repeat", "1", "--against-qemu")
     (repeat,) = document["repeats"]
-    ours, theirs = repeat["precopy"]["throughput_bytes_per_s"], repeat["qemu"]["throughput_bytes_per_s"]
-    assert document["ratio_to_qemu"] == pytest.approx(ours / theirs)
-    assert repeat["qemu"]["transferred_bytes"] >= 60 << 20
+    qemus = [repeat["qemu"], *repeat["other_qemus"]]
+    ours, theirs = repeat["precopy"]["throughput_bytes_per_s"], [qemu["throughput_bytes_per_s"] for qemu in qemus]
+    assert document["ratio_to_qemu"] == pytest.approx(ours / max(theirs))
+    assert all(qemu["transferred_bytes"] >= 60 << 20 for qemu in qemus)
+    ways = [(qemu["version"], qemu["tracker"], qemu["channels"]) for qemu in qemus]
+    assert len(set(ways)) == len(ways) == 4 * len(find_qemus())
+    assert {way[1:] for way in ways} == {("dirty log", 1), ("dirty log", 2), ("dirty ring", 1), ("dirty ring", 2)}
+    assert document["left_out"] == absent_qemus()
 
 
 SMALL = ("--ram", "64M", "--rewritten", "8M", "--repeat", "1")
@@ -62,7 +68,7 @@ def test_without_the_qmp_client_it_goes_on_without_qemu_and_says_so() -> None:
     document = json.loads(done.stdout)
     assert done.returncode == 0, done.stderr
     assert document["ratio_to_qemu"] is None
-    assert [(one["name"], one["exit_code"]) for one in document["failed"]] == [("QEMU, repeat 1", 3)]
+    assert [(failed["name"], failed["exit_code"]) for failed in document["failed"]] == [("QEMU", 3)]
     assert "QEMU was not measured: " in done.stderr
     asked = without_qmp("--against-qemu")
     assert asked.returncode == 3

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from precopy.bench.peers.qemu.launcher import find_qemus
+from precopy.bench.peers.qemu.launcher import absent_qemus, find_qemus, qemu_name
 from precopy.bench.peers.qemu.migrate import measure_migration
 from precopy.bench.peers.qemu.trace_events import trace_syncs
 from support.patience import IN_TIME_S
@@ -45,6 +45,33 @@ def test_syncs_are_traced_with_and_without_the_patch_series(version: str) -> Non
         assert traced.clear_ioctls >= CODE_PAGES
     else:
         assert traced.clear_ioctls < 64
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_tracker_and_channel_is_a_way_of_its_own(version: str) -> None:
+    path = path_of(version)
+    done = measure_migration(ram=64 << 20, rewritten=8 << 20, timeout=IN_TIME_S, qemu=path, dirty_ring=True, channels=2)
+    assert done.name == f"{qemu_name(path)}, ring, multifd 2"
+    assert done.transferred_bytes > 0.98 * (64 << 20)
+
+
+def test_one_that_is_not_here_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what a program says of itself, such as the installed one, or by its folder's name."""
+
+    def put(folder: Path, does: str) -> None:
+        folder.mkdir(parents=True)
+        (folder / "qemu-system-x86_64").write_text(f"#!/bin/sh\n{does}\n")
+        (folder / "qemu-system-x86_64").chmod(0o755)
+
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setenv("PRECOPY_QEMUS", str(tmp_path / "qemus"))
+    assert len(absent_qemus()) == 2
+    put(tmp_path / "bin", "echo QEMU emulator version 10.0.2")
+    (absent,) = absent_qemus()
+    assert absent == "QEMU 11.1 is not here and was left out; run scripts/install-qemu-versions 11.1"
+    put(tmp_path / "qemus" / "11.1", "exit 1")
+    assert absent_qemus() == []
+    assert [*map(qemu_name, find_qemus())] == ["QEMU 10.0.2", "QEMU"]
 
 
 def test_oldest_first_and_the_installed_one_before_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 @click.option("--repeat", type=Whole(1), default=3, show_default=True, help="How often, all in turn.")
 @click.option("--verify", is_flag=True, help="Compare both memories byte for byte each time (not counted).")
 @click.option(
-    "--against-qemu/--no-qemu", default=None, help="Measure QEMU's migration too.  [default: where it is installed]"
+    "--against-qemu/--no-qemu",
+    default=None,
+    help="Measure migrations of every QEMU that is here, too.  [default: where there is one]",
 )
 @only_with("write_rate", "--rewritten above 0", lambda values: values["rewritten"] > 0)
 @json_option
@@ -50,29 +52,33 @@ def migrate(
     """Throughput and downtime of a migration over a Unix socket, beside the raw socket and beside QEMU's own.
 
     The guest is a KVM guest full of random content that rewrites part of it; memory is touched beforehand on both
-    sides. Each repeat measures the raw socket, precopy and QEMU one after the other; ratios are medians of the
-    repeats' own. What fails in one repeat is said at the end, and the others are made.
+    sides. Each repeat measures the raw socket, precopy and every QEMU that is here one after the other, QEMU by the
+    dirty log and by the dirty ring, with one channel and with multifd's two; ratios are medians of the repeats' own.
+    What fails in one repeat is said at the end, and the others are made.
     """
-    from precopy.bench.migrate import idle_sync, measure, qemu_installed
+    from precopy.bench.migrate import idle_sync, measure
+    from precopy.bench.peers.qemu.launcher import absent_qemus, find_qemu
     from precopy.cli.facts import host_facts, show_result
     from precopy.cli.failures import ended
     from precopy.cli.say import complain
     from precopy.errors import Unsupported
     from precopy.report.kinds.bench_migrate import MigrateBench, Setup
 
-    if against_qemu and not qemu_installed():
+    if against_qemu is None:
+        beside = find_qemu() is not None
+    elif (beside := against_qemu) and find_qemu() is None:
         raise Unsupported("qemu-system-x86_64 is not installed", "run scripts/install-debian-packages")
     host, setup = host_facts(), Setup(ram, rewritten, write_rate, downtime_limit_s, verify)
     idle = idle_sync(min(setup.ram, 512 << 20))
     repeats, failed = measure(
         setup,
         repeat,
-        qemu_installed() if against_qemu is None else against_qemu,
+        beside,
         lambda what: None if as_json else click.echo(f"measuring {what}", err=True),
     )
     if not repeats:
         raise failed[0].error()
-    done = MigrateBench.of(setup, tuple(repeats), idle, tuple(failed))
+    done = MigrateBench.of(setup, tuple(repeats), idle, tuple(failed), tuple(absent_qemus() if beside else ()))
     show_result("bench-migrate", done, host, as_json=as_json)
     if against_qemu is None:  # QEMU was not asked for by name
         for failure in failed:

@@ -49,7 +49,8 @@ class QemuMigration:
     transferred bytes over total time. By the host's clock: ``wall_s``, from the ``migrate`` command until
     QEMU reports completion, and ``wall_throughput_bytes_per_s``; ``stop_to_resume_s``, from the source's
     STOP event to the destination's RESUME event, which QEMU's own downtime need not include.
-    ``write_rate_pages_per_s`` is what the guest's own counter showed before the migration began.
+    ``write_rate_pages_per_s`` is what the guest's own counter showed before the migration began. ``tracker`` is what
+    QEMU tracks by, and ``channels`` carried pages (multifd, where it is more than one).
     """
 
     version: Text
@@ -64,16 +65,37 @@ class QemuMigration:
     wall_throughput_bytes_per_s: Number
     stop_to_resume_s: Number
     write_rate_pages_per_s: Number
+    tracker: Text = "dirty log"
+    channels: Count = 1
+
+    @property
+    def name(self) -> str:
+        """Such as ``QEMU 10.0.2, ring, multifd 2``."""
+        ring = ", ring" if self.tracker == "dirty ring" else ""
+        multifd = f", multifd {self.channels}" if self.channels > 1 else ""
+        return f"QEMU {(self.version.split() or ['?'])[0]}{ring}{multifd}"
 
 
 @dataclass(frozen=True)
 class Repeat:
-    """One repeat. ``qemu`` is None where QEMU is not installed or not asked for."""
+    """One repeat. ``qemu`` is the first QEMU, by the dirty log and with one channel, None where that was not measured;
+    ``other_qemus`` are the other versions, and each by the dirty ring and with multifd."""
 
     ceiling_bytes_per_s: Number
     precopy: Migrated
     overhead_bytes: Overhead
     qemu: QemuMigration | None
+    other_qemus: Annotated[tuple[QemuMigration, ...], Meta(max_length=100)] = ()
+
+    @property
+    def qemus(self) -> tuple[QemuMigration, ...]:
+        """All that were measured."""
+        return (*([] if self.qemu is None else [self.qemu]), *self.other_qemus)
+
+    @property
+    def fastest_qemu(self) -> QemuMigration | None:
+        """By throughput."""
+        return max(self.qemus, key=lambda qemu: qemu.throughput_bytes_per_s, default=None)
 
 
 @dataclass(frozen=True)
@@ -90,7 +112,8 @@ class IdleSync:
 @dataclass(frozen=True)
 class MigrateBench:
     """Figures are medians of the repeats, ratios of the repeats' own, and ``overhead_bytes`` the largest of all;
-    ``ratio_to_qemu`` is None where QEMU was not measured."""
+    ``ratio_to_qemu`` is to the fastest QEMU of a repeat, None where none was measured; ``left_out`` says which QEMUs
+    are not on this machine."""
 
     setup: Setup
     throughput_bytes_per_s: Number
@@ -102,11 +125,21 @@ class MigrateBench:
     idle_sync: IdleSync
     repeats: Annotated[tuple[Repeat, ...], Meta(min_length=1, max_length=200)]
     failed: Annotated[tuple[Failed, ...], Meta(max_length=1000)] = ()
+    left_out: Annotated[tuple[Text, ...], Meta(max_length=20)] = ()
 
     @classmethod
-    def of(cls, setup: Setup, repeats: tuple[Repeat, ...], idle: IdleSync, failed: tuple[Failed, ...]) -> MigrateBench:
+    def of(
+        cls,
+        setup: Setup,
+        repeats: tuple[Repeat, ...],
+        idle: IdleSync,
+        failed: tuple[Failed, ...],
+        left_out: tuple[str, ...] = (),
+    ) -> MigrateBench:
         beside_qemu = [
-            _rate(repeat) / repeat.qemu.throughput_bytes_per_s for repeat in repeats if repeat.qemu is not None
+            _rate(repeat) / qemu.throughput_bytes_per_s
+            for repeat in repeats
+            if (qemu := repeat.fastest_qemu) is not None and qemu.throughput_bytes_per_s
         ]
 
         def median(figure: Callable[[Repeat], float]) -> float:
@@ -126,6 +159,7 @@ class MigrateBench:
             idle_sync=idle,
             repeats=repeats,
             failed=failed,
+            left_out=left_out,
         )
 
 
@@ -154,15 +188,17 @@ _COLUMNS: tuple[Shown[_Line], ...] = (
 
 
 def _lines(repeat: Repeat) -> list[_Line]:
-    ours, qemu = _rate(repeat), repeat.qemu
-    lines = [
+    ours = _rate(repeat)
+    return [
         _Line("raw socket", repeat.ceiling_bytes_per_s, ratio=_ratio(ours, repeat.ceiling_bytes_per_s)),
         _Line("precopy", ours, repeat.precopy.downtime.total_s, len(repeat.precopy.rounds)),
+        *(_qemu_line(qemu, ours) for qemu in repeat.qemus),
     ]
-    if qemu is None:
-        return lines
+
+
+def _qemu_line(qemu: QemuMigration, ours: float) -> _Line:
     theirs = qemu.throughput_bytes_per_s
-    return [*lines, _Line(f"QEMU {qemu.version}", theirs, qemu.downtime_s, qemu.rounds, _ratio(ours, theirs))]
+    return _Line(qemu.name, theirs, qemu.downtime_s, qemu.rounds, _ratio(ours, theirs))
 
 
 def _ratio(ours: float, theirs: float) -> str:
@@ -171,9 +207,9 @@ def _ratio(ours: float, theirs: float) -> str:
 
 def _text(bench: MigrateBench) -> list[TextPart]:
     lines = [line for repeat in bench.repeats for line in _lines(repeat)]
-    qemu = any(repeat.qemu for repeat in bench.repeats)
+    qemu = any(repeat.qemus for repeat in bench.repeats)
     whose = ["QEMU's figures are its own (query-migrate); its rounds are the syncs that it counts"] if qemu else []
-    against = f", {bench.ratio_to_qemu:.2f} times QEMU" if bench.ratio_to_qemu else "; QEMU was not measured"
+    against = f", {bench.ratio_to_qemu:.2f} times QEMU's best" if bench.ratio_to_qemu else "; QEMU was not measured"
     peak = max(bench.overhead_bytes.source, bench.overhead_bytes.destination)
     return [
         tabulate("Each measurement, in the order in which they were made", _COLUMNS, lines),
@@ -181,6 +217,7 @@ def _text(bench: MigrateBench) -> list[TextPart]:
         f"median of the repeats' ratios: {bench.ratio_to_ceiling:.2f} of the raw socket{against}",
         _idle(bench.idle_sync),
         f"memory beyond the guest's RAM: at most {int(peak) >> 20} MiB on either side",
+        *bench.left_out,
     ]
 
 

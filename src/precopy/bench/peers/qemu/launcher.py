@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import re
 import shutil
@@ -18,11 +19,14 @@ from precopy.bench.peers.qemu.program import LOW_RAM_END
 from precopy.errors import PeerLost, PeerProtocolError, PeerRefused, Unsupported, missing_extra
 
 _PROGRAM = "qemu-system-x86_64"
+FETCHED = ("10.0", "11.1")
+"""Versions that scripts/install-qemu-versions puts beside the installed one."""
 _ANSWER_TIMEOUT = 30.0
 _POLL = 0.2
 _SLOWEST_PREALLOCATION = 100e6
 """Bytes a second."""
 
+_VERSION = re.compile(r"QEMU emulator version (\d+(?:\.\d+)+)")
 _REGISTER = re.compile(r"\b(R\d+) ?=([0-9a-f]{16})\b")
 
 Json = Mapping[str, Any]
@@ -37,6 +41,27 @@ def find_qemus() -> list[str]:
     beside.sort(key=lambda path: [int(part) for part in re.findall(r"\d+", path.parent.name)])
     installed = shutil.which(_PROGRAM)
     return [*([installed] if installed else []), *map(str, beside)]
+
+
+@functools.cache
+def qemu_name(path: str) -> str:
+    """Such as ``QEMU 10.0.2``: the version is what the program at ``path`` says; without one where it says none."""
+    try:
+        said = subprocess.run([path, "--version"], capture_output=True, text=True, check=False, timeout=_ANSWER_TIMEOUT)
+    except (OSError, subprocess.TimeoutExpired):
+        return "QEMU"
+    version = _VERSION.match(said.stdout)
+    return f"QEMU {version[1]}" if version else "QEMU"
+
+
+def absent_qemus() -> list[str]:
+    """A sentence for each version that scripts/install-qemu-versions can fetch and that is not here."""
+    here = [name for path in find_qemus() for name in (qemu_name(path), f"QEMU {Path(path).parent.name}")]
+    return [
+        f"QEMU {version} is not here and was left out; run scripts/install-qemu-versions {version}"
+        for version in FETCHED
+        if not any(f"{name}.".startswith(f"QEMU {version}.") for name in here)
+    ]
 
 
 def find_qemu() -> str | None:
@@ -57,6 +82,15 @@ def require_qemu(path: str | None = None, *, kvm: bool = True) -> str:
     if kvm and not os.access("/dev/kvm", os.R_OK | os.W_OK):
         raise Unsupported("/dev/kvm is missing or not accessible", "use a machine with KVM and join group kvm")
     return path
+
+
+RING_PAGES = 4096
+"""Entries of a vCPU's dirty ring: what QEMU's documentation starts it with."""
+
+
+def accelerator(dirty_ring: bool) -> list[str]:
+    """Options by which QEMU runs its VM under KVM, and tracks by the dirty log or by the dirty ring."""
+    return ["-accel", f"kvm,dirty-ring-size={RING_PAGES}" if dirty_ring else "kvm"]
 
 
 class Start(Protocol):
@@ -99,6 +133,7 @@ class Config:
     rom: str
     directory: Path
     incoming: bool
+    dirty_ring: bool = False
 
     @property
     def preallocated(self) -> int:
@@ -106,7 +141,7 @@ class Config:
 
     def command(self, qmp_fd: int) -> list[str]:
         """The command line; QMP is spoken over the inherited descriptor ``qmp_fd``."""
-        command = [self.qemu, "-accel", "kvm", "-nodefaults", "-no-user-config", "-display", "none"]
+        command = [self.qemu, *accelerator(self.dirty_ring), "-nodefaults", "-no-user-config", "-display", "none"]
         command += ["-machine", f"pc,max-ram-below-4g={LOW_RAM_END},memory-backend=ram"]
         command += ["-object", f"memory-backend-ram,id=ram,size={self.ram},prealloc=on"]
         command += ["-m", f"{self.ram >> 20}M", "-smp", "1", "-bios", self.rom]
@@ -157,6 +192,12 @@ class Machine:
         named = {name.replace("_", "-"): value for name, value in arguments.items()}
         async with self._failures(command):
             return await asyncio.wait_for(self._client.execute(command, named), _ANSWER_TIMEOUT)
+
+    async def give(self, fd: int, name: str) -> None:
+        """Hands QEMU a copy of the descriptor ``fd``, which it then knows by ``name``."""
+        async with self._failures("getfd"):
+            self._client.send_fd_scm(fd)
+        await self.execute("getfd", fdname=name)
 
     async def version(self) -> str:
         """QEMU's version, such as ``7.2.22 (Debian ...)``."""

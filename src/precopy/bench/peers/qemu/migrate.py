@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from precopy.bench.peers.qemu.launcher import Json, find_qemu
@@ -29,13 +30,16 @@ def measure_migration(
     settle: float = 0.5,
     timeout: float = 120.0,
     qemu: str | None = None,
+    dirty_ring: bool = False,
+    channels: int = 1,
 ) -> QemuMigration:
     """Starts two QEMUs on this host, migrates a guest over a Unix socket once, and ends them.
 
     ``ram`` bytes of random content, of which the guest rewrites ``rewritten`` bytes (0: none), 8 bytes a
     page, at ``write_rate`` pages a second (None: as fast as it can); ``downtime_limit_s`` in seconds,
     ``max_bandwidth`` in bytes a second (None: not limited). The guest rewrites for ``settle`` seconds
-    before. ``qemu`` is the path of the QEMU that is run (None: the installed one).
+    before. ``qemu`` is the path of the QEMU that is run (None: the installed one). ``dirty_ring``: it tracks by the
+    dirty ring, not by the dirty log; ``channels`` carry pages.
     ``timeout`` limits the start and the migration, each, in seconds. Both sides' memory is
     allocated before. Needs twice ``ram`` of free memory.
 
@@ -45,11 +49,23 @@ def measure_migration(
     """
     if settle <= 0:
         raise UsageError(f"the guest cannot be watched for {settle} s")
-    with QemuPair(ram=ram, rewritten=rewritten, write_rate=write_rate, timeout=timeout, qemu=qemu) as pair:
+    with QemuPair(
+        ram=ram,
+        rewritten=rewritten,
+        write_rate=write_rate,
+        timeout=timeout,
+        qemu=qemu,
+        dirty_ring=dirty_ring,
+        channels=channels,
+    ) as pair:
         version = pair.version()
         written = pair.measure_write_rate("source", settle)
         completed = pair.migrate(downtime_limit_s, max_bandwidth)
-    return summarize(completed, version, downtime_limit_s, written)
+    return replace(
+        summarize(completed, version, downtime_limit_s, written),
+        tracker="dirty ring" if dirty_ring else "dirty log",
+        channels=channels,
+    )
 
 
 def summarize(completed: Completed, version: str, downtime_limit_s: float, write_rate: float) -> QemuMigration:

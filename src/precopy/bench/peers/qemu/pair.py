@@ -74,9 +74,13 @@ class QemuPair:
         write_rate: int | None = None,
         timeout: float = 120.0,
         qemu: str | None = None,
+        dirty_ring: bool = False,
+        channels: int = 1,
     ) -> None:
         """``qemu`` is the path of the QEMU that is run (None: the installed one);
         ``ram``, ``rewritten`` in bytes; ``write_rate`` in pages a second (None: as fast as the CPU can).
+        ``dirty_ring``: it tracks by the dirty ring, not by the dirty log. ``channels`` carry pages: more than one is
+        QEMU's multifd.
 
         ``timeout`` in seconds, for coming up and for migrating, each. Raises `UsageError`.
         """
@@ -84,7 +88,7 @@ class QemuPair:
             raise UsageError(f"a time-out of {timeout} s cannot be kept")
         self.guest = Guest(ram, rewritten, write_rate, seed=secrets.randbits(63) | 1)
         self._timeout = timeout
-        self._qemu = qemu
+        self._qemu, self._dirty_ring, self._channels = qemu, dirty_ring, channels
         self._closing = contextlib.ExitStack()
         self._machines: dict[Side, Machine] = {}
 
@@ -96,7 +100,15 @@ class QemuPair:
             directory = _make_directory(stack, rom)
             self._runner = stack.enter_context(asyncio.Runner())
             for side in ("destination", "source"):
-                config = Config(side, qemu, self.guest.ram, _ROM, directory, incoming=side == "destination")
+                config = Config(
+                    side,
+                    qemu,
+                    self.guest.ram,
+                    _ROM,
+                    directory,
+                    incoming=side == "destination",
+                    dirty_ring=self._dirty_ring,
+                )
                 machine = self._machines[side] = Machine(config)
                 stack.callback(self._disconnect, machine)
                 stack.callback(machine.kill)
@@ -163,7 +175,12 @@ class QemuPair:
 
     async def _migrate(self, downtime_limit_s: float, max_bandwidth: int) -> Completed:
         source, destination = self._machines["source"], self._machines["destination"]
-        await source.execute("migrate-set-capabilities", capabilities=[{"capability": "events", "state": True}])
+        names = ["events", *(["multifd"] if self._channels > 1 else [])]
+        for side in (destination, source):
+            capabilities = [{"capability": name, "state": True} for name in names]
+            await side.execute("migrate-set-capabilities", capabilities=capabilities)
+            if self._channels > 1:
+                await side.execute("migrate-set-parameters", multifd_channels=self._channels)
         limit_ms = max(1, round(1000 * downtime_limit_s))
         await source.execute("migrate-set-parameters", max_bandwidth=max_bandwidth, downtime_limit=limit_ms)
         await destination.execute("migrate-incoming", uri=f"unix:{_SOCKET}")
