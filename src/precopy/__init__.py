@@ -42,7 +42,7 @@ if TYPE_CHECKING:
         VerificationFailed,
     )
     from precopy.machines.process import Changed, Changes, Memory
-    from precopy.machines.process.attach import Attachment, attach
+    from precopy.machines.process.attachment import Attachment, attach
     from precopy.replication.replication import Replication, replicate
     from precopy.replication.standby import Standby, receive_memory
     from precopy.snapshot_store import (
@@ -87,7 +87,7 @@ _ERRORS = (
 
 _WHERE = {
     **dict.fromkeys(_ERRORS, "precopy.errors"),
-    "Attachment": "precopy.machines.process.attach",
+    "Attachment": "precopy.machines.process.attachment",
     "Changed": "precopy.machines.process",
     "Changes": "precopy.machines.process",
     "Memory": "precopy.machines.process",
@@ -96,7 +96,7 @@ _WHERE = {
     "Standby": "precopy.replication.standby",
     "Stored": "precopy.snapshot_store",
     "Verified": "precopy.snapshot_store",
-    "attach": "precopy.machines.process.attach",
+    "attach": "precopy.machines.process.attachment",
     "compact": "precopy.snapshot_store",
     "open_memory": "precopy.snapshot_store",
     "receive_memory": "precopy.replication.standby",

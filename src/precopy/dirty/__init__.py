@@ -3,7 +3,7 @@ re-armed."""
 
 from precopy.dirty.clear import ClearPolicy
 from precopy.dirty.clear_policies import clear_policy
-from precopy.dirty.clients import DirtyMemory, DirtySnapshot
+from precopy.dirty.dirty_memory import DirtyMemory, DirtySnapshot
 from precopy.dirty.log import DirtyLog, LogClear, LogCounters
 from precopy.dirty.migration_bitmap import MigrationBitmap, SyncStats
 

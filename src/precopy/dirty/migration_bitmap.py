@@ -23,7 +23,7 @@ from dataclasses import dataclass, fields
 
 from precopy.bitmap import Bitmap, Runs
 from precopy.dirty.clear import ClearPolicy
-from precopy.dirty.clients import DirtyMemory
+from precopy.dirty.dirty_memory import DirtyMemory
 from precopy.memory.layout import RamBlock
 from precopy.memory.topology.log_mask import DirtyClient
 

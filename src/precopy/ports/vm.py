@@ -13,7 +13,7 @@ from typing import Annotated, Protocol, runtime_checkable
 from msgspec import Meta
 
 from precopy.bounds import Number
-from precopy.dirty.clients import DirtyMemory
+from precopy.dirty.dirty_memory import DirtyMemory
 from precopy.errors import Unsupported
 from precopy.ports.ram import MemoryCopier, MemoryReader, MemoryWriter
 

@@ -76,9 +76,9 @@ class EmulatedGuest:
             address = memory.host(section.block).address + section.offset * PAGE_SIZE
             self._cpu.mem_map_ptr(section.gpa, section.pages * PAGE_SIZE, unicorn.UC_PROT_ALL, address)
         self._cpu.hook_add(unicorn.UC_HOOK_INSN, self._on_out, None, 1, 0, x86_const.UC_X86_INS_OUT)
-        self._halt = VcpuGate()
-        self._throttle = VcpuThrottle([self._halt], self._interrupt)
-        self._pacer = Pacer(params_words(memory, 0), self._halt)
+        self._gate = VcpuGate()
+        self._throttle = VcpuThrottle([self._gate], self._interrupt)
+        self._pacer = Pacer(params_words(memory, 0), self._gate)
         self.error: GuestError | None = None
         self._change = threading.Condition()
         self._wanted = False  # to run
@@ -126,7 +126,7 @@ class EmulatedGuest:
         self.running = True
         self._pacer.restart()
         with self._change:
-            self._halt.clear()
+            self._gate.clear()
             self._wanted = True
             self._change.notify_all()
 
@@ -189,10 +189,10 @@ class EmulatedGuest:
                 self._pacer.wait()
         elif port == IDLE_PORT:
             with self._exclusive.resting():
-                self._halt.wait()
+                self._gate.wait()
         else:
             self.error = GuestError(f"the guest wrote to port {port:#x}, where nothing is")
-        if self._halt.is_set() or self._halt.sleeping or self.error:
+        if self._gate.is_set() or self._gate.sleeping or self.error:
             cpu.emu_stop()
 
     def _interrupt(self, _number: int) -> None:
@@ -204,7 +204,7 @@ class EmulatedGuest:
         """Has the CPU's thread stand still; returns whether it does."""
         with self._change:
             self._wanted = False
-        self._halt.set()
+        self._gate.set()
         end = time.monotonic() + STOP_S
         with self._change:
             while not self._parked and time.monotonic() < end:
@@ -218,10 +218,10 @@ class EmulatedGuest:
                 self._park()
             if self._closing:
                 return
-            self._halt.throttle_sleep()
+            self._gate.throttle_sleep()
             try:
                 with self._exclusive.executing():
-                    if not self._halt.sleeping:
+                    if not self._gate.sleeping:
                         self._run()
                 self._tlb.settle()
                 if self._tlb.code is not None:

@@ -255,7 +255,7 @@ class KvmGuest:
         if port == BURST_PORT:
             self._pacers[vcpu.number].wait()
         elif port == IDLE_PORT:
-            vcpu.halt.wait()
+            vcpu.gate.wait()
         else:
             raise GuestError(f"{vcpu.target} wrote to port {port:#x}, where nothing is")
 

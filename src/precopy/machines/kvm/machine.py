@@ -39,7 +39,7 @@ class VirtualMachine:
             undo.callback(self.memory.close)
             self.vcpus: list[Vcpu] = []
             for number, gate in enumerate(gates):
-                vcpu = Vcpu(system, self.fd, number, on_io, halt=gate, ring=self.memory.ring, ring_entries=ring_entries)
+                vcpu = Vcpu(system, self.fd, number, on_io, gate=gate, ring=self.memory.ring, ring_entries=ring_entries)
                 undo.callback(vcpu.close)
                 self.vcpus.append(vcpu)
             for vcpu in self.vcpus:

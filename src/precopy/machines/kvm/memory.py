@@ -3,19 +3,42 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
+from typing import Protocol
 
 from precopy.abi import kvm
 from precopy.abi.ioctl import call
 from precopy.dirty import DirtyLog, DirtyMemory
 from precopy.errors import UsageError
 from precopy.memory import AddressSpace, GuestMemory, RamBlock, ram_regions, smram, system_region
-from precopy.names import KVM_TRACKERS
+from precopy.names import KVM_TRACKERS, KvmTrackerName
 from precopy.trackers import kvm_ring
 from precopy.trackers.kvm_listener import KvmListener
 from precopy.trackers.kvm_log import KvmDirtyLog
 from precopy.trackers.kvm_ring import KvmDirtyRing
 from precopy.trackers.kvm_slots import MemorySlot, SlotTracker
 from precopy.units import HostAddress
+
+
+class SlotLog(SlotTracker, DirtyLog, Protocol):
+    """What makes a listener's slots, and says what was written in them."""
+
+
+def _dirty_log(vm: int, pages: int, listeners: list[str], _ring_entries: int) -> list[SlotLog]:
+    called = [f"kvm dirty log ({name})" for name in listeners] if len(listeners) > 1 else ["kvm dirty log"]
+    return [KvmDirtyLog(vm, pages, name) for name in called]
+
+
+def _dirty_ring(vm: int, pages: int, listeners: list[str], ring_entries: int) -> list[SlotLog]:
+    kvm_ring.enable(vm, ring_entries)
+    return [KvmDirtyRing(vm, pages)] * len(listeners)
+
+
+_TRACKERS: dict[KvmTrackerName, Callable[[int, int, list[str], int], list[SlotLog]]] = {
+    "dirty-log": _dirty_log,
+    "dirty-ring": _dirty_ring,
+}
+"""By name: what makes a tracker for each listener of a VM, or one for all."""
 
 
 class VmMemory:
@@ -35,35 +58,27 @@ class VmMemory:
         smram_listener: bool = False,
         ring_entries: int = kvm_ring.DEFAULT_ENTRIES,
     ) -> None:
-        if tracker not in KVM_TRACKERS:
+        make = next((make for name, make in _TRACKERS.items() if name == tracker), None)
+        if make is None:
             raise UsageError(f"no tracker is called {tracker!r}; there are {', '.join(KVM_TRACKERS)}")
         self.tracker, self._memory, self._vm = tracker, memory, vm
         layout = memory.layout
         self.system = system_region(layout)
         self.regions = {region.block.name: region for region in ram_regions(self.system) if region.block}
         self.spaces = [AddressSpace("memory", self.system)]
-        self.ring: KvmDirtyRing | None = None
         names = ["kvm-memory"]
         if smram_listener:
             self.spaces.append(smram(self.system))
             names.append("kvm-smram")
-        trackers: list[SlotTracker]
-        logs: list[DirtyLog]
-        if tracker == "dirty-ring":
-            kvm_ring.enable(vm, ring_entries)
-            self.ring = KvmDirtyRing(vm, layout.end_page)
-            trackers, logs = [self.ring] * len(names), [self.ring]
-        else:
-            called = [f"kvm dirty log ({name})" for name in names] if smram_listener else ["kvm dirty log"]
-            own = [KvmDirtyLog(vm, layout.end_page, name) for name in called]
-            trackers, logs = list(own), list(own)
+        trackers = make(vm, layout.end_page, names, ring_entries)
+        self.ring = next((tracker for tracker in trackers if isinstance(tracker, KvmDirtyRing)), None)
         numbers = itertools.count()
         self.listeners = [KvmListener(names[0], trackers[0], numbers, self._address_of)]
         if smram_listener:
             self.listeners.append(self._second(names[1], trackers[1], numbers))
         for space, listener in zip(self.spaces, self.listeners, strict=True):
             space.add_listener(listener)
-        self.logs = tuple(logs)
+        self.logs: tuple[DirtyLog, ...] = tuple(dict.fromkeys(trackers))
         """The VM's own; more may be attached to ``dirty``."""
         self.dirty = DirtyMemory(layout, self.logs, self.regions)
 

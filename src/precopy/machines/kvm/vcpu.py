@@ -48,7 +48,7 @@ class Vcpu:
     """vCPU ``number`` of a VM, stopped at first. ``on_io`` is called in its thread for each port output. Where the VM
     has a dirty ``ring``, the vCPU's part of it has ``ring_entries``.
 
-    ``halt`` is set while the vCPU is to stop: a handler that waits should wait for this. A throttle that takes time
+    ``gate`` is set while the vCPU is to stop: a handler that waits should wait for this. A throttle that takes time
     from the vCPU calls `interrupt`."""
 
     def __init__(
@@ -58,7 +58,7 @@ class Vcpu:
         number: int,
         on_io: ExitHandler,
         *,
-        halt: VcpuGate | None = None,
+        gate: VcpuGate | None = None,
         ring: KvmDirtyRing | None = None,
         ring_entries: int = 0,
     ) -> None:
@@ -78,8 +78,8 @@ class Vcpu:
         self.cpuid = bytes(table.entries)[: table.nent * ctypes.sizeof(kvm.CpuidEntry)]
         """The entries of ``struct kvm_cpuid2`` that it has."""
         self.error: GuestError | None = None
-        self.halt = halt or VcpuGate()
-        self.halt.set()
+        self.gate = gate or VcpuGate()
+        self.gate.set()
         self._change = threading.Condition()
         self._wanted = False  # to run
         self._parked = False  # its thread waits to be told to run
@@ -93,7 +93,7 @@ class Vcpu:
 
     def resume(self) -> None:
         with self._change:
-            self.halt.clear()
+            self.gate.clear()
             self.run.immediate_exit = 0
             self._wanted = True
             self._change.notify_all()
@@ -103,11 +103,11 @@ class Vcpu:
         with self._change:
             self._wanted = False
             self.run.immediate_exit = 1
-        self.halt.set()
+        self.gate.set()
         self._kick()
 
     def interrupt(self) -> None:
-        """Has a vCPU that runs leave the guest, to go on once it has rested as ``halt`` says. May be called at any
+        """Has a vCPU that runs leave the guest, to go on once it has rested as ``gate`` says. May be called at any
         time."""
         with self._change:
             if self._wanted and not self._closing:
@@ -166,9 +166,9 @@ class Vcpu:
 
     def _rest(self) -> None:
         """Stands still where it was interrupted for that, and may enter the guest again unless it is to stop."""
-        self.halt.throttle_sleep()
+        self.gate.throttle_sleep()
         with self._change:
-            if self._wanted and not self.halt.sleeping:
+            if self._wanted and not self.gate.sleeping:
                 self.run.immediate_exit = 0
 
     def _enter(self) -> bool:
