@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from precopy.bitmap import Bitmap, Runs
 from precopy.dirty import DirtyMemory, MigrationBitmap, clear_policy
+from precopy.errors import KernelCallError
 from precopy.machines.workload import Workload
 from precopy.machines.workload.image import RESERVED_END
 from precopy.memory import GuestMemory, RamLayout
@@ -553,6 +554,22 @@ class TestKvm:
         kvm.log.clear(first, 4095)
         assert (kvm.log.counters - before).clear_calls == 3
         assert harvest(kvm) == set()
+
+    def test_what_was_fetched_before_a_get_that_fails_is_reported(self, kvm: KvmHarness) -> None:
+        """It may be cleared from then on (law 2), so somebody has to have it (law 1)."""
+        written = {FIRST["b1"], FIRST["b64"] + 1, FIRST["b1000"] + 5, FIRST["split"] + SPLIT_AT}
+        kvm.write(sorted(written))
+        broken = next(known for known in kvm.log._asked if known.slot.name == "b1000")
+        before = broken.get.slot
+        broken.get.slot = 77  # there is none, so the kernel refuses
+        dirty = Bitmap(LAYOUT.end_page)
+        with pytest.raises(KernelCallError, match=r"KVM_GET_DIRTY_LOG on slot \d+ \(b1000 at .*No such file"):
+            kvm.log.harvest(dirty)
+        broken.get.slot = before
+        first = {page for page in dirty.indexes().tolist() if page >= LOW_END}
+        assert first == {page for page in written if page < FIRST["b1000"]}
+        kvm.log.clear(0, LAYOUT.end_page)  # drops what it has reported, and nothing else
+        assert harvest(kvm) == written - first
 
     def test_aliases_of_a_block_are_logged_in_each_slot(self) -> None:
         layout = RamLayout.of_blocks([("low", 0xA0000), ("ram", 200 * PAGE_SIZE)]).mapped(

@@ -334,6 +334,16 @@ def fetched(vm: Vm, do: Callable[[], object]) -> set[tuple[str, int]]:
 class TestWhatIsLogged:
     """`set_log` of a region reaches the slots that show it, in every listener, and no other."""
 
+    def test_what_a_guest_cannot_write_is_not_fetched(self, twice: Vm) -> None:
+        twice.migrate()
+        all_slots = {(slot.name, slot.first_page) for slot in twice.memory.slots}
+        twice.memory.regions["vram"].readonly = True
+        read_only = {(slot.name, slot.first_page) for slot in twice.memory.slots if slot.readonly}
+        assert read_only
+        assert fetched(twice, twice.dirty.sync) == all_slots - read_only
+        twice.memory.regions["vram"].readonly = False
+        assert fetched(twice, twice.dirty.sync) == all_slots
+
     def test_a_display_has_its_block_logged_and_no_other(self, twice: Vm) -> None:
         assert fetched(twice, twice.dirty.sync) == set()
         twice.dirty.start_display(VRAM)

@@ -333,6 +333,16 @@ class TestUnion:
         assert bitmap.union(other[0], at) == len(moved - model)
         assert raw_bits(bitmap) == model | moved
 
+    @given(bitmaps(), st.data())
+    def test_merging_one_of_the_same_size_counts_all_and_new(
+        self, case: tuple[Bitmap, set[int]], data: st.DataObject
+    ) -> None:
+        bitmap, model = case
+        other, pages = data.draw(bitmaps(size=bitmap.size))
+        assert bitmap.merge(other) == (len(pages), len(pages - model))
+        assert raw_bits(bitmap) == model | pages
+        assert raw_bits(other) == pages
+
     @given(bitmaps())
     def test_with_itself_sets_nothing_new(self, case: tuple[Bitmap, set[int]]) -> None:
         bitmap, model = case
@@ -493,6 +503,13 @@ class TestLimits:
             bitmap.difference(other)
         assert bitmap.count() == 65
 
+    def test_merging_another_size(self) -> None:
+        bitmap, other = Bitmap(65), Bitmap(66)
+        other.set_all()
+        with pytest.raises(ValueError, match=r"66 and 65|65 and 66"):
+            bitmap.merge(other)
+        assert not bitmap.any()
+
     def test_moving_into_another_size(self) -> None:
         bitmap, other = Bitmap(65), Bitmap(66)
         bitmap.set_all()
@@ -537,6 +554,17 @@ def test_a_bitmap_larger_than_a_real_chunk() -> None:
     assert windows == [seam - 128, seam - 64, seam, seam + 64, (size + 4) // 64 * 64]
 
 
+@pytest.mark.parametrize("words", [1, words_module.FEW_WORDS, words_module.FEW_WORDS + 1, words_module.SMALL_WORDS])
+def test_merging_few_words_and_many(words: int) -> None:
+    """On both sides of the number from which on a small bitmap's bits are counted in another way."""
+    random = np.random.default_rng(words)
+    dirty, pending = (Bitmap(64 * words, random.integers(1, 2**64, words, np.uint64)) for _ in range(2))
+    expected = dirty.words | pending.words
+    new = int(np.bitwise_count(expected).sum() - np.bitwise_count(pending.words).sum())
+    assert pending.merge(dirty) == (int(np.bitwise_count(dirty.words).sum()), new)
+    assert np.array_equal(pending.words, expected)
+
+
 @pytest.mark.parametrize("share", [1.0, 0.5, 0.1, 0.04, 0.001, 0.0])
 def test_real_chunks_of_every_density(share: float) -> None:
     """Each way of merging a chunk, chosen by its density, against whole-array arithmetic."""
@@ -555,6 +583,7 @@ def test_real_chunks_of_every_density(share: float) -> None:
     new = int(np.bitwise_count(both).sum() - np.bitwise_count(dest.words).sum())
     merged = dest.copy()
     assert merged.union(bitmap) == new
+    assert dest.copy().merge(bitmap) == (int(np.bitwise_count(bitmap.words).sum()), new)
     assert np.array_equal(merged.words, both)
     assert bitmap.copy().take_count() == int(np.bitwise_count(bitmap.words).sum())
     assert bitmap.move_into(dest) == new

@@ -28,6 +28,7 @@ from precopy.bitmap.words import (
     edges,
     head_mask,
     or_count_new,
+    or_counts,
     or_into,
     popcount,
     shifted_up,
@@ -205,6 +206,12 @@ class Bitmap:
             for lo, words in shifted_up(other.words, other.size, shift)
         )
 
+    def merge(self, other: Bitmap) -> tuple[int, int]:
+        """``self |= other``, for bitmaps of one size: how many bits are set in ``other``, and how many of these that
+        newly set. Raises `ValueError`."""
+        self._check_same(other)
+        return or_counts(self.words, other.words)
+
     def add(self, other: Bitmap, at: int = 0) -> None:
         """As `union`, without counting."""
         self._check(at, other.size)
@@ -215,9 +222,8 @@ class Bitmap:
             or_into(self.words[first : first + other.words.size], other.words)
 
     def difference(self, other: Bitmap) -> None:
-        """``self &= ~other``, for bitmaps of one size."""
-        if other.size != self.size:
-            raise ValueError(f"sizes differ: {self.size} and {other.size}")
+        """``self &= ~other``, for bitmaps of one size. Raises `ValueError`."""
+        self._check_same(other)
         self.words &= ~other.words
 
     def intersects(self, runs: Runs) -> bool:
@@ -252,8 +258,7 @@ class Bitmap:
 
         Raises `ValueError` where the sizes differ or the bitmaps share words, `BitmapRangeError`.
         """
-        if dest.size != self.size:
-            raise ValueError(f"sizes differ: {self.size} and {dest.size}")
+        self._check_same(dest)
         if np.may_share_memory(self.words, dest.words):
             raise ValueError("a bitmap cannot be moved into itself")
         count = self.size - start if count is None else count
@@ -295,3 +300,7 @@ class Bitmap:
     def _check(self, start: int, count: int) -> None:
         if start < 0 or count < 0 or start + count > self.size:
             raise BitmapRangeError(start, count, self.size)
+
+    def _check_same(self, other: Bitmap) -> None:
+        if other.size != self.size:
+            raise ValueError(f"sizes differ: {self.size} and {other.size}")

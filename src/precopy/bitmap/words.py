@@ -28,6 +28,8 @@ IDLE_CHUNKS = 4
 SMALL_WORDS = 8192
 """Words (of 2 GiB of memory) up to which numpy's calls cost more than the words, so whole arrays take the fewest
 calls."""
+FEW_WORDS = 1024
+"""Words up to which Python's own integers count bits in less time than numpy, whose calls cost more than the words."""
 SAMPLES = 64
 """Words of a chunk that are sampled to find out whether it is dense."""
 
@@ -86,6 +88,24 @@ def or_count_new(dest: Words, source: Words) -> int:
         np.bitwise_or(dest, fresh, out=dest)
         return int(np.add.reduce(np.bitwise_count(fresh), dtype=np.uint32))
     return _merge(dest, source, move=False)
+
+
+def or_counts(dest: Words, source: Words) -> tuple[int, int]:
+    """``dest |= source``: how many bits are set in ``source``, and how many of them were not yet set in ``dest``.
+
+    Bits of ``dest`` are only ever added, so an interruption half-way loses none.
+    """
+    if source.size > SMALL_WORDS:
+        return popcount(source), _merge(dest, source, move=False)
+    index = (source != 0).nonzero()[0]
+    if index.size > FEW_WORDS:
+        return _count(source), or_count_new(dest, source)
+    if not index.size:
+        return 0, 0
+    bits, old = source[index], dest[index]
+    merged = bits | old
+    dest[index] = merged
+    return _count_few(bits), _count_few(merged ^ old)
 
 
 def or_into(dest: Words, source: Words) -> None:
@@ -175,6 +195,11 @@ def _move_all(into: Words, bits: Words) -> int:
 def _count(words: Words) -> int:
     """Number of set bits in a chunk."""
     return _total(np.bitwise_count(words))
+
+
+def _count_few(words: Words) -> int:
+    """Number of set bits in at most `FEW_WORDS` words."""
+    return int.from_bytes(words.tobytes(), "little").bit_count()
 
 
 def _total(counts: Counts) -> int:

@@ -43,8 +43,9 @@ class ClearPolicy(Protocol):
         """Whether `harvested` is to be called also where a sync found nothing, as QEMU's paths are."""
         ...
 
-    def merge(self, dirty: Bitmap, pending: Bitmap) -> int:
-        """Takes what a sync harvested over into what is pending; returns how many pages were not pending before."""
+    def merge(self, dirty: Bitmap, pending: Bitmap) -> tuple[int, int]:
+        """Takes what a sync harvested over into what is pending; returns how many pages that are, and how many of them
+        were not pending before."""
         ...
 
     def harvested(self, dirty: Bitmap, log: LogClear, tick: Callable[[], None] = no_tick) -> None:
@@ -60,8 +61,8 @@ class WholeArrays:
 
     unconditional = False
 
-    def merge(self, dirty: Bitmap, pending: Bitmap) -> int:
-        return pending.union(dirty)
+    def merge(self, dirty: Bitmap, pending: Bitmap) -> tuple[int, int]:
+        return pending.merge(dirty)
 
 
 class PerPage(WholeArrays):

@@ -182,7 +182,7 @@ class DirtyMemory:
     def sync(self, block: RamBlock | None = None) -> None:
         """Harvests every log, for all clients (log_sync); of ``block`` only, where one is given."""
         with self._lock:
-            displayed = [display for display in self._displayed if block in (None, display)]
+            displayed = [display for display in self._displayed if block in (None, display)] if self._displayed else []
             if not displayed and self._migrating:
                 self._harvest(self._bitmaps[DirtyClient.MIGRATION], block)
                 return

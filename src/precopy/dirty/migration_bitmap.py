@@ -87,11 +87,10 @@ class MigrationBitmap:
             self.dirty.add(self._seen)
             self._seen.clear_all()
         harvested = self._now()
-        if not (self.policy.unconditional or self.dirty.any()):
-            return SyncStats(harvested - start, self._now() - harvested, 0.0, 0, 0)
-        new = self.policy.merge(self.dirty, self.pending)
-        found = self.dirty.count()
+        found, new = self.policy.merge(self.dirty, self.pending)
         merged = self._now()
+        if not (found or self.policy.unconditional):
+            return SyncStats(harvested - start, merged - harvested, 0.0, 0, 0)
         self.policy.harvested(self.dirty, self.memory, tick)
         return SyncStats(harvested - start, merged - harvested, self._now() - merged, found, new)
 

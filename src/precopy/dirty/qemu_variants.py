@@ -69,11 +69,12 @@ class BlockByBlock(ABC):
         self.deferred = [block for block in layout.blocks if block not in self.at_once]
         self._chunks = _ClearBitmap(self.deferred, shift)
 
-    def merge(self, dirty: Bitmap, pending: Bitmap) -> int:
-        return sum(
+    def merge(self, dirty: Bitmap, pending: Bitmap) -> tuple[int, int]:
+        new = sum(
             pending.view(block.first_page, block.pages).union(dirty.view(block.first_page, block.pages))
             for block in self.blocks
         )
+        return dirty.count(), new
 
     def harvested(self, dirty: Bitmap, log: LogClear, tick: Callable[[], None] = no_tick) -> None:  # noqa: ARG002 - unconditional
         for block in self.deferred:

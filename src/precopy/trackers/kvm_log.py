@@ -73,7 +73,8 @@ class KvmDirtyLog:
         self._shared = Bitmap(pages)
         self._taken = np.zeros(self._shared.words.size, np.bool_)
         self._all: list[_Slot] = []
-        self._logging: list[_Slot] = []
+        self._asked: list[_Slot] = []
+        self._own: list[_Slot] = []
         self._orphans = self._reported_orphans = Bitmap(0)
         self._enable_manual_protect()
 
@@ -92,7 +93,7 @@ class KvmDirtyLog:
 
     def remove(self, slot: MemorySlot) -> None:
         known = self._find(slot)
-        if known in self._logging:
+        if known in self._asked:
             self._get([known])
             if not self._orphans.size:
                 self._orphans, self._reported_orphans = Bitmap(self._shared.size), Bitmap(self._shared.size)
@@ -120,7 +121,9 @@ class KvmDirtyLog:
         self._all.sort(key=lambda known: known.first)
         self._firsts = [known.first for known in self._all]
         self._longest = max((known.slot.pages for known in self._all), default=0)
-        self._logging = [known for known in self._all if self._global or known.wanted]
+        # A read-only slot has no dirty pages: a guest that writes it leaves to the host, and so does KVM itself.
+        self._asked = [known for known in self._all if (self._global or known.wanted) and not known.slot.readonly]
+        self._own = [known for known in self._asked if not known.shared]
 
     # The log.
 
@@ -155,18 +158,21 @@ class KvmDirtyLog:
         if block is not None:
             self._harvest_block(dirty, block)
             return
-        self._get(self._logging)
-        dirty.add(self._shared)
-        for known in self._logging:
-            if not known.shared:
+        try:
+            self._get(self._asked)
+        finally:  # also what the calls before one that failed have fetched: from now on it may be cleared
+            dirty.add(self._shared)
+            for known in self._own:
                 dirty.add(known.harvest, at=known.first)
         self._report_orphans(dirty, 0, self._shared.size)
 
     def _harvest_block(self, dirty: Bitmap, block: RamBlock) -> None:
-        slots = [known for known in self._logging if block.first_page <= known.first < block.end_page]
-        self._get(slots)
-        for known in slots:
-            dirty.add(known.harvest, at=known.first)
+        slots = [known for known in self._asked if block.first_page <= known.first < block.end_page]
+        try:
+            self._get(slots)
+        finally:
+            for known in slots:
+                dirty.add(known.harvest, at=known.first)
         self._report_orphans(dirty, block.first_page, block.pages)
 
     def _report_orphans(self, dirty: Bitmap, start: int, count: int) -> None:
