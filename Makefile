@@ -3,6 +3,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 STAMP := $(VENV)/.ready
+# Tests start hundreds of interpreters, each of which would compile all that it imports where no bytecode is kept.
+unexport PYTHONDONTWRITEBYTECODE
 SIDE_BY_SIDE := $(BIN)/pytest --numprocesses auto --dist worksteal
 
 .PHONY: demo test test-fast check lint bench clean setup
