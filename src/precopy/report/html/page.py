@@ -6,6 +6,7 @@ head forbids the browser to load or to run anything.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -58,7 +59,9 @@ def _unbroken(text: str) -> str:
     return _UNIT.sub("\N{NO-BREAK SPACE}", text)
 
 
+@functools.cache
 def _environment() -> Environment:
+    """Kept, because templates are compiled once for each environment."""
     environment = Environment(
         loader=PackageLoader("precopy.report.html"),
         autoescape=True,
