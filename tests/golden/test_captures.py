@@ -13,6 +13,7 @@ from precopy import memory
 from precopy.cli.layout import layout as layout_command
 from precopy.errors import LayoutError, UsageError
 from precopy.memory import CAPTURES, AddressSpace, Capture, RamLayout, ram_regions, system_region
+from precopy.memory.captures.capture import captures_in
 from precopy.memory.captures.machines import q35
 from precopy.memory.captures.mtree import MtreeRange, MtreeSpace, MtreeView, format_mtree, parse_mtree
 from precopy.memory.captures.ramblock import RamblockRow, format_ramblock
@@ -38,6 +39,12 @@ def test_three_captures_ship() -> None:
         UsageError, match="'nope'; there are pc-seabios-512m, q35-ovmf-512m-cirrus, q35-ovmf-smm-4g-net"
     ):
         Capture.named("nope")
+
+
+def test_where_python_keeps_its_bytecode_is_no_capture(tmp_path: Path) -> None:
+    Capture.named(SEABIOS).write(tmp_path / SEABIOS)
+    (tmp_path / "__pycache__").mkdir()
+    assert captures_in(tmp_path) == (SEABIOS,)
 
 
 @pytest.mark.parametrize("name", CAPTURES)

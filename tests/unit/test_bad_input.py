@@ -15,6 +15,7 @@ from precopy.memory import CAPTURES, Capture
 from precopy.recording.files import RecordingWriter, read_recording
 from precopy.snapshot_store import export
 from precopy.transport.address import parse_address
+from support.commands import called
 from support.commands import precopy as command
 
 
@@ -47,14 +48,14 @@ def test_a_capture_with_a_terminals_line_ends_is_read(name: str, tmp_path: Path)
     [("bench", "sync", "--ram-share", "nan"), ("bench", "display", "--refresh", "nan"), ("demo", "--fill", "nan")],
 )
 def test_what_is_no_number_is_a_usage_error(arguments: tuple[str, ...]) -> None:
-    done = command(*arguments)
+    done = called(*arguments)
     assert done.code == 2
     assert "no number" in done.err
 
 
 @pytest.mark.needs("kvm")
 def test_a_write_rate_of_zero_is_not_taken_for_the_largest() -> None:
-    done = command("demo", "--ram", "16M", "--write-rate", "0", "--clear", "merged")
+    done = called("demo", "--ram", "16M", "--write-rate", "0", "--clear", "merged")
     assert done.code == 2
     assert "above 0" in done.err
 
@@ -128,7 +129,7 @@ PLAN = ("plan", "sweep", "--ram", "1G", "--dirty-rate", "1M", "--bandwidth", "1G
     ids=lambda arguments: "-".join(argument[:12] for argument in arguments),
 )
 def test_what_names_no_file_is_one_sentence(arguments: tuple[str, ...]) -> None:
-    done = command(*arguments)
+    done = called(*arguments)
     assert done.code in (1, 2), done.err
     assert "internal error" not in done.err
     assert len(done.err.splitlines()) == 1
@@ -193,10 +194,10 @@ def test_a_nul_in_a_path_of_the_api_is_a_usage_error(tmp_path: Path) -> None:
 
 def test_a_directory_without_snapshots(tmp_path: Path) -> None:
     """To list nothing is done; to verify nothing is not, because nothing was verified."""
-    listed = command("snapshot", "list", str(tmp_path))
+    listed = called("snapshot", "list", str(tmp_path))
     assert (listed.code, listed.out) == (0, f"no snapshots in {tmp_path}\n")
-    assert command("snapshot", "list", str(tmp_path), "--json").document()["snapshots"] == []
+    assert called("snapshot", "list", str(tmp_path), "--json").document()["snapshots"] == []
     sentence = f"{tmp_path} has no snapshot, so nothing was verified"
-    assert command("snapshot", "verify", str(tmp_path)).sentence(2) == sentence
-    done = command("snapshot", "verify", str(tmp_path), "--json")
+    assert called("snapshot", "verify", str(tmp_path)).sentence(2) == sentence
+    done = called("snapshot", "verify", str(tmp_path), "--json")
     assert (done.code, done.document()["error"]["message"]) == (2, sentence)

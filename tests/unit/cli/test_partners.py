@@ -8,7 +8,7 @@ import click
 import pytest
 
 from precopy.cli.command import cli
-from support.commands import precopy as command
+from support.commands import called
 
 MACHINE = "--ram --layout --guest --backing --vcpus"
 LIMITS = "--downtime-limit --max-rounds --max-total --on-timeout --max-throttle"
@@ -112,7 +112,7 @@ def test_each_option_of_each_command_is_in_one_of_the_tables() -> None:
 def test_what_would_be_ignored_is_refused(arguments: str) -> None:
     words = arguments.split()
     option = next(word for word in reversed(words) if word.startswith("--"))
-    done = command(*words)
+    done = called(*words)
     assert done.code == 2, done.err
     assert option in done.sentence(2)
     assert done.out == ""

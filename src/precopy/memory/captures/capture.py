@@ -32,7 +32,14 @@ _NAMED = 4
 """Names that a note says, at most."""
 _RAMBLOCK, _MTREE, _COMMAND = "ramblock.txt", "mtree-flat.txt", "command.txt"
 
-CAPTURES = tuple(sorted(path.name for path in _SHIPPED.iterdir() if path.is_dir()))
+
+
+def captures_in(folder: Path) -> tuple[str, ...]:
+    """Names of the captures in ``folder``, where Python keeps its bytecode, too."""
+    return tuple(sorted(path.parent.name for path in folder.glob(f"*/{_RAMBLOCK}")))
+
+
+CAPTURES = captures_in(_SHIPPED)
 """Names of the captures that ship with the package."""
 
 
