@@ -33,7 +33,6 @@ _NAMED = 4
 _RAMBLOCK, _MTREE, _COMMAND = "ramblock.txt", "mtree-flat.txt", "command.txt"
 
 
-
 def captures_in(folder: Path) -> tuple[str, ...]:
     """Names of the captures in ``folder``, where Python keeps its bytecode, too."""
     return tuple(sorted(path.parent.name for path in folder.glob(f"*/{_RAMBLOCK}")))
