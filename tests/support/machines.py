@@ -16,13 +16,29 @@ from precopy.machines.workload import Workload
 from precopy.machines.workload.image import RESERVED_END, words_at
 from precopy.memory import GuestMemory
 from precopy.memory.captures.machines import flat
-from precopy.ports import DeviceStates, DirtyLimiting, Rehearsing, SelfChecking, Throttleable, TrackerChoosing
+from precopy.ports import (
+    DeviceStates,
+    DirtyLimiting,
+    Rehearsing,
+    SelfChecking,
+    StallMeasuring,
+    Throttleable,
+    TrackerChoosing,
+)
 from precopy.units import PAGE_SIZE, GuestPhysicalAddress
 from support.patience import IN_TIME_S
 from support.scripted import BareGuest, CopiedGuest, ScriptedGuest, World
 
 RAM = 8 << 20
-OPTIONAL = (TrackerChoosing, Throttleable, DirtyLimiting, DeviceStates, Rehearsing, SelfChecking)
+OPTIONAL = (
+    TrackerChoosing,
+    Throttleable,
+    DirtyLimiting,
+    DeviceStates,
+    Rehearsing,
+    SelfChecking,
+    StallMeasuring,
+)
 """The roles that a machine may have or lack."""
 
 
@@ -112,7 +128,7 @@ SCRIPTED = Kind(
     ScriptedGuest.boot,
     ScriptedGuest.live,
     _damage_scripted,
-    ALL - {DirtyLimiting},
+    ALL - {DirtyLimiting, StallMeasuring},
 )
 KVM = Kind("kvm", lambda: KvmGuest(GuestMemory(flat(RAM))), _boot, _sleep, _damage, ALL, "kvm")
 RING = Kind(

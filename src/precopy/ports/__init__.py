@@ -6,6 +6,7 @@
 from precopy.dirty.log import DirtyLog, LogCounters
 from precopy.ports.clock import Clock, SystemClock
 from precopy.ports.ram import MemoryCopier, MemoryReader, MemoryWriter
+from precopy.ports.stall import Stall, StallMeter
 from precopy.ports.stream import Buffer, ByteStream, IoVec
 from precopy.ports.vm import (
     DestinationVm,
@@ -16,6 +17,7 @@ from precopy.ports.vm import (
     SelfCheck,
     SelfChecking,
     SourceVm,
+    StallMeasuring,
     Throttleable,
     Throttled,
     TrackerChoice,
@@ -41,6 +43,9 @@ __all__ = [
     "SelfCheck",
     "SelfChecking",
     "SourceVm",
+    "Stall",
+    "StallMeasuring",
+    "StallMeter",
     "SystemClock",
     "Throttleable",
     "Throttled",

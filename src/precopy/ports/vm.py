@@ -16,6 +16,7 @@ from precopy.bounds import Number
 from precopy.dirty.dirty_memory import DirtyMemory
 from precopy.errors import Unsupported
 from precopy.ports.ram import MemoryCopier, MemoryReader, MemoryWriter
+from precopy.ports.stall import StallMeter
 
 
 @dataclass(frozen=True)
@@ -178,6 +179,15 @@ class SelfChecking(Protocol):
 
     def self_check(self) -> SelfCheck:
         """Holds a paused guest's memory against its own invariant."""
+        ...
+
+
+@runtime_checkable
+class StallMeasuring(Protocol):
+    """A machine whose guest measures the gaps in its own progress."""
+
+    def stall_meter(self) -> StallMeter:
+        """What reads them from now on. Raises `Unsupported` where this guest does not measure them, and why."""
         ...
 
 

@@ -16,16 +16,18 @@ import msgspec
 
 from precopy.dirty import DirtyMemory
 from precopy.errors import GuestError, Unsupported, missing_extra
+from precopy.machines.emulated.clock import tsc_khz
 from precopy.machines.emulated.code import CodeClient
 from precopy.machines.emulated.exclusive import STOP_S, Exclusive
 from precopy.machines.emulated.tlb import Tlb
 from precopy.machines.vcpu.gate import VcpuGate
 from precopy.machines.vcpu.throttle import VcpuThrottle
 from precopy.machines.workload import BURST_PORT, IDLE_PORT, Workload, boot_image, check_stamps, params_words
+from precopy.machines.workload.gaps import GapMeter
 from precopy.machines.workload.pacing import Pacer
 from precopy.memory import GuestMemory
 from precopy.memory.topology.log_mask import DirtyClient
-from precopy.ports import SelfCheck, Throttled, TrackerChoice
+from precopy.ports import SelfCheck, StallMeter, Throttled, TrackerChoice
 from precopy.units import PAGE_SIZE
 
 _AGAIN_S = 0.001
@@ -107,7 +109,7 @@ class EmulatedGuest:
 
     def boot(self, workload: Workload, fill: float = 0.0) -> None:
         """Puts a program into memory and the CPU at its start. ``fill`` is as in `boot_image`."""
-        image = boot_image(self.memory, workload, 1, fill)
+        image = boot_image(self.memory, workload, 1, fill, tsc_khz=tsc_khz())
         self._code_is_new()
         self._cpu.reg_write(self._ids["rip"], image.entry)
         self._cpu.reg_write(self._ids["rbx"], image.params(0))
@@ -159,6 +161,9 @@ class EmulatedGuest:
     def self_check(self) -> SelfCheck:
         self._need_paused("check")
         return check_stamps(self.memory, 1)
+
+    def stall_meter(self) -> StallMeter:
+        return GapMeter(self.memory, 1, tsc_khz())
 
     def choose_tracker(self, wanted: str) -> TrackerChoice:
         """As `TrackerChoosing.choose_tracker`: there is one."""

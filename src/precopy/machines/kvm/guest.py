@@ -19,9 +19,10 @@ from precopy.machines.kvm.vcpu import Vcpu, install_kick_handler
 from precopy.machines.vcpu.gate import VcpuGate
 from precopy.machines.vcpu.throttle import VcpuThrottle
 from precopy.machines.workload import BURST_PORT, IDLE_PORT, BootImage, Workload, boot_image, check_stamps, params_words
+from precopy.machines.workload.gaps import GapMeter
 from precopy.machines.workload.pacing import Pacer
 from precopy.memory import DirtyClient, GuestMemory, Section
-from precopy.ports import SelfCheck, Throttled, TrackerChoice
+from precopy.ports import SelfCheck, StallMeter, Throttled, TrackerChoice
 from precopy.ports.vm import MAX_THROTTLE
 from precopy.trackers import kvm_ring
 
@@ -177,7 +178,8 @@ class KvmGuest:
     def boot(self, workload: Workload, fill: float = 0.0, sections: Sequence[Section] | None = None) -> None:
         """Puts a program into memory and every vCPU at its start, stopped. ``fill`` and ``sections`` are as in
         `boot_image`."""
-        image = boot_image(self.memory, workload, len(self._vcpus), fill, sections)
+        khz = self._vm.tsc_khz
+        image = boot_image(self.memory, workload, len(self._vcpus), fill, sections, tsc_khz=khz)
         for vcpu in self._vcpus:
             _set_registers(vcpu, image)
 
@@ -236,6 +238,9 @@ class KvmGuest:
     def self_check(self) -> SelfCheck:
         self._need_paused("check")
         return check_stamps(self.memory, len(self._vcpus))
+
+    def stall_meter(self) -> StallMeter:
+        return GapMeter(self.memory, len(self._vcpus), self._vm.tsc_khz)
 
     def _need_paused(self, what: str) -> None:
         if self.running:

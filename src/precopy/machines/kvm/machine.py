@@ -42,6 +42,8 @@ class VirtualMachine:
                 vcpu = Vcpu(system, self.fd, number, on_io, gate=gate, ring=self.memory.ring, ring_entries=ring_entries)
                 undo.callback(vcpu.close)
                 self.vcpus.append(vcpu)
+            self.tsc_khz = self.vcpus[0].tsc_khz(system)
+            """Ticks of its vCPUs' time stamp counters in a millisecond; 0 where KVM does not say."""
             for vcpu in self.vcpus:
                 vcpu.start()
             self._closing = undo.pop_all()

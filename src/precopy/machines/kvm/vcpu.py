@@ -21,7 +21,7 @@ import numpy as np
 
 from precopy.abi import kvm
 from precopy.abi.ioctl import call
-from precopy.errors import GuestError
+from precopy.errors import GuestError, KernelCallError
 from precopy.machines.kvm.system import KvmSystem
 from precopy.machines.vcpu.gate import VcpuGate
 from precopy.trackers.kvm_ring import KvmDirtyRing
@@ -85,6 +85,14 @@ class Vcpu:
         self._parked = False  # its thread waits to be told to run
         self._closing = False
         self._thread = threading.Thread(target=self._main, name=f"vcpu-{number}", daemon=True)
+
+    def tsc_khz(self, system: KvmSystem) -> int:
+        """Ticks of its time stamp counter in a millisecond, before it is started; 0 where KVM does not say."""
+        if not system.capability(kvm.CAP_GET_TSC_KHZ):
+            return 0
+        with contextlib.suppress(KernelCallError):  # EIO: the host's counter is not stable
+            return call(self.fd, kvm.GET_TSC_KHZ, target=self.target)
+        return 0
 
     def start(self) -> None:
         """Starts the thread; the vCPU stays stopped."""

@@ -5,6 +5,7 @@ at 0x30000) the first 640 KiB of main memory that have none (`image_base`). From
 
 - 0x1000   the program;
 - 0x2000   parameters, a page for each vCPU;
+- 0x12000  rings of gaps, half a page for each vCPU;
 - 0x20000  page tables: identity, 2 MiB pages, user-accessible, with their accessed and dirty bits already set, so
   that the CPU never writes them and they stay clean.
 """
@@ -25,6 +26,7 @@ from precopy.machines.workload.programs import CODE_GPA, WORKLOADS, assemble
 from precopy.machines.workload.workload import Workload
 from precopy.memory import GuestMemory, RamLayout, Section
 from precopy.memory.captures.main_memory import main_memory
+from precopy.ports.stall import GAP_S
 from precopy.units import PAGE_SIZE, GuestPhysicalAddress, format_size
 
 PARAMS_GPA = 0x2000
@@ -32,7 +34,10 @@ PARAMS_GPA = 0x2000
 TABLES_GPA = 0x20000
 """Bytes from the image's base: page tables, up to `RESERVED_END`."""
 MAX_VCPUS = 16
-"""vCPUs of a guest at most. Their parameters take 16 of the 30 pages between `PARAMS_GPA` and `TABLES_GPA`."""
+"""vCPUs of a guest at most. Their parameters take 16 of the 30 pages between `PARAMS_GPA` and `TABLES_GPA`, their rings
+eight."""
+RINGS_GPA = PARAMS_GPA + MAX_VCPUS * PAGE_SIZE
+"""Bytes from the image's base: a ring of gaps for each vCPU."""
 RESERVED_END = 0xA0000
 """Bytes of the image: what a PC has as RAM below its display."""
 
@@ -40,6 +45,10 @@ _GIB = 1 << 30
 _MAX_GPA = (RESERVED_END - TABLES_GPA) // PAGE_SIZE * _GIB - 2 * _GIB
 _TABLE = 0x27 | 0x40  # present, writable, user, accessed, dirty
 _LARGE = _TABLE | 0x80
+_NEVER = (1 << 63) - 1
+"""Ticks: the program compares signed numbers."""
+_SLOW = 16
+"""Looks that together take as long as the shortest gap, where each takes the shortest time that is slow, 6 us."""
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
@@ -92,17 +101,26 @@ def params_words(memory: GuestMemory, vcpu: int) -> npt.NDArray[np.uint64]:
     return words_at(memory, params_gpa(vcpu, image_base(memory.layout)), PAGE_SIZE)
 
 
+def rings_words(memory: GuestMemory, vcpu: int) -> npt.NDArray[np.uint64]:
+    """The ring of gaps of vCPU number ``vcpu`` as words; shares the memory. Raises `LayoutError`."""
+    gpa = image_base(memory.layout) + RINGS_GPA + vcpu * params.RING_SIZE
+    return words_at(memory, GuestPhysicalAddress(gpa), params.RING_SIZE)
+
+
 def boot_image(
     memory: GuestMemory,
     workload: Workload,
     vcpus: int = 1,
     fill: float = 0.0,
     sections: Sequence[Section] | None = None,
+    *,
+    tsc_khz: int = 0,
 ) -> BootImage:
     """Writes program, parameters and page tables into ``memory``, after filling the share ``fill`` of its pages with
     random content. The program writes the first ``working_set`` bytes of all sections, largest first, or exactly
-    ``sections``, in that order. Raises `LayoutError` where the layout has no room for them, `UsageError` where the
-    working set is larger than it."""
+    ``sections``, in that order. ``tsc_khz``: ticks of its vCPUs' time stamp counters in a millisecond, by which it
+    measures its gaps (0: not known, it measures none). Raises `LayoutError` where the layout has no room for them,
+    `UsageError` where the working set is larger than it."""
     if not 1 <= vcpus <= MAX_VCPUS:
         raise LayoutError(f"a guest has 1 to {MAX_VCPUS} vCPUs, not {vcpus}")
     fill_random(memory, fill)
@@ -113,7 +131,11 @@ def boot_image(
     low.view(np.uint8)[CODE_GPA : CODE_GPA + len(code)] = np.frombuffer(code, np.uint8)
     for vcpu, segments in enumerate(vcpu_segments(memory.layout, vcpus, workload.working_set, sections)):
         at = params_gpa(vcpu) // 8
-        low[at : at + PAGE_SIZE // 8] = _params(workload, segments, vcpus)
+        page = low[at : at + PAGE_SIZE // 8]
+        page[:] = _params(workload, segments, vcpus)
+        for offset, value in _clock_params(workload.burst(vcpus)[1], tsc_khz).items():
+            page[offset // 8] = value
+        page[params.RING // 8] = base + RINGS_GPA + vcpu * params.RING_SIZE
     _write_page_tables(low, base, max(section.end_gpa for section in memory.layout.sections))
     return BootImage(base, GuestPhysicalAddress(base + CODE_GPA), GuestPhysicalAddress(base + TABLES_GPA))
 
@@ -211,6 +233,17 @@ def _params(workload: Workload, segments: list[Section], vcpus: int) -> npt.NDAr
         page[params.SEGMENTS // 8 + 2 * index] = section.gpa
         page[params.SEGMENTS // 8 + 2 * index + 1] = section.pages
     return page
+
+
+def _clock_params(interval_ns: int, tsc_khz: int) -> dict[int, int]:
+    if not tsc_khz:
+        return {params.GAP_TICKS: _NEVER, params.SLOW_TICKS: _NEVER}
+    return {
+        params.TSC_KHZ: tsc_khz,
+        params.GAP_TICKS: int(tsc_khz * 1e3 * GAP_S),
+        params.SLOW_TICKS: int(tsc_khz * 1e3 * GAP_S / _SLOW),
+        params.INTERVAL_TICKS: min(interval_ns * tsc_khz // 10**6, _NEVER),
+    }
 
 
 def _coprime_near(value: int, to: int) -> int:

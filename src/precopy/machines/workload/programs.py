@@ -1,11 +1,17 @@
 """The guests' programs, in assembly (Intel syntax), assembled with keystone.
 
 They run at CPL 3 in long mode with all memory identity-mapped, use no stack, take no interrupts and leave only through
-port I/O. Registers: rbx points to the vCPU's parameters (see params.py), r12 is the step, r13 counts down the burst.
+port I/O. Registers: rbx points to the vCPU's parameters (see params.py), r12 is the step, r13 counts down the burst,
+r14 is the time stamp counter at the last look at it, r15 that at the burst's start, and r8 counts down the steps to the
+next look.
 
 Each program turns the step into the index of a page among the vCPU's pages; the shared tail turns the index into an
 address, stores the stamp (step + 1) into the page's first word, and counts the step. So the content of memory is a
 function of STEP alone, which is what self_check.py checks: a lost write leaves an older stamp than that function says.
+
+Every few steps, and after each burst, the program looks at its time stamp counter, and writes down how long it took to
+come to this where that is a gap (gaps.py reads it). What a paced program waits for its next burst is none, and what it
+waits longer is one.
 """
 
 from __future__ import annotations
@@ -21,11 +27,38 @@ BURST_PORT = 0x10
 IDLE_PORT = 0x11
 """The vCPU has nothing to do until it is woken."""
 
+_LOOK_EVERY = 4
+"""Steps between two looks at the clock where these are fast; each step has one where they are faults. Any other number
+was measured to cost more of a guest that waits for memory (benchmarks/gap_cost.py), and so was a store at each look,
+which is why only a slow one is written down."""
+
+_CLOCK = """
+    rdtsc                                # rax: the time stamp counter; rdx is lost
+    shl   rdx, 32
+    or    rax, rdx
+"""
+
 _HEAD = f"""
     mov   r12, [rbx + {params.STEP}]
+    {_CLOCK}
+    mov   [rbx + {params.FIRST}], rax
+    mov   r14, rax
+    mov   r15, rax
 burst:
     mov   r13, [rbx + {params.BURST}]
-next:
+look:
+    {_CLOCK}
+    mov   rcx, rax
+    sub   rcx, r14                       # since the last look; below 0 where a burst comes before it is due
+    mov   r14, rax
+    mov   r8d, {_LOOK_EVERY}
+    cmp   rcx, [rbx + {params.SLOW_TICKS}]
+    jle   step
+    mov   r8d, 1                         # steps are faults: some of them together are not to look like a gap
+    mov   [rbx + {params.NOW}], rax
+    cmp   rcx, [rbx + {params.GAP_TICKS}]
+    jg    gap
+step:
 """
 
 _SEQUENTIAL = f"""
@@ -91,9 +124,30 @@ found:
     mov   r12, rdx
     mov   [rbx + {params.STEP}], rdx     # and only then the count
     dec   r13
-    jnz   next
+    jz    done
+    dec   r8d
+    jnz   step
+    jmp   look
+done:
     out   {BURST_PORT}, al
+    add   r15, [rbx + {params.INTERVAL_TICKS}]
+    cmp   r14, r15
+    cmovl r14, r15                       # until the next burst is due no step is missing
+    {_CLOCK}
+    mov   r15, rax
     jmp   burst
+gap:
+    mov   rdx, [rbx + {params.GAPS}]
+    mov   esi, edx
+    and   esi, {params.RING_ENTRIES - 1}
+    shl   esi, 4
+    add   rsi, [rbx + {params.RING}]
+    mov   [rsi], rax                     # when it ended, and how long it was
+    mov   [rsi + 8], rcx
+    add   [rbx + {params.GAP_SUM}], rcx
+    inc   rdx
+    mov   [rbx + {params.GAPS}], rdx     # and only then the count
+    jmp   step
 """
 
 _IDLE = f"""

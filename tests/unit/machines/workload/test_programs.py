@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -23,10 +25,10 @@ from precopy.machines.workload import (
     params,
     params_gpa,
 )
-from precopy.machines.workload.image import RESERVED_END, words_at
+from precopy.machines.workload.image import RESERVED_END, rings_words, words_at
 from precopy.memory import GuestMemory, RamLayout
 from precopy.memory.captures.machines import machine_layout
-from precopy.units import PAGE_SIZE
+from precopy.units import PAGE_SIZE, GuestPhysicalAddress
 from support.workloads import Program
 
 MIB = 1 << 20
@@ -61,9 +63,11 @@ class Cpu:
 
 
 @contextmanager
-def booted(pattern: str, layout: RamLayout, vcpus: int = 1, hot_share: float = 1 / 16) -> Iterator[GuestMemory]:
+def booted(
+    pattern: str, layout: RamLayout, vcpus: int = 1, hot_share: float = 1 / 16, tsc_khz: int = 0
+) -> Iterator[GuestMemory]:
     with GuestMemory(layout) as memory:
-        boot_image(memory, Workload(pattern, hot_share=hot_share), vcpus, fill=0.3)
+        boot_image(memory, Workload(pattern, hot_share=hot_share), vcpus, fill=0.3, tsc_khz=tsc_khz)
         yield memory
 
 
@@ -86,9 +90,55 @@ class TestPrograms:
                 assert cpu.run() == BURST_PORT
                 steps += burst
                 program.run_to(steps)
+                for clock in (params.FIRST, params.NOW):  # the CPU's time stamps cannot be replayed
+                    program.params[clock // 8] = own[clock // 8]
                 for found, expected in zip(content_of(memory), content_of(replayed), strict=True):
                     assert np.array_equal(found, expected)
                 assert check_stamps(memory, 1).ok
+
+    @pytest.mark.parametrize("pattern", WRITING)
+    def test_write_down_each_gap_and_when_it_ended(self, pattern: str) -> None:
+        with booted(pattern, machine_layout("flat", 2 * MIB), tsc_khz=1) as memory:
+            own, cpu = words_at(memory, params_gpa(0), PAGE_SIZE), Cpu(memory, params_gpa(0))
+            own[params.BURST // 8] = 4
+            own[params.GAP_TICKS // 8] = own[params.SLOW_TICKS // 8] = 0  # it looks at each step, and sees a gap
+            own[params.INTERVAL_TICKS // 8] = 0
+            for burst in range(1, params.RING_ENTRIES):  # goes round the ring more than twice
+                assert cpu.run() == BURST_PORT
+                assert int(own[params.GAPS // 8]) == 4 * burst
+                ring = words_at(memory, GuestPhysicalAddress(int(own[params.RING // 8])), params.RING_SIZE)
+                entries = [int(word) for word in ring.tolist()]
+                kept = min(4 * burst, params.RING_ENTRIES)
+                newest = [2 * (number % params.RING_ENTRIES) for number in range(4 * burst - kept, 4 * burst)]
+                ends, lengths = [entries[at] for at in newest], [entries[at + 1] for at in newest]
+                assert ends == sorted(ends)
+                assert ends[-1] == int(own[params.NOW // 8])
+                assert all(length > 0 for length in lengths)
+                if kept == 4 * burst:  # none is overwritten yet, and there is nothing between gaps
+                    assert sum(lengths) == int(own[params.GAP_SUM // 8])
+                    assert int(own[params.FIRST // 8]) + sum(lengths) == ends[-1]
+            assert check_stamps(memory, 1).ok
+
+    def test_a_wait_for_the_next_burst_is_no_gap_and_a_longer_one_is(self) -> None:
+        with booted("sequential", machine_layout("flat", 2 * MIB), tsc_khz=1) as memory:
+            own, cpu = words_at(memory, params_gpa(0), PAGE_SIZE), Cpu(memory, params_gpa(0))
+            own[params.BURST // 8] = 1
+            own[params.GAP_TICKS // 8] = own[params.SLOW_TICKS // 8] = 0
+            own[params.INTERVAL_TICKS // 8] = 1 << 50
+            cpu.run()
+            assert int(own[params.GAPS // 8]) == 1  # from its start to its first step; a step after a wait is none
+            time.sleep(0.01)
+            cpu.run()
+            cpu.run()
+            assert int(own[params.GAPS // 8]) == 1
+            own[params.INTERVAL_TICKS // 8] = 0  # the next is due at once
+            cpu.run()
+            before = int(own[params.NOW // 8])
+            time.sleep(0.01)
+            cpu.run()
+            assert int(own[params.GAPS // 8]) == 3
+            ring = words_at(memory, GuestPhysicalAddress(int(own[params.RING // 8])), params.RING_SIZE)
+            assert 0 < int(ring[5]) <= int(own[params.NOW // 8]) - before
 
     @pytest.mark.parametrize("hot_share", [0.001, 0.5, 0.999])
     def test_hot_sets_of_any_share(self, hot_share: float) -> None:
@@ -156,6 +206,21 @@ class TestImage:
                         assert shift == 21 or table < RESERVED_END
                     assert entry & 0x80
                     assert entry & ~0x1FFFFF & ~(1 << 63) == gpa & ~0x1FFFFF
+
+    def test_each_vcpu_has_a_ring_of_its_own_that_nothing_else_lies_in(self) -> None:
+        with GuestMemory(machine_layout("flat", 16 * MIB)) as memory:
+            image = boot_image(memory, Workload("random"), MAX_VCPUS, tsc_khz=1_000_000)
+            taken = [range(image.page_table_root, image.base + RESERVED_END)]
+            taken.append(range(image.entry, image.entry + PAGE_SIZE))
+            taken += [range(image.params(vcpu), image.params(vcpu) + PAGE_SIZE) for vcpu in range(MAX_VCPUS)]
+            for vcpu in range(MAX_VCPUS):
+                own = words_at(memory, image.params(vcpu), PAGE_SIZE)
+                ring = int(own[params.RING // 8])
+                taken.append(range(ring, ring + params.RING_SIZE))
+                assert not rings_words(memory, vcpu).any()
+                assert int(own[params.GAP_TICKS // 8]) == 100_000
+            taken.sort(key=lambda part: part.start)
+            assert all(one.stop <= next_.start for one, next_ in pairwise(taken))
 
     @pytest.mark.parametrize("vcpus", [0, -1, MAX_VCPUS + 1])
     def test_a_number_of_vcpus_that_cannot_be(self, vcpus: int) -> None:
