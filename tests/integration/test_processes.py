@@ -21,6 +21,7 @@ from support.commands import (
     Bench,
     Command,
     Finished,
+    called,
     corrupt,
     find_in_memory,
     processes_of,
@@ -262,8 +263,8 @@ class TestRefusals:
             (("walk",), "No such command 'walk'"),
         ],
     )
-    def test_what_cannot_be_meant(self, bench: Bench, arguments: tuple[str, ...], said: str) -> None:
-        done = bench.run(*arguments, "--json")
+    def test_what_cannot_be_meant(self, arguments: tuple[str, ...], said: str) -> None:
+        done = called(*arguments, "--json")
         assert done.code == 2
         document = done.document()
         assert document["schema"] == "precopy.error/1"
