@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from precopy.bench.peers.qemu.launcher import dying_with_us, qmp_options
+from support.patience import IN_TIME_S
 
-_TIMEOUT = 60.0
 _POLL = 0.2
 
 
@@ -41,7 +41,7 @@ class Monitor:
     def run_until(self, reached: Callable[[str], bool]) -> None:
         """Lets the guest go on until ``reached`` is true of its ``info mtree -f``, and stops it there."""
         self.execute("cont")
-        end = time.monotonic() + _TIMEOUT
+        end = time.monotonic() + IN_TIME_S
         while not reached(self.ask("info mtree -f")):
             assert time.monotonic() < end, "the firmware did not come so far"
             time.sleep(_POLL)
@@ -54,7 +54,7 @@ def qemu(options: Sequence[str], directory: Path, binary: str = "qemu-system-x86
     path = shutil.which(binary)
     assert path is not None
     ours, theirs = socket.socketpair()
-    ours.settimeout(_TIMEOUT)
+    ours.settimeout(IN_TIME_S)
     command = [path, "-S", "-nodefaults", "-no-user-config", "-display", "none", *options]
     command = dying_with_us([*command, *qmp_options(theirs.fileno())])
     with (directory / "qemu.log").open("wb") as log, ours:

@@ -29,12 +29,11 @@ from precopy.ports.vm import MAX_THROTTLE
 from precopy.units import PAGE_SIZE
 from precopy.wire.default import DEFAULT_FORMAT
 from precopy.wire.format import OpenFormat
+from support.patience import IN_TIME_S
 from support.scripted_log import ScriptedLog
 
 LAYOUT = RamLayout.of_blocks([("ram", 160 * PAGE_SIZE), ("flash", 37 * PAGE_SIZE), ("rom", 5 * PAGE_SIZE)])
 """Two blocks whose lengths are no multiple of 64 pages; small, so that a migration takes a few milliseconds."""
-_PATIENCE_S = 20.0
-"""How long a thread waits for the other one before the test is taken to hang: only a fault of the engine gets there."""
 
 
 class Clock:
@@ -361,7 +360,7 @@ class ScriptedStream:
                 return fault.frame(number) + data
         return data
 
-    timeout = _PATIENCE_S
+    timeout = IN_TIME_S
 
     def limit(self, seconds: float | None) -> None:
         """Nothing here takes long."""
@@ -375,7 +374,7 @@ class ScriptedStream:
         with self._changed:
             there = self._changed.wait_for(
                 lambda: len(self._in.data) >= size or self._in.closed or self._in.silent or self._out.silent,
-                _PATIENCE_S,
+                IN_TIME_S,
             )
             assert there, f"nothing came from {self.peer}: the engine hangs"
             if len(self._in.data) < size:
@@ -528,6 +527,6 @@ def migrate(
         run.source_error = error
     finally:
         near.close()
-        there.join(_PATIENCE_S)
+        there.join(IN_TIME_S)
     assert not there.is_alive()
     return run

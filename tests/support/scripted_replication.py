@@ -27,6 +27,7 @@ from precopy.replication.primary import Primary
 from precopy.transport import Accepted, Strangers
 from precopy.units import PAGE_SIZE
 from precopy.wire.default import DEFAULT_FORMAT
+from support.patience import IN_TIME_S
 from support.scripted import Fault, ScriptedStream
 from support.scripted_log import ScriptedLog
 
@@ -34,8 +35,6 @@ PAGES = 150
 """No multiple of 64; small, so that a replication takes a few milliseconds."""
 LAYOUT = RamLayout.of_blocks([("memory", PAGES * PAGE_SIZE)])
 _WORDS = PAGE_SIZE // 8
-_PATIENCE_S = 20.0
-"""How long a thread waits for the other one before the test is taken to hang: only a fault of the engine gets there."""
 
 Content = npt.NDArray[np.uint64]
 """Shape (pages, words in a page)."""
@@ -116,7 +115,7 @@ class _Listener:
         if self._streams:
             return self._streams.pop()
         self.waits.set()
-        assert self._woken.wait(_PATIENCE_S), "nobody ends the standby"
+        assert self._woken.wait(IN_TIME_S), "nobody ends the standby"
         raise PeerError("no connection at scripted: it was closed")
 
     def wake(self) -> None:
@@ -172,7 +171,7 @@ class Replicated:
     """What the standby has at the end, promoted where it was not given; None where it never had a point."""
     waits: bool = False
     """Whether the standby waits for another primary, because none had come."""
-    until: float = field(default_factory=lambda: time.monotonic() + _PATIENCE_S)
+    until: float = field(default_factory=lambda: time.monotonic() + IN_TIME_S)
     was_given: bool = False
     """Whether the standby was told that the memory is its own."""
 

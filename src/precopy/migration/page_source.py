@@ -58,6 +58,8 @@ class PageSource:
         """Sent since then."""
         self.send_s = 0.0
         """Seconds that sending took since then."""
+        self.ack_s = 0.0
+        """The part of it that ended the round: waiting for the word that all had arrived."""
 
     @property
     def pages(self) -> int:
@@ -95,7 +97,8 @@ class PageSource:
         began, batches = self.clock.now(), self._batches
         self.channel.send(RoundEnd(number, len(batches), self.pages, final))
         ack = self.channel.expect(RoundAck)
-        self.send_s += self.clock.now() - began
+        self.ack_s = self.clock.now() - began
+        self.send_s += self.ack_s
         if ack.number != number or ack.pages != self.pages:
             raise PeerProtocolError(
                 f"round {ack.number} was acknowledged with {ack.pages} pages; round {number} had {self.pages}"

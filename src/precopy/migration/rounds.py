@@ -133,7 +133,6 @@ class Rounds:
         for runs in self._windows(taken):
             if self._send_window(runs, taken, enough):
                 break
-        ending = self._clock.now()
         self._torn = self.page_source.end_round(self.number, final=final is not None)
         end = self._clock.now()
         pages = self.page_source.pages
@@ -156,7 +155,7 @@ class Rounds:
             send_s=self.page_source.send_s,
             scan_s=taken.scan_s,
             clear_s=taken.clear_s,
-            ack_s=end - ending,
+            ack_s=self.page_source.ack_s,
             dirty_pages=sync.dirty_pages - found_twice,
             new_dirty_pages=sync.new_dirty_pages,
             sent_pages=self.page_source.content_pages,
