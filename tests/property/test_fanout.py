@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 
 import numpy as np
 import pytest
@@ -32,6 +33,8 @@ Write = Callable[[list[int]], None]
 class Scripted:
     """A scripted log and what its guest writes."""
 
+    exact = True
+
     def __init__(self) -> None:
         self.log: DirtyLog = ScriptedLog(LAYOUT.end_page)
 
@@ -45,7 +48,7 @@ class Scripted:
 class Pagemap:
     """Memory of this process, and its log."""
 
-    one_step = True
+    one_step = exact = True
 
     def __init__(self) -> None:
         self.memory = GuestMemory(LAYOUT)
@@ -65,16 +68,29 @@ class TwoStepPagemap(Pagemap):
     one_step = False
 
 
+class RelaxedPagemap(Pagemap):
+    """With chunks that the blocks have some of; consumers need not be told exactly, but for a while."""
+
+    exact = False
+
+    def __init__(self) -> None:
+        self.memory = GuestMemory(LAYOUT)
+        self.log: DirtyLog = PagemapLog(LAYOUT, [host.address for host in self.memory.hosts], chunk=64)
+
+
 GUESTS = [
     pytest.param(Scripted, id="scripted"),
     pytest.param(Pagemap, id="pagemap", marks=pytest.mark.needs("pagemap")),
     pytest.param(TwoStepPagemap, id="pagemap in two steps", marks=pytest.mark.needs("pagemap")),
+    pytest.param(RelaxedPagemap, id="pagemap, not exact", marks=pytest.mark.needs("pagemap")),
 ]
 
 some_pages = st.lists(st.sampled_from(PAGES), min_size=1, max_size=6)
 bounds = st.tuples(st.integers(0, LAYOUT.end_page + 70), st.integers(0, LAYOUT.end_page + 70)).map(sorted)
 operations = st.one_of(
     st.tuples(st.just("write"), st.none(), some_pages),
+    st.tuples(st.just("write"), st.none(), st.sampled_from([PAGES[:64], PAGES])),
+    st.tuples(st.just("exactly"), st.sampled_from(NAMES), st.none()),
     st.tuples(st.just("touch"), st.none(), some_pages),
     st.tuples(st.just("start"), st.sampled_from(NAMES), st.none()),
     st.tuples(st.just("stop"), st.sampled_from(NAMES), st.none()),
@@ -89,9 +105,22 @@ class Model:
 
     def __init__(self, consumer: Consumer) -> None:
         self.consumer, self.running = consumer, False
+        self.exactly: AbstractContextManager[None] | None = None
+        self.was_exact = False
+        """Whether the harvest before was, so that this one counts nothing."""
         self.forget()
 
+    def toggle(self) -> None:
+        """Begins to want it exactly, or ends that."""
+        if self.exactly is None:
+            self.exactly = self.consumer.exactly()
+            self.exactly.__enter__()
+        else:
+            self.exactly.__exit__(None, None, None)
+            self.exactly, self.was_exact = None, False
+
     def forget(self) -> None:
+        self.was_exact = False
         self.dirty: set[int] = set()
         self.told: set[int] = set()
         self.since: set[int] = set()
@@ -116,8 +145,11 @@ class Model:
         scope = set(range(block.first_page, block.end_page)) if block else set(range(LAYOUT.end_page))
         found = Bitmap(LAYOUT.end_page)
         self.consumer.harvest(found, block)
-        pages = set(found.indexes().tolist())
-        assert self.dirty & scope <= pages <= (self.dirty | self.perhaps) & scope
+        pages, counted = set(found.indexes().tolist()), set(self.consumer.unarmed.indexes().tolist())
+        assert self.dirty & scope <= pages <= (self.dirty | self.perhaps | counted) & scope
+        if self.running and block is None:
+            assert not (self.was_exact and counted - self.told)
+            self.was_exact = self.consumer.wants_exact
         self.dirty |= pages
         self.told |= pages
         self.since -= scope
@@ -134,6 +166,7 @@ class Model:
 def play(guest: Scripted | Pagemap, fan_out: FanOut, sequence: list[tuple[str, str, object]]) -> None:
     """Has the consumers do as the sequence says; each is asked once more at the end."""
     models = {name: Model(fan_out.consumer(name)) for name in NAMES}
+    fan_out.exact = guest.exact
     models["one"].start()
     for what, name, argument in sequence:
         if what in ("write", "touch"):
@@ -150,6 +183,8 @@ def play(guest: Scripted | Pagemap, fan_out: FanOut, sequence: list[tuple[str, s
         elif what == "harvest":
             assert argument is None or isinstance(argument, RamBlock)
             models[name].harvest(argument)
+        elif what == "exactly":
+            models[name].toggle()
         else:
             getattr(models[name], what)()
         assert set(fan_out.consumers) == {name for name, model in models.items() if model.running}
@@ -192,7 +227,7 @@ def test_the_model_notices(broken: str) -> None:
     guest = Scripted()
     fan_out = (ToOneOnly if broken == "one only" else FanOut)(guest.log, LAYOUT.end_page)
     if broken == "forgets":
-        fan_out.consumer = lambda name: ForgetsWhatIsNew(fan_out, name)  # type: ignore[method-assign]
+        fan_out.consumer = lambda name, **_: ForgetsWhatIsNew(fan_out, name)  # type: ignore[method-assign]
     sequence: list[tuple[str, str, object]] = [
         ("start", "two", None),
         ("write", "", [5]),
@@ -344,3 +379,103 @@ def test_migrations_of_one_memory_at_the_same_time(policy: str, one_step: bool) 
         assert fan_out.consumers == ()
     finally:
         guest.close()
+
+
+@pytest.mark.needs("pagemap")
+class TestNotExact:
+    """Whole chunks that are written all the time, and consumers that do or do not want them exactly."""
+
+    HOT = frozenset(range(64))  # the first chunk; the other one lies in block c
+
+    @pytest.fixture
+    def guest(self) -> Iterator[RelaxedPagemap]:
+        guest = RelaxedPagemap()
+        yield guest
+        guest.close()
+
+    @pytest.fixture
+    def fan_out(self, guest: RelaxedPagemap) -> FanOut:
+        fan_out = FanOut(guest.log, LAYOUT.end_page)
+        fan_out.exact = False
+        return fan_out
+
+    def told(self, consumer: Consumer) -> set[int]:
+        found = Bitmap(LAYOUT.end_page)
+        consumer.harvest(found)
+        consumer.clear(0, LAYOUT.end_page)
+        return set(found.indexes().tolist())
+
+    def heat(self, guest: RelaxedPagemap, consumer: Consumer) -> None:
+        for _ in range(2):
+            guest.write(list(self.HOT))
+            assert self.told(consumer) == self.HOT
+
+    def unarmed(self, consumer: Consumer) -> set[int]:
+        return set(consumer.unarmed.indexes().tolist())
+
+    def test_every_consumer_is_told_of_what_is_not_armed_whoever_harvests(
+        self, guest: RelaxedPagemap, fan_out: FanOut
+    ) -> None:
+        one, two = fan_out.consumer("one"), fan_out.consumer("two")
+        one.start()
+        two.start()
+        self.heat(guest, one)
+        guest.write(list(self.HOT))
+        assert self.told(two) == self.HOT
+        assert self.unarmed(two) == set()  # they had been found to be written before
+        assert self.told(one) == self.HOT
+        assert self.unarmed(one) == self.HOT
+
+    def test_what_one_of_them_wants_exactly_all_are_told_exactly(self, guest: RelaxedPagemap, fan_out: FanOut) -> None:
+        one, strict = fan_out.consumer("one"), fan_out.consumer("strict", exact=True)
+        one.start()
+        self.heat(guest, one)
+        strict.start()
+        guest.write([3])
+        assert self.told(strict) == {3}  # and nothing of what had been unarmed before it began
+        assert self.told(one) == self.HOT
+        assert self.told(one) == set()
+        for _ in range(4):
+            guest.write(list(self.HOT))
+            assert self.told(strict) == self.HOT == self.told(one)
+            assert self.unarmed(strict) == self.unarmed(one) == set()
+        strict.stop()
+        for _ in range(3):
+            guest.write(list(self.HOT))
+            assert self.told(one) == self.HOT
+        assert self.unarmed(one) == self.HOT
+
+    def test_a_moment_that_has_to_be_known_exactly(self, guest: RelaxedPagemap, fan_out: FanOut) -> None:
+        one, two = fan_out.consumer("one"), fan_out.consumer("two")
+        one.start()
+        two.start()
+        self.heat(guest, one)
+        guest.write(list(self.HOT))
+        self.told(two)
+        guest.write(list(self.HOT))
+        with one.exactly(), one.exactly():
+            assert self.told(one) == self.HOT
+            guest.write([5])
+            assert self.told(one) == {5}
+            assert self.told(one) == set()
+            assert self.told(two) == self.HOT
+        guest.write([7])
+        assert self.told(one) in ({7}, self.HOT)
+        assert 7 in self.told(two)
+
+    def test_a_consumer_says_itself_whether_it_wants_it_exactly(self, fan_out: FanOut) -> None:
+        assert [fan_out.consumer("", exact=exact).wants_exact for exact in (None, True, False)] == [False, True, False]
+        fan_out.exact = True
+        assert [fan_out.consumer("", exact=exact).wants_exact for exact in (None, True, False)] == [True, True, False]
+
+    def test_a_log_that_is_always_exact_takes_no_part_in_it(self) -> None:
+        guest = Scripted()
+        fan_out = FanOut(guest.log, LAYOUT.end_page)
+        consumer = fan_out.consumer("one", exact=False)
+        consumer.start()
+        for _ in range(4):
+            guest.write(PAGES)
+            assert self.told(consumer) == set(PAGES)
+        with consumer.exactly():
+            assert self.told(consumer) == set()
+        assert self.unarmed(consumer) == set()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from functools import cache
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -230,6 +230,20 @@ class EmulatedHarness(RealGuest):
 
     def __init__(self, layout: RamLayout) -> None:
         super().__init__(layout, "emulated")
+
+
+@runtime_checkable
+class Counting(Protocol):
+    """A harness whose log may count pages as written that were not."""
+
+    counted: set[int]
+    """Of the harvests since `rearmed`."""
+
+    def rearmed(self) -> None:
+        """All pages have just been armed."""
+
+    def note(self) -> None:
+        """A harvest was just made."""
 
 
 MakeHarness = Callable[[RamLayout], Harness]

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from precopy import Memory, Standby
 from precopy.bitmap import Bitmap, Runs
 from precopy.errors import OutcomeUnknown, PeerError, PrecopyError
-from precopy.memory import GuestMemory, RamLayout
+from precopy.memory import GuestMemory, RamBlock, RamLayout
 from precopy.migration import HelloReader
 from precopy.replication.primary import Primary
 from precopy.transport import Accepted, Strangers
@@ -41,21 +41,41 @@ Content = npt.NDArray[np.uint64]
 
 
 class ProgramLog(ScriptedLog):
-    """As the log of a program's memory: it also names pages that were written perhaps, of which there are none."""
+    """As the log of a program's memory: it also names pages that were written perhaps, of which there are none, and
+    those that are not armed. Those are the first 64 in every harvest where it need not be ``exact``, and in the first
+    one of those that have to be."""
 
-    def __init__(self, pages: int) -> None:
+    def __init__(self, pages: int, *, exact: bool) -> None:
         super().__init__(pages)
-        self.perhaps = Bitmap(pages)
+        self.perhaps, self.unarmed = Bitmap(pages), Bitmap(pages)
+        self._armed, self._exact = exact, exact
+
+    @contextlib.contextmanager
+    def exactly(self) -> Iterator[None]:
+        before, self._exact = self._exact, True
+        try:
+            yield
+        finally:
+            self._exact = before
+            self._armed &= self._exact
+
+    def harvest(self, dirty: Bitmap, block: RamBlock | None = None) -> None:
+        self.unarmed.clear_all()
+        if not self._armed:
+            self.unarmed.set_range(0, 64)
+            self.dirty.add(self.unarmed)
+        self._armed = self._exact
+        super().harvest(dirty, block)
 
 
 class ScriptedProgram:
     """Writes its memory step by step while it is not ``quiet``: a page's word, or all of it zero in one of four steps.
     `precopy.replication.primary.TrackedMemory`."""
 
-    def __init__(self, *, hot: int = 60, seed: int = 1) -> None:
+    def __init__(self, *, hot: int = 60, seed: int = 1, exact: bool = True) -> None:
         self.layout = LAYOUT
         self._memory = GuestMemory(LAYOUT)
-        self._log = ProgramLog(PAGES)
+        self._log = ProgramLog(PAGES, exact=exact)
         self.pages: Content = self._memory.pages(LAYOUT.blocks[0])
         self.pages[:, 0] = np.arange(PAGES, dtype=np.uint64) + np.uint64(1 << 40)
         self.pages[::5, 0] = 0
@@ -207,11 +227,12 @@ def replicate(
     hot: int = 60,
     seed: int = 1,
     every: int = 3,
+    exact: bool = True,
     on_receive: Callable[[Replicated], None] = lambda _: None,
 ) -> Replicated:
     """One whole replication: ``rounds``, ``points``, and the memory given away. ``tears``: the program writes a page of
-    the first rounds' batches while they are sent."""
-    program = ScriptedProgram(hot=hot, seed=seed)
+    the first rounds' batches while they are sent. ``exact``: see `ProgramLog`."""
+    program = ScriptedProgram(hot=hot, seed=seed, exact=exact)
     near, _ = streams = _streams()
     far = streams[1]
     near.fault, far.fault = source_fault, standby_fault

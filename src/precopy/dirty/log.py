@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from precopy.bitmap import Bitmap
+from precopy.bitmap import Bitmap, Runs
 from precopy.memory.layout import RamBlock
 
 
@@ -99,4 +99,18 @@ class ClearsAlways(Protocol):
 
     def clear_always(self, start: int, count: int) -> None:
         """See `LogClear.clear_always`."""
+        ...
+
+
+@runtime_checkable
+class Relaxable(Protocol):
+    """A log that may leave pages unarmed that are written all the time, and then reports more than was written."""
+
+    exact: bool
+    """Whether harvests from the next one on report nothing but what was written since the page was armed. The first of
+    them still counts what was not armed, and arms it."""
+
+    @property
+    def unarmed(self) -> Runs:
+        """Pages that the last harvest has counted as written because they were not armed."""
         ...

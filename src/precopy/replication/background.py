@@ -143,10 +143,11 @@ class Background(Engine):
                 return self._round()
         elif self._interval is not None:
             self._next_point = self.clock.now() + self._interval
-            if self._options.lock is not None:
-                self._point_with(self._options.lock)
-            else:
-                self._quiet_point(self._interval)
+            with primary.exactly():
+                if self._options.lock is not None:
+                    self._point_with(self._options.lock)
+                else:
+                    self._quiet_point(self._interval)
         return math.inf if self._interval is None else self._next_point - self.clock.now()
 
     def _round(self) -> float:

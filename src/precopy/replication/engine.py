@@ -83,6 +83,7 @@ class Engine:
             remaining_bytes=primary.remaining_bytes + staged,
             staged_bytes=staged,
             dirty_rate_bytes_per_s=primary.dirty_rate,
+            unarmed_bytes=primary.unarmed_bytes,
             bandwidth_bytes_per_s=primary.bandwidth,
             last_point_age_s=None if moment is None else now - moment,
             lock_held_s=self._lock_held,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from precopy.bitmap import Bitmap
@@ -49,11 +50,18 @@ _FIND_OUT = (
 
 
 class TrackedLog(DirtyLog, Protocol):
-    """A dirty log that also says what was written perhaps."""
+    """A dirty log that also says what was written perhaps, and can be exact for a while."""
 
     @property
     def perhaps(self) -> Bitmap:
         """Those pages of the last harvest that were written perhaps (see trackers/unseen.py)."""
+
+    @property
+    def unarmed(self) -> Bitmap:
+        """Those that count as written because they were not armed (see trackers/hot_chunks.py)."""
+
+    def exactly(self) -> AbstractContextManager[None]:
+        """Around a moment of which it has to be known exactly what was written before and after it."""
 
 
 class TrackedMemory(Protocol):
@@ -90,7 +98,7 @@ class Primary:
         self._memory = memory  # lives as long as this
         self._page_size = contents.layout.page_size
         self._clock = clock
-        log = _OpenLog(memory)
+        self._log = log = _OpenLog(memory)
         self._dirty = DirtyMemory(memory.layout, log)
         self._bitmap = MigrationBitmap(self._dirty, clear_policy("merged", memory.layout), clock.now)
         page_source = PageSource(
@@ -133,6 +141,15 @@ class Primary:
         return self.points.dirty_rate or self._rounds.dirty_rate
 
     @property
+    def unarmed_bytes(self) -> int:
+        """What the last sync has counted as written because it was not armed; part of the dirty rate."""
+        return self._log.unarmed_pages * self._page_size
+
+    def exactly(self) -> AbstractContextManager[None]:
+        """Around a moment of which it has to be known what was written since: see `TrackedLog.exactly`."""
+        return self._log.exactly()
+
+    @property
     def bandwidth(self) -> float:
         """Bytes a second, of the last round or point that sent any pages."""
         return self.points.bandwidth or (self._last.bandwidth_bytes_per_s if self._last is not None else 0.0)
@@ -154,6 +171,10 @@ class Primary:
 
         Raises `PeerError`, and `UsageError` where it goes on writing; then nothing is given away.
         """
+        with self.exactly():
+            self._last_point()
+
+    def _last_point(self) -> None:
         if self.points.due():
             self.points.send()
         if self.in_rounds and self._bitmap.pending.count() > _STAGE_AT_MOST:
@@ -169,8 +190,10 @@ class Primary:
         raise UsageError("the memory is written while it is cut over; no thread may write it from cutover() on")
 
     def written(self) -> int:
-        """How many pages were written since the last sync; for after the commit, when nothing may be sent."""
-        return self.points.written()
+        """How many pages were written since the last sync, which has to be `last_point`'s; for after the commit, when
+        nothing may be sent."""
+        with self.exactly():
+            return self.points.written()
 
     def sums(self) -> tuple[int, int, int]:
         """Rounds, points and bytes so far."""
@@ -211,6 +234,9 @@ class _OpenLog:
         self._log = memory.consumer("replicate")
         self.name = self._log.name
         self.start, self.clear, self.stop = self._log.start, self._log.clear, self._log.stop
+        self.exactly = self._log.exactly
+        self.unarmed_pages = 0
+        """Of the last harvest, those that count as written because they were not armed."""
 
     @property
     def counters(self) -> LogCounters:
@@ -218,6 +244,7 @@ class _OpenLog:
 
     def harvest(self, dirty: Bitmap, block: RamBlock | None = None) -> None:
         self._log.harvest(dirty, block)
+        self.unarmed_pages = self._log.unarmed.count()
         self._memory.contents()
 
     def perhaps(self) -> Bitmap:

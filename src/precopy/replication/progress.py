@@ -28,7 +28,9 @@ class ReplicationProgress:
     - ``sent_bytes``: all that was given to the stream; ``remaining_bytes``: pages known to be written and not yet at
       the standby; ``staged_bytes``: copies of such pages, held for the next point;
     - ``dirty_rate``: bytes of pages newly written, a second, between the last two syncs of rounds, or the last two
-      points; ``bandwidth``: bytes a second while the last round or point with any pages was sent;
+      points; ``unarmed_bytes``: those of the last sync that count as written, in ``dirty_rate``, too, because they lay
+      in chunks that were not armed (0 where the memory is exact); ``bandwidth``: bytes a second while the last round or
+      point with any pages was sent;
     - ``last_point_age_s``: how old the standby's content is, None before its first point; ``lock_held_s``: how long
       the program's lock was held for the last point, None without one; ``elapsed_s``: since the start.
     """
@@ -41,6 +43,7 @@ class ReplicationProgress:
     remaining_bytes: int
     staged_bytes: int
     dirty_rate_bytes_per_s: float
+    unarmed_bytes: int
     bandwidth_bytes_per_s: float
     last_point_age_s: float | None
     lock_held_s: float | None

@@ -158,7 +158,7 @@ class Replication:
     def _cutover(self) -> Iterator[CutOver]:
         background, now = self._background, self._background.clock.now
         began = now()
-        with background.waiting():
+        with background.waiting(), background.primary.exactly():
             with background.called() as primary:
                 mine = now()
                 background.last_point()

@@ -8,6 +8,9 @@ neighbour's harvest found meanwhile stays new to it.
 
 Writes that the log cannot see reach every consumer in the same way: see unseen.py.
 
+A log that need not be exact (`Relaxable`) is exact while any consumer wants it so: everything is armed by the harvest
+with which an exact consumer joins, or with which one begins to be exact for a while (`Consumer.exactly`).
+
 `DirtyMemory` does the same for the clients of one guest; this is for independent consumers, such as
 a migration and checkpoints of the same memory.
 """
@@ -17,14 +20,15 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from precopy.bitmap import BITS_PER_WORD, Bitmap, Runs
-from precopy.dirty.log import DirtyLog, LogCounters
+from precopy.bitmap import BITS_PER_WORD, NO_RUNS, Bitmap, Runs
+from precopy.dirty.log import DirtyLog, LogCounters, Relaxable
 from precopy.errors import MappingChanged
 from precopy.memory.layout import RamBlock
+from precopy.trackers.doubtful import Doubtful
 from precopy.trackers.unseen import UnseenWrites
 
 
@@ -36,7 +40,8 @@ class FanOut:
     """Shares ``log`` over a ram_addr space of ``pages`` pages. No other code may start, harvest, clear or stop it.
 
     The first consumer that starts starts the log, the last one that stops stops it. Any thread may call any method of
-    any consumer. ``unseen`` says whether pages may be written now without the log hearing of it.
+    any consumer. ``unseen`` says whether pages may be written now without the log hearing of it. ``exact``, which may
+    be set at any time, is what consumers want that do not say it themselves.
     """
 
     def __init__(
@@ -47,15 +52,16 @@ class FanOut:
         unseen: Callable[[], bool] = _impossible,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.log, self.pages = log, pages
+        self.log, self.pages, self.exact = log, pages, True
         self._unseen = UnseenWrites(pages, unseen, now)
         self._lock = threading.RLock()
         self._started: list[Consumer] = []
         self._found = Bitmap(pages)
 
-    def consumer(self, name: str) -> Consumer:
-        """A dirty log of its own over the shared one; it reports writes once it is started."""
-        return Consumer(self, name)
+    def consumer(self, name: str, *, exact: bool | None = None) -> Consumer:
+        """A dirty log of its own over the shared one; it reports writes once it is started. Where ``exact`` is False
+        it may be told of pages that were not written; None: as `exact` says."""
+        return Consumer(self, name, exact)
 
     def touched(self, runs: Runs) -> None:
         """``runs`` were written, and the log may have missed it: the next harvest of every consumer has them."""
@@ -102,6 +108,7 @@ class FanOut:
 
     def _start(self, consumer: Consumer) -> None:
         with self._lock:
+            self._relax((*self._started, consumer))
             if self._started:
                 self._join()
             else:
@@ -113,6 +120,11 @@ class FanOut:
     def _begin(self) -> None:
         self.log.start()
         self._unseen.started()
+
+    def _relax(self, consumers: Sequence[Consumer]) -> None:
+        """Has the log be as exact as they want it."""
+        if isinstance(self.log, Relaxable):
+            self.log.exact = any(consumer.wants_exact for consumer in consumers)
 
     def _join(self) -> None:
         """Distributes what was written before, so that the consumer that starts now is not told of it."""
@@ -142,9 +154,9 @@ class FanOut:
             self.log.harvest(found, block)
         finally:
             # Also where that failed half-way: what a log has reported, it may forget.
-            perhaps = self._unseen.harvested(found)
+            perhaps, unarmed = self._unseen.harvested(found), self._unarmed()
             for consumer in self._started:
-                consumer._tell(found, perhaps)
+                consumer._tell(found, perhaps, unarmed)
             dirty = np.flatnonzero(found.words != 0)
             found.clear_all()
         if dirty.size:
@@ -152,29 +164,66 @@ class FanOut:
             self.log.clear(start, min((int(dirty[-1]) + 1) * BITS_PER_WORD, self.pages) - start)
         return self.log.counters - before
 
+    def _unarmed(self) -> Bitmap | None:
+        """What the last harvest has counted because it was not armed; None: nothing."""
+        runs = self.log.unarmed if isinstance(self.log, Relaxable) else NO_RUNS
+        if not len(runs):
+            return None
+        unarmed = Bitmap(self.pages)
+        unarmed.set_runs(runs)
+        return unarmed
+
 
 class Consumer:
     """Implements `precopy.ports.DirtyLog`: one of those that share a log. `FanOut.consumer` makes it.
 
     ``consumer`` is its own name. Its counters hold the shared log's calls that its harvests made, clears included; its
     own clears make no call. ``perhaps`` are those pages of its last harvest that the log has not reported and that
-    were not announced: they were written perhaps (`precopy.trackers.unseen`).
+    were not announced: they were written perhaps (`precopy.trackers.unseen`). ``unarmed`` are those that count as
+    written because the log had not armed them.
     """
 
-    def __init__(self, fan_out: FanOut, name: str) -> None:
+    def __init__(self, fan_out: FanOut, name: str, exact: bool | None = None) -> None:
         self.consumer = name
+        self._exact, self._exactly = exact, 0
         self.name = fan_out.log.name
         self._fan_out = fan_out
         self._new = Bitmap(fan_out.pages)  # found by any harvest, not told this consumer yet
         self._reported = Bitmap(fan_out.pages)  # told, not cleared
-        self._uncertain: Bitmap | None = None  # those of both that were written perhaps; None: none of them
-        self.perhaps = Bitmap(fan_out.pages)
+        self._perhaps, self._unarmed = Doubtful(fan_out.pages), Doubtful(fan_out.pages)  # of both
         self._gets = self._clears = 0
         self._get_s = self._clear_s = 0.0
 
     @property
     def counters(self) -> LogCounters:
         return LogCounters(self._gets, self._get_s, self._clears, self._clear_s)
+
+    @property
+    def perhaps(self) -> Bitmap:
+        return self._perhaps.told
+
+    @property
+    def unarmed(self) -> Bitmap:
+        return self._unarmed.told
+
+    @property
+    def wants_exact(self) -> bool:
+        """Whether it is to be told of no page that was not written."""
+        return self._exactly > 0 or (self._fan_out.exact if self._exact is None else self._exact)
+
+    @contextlib.contextmanager
+    def exactly(self) -> Iterator[None]:
+        """Around a moment that has to be known exactly: the first harvest in here arms what was not armed, and those
+        after it report what was written since. Any thread may; it may be nested."""
+        with self._fan_out._lock:
+            self._exactly += 1
+        try:
+            yield
+        finally:
+            with self._fan_out._lock:
+                self._exactly -= 1
+                if self in self._fan_out._started:
+                    self._fan_out._relax(self._fan_out._started)
 
     def start(self) -> None:
         """What others had written before is not dirty for this consumer, unless starting the log makes all so."""
@@ -188,12 +237,14 @@ class Consumer:
         with self._fan_out._lock:
             if self not in self._fan_out._started:
                 return
+            self._fan_out._relax(self._fan_out._started)
             did = self._fan_out._distribute(block)
             first, pages = (0, self._fan_out.pages) if block is None else (block.first_page, block.pages)
             new, reported = self._new.view(first, pages), self._reported.view(first, pages)
             reported.add(new)
             new.clear_all()
-            self._publish()
+            for doubtful in (self._perhaps, self._unarmed):
+                doubtful.tell(self._reported)
             dirty.view(first, pages).add(reported)
             self._gets += did.get_calls + did.clear_calls
             self._get_s += time.perf_counter() - began
@@ -203,34 +254,27 @@ class Consumer:
         with self._fan_out._lock:
             start, end = min(start, self._reported.size), min(start + count, self._reported.size)
             if self._reported.take_count(start, end - start):
-                if self._uncertain is not None:
-                    self._uncertain.words &= self._new.words | self._reported.words
+                for doubtful in (self._perhaps, self._unarmed):
+                    doubtful.keep(self._new.words | self._reported.words)
                 self._clears += 1
                 self._clear_s += time.perf_counter() - began
 
-    def _tell(self, written: Bitmap, perhaps: Bitmap | None = None) -> None:
-        """Has the next harvest report ``written``, and what is written ``perhaps``."""
-        if perhaps is not None:
-            uncertain = perhaps.copy()
-            uncertain.words &= ~(self._new.words | self._reported.words)
-            if self._uncertain is not None:
-                uncertain.add(self._uncertain)
-            self._uncertain = uncertain
-            self._new.add(perhaps)
-        if self._uncertain is not None:
-            self._uncertain.difference(written)
-        self._new.add(written)
-
-    def _publish(self) -> None:
-        self.perhaps.clear_all()
-        if self._uncertain is not None:
-            self.perhaps.add(self._uncertain)
-            self.perhaps.words &= self._reported.words
-            if not self._uncertain.any():
-                self._uncertain = None
+    def _tell(self, found: Bitmap, perhaps: Bitmap | None = None, unarmed: Bitmap | None = None) -> None:
+        """Has the next harvest report what was ``found``, of which some counts as it was ``unarmed``, and what was
+        written ``perhaps``."""
+        if perhaps is not None or unarmed is not None:
+            known = self._new.words | self._reported.words
+            if perhaps is not None:
+                self._perhaps.add(perhaps, known)
+                self._new.add(perhaps)
+            if unarmed is not None:
+                self._unarmed.add(unarmed, known)
+        self._perhaps.settle(found.words)
+        self._unarmed.settle(found.words if unarmed is None else found.words & ~unarmed.words)
+        self._new.add(found)
 
     def _forget(self) -> None:
         self._new.clear_all()
         self._reported.clear_all()
-        self.perhaps.clear_all()
-        self._uncertain = None
+        self._perhaps.forget()
+        self._unarmed.forget()

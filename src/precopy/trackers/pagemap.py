@@ -7,6 +7,7 @@ PAGEMAP_SCAN finds the pages without protection.
 
 - **One step** (the default): a harvest finds and protects in the same ioctl. What it found stays in a bitmap of ours
   until it is cleared, which needs no system call.
+- **Not exact**: as in one step, but chunks that are written all the time stay unarmed (hot_chunks.py).
 - **Two steps**: a harvest only finds, and a clear protects, as the clear policies want it. A page written again between
   the two is reported once and faults once. Law 2: protecting a range also protects pages in it that no harvest has
   reported yet. The kernel names them while it does, and the next harvest reports them.
@@ -39,14 +40,16 @@ from itertools import pairwise
 
 import numpy as np
 
-from precopy.bitmap import BITS_PER_WORD, NO_RUNS, Bitmap
+from precopy.bitmap import BITS_PER_WORD, NO_RUNS, Bitmap, Runs
 from precopy.bitmap.words import words_for
 from precopy.dirty.log import LogCounters
 from precopy.errors import KernelCallError, LayoutError, MappingChanged, Unsupported
 from precopy.memory.layout import RamBlock, RamLayout
 from precopy.trackers.holes import Holes, replaced
+from precopy.trackers.hot_chunks import CHUNK_PAGES
 from precopy.trackers.mapped import check_mapped
-from precopy.trackers.write_protection import Mapping, WriteProtection
+from precopy.trackers.relaxed import RelaxedFinder
+from precopy.trackers.write_protection import Mapping, WriteProtection, scan_into
 from precopy.units import HostAddress
 
 SCAN_US, SCAN_PAGE_US, PROTECT_US = 25.0, 0.0033, 2.5
@@ -63,12 +66,23 @@ class PagemapLog:
 
     Any thread may write at any time; one thread at a time calls the log. `start` protects all memory, so nothing is
     dirty at first. Raises `LayoutError` where the mappings cannot be the blocks'.
+
+    ``exact``: see `precopy.dirty.log.Relaxable`; in two steps all harvests are. ``chunk``: pages, a multiple of 64.
     """
 
     name = "pagemap"
 
-    def __init__(self, layout: RamLayout, addresses: Sequence[HostAddress], *, one_step: bool = True) -> None:
-        self.layout, self.one_step = layout, one_step
+    def __init__(
+        self,
+        layout: RamLayout,
+        addresses: Sequence[HostAddress],
+        *,
+        one_step: bool = True,
+        exact: bool = True,
+        chunk: int = CHUNK_PAGES,
+    ) -> None:
+        self.layout, self.one_step, self._exact, self._chunk = layout, one_step, exact, chunk
+        self._relaxed: dict[Mapping, RelaxedFinder] = {}
         self._mappings = _mappings(layout, addresses)
         self._kernel: WriteProtection | None = None
         self._holes: dict[Mapping, Holes] = {}
@@ -88,6 +102,22 @@ class PagemapLog:
         """System calls that harvests and clears have made so far."""
         return self._ioctls
 
+    @property
+    def exact(self) -> bool:
+        return self._exact
+
+    @exact.setter
+    def exact(self, exact: bool) -> None:
+        if self._exact and not exact:
+            for finder in self._relaxed.values():
+                finder.relax()
+        self._exact = exact
+
+    @property
+    def unarmed(self) -> Runs:
+        """Pages that the last harvest has counted as written because they were not armed."""
+        return Runs.concatenate([finder.counted for finder in self._relaxed.values()])
+
     def start(self) -> None:
         """Registers and protects all memory. Raises `Unsupported` where the kernel or a permission is missing, or where
         something else tracks the memory already; `MappingChanged` where a block is not mapped, `KernelCallError`."""
@@ -98,6 +128,8 @@ class PagemapLog:
             for mapping in self._mappings:
                 self._look_at(mapping)
                 self._kernel.register(mapping)
+                if not self.exact:
+                    self._relax(self._kernel, mapping)
                 self._kernel.protect(mapping, 0, mapping.block.pages)
                 self._holes[mapping].protected(self._kernel.page_map)
         except BaseException:
@@ -112,6 +144,10 @@ class PagemapLog:
             self._holes.popitem()[1].close()
         self._forget()
 
+    def _relax(self, kernel: WriteProtection, mapping: Mapping) -> None:
+        if self.one_step and mapping not in self._relaxed:
+            self._relaxed[mapping] = RelaxedFinder(mapping, kernel, self._chunk)
+
     def _look_at(self, mapping: Mapping) -> None:
         """What it is before it is protected."""
         check_mapped(mapping.address, mapping.block.pages, mapping.target)
@@ -121,6 +157,7 @@ class PagemapLog:
         self._holes[mapping].check()
 
     def _forget(self) -> None:
+        self._relaxed.clear()
         # New ones take memory where a bit is set only; clearing these would take it for all of them.
         self._held, self._open, self._unreported = (Bitmap(self.layout.end_page) for _ in range(3))
 
@@ -136,6 +173,8 @@ class PagemapLog:
             began = time.perf_counter()
             check_mapped(mapping.address, pages, mapping.target)
             self._holes[mapping].check()
+            if not self.exact:
+                self._relax(self._kernel, mapping)
             if self.one_step:
                 self._find(self._kernel, mapping, held, held)
                 self._get_s += time.perf_counter() - began
@@ -153,7 +192,10 @@ class PagemapLog:
     def _find(self, kernel: WriteProtection, mapping: Mapping, written: Bitmap, lost: Bitmap) -> None:
         """Adds the pages that were written, and those that lost their content otherwise, which are protected."""
         try:
-            _scan(kernel, mapping, 0, written, protect=self.one_step)
+            if mapping in self._relaxed:
+                self._relaxed[mapping].find(written, exact=self.exact)
+            else:
+                scan_into(kernel, mapping, 0, written, protect=self.one_step)
         except KernelCallError as error:
             gone = replaced(kernel.page_map, mapping) if error.errno == errno.EPERM else NO_RUNS
             if not len(gone):
@@ -208,32 +250,10 @@ class PagemapLog:
         late = Bitmap(min(last * BITS_PER_WORD, self._open.size) - first * BITS_PER_WORD)
         at = start - first * BITS_PER_WORD
         try:
-            _scan(kernel, mapping, start - mapping.block.first_page, late, protect=True, at=at, count=count)
+            scan_into(kernel, mapping, start - mapping.block.first_page, late, protect=True, at=at, count=count)
         finally:
             late.words &= ~self._open.words[first:last]
             self._unreported.words[first:last] |= late.words
-
-
-def _scan(
-    kernel: WriteProtection,
-    mapping: Mapping,
-    start: int,
-    into: Bitmap,
-    *,
-    protect: bool,
-    at: int = 0,
-    count: int | None = None,
-) -> None:
-    """Sets the written pages from the mapping's page ``start`` on in ``into``, from bit ``at`` on: ``count`` pages, or
-    as many as there is room for."""
-    count = into.size - at if count is None else count
-    try:
-        for runs in kernel.written(mapping, start, count, protect=protect):
-            into.set_runs(runs.shifted(at) if at else runs)
-    except BaseException:
-        # What is protected, and not noted yet, would be lost (law 1): a signal may end this anywhere.
-        into.set_range(at, count)
-        raise
 
 
 def unavailable() -> str | None:

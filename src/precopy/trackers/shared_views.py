@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 from precopy.abi.shared_maps import SharedFile, SharedMapping, read_maps, shared_mappings
 from precopy.bitmap import NO_RUNS, Bitmap, Runs
-from precopy.dirty.log import DirtyLog, LogCounters
+from precopy.dirty.log import DirtyLog, LogCounters, Relaxable
 from precopy.errors import KernelCallError, Unsupported
 from precopy.memory.layout import RamBlock
 from precopy.trackers.write_protection import Mapping, WriteProtection
@@ -253,6 +253,20 @@ class SharedMemoryLog:
     @property
     def counters(self) -> LogCounters:
         return self._own.counters + LogCounters(self._gets, self._get_s, 0, 0.0)
+
+    @property
+    def exact(self) -> bool:
+        return not isinstance(self._own, Relaxable) or self._own.exact
+
+    @exact.setter
+    def exact(self, exact: bool) -> None:
+        if isinstance(self._own, Relaxable):
+            self._own.exact = exact
+
+    @property
+    def unarmed(self) -> Runs:
+        """Of this process's own mapping; what others write is found exactly."""
+        return self._own.unarmed if isinstance(self._own, Relaxable) else NO_RUNS
 
     def start(self) -> None:
         """Nothing is dirty at first, but what others find out to have written before they were tracked."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from precopy.abi import pagemap, userfaultfd
 from precopy.abi.ioctl import call
-from precopy.bitmap import Runs
+from precopy.bitmap import Bitmap, Runs
 from precopy.errors import KernelCallError, Unsupported
 from precopy.memory.layout import RamBlock
 
@@ -106,13 +106,11 @@ class WriteProtection:
     def present(self, mapping: Mapping) -> Iterator[Runs]:
         """Runs of the pages that the process has touched, as far as its page table still shows it. Raises as `written`
         does."""
-        regions = np.zeros(REGIONS, pagemap.PAGE_REGION)
-        scan = pagemap.scan_argument(regions, pagemap.PAGE_IS_PRESENT)
-        scan.start, scan.end = mapping.address, mapping.end_address
-        while scan.start < scan.end:
-            found = call(self.page_map, pagemap.PAGEMAP_SCAN, scan, target=mapping.target)
-            yield runs_of(regions[:found], mapping.address)
-            scan.start = scan.walk_end
+        return _pages_of(self.page_map, mapping, pagemap.PAGE_IS_PRESENT)
+
+    def huge(self, mapping: Mapping) -> Iterator[Runs]:
+        """Runs of the pages that huge pages map now. Raises as `written` does."""
+        return _pages_of(self.page_map, mapping, pagemap.PAGE_IS_HUGE)
 
     def close(self) -> None:
         """Takes all protection away. May be called twice; in a child process it only closes the child's descriptors."""
@@ -130,9 +128,16 @@ class WriteProtection:
 
     def protect(self, mapping: Mapping, start: int, count: int) -> None:
         """Protects a range, whether it was written or not, in one call. Raises `KernelCallError`."""
+        self._protect(mapping, start, count, userfaultfd.WRITEPROTECT_MODE_WP)
+
+    def unprotect(self, mapping: Mapping, start: int, count: int) -> None:
+        """Takes the protection of a range away, whose pages then count as written. Raises `KernelCallError`."""
+        self._protect(mapping, start, count, 0)
+
+    def _protect(self, mapping: Mapping, start: int, count: int, mode: int) -> None:
         self._need_own_process()
         where = userfaultfd.UffdioRange(mapping.address + start * mmap.PAGESIZE, count * mmap.PAGESIZE)
-        argument = userfaultfd.WriteProtect(where, userfaultfd.WRITEPROTECT_MODE_WP)
+        argument = userfaultfd.WriteProtect(where, mode)
         call(self._uffd, userfaultfd.UFFDIO_WRITEPROTECT, argument, target=mapping.target)
         self.ioctls += 1
 
@@ -171,18 +176,44 @@ class WriteProtection:
 
 def huge_bytes(mapping: Mapping) -> int:
     """Bytes of it that huge pages map now. It needs not be registered. Raises `Unsupported`, `KernelCallError`."""
-    regions = np.zeros(REGIONS, pagemap.PAGE_REGION)
-    scan = pagemap.scan_argument(regions, pagemap.PAGE_IS_HUGE)
-    scan.start, scan.end = mapping.address, mapping.end_address
-    total, page_map = 0, pagemap.open_pagemap()
+    page_map = pagemap.open_pagemap()
     try:
-        while scan.start < scan.end:
-            found = call(page_map, pagemap.PAGEMAP_SCAN, scan, target=mapping.target)
-            total += int((regions["end"][:found] - regions["start"][:found]).sum())
-            scan.start = scan.walk_end
+        return sum(runs.pages for runs in _pages_of(page_map, mapping, pagemap.PAGE_IS_HUGE)) * mmap.PAGESIZE
     finally:
         os.close(page_map)
-    return total
+
+
+def _pages_of(page_map: int, mapping: Mapping, category: int) -> Iterator[Runs]:
+    """Runs of the mapping's pages of a category."""
+    regions = np.zeros(REGIONS, pagemap.PAGE_REGION)
+    scan = pagemap.scan_argument(regions, category)
+    scan.start, scan.end = mapping.address, mapping.end_address
+    while scan.start < scan.end:
+        found = call(page_map, pagemap.PAGEMAP_SCAN, scan, target=mapping.target)
+        yield runs_of(regions[:found], mapping.address)
+        scan.start = scan.walk_end
+
+
+def scan_into(
+    kernel: WriteProtection,
+    mapping: Mapping,
+    start: int,
+    into: Bitmap,
+    *,
+    protect: bool,
+    at: int = 0,
+    count: int | None = None,
+) -> None:
+    """Sets the written pages from the mapping's page ``start`` on in ``into``, from bit ``at`` on: ``count`` pages, or
+    as many as there is room for. Raises as `WriteProtection.written` does."""
+    count = into.size - at if count is None else count
+    try:
+        for runs in kernel.written(mapping, start, count, protect=protect):
+            into.set_runs(runs.shifted(at) if at else runs)
+    except BaseException:
+        # What is protected, and not noted yet, would be lost (law 1): a signal may end this anywhere.
+        into.set_range(at, count)
+        raise
 
 
 def _open(scan: pagemap.PmScanArg) -> tuple[int, int]:

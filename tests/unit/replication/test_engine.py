@@ -3,6 +3,7 @@ each. The same is done to real programs in tests/integration/test_replication_fa
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from precopy.errors import OutcomeUnknown, PeerError, PeerLost, PeerProtocolError, PeerRefused
+from precopy.errors import OutcomeUnknown, PeerError, PeerLost, PeerProtocolError, PeerRefused, UsageError
+from precopy.replication.primary import Primary
 from precopy.replication.primary_staging import PrimaryStaging
 from precopy.replication.standby_staging import StandbyStaging
 from precopy.wire.events import Commit, PageBatch, PointAck
@@ -73,12 +75,29 @@ def test_a_replication_gives_its_memory_away() -> None:
     assert run.standby.point == run.primary.points.number
 
 
-@given(st.integers(0, 4), st.integers(0, 4), st.integers(1, 150), st.integers(0, 999), st.integers(1, 9), st.booleans())
-def test_whatever_the_program_writes(  # noqa: PLR0917 - hypothesis gives them
-    points: int, rounds: int, hot: int, seed: int, every: int, tears: bool
+@given(
+    points=st.integers(0, 4),
+    rounds=st.integers(0, 4),
+    hot=st.integers(1, 150),
+    seed=st.integers(0, 999),
+    every=st.integers(1, 9),
+    tears=st.booleans(),
+    exact=st.booleans(),
+)
+def test_whatever_the_program_writes(**script: Any) -> None:
+    assert lawful(replicate(**script)).given
+
+
+def test_what_is_not_armed_is_looked_at_exactly_before_the_memory_is_given_away(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    run = lawful(replicate(points=points, rounds=rounds, hot=hot, seed=seed, every=every, tears=tears))
+    run = lawful(replicate(points=2, exact=False))
     assert run.given
+    assert run.primary.points.number <= 4
+    monkeypatch.setattr(Primary, "exactly", lambda _: contextlib.nullcontext())
+    run = replicate(points=2, exact=False)
+    assert not run.given
+    assert isinstance(run.error, UsageError)  # it looks as if the program wrote on
 
 
 @pytest.mark.parametrize("tears", [False, True])

@@ -15,14 +15,20 @@ from precopy.bitmap import Bitmap, Runs
 from precopy.dirty import DirtyLog
 from precopy.errors import UsageError
 from precopy.memory import RamLayout
+from precopy.trackers.fanout import Consumer
 
 
 @dataclass(frozen=True)
 class Changed:
-    """The pages found by one sync, and the ``seconds`` that it took. A page has 4096 bytes."""
+    """The pages found by one sync, and the ``seconds`` that it took. A page has 4096 bytes.
+
+    ``unarmed`` is how many of them count as written because they lay in a chunk that is written all the time and was
+    not armed: 0 where tracking is exact.
+    """
 
     found: Bitmap
     seconds: float
+    unarmed: int = 0
 
     def __repr__(self) -> str:
         return f"<Changed: {self.pages} of {self.found.size} pages, found in {self.seconds:.6f} s>"
@@ -96,5 +102,6 @@ class Changes:
         start = time.perf_counter()
         found = Bitmap(self._layout.end_page)
         self._log.harvest(found)
+        unarmed = self._log.unarmed.count() if isinstance(self._log, Consumer) else 0
         self._log.clear(0, found.size)
-        return Changed(found, time.perf_counter() - start)
+        return Changed(found, time.perf_counter() - start, unarmed)

@@ -30,7 +30,7 @@ from precopy.trackers.fanout import Consumer, FanOut
 from precopy.trackers.mapped import check_mapped
 from precopy.trackers.pagemap import PagemapLog
 from precopy.trackers.shared_views import SharedMemoryLog, SharedPages
-from precopy.units import PAGE_SIZE, HostAddress, check_bytes, check_choice
+from precopy.units import PAGE_SIZE, HostAddress, check_bytes, check_choice, check_flag
 
 _HUGE = 2 << 20  # bytes of a huge page of x86-64; smaller memory has no room for one
 _NAME = "memory"
@@ -54,7 +54,10 @@ class Memory:
     kernel notes which pages are written through any of them, by any thread, while something tracks them (`track`,
     `precopy.replicate`, `precopy.snapshot`); nothing else about the program changes.
 
-    Raises `OutOfMemory`, and `UsageError` for a size that is not above 0.
+    With ``exact=False`` chunks of 2 MiB that are written all the time are not armed after each sync: that costs the
+    program less, and all pages of such a chunk count as written (docs/memory.md). `exact` can be set later, too.
+
+    Raises `OutOfMemory`, and `UsageError` for a size that is not above 0, or an ``exact`` that is no bool.
     """
 
     size: int
@@ -66,7 +69,7 @@ class Memory:
     snapshots: dict[str, Any]
     """What `precopy.snapshot` remembers of it, by directory. Only `precopy.snapshot` uses it."""
 
-    def __new__(cls, size: int) -> Self:
+    def __new__(cls, size: int, *, exact: bool = True) -> Self:
         size = check_bytes("the size of a memory", size)
         if size <= 0:
             raise UsageError(f"a memory has more than 0 bytes, not {size}")
@@ -81,13 +84,15 @@ class Memory:
         if size >= _HUGE:
             with contextlib.suppress(OSError):  # a kernel without transparent huge pages works, slower
                 mapping.madvise(mmap.MADV_HUGEPAGE)
-        return cls._over(mapping, size)
+        memory = cls._over(mapping, size)
+        memory.exact = exact
+        return memory
 
-    def __init__(self, *_: object) -> None:
+    def __init__(self, *_: object, exact: bool = True) -> None:
         """Nothing is left to do; the array type below would take the size for an element."""
 
     @classmethod
-    def adopt(cls, buffer: Any, *, writers: Writers | None = None) -> Self:
+    def adopt(cls, buffer: Any, *, writers: Writers | None = None, exact: bool = True) -> Self:
         """The memory that ``buffer`` has: an mmap, a ``multiprocessing.shared_memory.SharedMemory``, a numpy array.
 
         It has to be writable, contiguous, and to consist of whole pages, because pages are what the kernel tracks.
@@ -96,6 +101,8 @@ class Memory:
         only: ``"this process"``; ``"attached"``: also processes that call `precopy.attach` before they write;
         ``"any"``: any process, found by comparing all of it with a copy at each sync. Private memory needs no
         ``writers``, nor does anonymous memory (``mmap.mmap(-1, size)``) as long as no child process has it.
+
+        ``exact`` as in `Memory`; what attached processes write is found exactly in any case.
 
         Raises `UsageError` that says what is missing or wrong. The buffer is kept alive.
         """
@@ -109,6 +116,7 @@ class Memory:
         if not size or size % PAGE_SIZE:
             raise UsageError(f"the buffer has {size} bytes; it has to have whole pages of {PAGE_SIZE}")
         memory = cls._over(getattr(buffer, "buf", buffer), size)
+        memory.exact = exact
         if memory.address % PAGE_SIZE:
             raise UsageError(
                 f"the buffer begins {memory.address % PAGE_SIZE} bytes into a page, so it shares pages with others; "
@@ -134,6 +142,7 @@ class Memory:
         memory.layout = RamLayout.of_blocks([(_NAME, size)])
         memory._lock = threading.Lock()
         memory._closed = False
+        memory._exact = True
         memory._fan = None
         memory._writers = "this process"
         memory._file = None
@@ -144,6 +153,7 @@ class Memory:
 
     _lock: threading.Lock
     _closed: bool
+    _exact: bool
     _fan: FanOut | None
     _writers: Writers
     _file: SharedPages | None
@@ -192,26 +202,44 @@ class Memory:
         """Whether writes are found by comparing contents: it was adopted with ``writers="any"``."""
         return self._writers == "any"
 
-    def track(self, by: Literal["content"] | None = None) -> Changes:
+    @property
+    def exact(self) -> bool:
+        """Whether trackers, snapshots and replications of this memory are told of written pages only. False: a chunk
+        of 2 MiB that was wholly written at two syncs running is not armed, and counts as written, until it has cooled.
+        Holds from the next sync on, for all that do not say otherwise."""
+        return self._exact
+
+    @exact.setter
+    def exact(self, exact: bool) -> None:
+        self._exact = check_flag("exact", exact)
+        if self._fan is not None:
+            self._fan.exact = self._exact
+
+    def track(self, by: Literal["content"] | None = None, *, exact: bool | None = None) -> Changes:
         """A context in which changes are found: ``with memory.track() as changes: ... changes.sync()``.
 
         ``by="content"`` compares all of the memory with a copy of it at each sync, which finds writes that the kernel
         does not tell of, such as those of devices and of other processes; `Changes.content` is that copy.
 
-        Raises `UsageError` for another ``by``, `OutOfMemory` where there is no room for the copy, and `Unsupported` on
-        entering where the kernel cannot track this process's memory.
+        ``exact``: see `Memory.exact`, which holds where it is None. One tracker is shared by all, so it is exact as
+        long as one of them wants it so; comparing contents always is.
+
+        Raises `UsageError` for another ``by`` or ``exact``, `OutOfMemory` where there is no room for the copy, and
+        `Unsupported` on entering where the kernel cannot track this process's memory.
         """
+        exact = None if exact is None else check_flag("exact", exact)
         if by is not None:
             check_choice("by", by, ("content",))
         if by is None:
             content = self.contents().hosts[0].view if self.by_content else None
-            return Changes(self.consumer("track"), self.layout, self._need_open, content)
+            return Changes(self.consumer("track", exact), self.layout, self._need_open, content)
         self._need_open()
         log = ContentLog(self.layout, self.view)
         return Changes(log, self.layout, self._need_open, log.copy)
 
-    def consumer(self, name: str) -> Consumer:
-        """A dirty log of one's own over the one tracker that all users of this memory share; ``name`` is for people.
+    def consumer(self, name: str, exact: bool | None = None) -> Consumer:
+        """A dirty log of one's own over the one tracker that all users of this memory share; ``name`` is for people,
+        ``exact`` None: as the memory's.
         Raises `UsageError` where the memory is closed."""
         fan = self._shared()
         pinned = 0 if fan.buffers or self.by_content else direct_io.pinned_bytes()
@@ -222,7 +250,7 @@ class Memory:
                 RuntimeWarning,
                 stacklevel=3,
             )
-        return fan.consumer(name)
+        return fan.consumer(name, exact=exact)
 
     def touched(self, start: int = 0, length: int | None = None) -> None:
         """``length`` bytes from ``start`` on (default: to the end) were written in a way that the kernel does not
@@ -264,6 +292,7 @@ class Memory:
                 # Contents show what devices write, too.
                 unseen = _never if self.by_content else direct_io.may_be_under_way
                 self._fan = FanOut(log, self.layout.end_page, unseen=unseen)
+                self._fan.exact = self._exact
             return self._fan
 
     def _new_log(self) -> DirtyLog:
