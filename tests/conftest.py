@@ -1,6 +1,5 @@
 """What a test needs of the machine: skipped with its reason where it is missing, a failure where PRECOPY_REQUIRE
-(a comma-separated list such as ``kvm,pagemap``) says that this machine has it. Which tests are real: `is_real`; which
-run alone: `is_alone`.
+(a comma-separated list such as ``kvm,pagemap``) says that this machine has it. Which tests are real: `is_real`.
 
 PRECOPY_EXAMPLES is the number of examples of each property test, for a longer run than the default's.
 
@@ -143,13 +142,6 @@ def is_real(item: pytest.Item) -> bool:
     return _kind(item) not in _PURE or item.get_closest_marker("needs") is not None
 
 
-def is_alone(item: pytest.Item) -> bool:
-    """Whether ``item`` holds one speed that it measured against another: a benchmark, or a test that says
-    ``pytest.mark.alone``. What else the machine does would be in one of the two and not in the other, so these run one
-    at a time. All others run side by side: no outcome of theirs depends on how much of the machine they have."""
-    return _kind(item) == "bench" or item.get_closest_marker("alone") is not None
-
-
 @pytest.hookimpl(tryfirst=True)  # before -m takes its choice
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks the real ones. Fast ones first."""
@@ -158,8 +150,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             raise pytest.UsageError(f"{item.nodeid} has an address in its name, which each process has another of")
         if is_real(item):
             item.add_marker("real")
-        if is_alone(item):
-            item.add_marker("alone")
     order = (*_PURE, "bench", "integration")
     items.sort(key=lambda item: order.index(_kind(item)) if _kind(item) in order else len(order))
 

@@ -15,7 +15,7 @@ from precopy.planning.policies import FIELD_POLICIES
 from precopy.recording.files import RecordingWriter, read_recording
 from support.live_guests import MIB, Pair, migrate, runs_on, stands_still, stream_pair
 
-pytestmark = [pytest.mark.needs("kvm"), pytest.mark.alone]
+pytestmark = pytest.mark.needs("kvm")
 
 SLOW = 5_000_000
 """A link that is slower than the machine, however busy that is."""
@@ -32,6 +32,7 @@ def verdicts(events: list[Event]) -> list[Verdict]:
 
 
 class TestHopeless:
+    @pytest.mark.alone  # the limit is of what the guest dirtied before
     def test_is_named_within_five_rounds_with_a_limit_that_works(self) -> None:
         events: list[Event] = []
         with Pair(BUSY, ram=4 * MIB, fill=1.0) as pair:
@@ -91,6 +92,7 @@ class TestHopeless:
             runs_on(pair.source)
 
 
+@pytest.mark.alone
 class TestThrottling:
     def test_auto_converge_slows_the_guest_down_until_it_converges(self) -> None:
         with Pair(HALF_AS_BUSY, ram=4 * MIB, fill=1.0, vcpus=2) as pair, stream_pair() as streams:
