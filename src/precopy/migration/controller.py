@@ -1,4 +1,5 @@
-"""The control of a migration: it gives the source's measurements to a policy and carries out the policy's decision.
+"""The control of a migration: it gives the source's measurements to a policy, and throttles where that says so. To
+switch over, to wait and to give up is up to `Source._converge`.
 
 All decisions are made in `precopy.planning`, which is pure.
 """
