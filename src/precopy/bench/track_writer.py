@@ -1,7 +1,8 @@
-"""What tracking costs a program: a thread that streams through memory, with a sync a second and without tracking.
+"""What tracking costs a program: a thread that streams through memory without tracking, and with a sync a second by a
+tracker that is exact, and by one that need not be.
 
-Both in turn, each in memory of its own: that without tracking was never tracked, so its huge pages are whole.
-Other users of the machine's memory slow both down; short slices, one after the other, have nearly the same share of it.
+All in turn, each in memory of its own: that without tracking was never tracked, so its huge pages are whole.
+Other users of the machine's memory slow all down; short slices, one after the other, have nearly the same share of it.
 """
 
 from __future__ import annotations
@@ -10,19 +11,21 @@ import resource
 import statistics
 import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from precopy.bitmap import Bitmap
 from precopy.memory import GuestMemory, RamLayout
-from precopy.report.kinds.bench_track import WriterFigures
+from precopy.report.kinds.bench_track import RelaxedWriter, WriterFigures
 from precopy.report.kinds.shared import Spread
 from precopy.trackers.pagemap import PagemapLog
 
 SLICE_S = 1.0
-"""Seconds of a slice: the writer alternates between tracked and untracked slices; a tracked one has one sync."""
+"""Seconds of a slice: the ways take turns; a tracked slice has one sync."""
 
 
 @dataclass(frozen=True)
@@ -43,34 +46,65 @@ class _Streamed:
         return self.bytes / self.wall_s
 
 
+@dataclass
+class _Way:
+    """Slices of a writer in memory that is tracked in one way: what it did, how long each sync took, and how many pages
+    it counted because they were not armed."""
+
+    memory: GuestMemory
+    log: PagemapLog
+    slices: list[_Streamed] = field(default_factory=list)
+    syncs: list[float] = field(default_factory=list)
+    unarmed: list[int] = field(default_factory=list)
+
+    @classmethod
+    @contextmanager
+    def tracked(cls, layout: RamLayout, *, exact: bool) -> Iterator[_Way]:
+        with GuestMemory(layout) as memory:
+            memory.touch()
+            way = cls(memory, PagemapLog(layout, [memory.hosts[0].address], exact=exact))
+            way.log.start()
+            try:
+                _stream(memory.hosts[0].words, 0)  # the first pass splits huge pages
+                yield way
+            finally:
+                way.log.stop()
+
+    def slice(self) -> None:
+        # One sync in the middle: all that was written before is protected, and faults once afterwards.
+        timer = threading.Timer(SLICE_S / 2, self._sync)
+        timer.start()
+        self.slices.append(_stream(self.memory.hosts[0].words, SLICE_S))
+        timer.join()
+
+    def _sync(self) -> None:
+        """Finds and re-arms all that was written."""
+        dirty = Bitmap(self.memory.layout.end_page)
+        began = time.perf_counter()
+        self.log.harvest(dirty)
+        self.log.clear(0, dirty.size)
+        self.syncs.append(time.perf_counter() - began)
+        self.unarmed.append(self.log.unarmed.pages)
+
+
 def measure_writer(size: int, slices: int) -> WriterFigures:
     """Streams through ``size`` bytes for ``slices`` seconds each way, one at a time in turn. Raises `Unsupported`,
     `OutOfMemory`."""
     layout = RamLayout.of_blocks([("memory", size)])
-    with GuestMemory(layout) as plain, GuestMemory(layout) as watched:
+    untracked: list[_Streamed] = []
+    with (
+        GuestMemory(layout) as plain,
+        _Way.tracked(layout, exact=True) as exact,
+        _Way.tracked(layout, exact=False) as relaxed,
+    ):
         plain.touch()
-        watched.touch()
-        log = PagemapLog(layout, [watched.hosts[0].address])
-        untracked: list[_Streamed] = []
-        tracked: list[_Streamed] = []
-        syncs: list[float] = []
-        log.start()
-        try:
-            _stream(watched.hosts[0].words, 0)  # the first pass splits huge pages
-            for _ in range(slices):
-                untracked.append(_stream(plain.hosts[0].words, SLICE_S))
-                # One sync in the middle: all that was written before is protected, and faults once afterwards.
-                timer = threading.Timer(SLICE_S / 2, lambda: syncs.append(_sync(log, layout)))
-                timer.start()
-                tracked.append(_stream(watched.hosts[0].words, SLICE_S))
-                timer.join()
-        finally:
-            log.stop()
-    pairs = list(zip(tracked, untracked, strict=True))
-    plain_speed, speed = (statistics.median(second.per_s for second in way) / 1e9 for way in (untracked, tracked))
-    plain_cpu_speed, cpu_speed = (
-        statistics.median(second.per_cpu_s for second in way) / 1e9 for way in (untracked, tracked)
-    )
+        for _ in range(slices):
+            untracked.append(_stream(plain.hosts[0].words, SLICE_S))
+            exact.slice()
+            relaxed.slice()
+    pairs = list(zip(exact.slices, untracked, strict=True))
+    plain_speed, plain_cpu_speed = _speeds(untracked)
+    speed, cpu_speed = _speeds(exact.slices)
     return WriterFigures(
         size_bytes=size,
         slices=slices,
@@ -82,11 +116,39 @@ def measure_writer(size: int, slices: int) -> WriterFigures:
         fault_s=statistics.median(
             (one.cpu_s - one.bytes / other.per_cpu_s) / max(one.faults, 1) for one, other in pairs
         ),
-        faults=statistics.median_low(second.faults for second in tracked),
-        sync_s=Spread.of(syncs),
+        faults=statistics.median_low(second.faults for second in exact.slices),
+        sync_s=Spread.of(exact.syncs),
         slowdown=1 - cpu_speed / plain_cpu_speed,
         slowdown_wall=1 - speed / plain_speed,
+        relaxed=_relaxed(relaxed, untracked),
     )
+
+
+def _relaxed(way: _Way, untracked: Sequence[_Streamed]) -> RelaxedWriter:
+    plain_speed, plain_cpu_speed = _speeds(untracked)
+    speed, cpu_speed = _speeds(way.slices)
+    return RelaxedWriter(
+        gb_per_s=speed,
+        cpu_gb_per_s=cpu_speed,
+        faults=statistics.median_low(second.faults for second in way.slices),
+        sync_s=Spread.of(way.syncs),
+        slowdown=1 - cpu_speed / plain_cpu_speed,
+        slowdown_wall=1 - speed / plain_speed,
+        slowdown_all=1 - _all_per_cpu_s(way.slices) / _all_per_cpu_s(untracked),
+        unarmed_pages=statistics.median_low(way.unarmed[len(way.unarmed) // 2 :]),
+    )
+
+
+def _speeds(slices: Sequence[_Streamed]) -> tuple[float, float]:
+    """Medians of GB/s by the clock, and by CPU time."""
+    return (
+        statistics.median(second.per_s for second in slices) / 1e9,
+        statistics.median(second.per_cpu_s for second in slices) / 1e9,
+    )
+
+
+def _all_per_cpu_s(slices: Sequence[_Streamed]) -> float:
+    return sum(second.bytes for second in slices) / sum(second.cpu_s for second in slices)
 
 
 def _stream(words: npt.NDArray[np.uint64], seconds: float) -> _Streamed:
@@ -101,12 +163,3 @@ def _stream(words: npt.NDArray[np.uint64], seconds: float) -> _Streamed:
 
 def _faults() -> int:
     return resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
-
-
-def _sync(log: PagemapLog, layout: RamLayout) -> float:
-    """Finds and re-arms all that was written; returns the seconds that it took."""
-    dirty = Bitmap(layout.end_page)
-    began = time.perf_counter()
-    log.harvest(dirty)
-    log.clear(0, dirty.size)
-    return time.perf_counter() - began

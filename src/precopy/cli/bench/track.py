@@ -25,7 +25,7 @@ from precopy.cli.values import SIZE, Whole
     type=Whole(1),
     default=20,
     show_default=True,
-    help="Seconds that the writer streams each way, one at a time.",
+    help="Seconds that the writer streams each way (untracked, tracked, tracked with exact=False), in turn.",
 )
 @json_option
 def track(sizes: tuple[int, ...], repeat: int, writer_slices: int, as_json: bool) -> int:
