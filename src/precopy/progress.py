@@ -64,6 +64,7 @@ class Received:
     are the others' contents. Verification compared ``compared_pages``, whose contents are ``verify_bytes``, and took
     ``verify_s`` of ``total_s``; all 0 where it was not asked for.
     ``cpu``: of this side's migration, neither vCPUs nor verification counted.
+    ``switchover_gap_s``: how long the guest had not gone on, by its own clock; None where it does not measure that.
     ``answered``: whether the source could be told; where not, it stays paused there with the outcome unknown.
     """
 
@@ -80,6 +81,7 @@ class Received:
     verify_bytes: Count = 0
     verify_s: Number = 0.0
     cpu: CpuTime = NO_CPU_TIME
+    switchover_gap_s: Number | None = None
 
     @property
     def moving_s(self) -> float:

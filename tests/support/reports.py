@@ -70,6 +70,7 @@ def migration(
             "arrived_s": 0.2 * number,
             "throttled_share": 0.0,
             "dirty_map": dirty_map(number, count),
+            "stall": stall(0.2, 0.0008 * number),
         }
         made.append(round_of(number, count, number == rounds, clear_log_ioctls=clears, **(more if live else {})))
     downtime = {
@@ -112,7 +113,21 @@ def migration(
         "zero_pages": 0,
         "torn_batches": rounds,
     }
-    return {**body, "verdicts": verdicts(rounds, body["downtime_s"], total - 0.01)} if live else body
+    if not live:
+        return body
+    stalls = {"before": stall(0.2, 0.0004), "precopy": stall(0.2 * rounds, 0.0008 * rounds), "why_not": ""}
+    return {**body, "stall": stalls, "verdicts": verdicts(rounds, body["downtime_s"], total - 0.01)}
+
+
+def stall(window_s: float, longest_s: float) -> dict[str, float]:
+    """Ten gaps, of which nine are a quarter as long as the longest."""
+    return {
+        "window_s": window_s,
+        "longest_s": longest_s,
+        "stalled_s": 3.25 * longest_s,
+        "gaps": 10,
+        "unread": 0,
+    }
 
 
 def dirty_map(number: int, pages: int) -> list[int]:

@@ -28,6 +28,7 @@ from precopy.migration.hello_reader import HelloReader
 from precopy.migration.page_sink import PageSink, Straight
 from precopy.migration.rehearsal import Rehearsal
 from precopy.migration.session import check_hello, reason_of
+from precopy.migration.stall_watch import SwitchoverGap
 from precopy.migration.verification import Comparison
 from precopy.ports import ByteStream, Clock, DestinationVm, DeviceStates, SelfChecking, SystemClock, lacks
 from precopy.ports.clock import cpu_time
@@ -80,6 +81,7 @@ class Destination:
         self._stated_at = 0.0
         self._final = False
         self._rehearsal = Rehearsal(vm, self._clock)
+        self._gap: SwitchoverGap | None = None
         self._came_at = self._clock.now()
         self._lock = threading.Lock()
         self._forbidden = False
@@ -125,6 +127,7 @@ class Destination:
         resume_s = self._clock.now() - committed
         cpu = cpu_time() - used - self._verify_cpu
         answered = self._answer(Running(resume_s, cpu.user_s, cpu.system_s))
+        total_s = self._clock.now() - start
         return Received(
             session=hello.session,
             rounds=self._sink.round,
@@ -132,13 +135,14 @@ class Destination:
             received_pages=self._sink.received_pages,
             zero_pages=self._sink.zero_pages,
             compared_pages=self._comparison.pages,
-            total_s=self._clock.now() - start,
+            total_s=total_s,
             load_state_s=self._load_s,
             resume_s=resume_s,
             answered=answered,
             verify_bytes=self._comparison.bytes,
             verify_s=self._verify_s,
             cpu=cpu,
+            switchover_gap_s=self._gap.wait() if self._gap else None,
         )
 
     @property
@@ -229,3 +233,4 @@ class Destination:
         self._comparison.check()
         if broken:
             raise VerificationFailed(f"the guest's invariant is broken: {broken[0]}")
+        self._gap = SwitchoverGap(self.vm, self._clock)  # while the source commits

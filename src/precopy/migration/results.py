@@ -15,7 +15,7 @@ from precopy.planning import Estimate
 from precopy.planning.model.downtime import Downtime
 from precopy.planning.model.round import Round
 from precopy.planning.model.trace import RecordedOutcome
-from precopy.ports import Throttled
+from precopy.ports import Stall, Throttled
 from precopy.progress import NO_CPU_TIME, CpuTime, Progress
 
 
@@ -73,9 +73,30 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class GuestStall:
+    """What a migration took from its guest until it was paused, by the guest's own clock (docs/stall.md): ``precopy``
+    in all rounds, and ``before`` in a window before them that is as long as the first round, or as the guest can tell
+    of. Where that is not measured both are None, and ``why_not`` says why."""
+
+    before: Stall | None = None
+    precopy: Stall | None = None
+    why_not: Text = ""
+
+    @property
+    def share_above_before(self) -> float | None:
+        """The share of the pre-copy time that was taken, above the share that was before."""
+        if self.before is None or self.precopy is None:
+            return None
+        return max(self.precopy.share - self.before.share, 0.0)
+
+
+NOT_MEASURED = GuestStall()
+
+
+@dataclass(frozen=True)
 class Migrated:
     """A migration that completed. ``policy`` decided when to switch over, ``verdicts`` are what was expected after each
-    round; ``throttled`` is what slowing it down has cost the guest.
+    round; ``throttled`` is what slowing it down has cost the guest, ``stall`` what all of it did until the switchover.
 
     Times: ``total_s`` runs from the first frame to the destination's last answer, of which ``setup_s`` went by before
     the first page and ``verify_s`` was verification; the rest is ``moving_s``.
@@ -112,6 +133,7 @@ class Migrated:
     other_bytes: Count = 0
     source_cpu: CpuTime = NO_CPU_TIME
     destination_cpu: CpuTime = NO_CPU_TIME
+    stall: GuestStall = NOT_MEASURED
 
     @property
     def cpu_s_per_gb(self) -> float:

@@ -17,6 +17,7 @@ from precopy.bitmap import Runs
 from precopy.dirty import MigrationBitmap, SyncStats
 from precopy.migration.page_source import BATCH_PAGES, WINDOW_PAGES, PageSource
 from precopy.planning.model.round import Round
+from precopy.ports import Stall
 from precopy.wire.events import PageBatch
 
 LEAST_BATCH_PAGES = 32
@@ -48,7 +49,7 @@ class _Taken:
 class Rounds:
     """Sends rounds of what ``bitmap`` has pending through ``page_source``. ``started`` is when the migration began, by
     the page source's clock (None: now); ``throttled_share`` says which share of the guest's time was taken since it was
-    asked last."""
+    asked last, and ``stall`` what the guest says of that."""
 
     def __init__(
         self,
@@ -57,6 +58,7 @@ class Rounds:
         *,
         started: float | None = None,
         throttled_share: Callable[[], float] = lambda: 0.0,
+        stall: Callable[[], Stall | None] = lambda: None,
     ) -> None:
         self.bitmap, self.page_source, self._clock = bitmap, page_source, page_source.clock
         self._page_size = page_source.layout.page_size
@@ -66,10 +68,16 @@ class Rounds:
         self._again = 0
         self._before = bitmap.memory.counters
         self._throttled_share = throttled_share
+        self._stall = stall
+        self._until_paused: Stall | None = None
         self.synced_at = self._clock.now()
         """When the last sync ended."""
         self._started = self.synced_at if started is None else started
         self.dirty_rate = 0.0
+
+    def paused(self) -> None:
+        """The guest is paused: what was taken from it in rounds ends here."""
+        self._until_paused = self._stall()
 
     def sync(self) -> SyncStats:
         """Takes over what the guest wrote, and settles the torn batches of the round before.
@@ -176,6 +184,7 @@ class Rounds:
             again_pages=again,
             left_pages=pending - pages,
             found_twice_pages=found_twice,
+            stall=self._stall() if final is None else self._until_paused,
         )
 
     def _windows(self, taken: _Taken) -> Iterator[Runs]:

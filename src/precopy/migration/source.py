@@ -33,6 +33,7 @@ from precopy.migration.reporter import Reporter
 from precopy.migration.results import Attempt, Event, Migrated
 from precopy.migration.rounds import Rounds
 from precopy.migration.session import GuestIs, Handover, new_session, open_session, reason_of
+from precopy.migration.stall_watch import StallWatch
 from precopy.migration.switchover import Switchover, patience
 from precopy.migration.throttle_modes import Throttling, throttling_of
 from precopy.planning import Action
@@ -89,6 +90,7 @@ class Source:
         self._handover = Handover(self._channel, self.session)
         self._controller: ConvergenceController | None = None
         self._throttling = Throttling()
+        self._watch: StallWatch | None = None
         self._reporter = Reporter(self._channel, self._clock, vm.memory.layout.page_size, emit)
 
     @property
@@ -222,7 +224,14 @@ class Source:
             clock=clock,
             tick=self._tick,
         )
-        rounds = Rounds(bitmap, page_source, started=start, throttled_share=self._throttling.share_of_round)
+        watch = self._watch = StallWatch(self.vm, clock)
+        rounds = Rounds(
+            bitmap,
+            page_source,
+            started=start,
+            throttled_share=self._throttling.share_of_round,
+            stall=watch.take,
+        )
         dirty.start()
         bitmap.mark_all()
         setup_s = clock.now() - start
@@ -263,6 +272,7 @@ class Source:
             other_bytes=self._reporter.moved_bytes - self._channel.sent_in(Pages, RoundEnd),
             source_cpu=cpu_time() - used - switched.verify_cpu,
             destination_cpu=CpuTime(switched.running.user_s, switched.running.system_s),
+            stall=watch.of(self._reporter.rounds),
         )
 
     def _converge(
@@ -300,6 +310,8 @@ class Source:
         """Between batches: stops where the user asked to, and tells of progress now and then."""
         self._check_cancelled()
         self._reporter.tick()
+        if self._watch is not None:
+            self._watch.poll()
 
     def _check_cancelled(self) -> None:
         if self._cancelled.is_set():

@@ -81,6 +81,7 @@ class Switchover:
         began = clock.now()
         self._vm.pause()
         channel.stream.limit(patience_s)
+        self._rounds.paused()
         paused = clock.now()
         final = self._rounds.sync()
         synced = clock.now()

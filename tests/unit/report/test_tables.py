@@ -17,19 +17,20 @@ from rich.console import Console, RenderableType
 
 import precopy
 from precopy.migration import Attempt, Downtime, Migrated, Round
+from precopy.migration.results import GuestStall
 from precopy.planning.plan.advice import advise
 from precopy.planning.plan.plan import PlanInput, plan
 from precopy.planning.plan.sweep import Axis, Grid
 from precopy.planning.policies import POLICIES
 from precopy.planning.replay.compare import compare
 from precopy.planning.replay.replay import Replayer
-from precopy.ports import Throttled
+from precopy.ports import Stall, Throttled
 from precopy.report.console import FittedTable
 from precopy.report.kinds import KINDS, load, text_of
 from precopy.report.kinds.compare import PolicyComparison
 from precopy.report.kinds.demo import Demo, DemoRun
 from precopy.report.kinds.kind import TextPart
-from precopy.report.kinds.migrate import rounds_table, total_line
+from precopy.report.kinds.migrate import rounds_table, stall_line, total_line
 from precopy.report.kinds.plan import PlannedMigration
 from precopy.report.kinds.plan_sweep import PlanSweep
 from precopy.report.kinds.replay import Replay
@@ -253,6 +254,27 @@ def test_a_rounds_columns() -> None:
         assert (Printed.of(row["bandwidth"]) * Printed.of(row["sending"])).meets(Printed.of(row["bytes"]))
         assert Printed.of(row["sending"]).within(Printed.of(row["transfer time"]))
         assert int(row["new"]) <= int(row["dirty"])
+
+
+def test_what_was_taken_from_the_guest() -> None:
+    rounds = (replace(ROUND, stall=Stall(1.25, 0.0021, 0.05, 37)), replace(LAST, stall=None))
+    table = rounds_table(rounds)[0]
+    assert isinstance(table, Table)
+    names = [column.name for column in table.columns]
+    at = names.index("longest gap"), names.index("in gaps")
+    assert [[row[one] for one in at] for row in table.rows] == [["2.1 ms", "50.0 ms"], ["-", "-"]]
+    assert "in gaps" not in [column.name for column in rounds_table((ROUND, LAST))[0].columns]  # type: ignore[union-attr]
+
+    before, precopy = Stall(1.25, 0.0004, 0.0025, 9), Stall(2.5, 0.0021, 0.05, 37, unread=2)
+    assert stall_line(GuestStall(before, precopy)) == (
+        "by its own clock the guest stood still for 50.0 ms of the 2.50 s before it was paused (2.0 %), longest gap "
+        "2.1 ms (of those that were read; 2 were not); in the 1.25 s before the migration 2.5 ms (0.2 %), longest gap "
+        "400 us"
+    )
+    assert GuestStall(before, precopy).share_above_before == pytest.approx(0.018)
+    assert stall_line(GuestStall(why_not="it is idle")) == "the guest's gaps were not measured: it is idle"
+    assert stall_line(GuestStall()) == ""  # a document of an older version
+    assert GuestStall().share_above_before is None
 
 
 def test_a_migrations_sums() -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import functools
 import time
 
-from precopy.abi.assembler import assemble
-
 _PERIOD_S = 0.02
 """Seconds over which the frequency is measured: reading the counter takes some 20 us from here, a thousandth of it."""
-_READ = "rdtsc; shl rdx, 32; or rax, rdx"
+_READ = bytes.fromhex("0f3148c1e2204809d0")
+"""rdtsc; shl rdx, 32; or rax, rdx"""
 _AT = 0x1000
 
 
@@ -19,7 +18,7 @@ def tsc_khz() -> int:
     import unicorn  # noqa: PLC0415 - an extra, and slow to import
     from unicorn import x86_const  # noqa: PLC0415
 
-    cpu, code = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_64), assemble(_READ)
+    cpu, code = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_64), _READ
     cpu.mem_map(_AT, 0x1000)
     cpu.mem_write(_AT, code)
 

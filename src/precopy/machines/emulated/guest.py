@@ -65,6 +65,7 @@ class EmulatedGuest:
             raise missing_extra("emulating a CPU takes", "unicorn", "emulated") from None
         self.memory = memory
         self.running = False
+        tsc_khz()  # is measured at the first call, and not to be measured while a guest stands still
         self._ids = {name: getattr(x86_const, f"UC_X86_REG_{name.upper()}") for name in _REGISTERS}
         self._cpu = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_64)
         self._cpu.ctl_exits_enabled(True)  # and there are none: it runs until it is stopped

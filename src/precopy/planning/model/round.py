@@ -8,6 +8,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from precopy.bounds import Count, Number
+from precopy.ports.stall import Stall
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class Round:
     - ``arrived_s``: since the migration's start, when the destination said that all of it had arrived;
     - ``throttled_share``: the share of the vCPUs' time that was taken since the round before had arrived; 0 in the last
       one, in which the guest is paused;
+    - ``stall``: what was taken from the guest since the round before had arrived (in the first: since the migration
+      began to log), by the guest's own clock, and in the last one until it was paused; None where that is not measured;
     - ``dirty_map``: how many pages were to be sent in each of equal parts of the ram_addr space, when it began; empty
       for the last round, in which the guest waits.
     """
@@ -69,6 +72,7 @@ class Round:
     again_pages: Count = 0
     left_pages: Count = 0
     found_twice_pages: Count = 0
+    stall: Stall | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from precopy.report.html.downtime import downtime_figure
 from precopy.report.html.parts import Figure, Headline, Part, Report, Tile
 from precopy.report.html.prediction import prediction_figures
 from precopy.report.html.rounds import round_figures
+from precopy.report.html.stall import stall_figure, stall_sentence
 from precopy.report.html.words import ROUND_TERMS, duration, several, share
 from precopy.report.kinds.migrate import Migration
 from precopy.units import format_rate, format_size
@@ -23,7 +24,7 @@ def migration_report(done: Migration, prefix: str) -> Report:
 
 def migration_figures(done: Migrated, prefix: str, *, alone: bool = True) -> list[Figure]:
     """``alone``: with its downtime, which otherwise stands beside others'."""
-    figures = round_figures(done, prefix)
+    figures = [*round_figures(done, prefix), *filter(None, [stall_figure(done, prefix)])]
     if alone:
         figures.append(downtime_figure([("", done)], prefix))
     return figures + prediction_figures(done, prefix)
@@ -60,7 +61,7 @@ def _sentences(done: Migrated, within: bool) -> tuple[str, ...]:
     )
     limit = duration(done.downtime_limit_s)
     held = "within" if within else "above"
-    said = [sent, f"The downtime is {held} its limit of {limit}."]
+    said = [sent, f"The downtime is {held} its limit of {limit}.", *filter(None, [stall_sentence(done)])]
     if done.throttled and any(done.throttled.throttled_s):
         taken = sum(done.throttled.throttled_s)
         said.append(

@@ -95,7 +95,9 @@ def _rounds_table(done: Migrated) -> Table:
     pages = ["dirty pages", *(["new ones", "again", "to send"] if explained else []), "pages sent", "zero pages"]
     pages += ["left"] if explained else []
     names = ["round", "sync time", "transfer time", *pages, "sent", "sending", "bandwidth", "dirty rate"]
+    stalled = any(made.stall for made in done.rounds)
     names += [*(["remaining"] if remains else []), *(["throttle"] if throttled else []), "get", "clear"]
+    names += ["longest gap", "in gaps"] if stalled else []
     rows = []
     for made, remaining in zip(done.rounds, _remaining(done), strict=True):
         row = [round_name(made), duration(made.sync_s), duration(made.transfer_s)]
@@ -114,7 +116,10 @@ def _rounds_table(done: Migrated) -> Table:
             row.append(NONE if remaining is None else format_size(remaining))
         if throttled:
             row.append(f"{100 * made.throttled_share:.0f} %")
-        rows.append((*row, count_text(made.get_log_ioctls), count_text(made.clear_log_ioctls)))
+        row += [count_text(made.get_log_ioctls), count_text(made.clear_log_ioctls)]
+        if stalled:
+            row += (duration(made.stall.longest_s), duration(made.stall.stalled_s)) if made.stall else (NONE, NONE)
+        rows.append(tuple(row))
     caption = "Rounds: times, pages, bandwidth, dirty rate, and ioctls that get and clear dirty bits."
     if explained:
         caption += (

@@ -27,6 +27,7 @@ ROUND_TERMS: tuple[tuple[str, str], ...] = (
     ),
     ("downtime limit", "How long the guest may stand still at the end."),
     ("downtime", "From the request to pause the guest here until it runs at the other side."),
+    ("gap", "More than 0.1 ms in which the guest did not go on, by its own clock."),
     ("ioctl", "A call into the kernel: one kind fetches which pages are dirty (get), one re-arms them (clear)."),
     ("clear policy", "When, and with how many calls, pages are re-armed after a sync."),
 )

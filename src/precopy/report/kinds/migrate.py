@@ -11,7 +11,7 @@ import msgspec
 
 from precopy.bounds import Text
 from precopy.migration.options import MigrationOptions
-from precopy.migration.results import Attempt, Migrated
+from precopy.migration.results import Attempt, GuestStall, Migrated
 from precopy.planning.model.downtime import Downtime
 from precopy.planning.model.round import Round
 from precopy.ports import Throttled
@@ -84,6 +84,12 @@ _ROUNDS: tuple[Shown[Round], ...] = (
     Shown("clear", lambda made: str(made.clear_log_ioctls)),
 )
 
+_STALLS: tuple[Shown[Round], ...] = (
+    Shown("longest gap", lambda made: format_duration(made.stall.longest_s) if made.stall else "-"),
+    Shown("in gaps", lambda made: format_duration(made.stall.stalled_s) if made.stall else "-"),
+)
+"""For rounds of which at least one has its guest's stall."""
+
 ROUNDS_LEGEND = (
     "pages to send: all in round 1; then those left, the new ones (dirty, and not to be sent already) and the others "
     "of torn batches, sent again; to send = sent + zero + left\n"
@@ -95,7 +101,8 @@ ROUNDS_LEGEND = (
 def rounds_table(rounds: Sequence[Round]) -> list[TextPart]:
     """A line a round: pages found and sent, sync time and its parts, transfer time, ioctls; and a legend of the sums
     between them."""
-    return [tabulate("The rounds", _ROUNDS, rounds), ROUNDS_LEGEND]
+    measured = any(made.stall for made in rounds)
+    return [tabulate("The rounds", _ROUNDS + _STALLS if measured else _ROUNDS, rounds), ROUNDS_LEGEND]
 
 
 def bandwidth(bytes_per_s: float) -> str:
@@ -164,6 +171,21 @@ def throttled_line(throttled: Throttled) -> str:
     )
 
 
+def stall_line(stall: GuestStall) -> str:
+    """What was taken from the guest before the switchover, in one line; empty in documents that do not say."""
+    if stall.precopy is None or stall.before is None:
+        return f"the guest's gaps were not measured: {stall.why_not}" if stall.why_not else ""
+    rounds, before = stall.precopy, stall.before
+    unread = f" (of those that were read; {rounds.unread} were not)" if rounds.unread else ""
+    return (
+        f"by its own clock the guest stood still for {format_duration(rounds.stalled_s)} of the "
+        f"{format_duration(rounds.window_s)} before it was paused ({100 * rounds.share:.1f} %), longest gap "
+        f"{format_duration(rounds.longest_s)}{unread}; in the {format_duration(before.window_s)} before the migration "
+        f"{format_duration(before.stalled_s)} ({100 * before.share:.1f} %), longest gap "
+        f"{format_duration(before.longest_s)}"
+    )
+
+
 def attempt_line(attempt: Attempt) -> str:
     """What a migration had done when it ended without completing, in one line."""
     unfinished = f", {format_size(attempt.other_bytes)} of it outside these rounds" if attempt.other_bytes else ""
@@ -179,7 +201,7 @@ def _text(done: Migration) -> list[TextPart]:
         *rounds_table(done.rounds),
         downtime_line(done.downtime),
         total_line(done),
-        *filter(None, (cpu_line(done), expected_line(done), throttled_line(done.throttled))),
+        *filter(None, (cpu_line(done), expected_line(done), stall_line(done.stall), throttled_line(done.throttled))),
     ]
 
 

@@ -27,9 +27,11 @@ class ReceivingRun(GuestRun):
 
 def received_line(received: Received) -> str:
     """What arrived, in one line."""
+    gap = received.switchover_gap_s
+    stood = f"; by its own clock it stood still for {format_duration(gap)}" if gap is not None else ""
     return (
         f"the guest runs here: {format_size(received.received_bytes)} in {received.rounds} rounds and "
-        f"{format_duration(received.moving_s)} (session {received.session})"
+        f"{format_duration(received.moving_s)} (session {received.session}){stood}"
     )
 
 

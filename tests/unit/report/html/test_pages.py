@@ -229,7 +229,16 @@ def test_a_failed_migration_has_its_rounds() -> None:
     [
         (
             "migrate",
-            ["rounds", "remaining", "heat-map", "downtime", "predicted-downtime", "predicted-total", "glossary"],
+            [
+                "rounds",
+                "remaining",
+                "heat-map",
+                "stall",
+                "downtime",
+                "predicted-downtime",
+                "predicted-total",
+                "glossary",
+            ],
         ),
         ("demo", ["policies", "ioctls", "downtime", "run-1-rounds", "run-2-rounds", "glossary", "machine"]),
         ("bench-sync", ["sync-times", "ioctls", "equal-work", "glossary", "machine"]),
@@ -466,6 +475,21 @@ def test_names_that_older_files_have(kind: str) -> None:
     assert "throttled_share" not in json.dumps(older)
     older["schema"], today = f"precopy.{kind}/1", document["schema"]
     assert page(older).html.replace(older["schema"], today) == page(document).html
+
+
+def test_what_was_taken_from_the_guest_is_drawn_where_the_guest_says_it() -> None:
+    document = reports.migrate()
+    said = Elements(page(document).html)
+    assert "stall" in {attrs.get("id") for _, attrs in said.tags}
+    text = " ".join(said.words).replace("\u00a0", " ")
+    assert "Before it was paused, 1.3 % of the guest's time was in gaps of more than 0.1 ms, the longest 4.8 ms" in text
+    assert "The guest's own clock says how long it did not go on: at most 4.8 ms before its switchover." in text
+    del document["stall"]
+    for one in document["rounds"]:
+        del one["stall"]
+    older = Elements(page(document).html)
+    assert "stall" not in {attrs.get("id") for _, attrs in older.tags}
+    assert "longest gap" not in " ".join(older.words)
 
 
 def test_every_kind_that_a_command_prints_is_known() -> None:
