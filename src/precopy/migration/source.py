@@ -117,9 +117,10 @@ class Source:
         dirty = self.vm.dirty
         try:
             self._ask_for_roles()
+            watch = self._watch = StallWatch(self.vm, self._clock)  # changing the tracker takes time from the guest
             choice = self._choose_tracker()
             dirty = self.vm.dirty
-            done = self._migrate(dirty, choice)
+            done = self._migrate(dirty, choice, watch)
             self._record_end(done.outcome)
             return done
         except BaseException as error:
@@ -200,7 +201,7 @@ class Source:
             return self.vm.choose_tracker(self.options.tracker)
         return TrackerChoice(self.vm.dirty.name, "what the guest has")
 
-    def _migrate(self, dirty: DirtyMemory, choice: TrackerChoice) -> Migrated:
+    def _migrate(self, dirty: DirtyMemory, choice: TrackerChoice, watch: StallWatch) -> Migrated:
         clock, layout = self._clock, self.vm.memory.layout
         start, used = self._reporter.restart(), cpu_time()
         open_session(self._channel, Hello.of(self.session, self.vm.machine, layout), "destination")
@@ -224,7 +225,6 @@ class Source:
             clock=clock,
             tick=self._tick,
         )
-        watch = self._watch = StallWatch(self.vm, clock)
         rounds = Rounds(
             bitmap,
             page_source,

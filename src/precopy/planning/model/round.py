@@ -36,7 +36,7 @@ class Round:
     - ``throttled_share``: the share of the vCPUs' time that was taken since the round before had arrived; 0 in the last
       one, in which the guest is paused;
     - ``stall``: what was taken from the guest since the round before had arrived (in the first: since the migration
-      began to log), by the guest's own clock, and in the last one until it was paused; None where that is not measured;
+      was asked for), by its own clock, and in the last round until it was paused; None where that is not measured;
     - ``dirty_map``: how many pages were to be sent in each of equal parts of the ram_addr space, when it began; empty
       for the last round, in which the guest waits.
     """
