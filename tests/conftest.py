@@ -78,6 +78,12 @@ def _chromium() -> str | None:
     return None if any(map(shutil.which, NAMES)) else "no Chromium is installed"
 
 
+def _numba() -> str | None:
+    from precopy.bitmap import kernels
+
+    return kernels.missing()
+
+
 FEATURES: dict[str, Callable[[], str | None]] = {
     "kvm": _kvm,
     "unicorn": _unicorn,
@@ -88,6 +94,7 @@ FEATURES: dict[str, Callable[[], str | None]] = {
     "cc": _cc,
     "chromium": _chromium,
     "io_uring": _io_uring,
+    "numba": _numba,
 }
 _why: dict[str, str | None] = {}
 

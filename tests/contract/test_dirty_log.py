@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import sys
 import threading
@@ -14,12 +15,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from precopy.bitmap import Bitmap, Runs
+from precopy.abi import kvm
+from precopy.abi.ioctl import failure
+from precopy.bitmap import Bitmap, Runs, kernels
 from precopy.dirty import DirtyMemory, MigrationBitmap, clear_policy
+from precopy.dirty.log import MergingLog
 from precopy.errors import KernelCallError
+from precopy.machines.kvm import KvmGuest
 from precopy.machines.workload import Workload
 from precopy.machines.workload.image import RESERVED_END
-from precopy.memory import GuestMemory, RamLayout
+from precopy.memory import DirtyClient, GuestMemory, RamLayout
 from precopy.memory.captures.machines import machine_layout
 from precopy.names import ALL_CLEAR_POLICIES
 from precopy.ports import DirtyLog
@@ -34,6 +39,7 @@ from support.dirty_logs import (
     Harness,
     KvmHarness,
     MakeHarness,
+    NativeKvmHarness,
     RingHarness,
     ScriptedHarness,
     StandIn,
@@ -74,6 +80,7 @@ KINDS = [
     pytest.param(HotPagemapHarness, id="pagemap, not exact, hot", marks=pytest.mark.needs("pagemap")),
     pytest.param(RelaxedConsumerHarness, id="pagemap, not exact, shared", marks=pytest.mark.needs("pagemap")),
     pytest.param(KvmHarness, id="kvm dirty log", marks=pytest.mark.needs("kvm")),
+    pytest.param(NativeKvmHarness, id="kvm dirty log, native", marks=pytest.mark.needs("kvm", "numba")),
     pytest.param(RingHarness, id="kvm dirty ring", marks=pytest.mark.needs("kvm")),
 ]
 
@@ -462,6 +469,13 @@ def kvm_guest(layout: RamLayout) -> object:
     return guest
 
 
+def native_kvm_guest(layout: RamLayout) -> object:
+    """Whose syncs are native calls."""
+    guest = kvm_guest(layout)
+    guest.dirty.logs[0].use_native(True)
+    return guest
+
+
 def ring_guest(layout: RamLayout) -> object:
     """With a ring so small that its vCPU leaves now and then because it is full."""
     from precopy.machines.kvm import KvmGuest
@@ -498,6 +512,7 @@ RUNNING = [
     pytest.param(two_step_guest, id="pagemap in two steps", marks=pytest.mark.needs("pagemap")),
     pytest.param(StreamingPagemapGuest, id="pagemap, not exact", marks=pytest.mark.needs("pagemap")),
     pytest.param(kvm_guest, id="kvm dirty log", marks=pytest.mark.needs("kvm")),
+    pytest.param(native_kvm_guest, id="kvm dirty log, native", marks=pytest.mark.needs("kvm", "numba")),
     pytest.param(ring_guest, id="kvm dirty ring", marks=pytest.mark.needs("kvm")),
 ]
 
@@ -543,15 +558,22 @@ def test_no_write_of_a_running_guest_is_lost(make: Callable[[RamLayout], Busy], 
         guest.dirty.stop()
     finally:
         guest.close()
+        kernels.use(None)
+
+
+KVM_WAYS = [
+    pytest.param(KvmHarness, id="numpy"),
+    pytest.param(NativeKvmHarness, id="native", marks=pytest.mark.needs("numba")),
+]
 
 
 @pytest.mark.needs("kvm")
 class TestKvm:
     """What only the KVM dirty log has: system calls to count, and slots that alias."""
 
-    @pytest.fixture
-    def kvm(self) -> Iterator[KvmHarness]:
-        harness = KvmHarness(LAYOUT)
+    @pytest.fixture(params=KVM_WAYS)
+    def kvm(self, request: pytest.FixtureRequest) -> Iterator[KvmHarness]:
+        harness = request.param(LAYOUT)
         rearm(harness)
         yield harness
         harness.close()
@@ -601,6 +623,112 @@ class TestKvm:
         assert first == {page for page in written if page < FIRST["b1000"]}
         kvm.log.clear(0, LAYOUT.end_page)  # drops what it has reported, and nothing else
         assert harvest(kvm) == written - first
+
+
+WORD_LAYOUT = machine_layout("q35", 16 << 20)
+"""All of whose slots begin at a word of the bitmap."""
+LOW_OF_Q35 = next(section for section in WORD_LAYOUT.sections if section.gpa == 0).pages
+OTHERS = [s.first_page for s in WORD_LAYOUT.sections if s.first_page >= LOW_OF_Q35 and s.gpa >= RESERVED_END]
+
+
+@pytest.mark.needs("kvm")
+class TestMerging:
+    """A harvest and its merge in one step: `MergingLog`, which the KVM dirty log is, in either way."""
+
+    @pytest.fixture(params=KVM_WAYS)
+    def merging(self, request: pytest.FixtureRequest) -> Iterator[KvmHarness]:
+        harness = request.param(WORD_LAYOUT)
+        yield harness
+        harness.close()
+
+    @pytest.fixture
+    def memory(self, merging: KvmHarness) -> Iterator[DirtyMemory]:
+        memory = merging.guest.dirty
+        memory.start()
+        memory.sync()
+        memory.clear(0, WORD_LAYOUT.end_page)
+        memory.exchange(DirtyClient.MIGRATION, Bitmap(WORD_LAYOUT.end_page))
+        yield memory
+        memory.stop()
+
+    def high(self, bitmap: Bitmap) -> set[int]:
+        return {page for page in bitmap.indexes().tolist() if page >= LOW_OF_Q35}
+
+    def test_it_is_a_merging_log(self, merging: KvmHarness) -> None:
+        assert isinstance(merging.log, MergingLog)
+
+    @pytest.mark.parametrize("policy", ["per-page", "merged", "deferred"])
+    def test_what_was_written_is_pending_and_counted(
+        self, merging: KvmHarness, memory: DirtyMemory, policy: str
+    ) -> None:
+        bitmap = MigrationBitmap(memory, clear_policy(policy, WORD_LAYOUT, 6))
+        first, second = set(OTHERS[::2]), set(OTHERS)
+        merging.write(sorted(first))
+        done = bitmap.sync()
+        assert self.high(bitmap.dirty) == self.high(bitmap.pending) == first
+        assert done.dirty_pages == done.new_dirty_pages == bitmap.dirty.count()
+        merging.write(sorted(second))
+        memory.set_range(OTHERS[0] + 1, 1)  # a device
+        calls = memory.counters.get_calls
+        done = bitmap.sync()
+        assert memory.counters.get_calls - calls == len(WORD_LAYOUT.sections)
+        assert self.high(bitmap.dirty) == self.high(bitmap.pending) == {*second, OTHERS[0] + 1}
+        assert done.dirty_pages == bitmap.dirty.count()
+        assert done.new_dirty_pages <= done.dirty_pages - (0 if policy != "deferred" else len(first))
+        assert min(done.log_sync_s, done.bitmap_sync_s) > 0
+        for start, count in bitmap.windows(64):
+            bitmap.take(start, count)
+        bitmap.sync()
+        assert self.high(bitmap.dirty) == set()
+        merging.write(sorted(second))
+        bitmap.sync()
+        assert self.high(bitmap.dirty) == self.high(bitmap.pending) == second
+
+    def test_a_get_that_fails_loses_no_page(self, merging: KvmHarness, memory: DirtyMemory) -> None:
+        """Those of the slots before it were fetched; they are found by the next sync, also where a clear comes first.
+        What is pending is as it was."""
+        bitmap = MigrationBitmap(memory, clear_policy("deferred", WORD_LAYOUT, 6))
+        merging.write(OTHERS)
+        broken = merging.log._asked[len(merging.log._asked) // 2]
+        before, counted = broken.get.slot, memory.counters.get_calls
+        broken.get.slot = 77
+        with pytest.raises(KernelCallError) as caught:
+            bitmap.sync()
+        broken.get.slot = before
+        assert (caught.value.operation, caught.value.target) == ("KVM_GET_DIRTY_LOG", broken.target)
+        assert caught.value.errno == errno.ENOENT
+        assert memory.counters.get_calls - counted == len(merging.log._asked) // 2
+        assert not bitmap.pending.any()
+        memory.clear(0, WORD_LAYOUT.end_page)
+        bitmap.sync()
+        assert self.high(bitmap.dirty) == self.high(bitmap.pending) == set(OTHERS)
+
+    def test_a_get_from_what_is_no_vm(self, merging: KvmHarness, memory: DirtyMemory) -> None:
+        """The error is the same in each way, and names the first slot."""
+        log = merging.log
+        bitmap = MigrationBitmap(memory, clear_policy("deferred", WORD_LAYOUT, 6))
+        for holder in (log, log._native):
+            if holder is not None:
+                holder._vm, vm = 9999, holder._vm
+        with pytest.raises(KernelCallError, match=r"KVM_GET_DIRTY_LOG on slot 0 .*Bad file descriptor"):
+            bitmap.sync()
+        for holder in (log, log._native):
+            if holder is not None:
+                holder._vm = vm
+
+
+@pytest.mark.needs("kvm", "numba")
+def test_a_native_call_that_a_signal_ends() -> None:
+    """A vCPU that is to leave at once ends KVM_RUN with EINTR, and so it is reported, as an ioctl from Python is."""
+    from precopy.trackers.kvm_native import _fetch
+
+    with KvmGuest(GuestMemory(machine_layout("flat", 4 << 20))) as guest:
+        (vcpu,) = guest._vcpus
+        vcpu.run.immediate_exit = 1
+        numbers, spent = (np.zeros(2, kind) for kind in (np.int64, np.float64))
+        failed, number = _fetch(vcpu.fd, kvm.RUN.number, np.zeros(1, np.int64), numbers, spent, numbers)
+        assert (failed, number) == (0, errno.EINTR)
+    assert isinstance(failure(kvm.RUN, number, target="vCPU 0"), InterruptedError)
 
     def test_aliases_of_a_block_are_logged_in_each_slot(self) -> None:
         layout = RamLayout.of_blocks([("low", 0xA0000), ("ram", 200 * PAGE_SIZE)]).mapped(

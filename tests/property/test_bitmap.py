@@ -22,6 +22,9 @@ from precopy.bitmap import BITS_PER_WORD, Bitmap, Runs
 from precopy.bitmap import bitmap as bitmap_module
 from precopy.bitmap import words as words_module
 from precopy.errors import BitmapRangeError
+from support.ways import native_kernels, ways
+
+way = ways(scope="module")
 
 SMALL_CHUNK = 4
 MAX_BITS = 20 * BITS_PER_WORD
@@ -35,9 +38,13 @@ edges = st.one_of(
 )
 
 
-@pytest.fixture(scope="module", params=["small chunks", "real chunks"])
+@pytest.fixture(
+    scope="module", params=["small chunks", "real chunks", pytest.param("numba", marks=pytest.mark.needs("numba"))]
+)
 def chunks(request: pytest.FixtureRequest) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
+        if request.param == "numba":
+            patch.setattr(words_module, "native", native_kernels())
         if request.param == "small chunks":
             patch.setattr(words_module, "CHUNK_WORDS", SMALL_CHUNK)
             patch.setattr(bitmap_module, "CHUNK_WORDS", SMALL_CHUNK)
@@ -555,6 +562,7 @@ def test_a_bitmap_larger_than_a_real_chunk() -> None:
 
 
 @pytest.mark.parametrize("words", [1, words_module.FEW_WORDS, words_module.FEW_WORDS + 1, words_module.SMALL_WORDS])
+@pytest.mark.usefixtures("way")
 def test_merging_few_words_and_many(words: int) -> None:
     """On both sides of the number from which on a small bitmap's bits are counted in another way."""
     random = np.random.default_rng(words)
@@ -565,6 +573,7 @@ def test_merging_few_words_and_many(words: int) -> None:
     assert np.array_equal(pending.words, expected)
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("share", [1.0, 0.5, 0.1, 0.04, 0.001, 0.0])
 def test_real_chunks_of_every_density(share: float) -> None:
     """Each way of merging a chunk, chosen by its density, against whole-array arithmetic."""

@@ -18,11 +18,16 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from precopy.bitmap import Bitmap
 from precopy.dirty import DirtyLog, DirtyMemory, LogCounters, MigrationBitmap, clear_policy
-from precopy.memory import RamBlock, RamLayout
+from precopy.dirty.merge import Merge, Merged
+from precopy.errors import KernelCallError
+from precopy.memory import DirtyClient, RamBlock, RamLayout
 from precopy.names import ALL_CLEAR_POLICIES
 from precopy.trackers.write_log import WriteLog
 from precopy.units import PAGE_SIZE
 from support.variants import assert_caught
+from support.ways import ways
+
+way = ways(scope="module")
 
 WINDOWS = (64, 128, 1024)
 SHIFTS = (6, 7, 31)
@@ -93,6 +98,23 @@ class Interrupted:
         self._guest()
 
 
+class InterruptedMerging(Interrupted):
+    """The same, of a log that merges in one step; now and then a fetch fails, when half of the pages were fetched."""
+
+    def harvest_into(self, found: Bitmap, merge: Merge, *, empty: bool) -> Merged:
+        source = Bitmap(found.size)
+        self._guest()
+        self.log.harvest(source)
+        self._guest()
+        if self.fails:
+            self.fails = False
+            found.add(source)
+            raise KernelCallError("KVM_GET_DIRTY_LOG", "slot 5", 5)
+        return merge.take(found, source, empty=empty)
+
+    fails = False
+
+
 Event = tuple[str, int]
 events = st.lists(
     st.tuples(st.sampled_from(["write", "announce", "announce two", "store"]), st.integers(0, 7)), max_size=6
@@ -105,6 +127,7 @@ class Migration(RuleBasedStateMachine):
 
     policy = "merged"
     make_bitmap: Callable[..., MigrationBitmap] = MigrationBitmap
+    make_interrupted: Callable[..., Interrupted] = Interrupted
 
     @initialize(
         shape=st.sampled_from(SHAPES),
@@ -126,7 +149,7 @@ class Migration(RuleBasedStateMachine):
         self.looked: Bitmap | None = None
         self.make_log()
         policy = clear_policy(self.policy, self.layout, shift)
-        memory = DirtyMemory(self.layout, Interrupted(self.log, self.run_guest))
+        memory = DirtyMemory(self.layout, self.make_interrupted(self.log, self.run_guest))
         self.bitmap = self.make_bitmap(memory, policy)
         memory.start()
         self.bitmap.mark_all()
@@ -266,14 +289,41 @@ class EmulatedMigration(Migration):
         self.log.settled()
 
 
+class MergingMigration(Migration):
+    """With a log that harvests and merges in one step."""
+
+    make_interrupted = InterruptedMerging
+
+    @rule(plan=events)
+    def sync_that_fails(self, plan: list[Event]) -> None:
+        (log,) = self.bitmap.memory.logs
+        log.fails, self.plan = True, plan
+        if self.bitmap.policy.whole_arrays:
+            with pytest.raises(KernelCallError):
+                self.bitmap.sync()
+        log.fails, self.plan, self.looked = False, [], None
+
+    def found_by_the_next_sync(self) -> set[int]:
+        """Also what one that failed has fetched, and devices have written."""
+        untaken = self.bitmap.memory._bitmaps[DirtyClient.MIGRATION]
+        return super().found_by_the_next_sync() | set(untaken.indexes().tolist())
+
+
 def variant(machine: type[Migration], policy: str) -> type[Migration]:
     return type(machine.__name__, (machine,), {"policy": policy})
 
 
 @pytest.mark.parametrize("policy", ALL_CLEAR_POLICIES)
-@pytest.mark.parametrize("machine", [Migration, EmulatedMigration], ids=["kvm's semantics", "write log"])
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize(
+    "machine",
+    [Migration, MergingMigration, EmulatedMigration],
+    ids=["kvm's semantics", "kvm's semantics, merging", "write log"],
+)
 def test_no_write_is_lost(machine: type[Migration], policy: str) -> None:
-    examples = max(settings().max_examples // 4, 1)  # of each of two logs under each of seven policies: 350 in all
+    examples = max(
+        settings().max_examples // 8, 1
+    )  # of each of three logs under each of seven policies in each of two ways
     run_state_machine_as_test(
         variant(machine, policy), settings=settings(max_examples=examples, stateful_step_count=30)
     )
@@ -324,6 +374,21 @@ class ForgetsPending(Migration):
     make_bitmap = Bitmap
 
 
+class DropsWhatAFailedFetchFound(MergingMigration):
+    """A log that keeps what it fetched before a call failed, and may clear it later."""
+
+    class Log(InterruptedMerging):
+        def harvest_into(self, found: Bitmap, merge: Merge, *, empty: bool) -> Merged:
+            before = found.copy()
+            try:
+                return super().harvest_into(found, merge, empty=empty)
+            except KernelCallError:
+                found.words[:] = before.words
+                raise
+
+    make_interrupted = Log
+
+
 class LooksTakeAway(Migration):
     """A look that keeps what it finds to itself."""
 
@@ -371,6 +436,7 @@ class OnePageInFlight(EmulatedMigration):
         (ClearsWholeWords, "merged", 1),
         (ForgetsPending, "merged", 0),
         (LooksTakeAway, "deferred", 1),
+        (DropsWhatAFailedFetchFound, "deferred", 1),
         (NothingInFlight, "per-page", 8),
         (NothingInFlight, "merged", 8),
         (NothingInFlight, "deferred", 1),

@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from precopy.bitmap import Runs
+from precopy.bitmap import Runs, kernels
 from precopy.machines.emulated import EmulatedGuest
 from precopy.machines.kvm import KvmGuest
 from precopy.machines.workload import BURST_PORT, CODE_GPA, Workload, params_gpa
@@ -213,6 +213,22 @@ class KvmHarness(RealGuest):
 
     def __init__(self, layout: RamLayout) -> None:
         super().__init__(layout, "kvm")
+
+
+class NativeKvmHarness(KvmHarness):
+    """The same, whose syncs are native calls."""
+
+    def __init__(self, layout: RamLayout) -> None:
+        super().__init__(layout)
+        try:
+            self.log.use_native(True)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        super().close()
+        kernels.use(None)
 
 
 class RingHarness(RealGuest):

@@ -8,7 +8,9 @@ numbers are held against golden values in tests/golden/test_ioctl_numbers.py.
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
+import os
 from dataclasses import dataclass
 
 from precopy.errors import KernelCallError
@@ -62,4 +64,11 @@ def call(fd: int, request: Ioctl, argument: Structure | int = 0, *, target: str)
     except InterruptedError:
         raise
     except OSError as error:
-        raise KernelCallError(request.name, target, error.errno or 0) from error
+        raise failure(request, error.errno or 0, target=target) from error
+
+
+def failure(request: Ioctl, number: int, *, target: str) -> InterruptedError | KernelCallError:
+    """The error of an ioctl that failed with errno ``number``, however it was made: see `call`."""
+    if number == errno.EINTR:
+        return InterruptedError(number, os.strerror(number))
+    return KernelCallError(request.name, target, number)

@@ -1,4 +1,5 @@
-"""Dirty bitmaps over numpy words, and the runs of pages that they hold. Numpy only; no system calls."""
+"""Dirty bitmaps over numpy words, and the runs of pages that they hold. Numpy, or what numba compiles (kernels.py); no
+system calls."""
 
 from precopy.bitmap.bitmap import Bitmap
 from precopy.bitmap.runs import NO_RUNS, Runs

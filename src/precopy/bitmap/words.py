@@ -9,6 +9,7 @@ speed of memory, and chunks below 256 KiB lose to numpy's cost per call. `precop
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +34,34 @@ FEW_WORDS = 1024
 SAMPLES = 64
 """Words of a chunk that are sampled to find out whether it is dense."""
 
+
+class Native(Protocol):
+    """Compiled code for the same: each function does what its namesake here does."""
+
+    def popcount(self, words: Words, /) -> int: ...
+
+    def or_counts(self, dest: Words, source: Words, /) -> tuple[int, int]: ...
+
+    def take_over(self, dest: Words, source: Words, /) -> int: ...
+
+    def take(  # noqa: PLR0917 - compiled code is called with positional arguments
+        self,
+        found: Words,
+        pending: Words,
+        spare: Words,
+        source: Words,
+        marked: npt.NDArray[np.bool_],
+        word_shift: int,
+        empty: bool,
+        /,
+    ) -> tuple[int, int]:
+        """As `precopy.bitmap.taking.take`, which also clears ``spare`` and marks the chunks of what was found."""
+        ...
+
+
+native: Native | None = None
+"""What is used in place of numpy, see kernels.py."""
+
 ALL_ONES = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 _ONE = np.uint64(1)
 
@@ -54,6 +83,8 @@ def tail_mask(bit: int) -> np.uint64:
 
 def popcount(words: Words) -> int:
     """Number of set bits."""
+    if native is not None:
+        return native.popcount(words)
     return sum(_count(words[lo : lo + CHUNK_WORDS]) for lo in range(0, words.size, CHUNK_WORDS))
 
 
@@ -62,7 +93,7 @@ def clear_count(words: Words) -> int:
     total = 0
     for lo in range(0, words.size, CHUNK_WORDS):
         chunk = words[lo : lo + CHUNK_WORDS]
-        if not _is_zero(chunk):
+        if not is_zero(chunk):
             total += _count(chunk)
             chunk.fill(0)
     return total
@@ -70,10 +101,10 @@ def clear_count(words: Words) -> int:
 
 def any_set(words: Words) -> bool:
     """Whether any bit is set; stops at the first chunk that has one."""
-    return not all(_is_zero(words[lo : lo + CHUNK_WORDS]) for lo in range(0, words.size, CHUNK_WORDS))
+    return not all(is_zero(words[lo : lo + CHUNK_WORDS]) for lo in range(0, words.size, CHUNK_WORDS))
 
 
-def _is_zero(words: Words) -> bool:
+def is_zero(words: Words) -> bool:
     """Whether no bit is set in ``words`` (at least one, side by side)."""
     return not np.maximum.reduce(words.view(np.uint32))  # 1.3 times as fast as of uint64, and as any()
 
@@ -83,6 +114,8 @@ def or_count_new(dest: Words, source: Words) -> int:
 
     Bits of ``dest`` are only ever added, so an interruption half-way loses none.
     """
+    if native is not None:
+        return native.or_counts(dest, source)[1]
     if source.size <= SMALL_WORDS:
         fresh = np.bitwise_and(source, ~dest)
         np.bitwise_or(dest, fresh, out=dest)
@@ -95,6 +128,8 @@ def or_counts(dest: Words, source: Words) -> tuple[int, int]:
 
     Bits of ``dest`` are only ever added, so an interruption half-way loses none.
     """
+    if native is not None:
+        return native.or_counts(dest, source)
     if source.size > SMALL_WORDS:
         return popcount(source), _merge(dest, source, move=False)
     index = (source != 0).nonzero()[0]
@@ -105,7 +140,7 @@ def or_counts(dest: Words, source: Words) -> tuple[int, int]:
     bits, old = source[index], dest[index]
     merged = bits | old
     dest[index] = merged
-    return _count_few(bits), _count_few(merged ^ old)
+    return count_few(bits), count_few(merged ^ old)
 
 
 def or_into(dest: Words, source: Words) -> None:
@@ -115,7 +150,7 @@ def or_into(dest: Words, source: Words) -> None:
         return
     for lo in range(0, source.size, CHUNK_WORDS):
         bits = source[lo : lo + CHUNK_WORDS]
-        if not _is_zero(bits):
+        if not is_zero(bits):
             into = dest[lo : lo + CHUNK_WORDS]
             np.bitwise_or(into, bits, out=into)
 
@@ -126,6 +161,8 @@ def take_over(dest: Words, source: Words) -> int:
     The arrays share no memory. Every bit stands in one of them all the time, so an interruption half-way loses none;
     but ``dest`` alone lacks some for a moment, and no other thread may read it meanwhile.
     """
+    if native is not None:
+        return native.take_over(dest, source)
     return _merge(dest, source, move=True)
 
 
@@ -136,7 +173,7 @@ def _merge(dest: Words, source: Words, move: bool) -> int:
     while lo < source.size:
         if idle:  # the chunk before held nothing, and so may the next ones: look for that first, and further at once
             stretch = source[lo : lo + idle * CHUNK_WORDS]
-            if _is_zero(stretch):
+            if is_zero(stretch):
                 lo, idle = lo + stretch.size, min(2 * idle, IDLE_CHUNKS)
                 continue
         bits, into = source[lo : lo + CHUNK_WORDS], dest[lo : lo + CHUNK_WORDS]
@@ -197,7 +234,7 @@ def _count(words: Words) -> int:
     return _total(np.bitwise_count(words))
 
 
-def _count_few(words: Words) -> int:
+def count_few(words: Words) -> int:
     """Number of set bits in at most `FEW_WORDS` words."""
     return int.from_bytes(words.tobytes(), "little").bit_count()
 

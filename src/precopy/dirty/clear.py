@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from precopy.bitmap import BITS_PER_WORD, Bitmap
-from precopy.bitmap.words import words_for
+from precopy.bitmap.taking import ChunkMarks
 from precopy.defaults import CLEAR_CHUNK_SHIFT
 from precopy.dirty.log import LogClear
 from precopy.errors import UsageError
@@ -43,6 +43,17 @@ class ClearPolicy(Protocol):
         """Whether `harvested` is to be called also where a sync found nothing, as QEMU's paths are."""
         ...
 
+    @property
+    def whole_arrays(self) -> bool:
+        """Whether `merge` is one operation over the whole ram_addr space, which a log may do as well."""
+        ...
+
+    @property
+    def marks(self) -> ChunkMarks | None:
+        """Chunks that are marked where something was found, which a log that merges does as well; `harvested` is not
+        called then. None: there are none."""
+        ...
+
     def merge(self, dirty: Bitmap, pending: Bitmap) -> tuple[int, int]:
         """Takes what a sync harvested over into what is pending; returns how many pages that are, and how many of them
         were not pending before."""
@@ -60,6 +71,8 @@ class WholeArrays:
     """How a sync merges, whatever the blocks' lengths: a few operations over the whole ram_addr space."""
 
     unconditional = False
+    whole_arrays = True
+    marks: ChunkMarks | None = None
 
     def merge(self, dirty: Bitmap, pending: Bitmap) -> tuple[int, int]:
         return pending.merge(dirty)
@@ -117,9 +130,10 @@ class Deferred(WholeArrays):
         if not MIN_CHUNK_SHIFT <= shift <= MAX_CHUNK_SHIFT:
             raise UsageError(f"the clear chunk shift is {MIN_CHUNK_SHIFT} to {MAX_CHUNK_SHIFT}, not {shift}")
         self.pages, self.shift = pages, shift
-        self._chunks = np.arange(0, max(words_for(pages), 1), 1 << (shift - 6))
+        self.marks: ChunkMarks = ChunkMarks.over(pages, shift)
+        self._marked = self.marks.marked
+        self._chunks = np.arange(self._marked.size) << self.marks.word_shift
         """Word at which each chunk begins."""
-        self._marked = np.zeros(self._chunks.size, np.bool_)
 
     def harvested(self, dirty: Bitmap, log: LogClear, tick: Callable[[], None] = no_tick) -> None:  # noqa: ARG002 - it defers
         np.logical_or(self._marked, np.bitwise_or.reduceat(dirty.words, self._chunks), out=self._marked)

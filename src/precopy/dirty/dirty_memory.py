@@ -21,7 +21,8 @@ import numpy.typing as npt
 
 from precopy.bitmap import Bitmap
 from precopy.dirty.code import CodeBits, Translator
-from precopy.dirty.log import ClearsAlways, DirtyLog, LogCounters
+from precopy.dirty.log import ClearsAlways, DirtyLog, LogCounters, MergingLog
+from precopy.dirty.merge import Merge, Merged
 from precopy.errors import UsageError
 from precopy.memory.layout import RamBlock, RamLayout
 from precopy.memory.topology.log_mask import ALL_CLIENTS, DirtyClient
@@ -75,7 +76,7 @@ class DirtyMemory:
         self, layout: RamLayout, logs: Sequence[DirtyLog] | DirtyLog, regions: Mapping[str, MemoryRegion] | None = None
     ) -> None:
         self.layout = layout
-        self.logs: tuple[DirtyLog, ...] = (logs,) if isinstance(logs, DirtyLog) else tuple(logs)
+        self._use((logs,) if isinstance(logs, DirtyLog) else tuple(logs))
         self._regions = regions or {}
         self._bitmaps = {client: Bitmap(layout.end_page) for client in ALL_CLIENTS}
         self._bitmaps[DirtyClient.CODE].set_runs(layout.runs)  # clean means that there is translated code
@@ -84,6 +85,13 @@ class DirtyMemory:
         self._displayed: list[RamBlock] = []
         self._lock = threading.RLock()
         self._scratch: Bitmap | None = None
+        self._stray = False
+        """Whether MIGRATION's bitmap may hold a bit."""
+
+    def _use(self, logs: tuple[DirtyLog, ...]) -> None:
+        self.logs = logs
+        last = logs[-1] if logs else None
+        self._merging = last if isinstance(last, MergingLog) else None
 
     @property
     def name(self) -> str:
@@ -110,7 +118,7 @@ class DirtyMemory:
         with self._lock:
             if self._migrating:
                 log.start()
-            self.logs = (*self.logs, log)
+            self._use((*self.logs, log))
 
     def detach(self, log: DirtyLog) -> None:
         """Removes a log; the writes that it has logged are taken over first. Raises `ValueError` where it is
@@ -119,7 +127,7 @@ class DirtyMemory:
             logs = list(self.logs)
             logs.remove(log)
             self.sync()
-            self.logs = tuple(logs)
+            self._use(tuple(logs))
             log.stop()
 
     @property
@@ -142,6 +150,7 @@ class DirtyMemory:
                     log.stop()
                 raise
             self._bitmaps[DirtyClient.MIGRATION].clear_all()
+            self._stray = False
             self._migrating = True
             if self._displayed:
                 # What was harvested before for VGA alone may be cleared from now on; so MIGRATION has to have it, too.
@@ -182,7 +191,8 @@ class DirtyMemory:
     def sync(self, block: RamBlock | None = None) -> None:
         """Harvests every log, for all clients (log_sync); of ``block`` only, where one is given."""
         with self._lock:
-            displayed = [display for display in self._displayed if block in (None, display)] if self._displayed else []
+            self._stray = True
+            displayed = [display for display in self._displayed if block in (None, display)]
             if not displayed and self._migrating:
                 self._harvest(self._bitmaps[DirtyClient.MIGRATION], block)
                 return
@@ -192,6 +202,21 @@ class DirtyMemory:
                 self._harvest(self._scratch, block)
             finally:  # also what the logs before one that failed have given away
                 self._distribute(self._scratch, displayed, block)
+
+    def sync_and_merge(self, merge: Merge) -> Merged | None:
+        """As `sync` and `exchange` for MIGRATION, and merges what was found, in one step; None where that cannot be
+        done, because others log as well, or the log knows no such step."""
+        with self._lock:
+            if self._merging is None or self._displayed or not self._migrating:
+                return None
+            found = self._bitmaps[DirtyClient.MIGRATION]
+            empty, self._stray = not self._stray and len(self.logs) == 1, True
+            for log in self.logs[:-1]:
+                log.harvest(found)
+            merged = self._merging.harvest_into(found, merge, empty=empty)
+            self._bitmaps[DirtyClient.MIGRATION] = merge.replace(found)
+            self._stray = False
+            return merged
 
     def _harvest(self, dirty: Bitmap, block: RamBlock | None) -> None:
         for log in self.logs:
@@ -216,6 +241,7 @@ class DirtyMemory:
         """Sets the bits of a listener's bitmap, whose bit 0 is ram_addr page ``at``, for each of ``clients`` (QEMU:
         ``physical_memory_set_dirty_lebitmap``). Raises `BitmapRangeError`."""
         with self._lock:
+            self._stray = True
             for client in clients & ~DirtyClient.CODE:
                 self._bitmaps[client].add(found, at)
         if DirtyClient.CODE in clients:
@@ -226,6 +252,7 @@ class DirtyMemory:
         wrote, once it has written it. With CODE, it returns when no code that was translated from what was there before
         can run any more. Raises `BitmapRangeError`, `GuestError`."""
         with self._lock:
+            self._stray = True
             for client in clients & ~DirtyClient.CODE:
                 self._bitmaps[client].set_range(start, count)
         if DirtyClient.CODE in clients:  # without the lock, which the thread holds that stops the CPU to clear a log
@@ -280,6 +307,8 @@ class DirtyMemory:
             if empty.size != taken.size:
                 raise ValueError(f"sizes differ: {empty.size} and {taken.size}")
             self._bitmaps[client] = empty
+            if client is DirtyClient.MIGRATION:
+                self._stray = False
             return taken
 
     def count(self, client: DirtyClient, start: int = 0, count: int | None = None) -> int:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from precopy.bitmap import Bitmap, Runs
+from precopy.dirty.merge import Merge, Merged
 from precopy.memory.layout import RamBlock
 
 
@@ -113,4 +114,15 @@ class Relaxable(Protocol):
     @property
     def unarmed(self) -> Runs:
         """Pages that the last harvest has counted as written because they were not armed."""
+        ...
+
+
+@runtime_checkable
+class MergingLog(DirtyLog, Protocol):
+    """A log that can harvest and merge in one step, because it knows where it puts what it fetches."""
+
+    def harvest_into(self, found: Bitmap, merge: Merge, *, empty: bool) -> Merged:
+        """As `harvest` into ``found``, which is ``empty`` or may hold bits already; all of it becomes pending in
+        ``merge``, whose bitmap of the last sync is emptied. Raises what `harvest` raises: what was fetched until then
+        is in ``found``, and may not be pending."""
         ...

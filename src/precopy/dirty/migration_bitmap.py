@@ -24,6 +24,7 @@ from dataclasses import dataclass, fields
 from precopy.bitmap import Bitmap, Runs
 from precopy.dirty.clear import ClearPolicy
 from precopy.dirty.dirty_memory import DirtyMemory
+from precopy.dirty.merge import Merge, Merged
 from precopy.memory.layout import RamBlock
 from precopy.memory.topology.log_mask import DirtyClient
 
@@ -52,17 +53,23 @@ class MigrationBitmap:
     """The pages that a migration still has to send (``pending``), over the whole ram_addr space of ``memory``, whose
     MIGRATION client it is.
 
-    ``dirty`` is what the last sync took over, pending before or not. ``now`` is a monotonic clock in seconds.
+    ``now`` is a monotonic clock in seconds.
     """
 
     def __init__(self, memory: DirtyMemory, policy: ClearPolicy, now: Callable[[], float] = time.perf_counter) -> None:
         self.memory, self.policy = memory, policy
         self.layout = memory.layout
-        self.dirty = Bitmap(self.layout.end_page)
         self.pending = Bitmap(self.layout.end_page)
+        self._merge = Merge(self.pending, policy.marks)
         self._seen = Bitmap(self.layout.end_page)
+        self._sampled = False
         self._spare: Bitmap | None = None
         self._now = now
+
+    @property
+    def dirty(self) -> Bitmap:
+        """What the last sync took over, pending before or not. Lent until the next one."""
+        return self._merge.dirty
 
     def block(self, block: RamBlock) -> Bitmap:
         """The block's part of ``pending``, as a view."""
@@ -80,19 +87,32 @@ class MigrationBitmap:
         """Takes over what was written (QEMU: ``migration_bitmap_sync``). ``tick`` is called now and then while that
         takes long, and may raise to stop it. Raises what the log raises."""
         start = self._now()
-        self.dirty.clear_all()
-        self.memory.sync()
-        self.dirty = self.memory.exchange(DirtyClient.MIGRATION, self.dirty)
-        if self._spare is not None:  # there were mid-round samples
-            self.dirty.add(self._seen)
+        if self._sampled:
+            self.memory.set_from(self._seen, DirtyClient.MIGRATION)
             self._seen.clear_all()
+            self._sampled = False
+        if self.policy.whole_arrays:
+            merged = self.memory.sync_and_merge(self._merge)
+            if merged is not None:
+                return self._stats(start, merged, tick)
+        spare = self._merge.emptied()
+        self.memory.sync()
+        self._merge.replace_unknown(self.memory.exchange(DirtyClient.MIGRATION, spare))
         harvested = self._now()
         found, new = self.policy.merge(self.dirty, self.pending)
-        merged = self._now()
-        if not (found or self.policy.unconditional):
-            return SyncStats(harvested - start, merged - harvested, 0.0, 0, 0)
-        self.policy.harvested(self.dirty, self.memory, tick)
-        return SyncStats(harvested - start, merged - harvested, self._now() - merged, found, new)
+        merged_at = self._now()
+        if found or self.policy.unconditional:
+            self.policy.harvested(self.dirty, self.memory, tick)
+        return SyncStats(harvested - start, merged_at - harvested, self._now() - merged_at, found, new)
+
+    def _stats(self, start: float, merged: Merged, tick: Callable[[], None]) -> SyncStats:
+        """Of a sync that was made in one step."""
+        done = cleared = self._now()
+        if merged.pages and self.policy.marks is None:
+            self.policy.harvested(self.dirty, self.memory, tick)
+            cleared = self._now()
+        merge_s = min(merged.merge_s, done - start)
+        return SyncStats(done - start - merge_s, merge_s, cleared - done, merged.pages, merged.new)
 
     def mid_round(self) -> Bitmap:
         """What was written since the last sync and is not pending, without taking it over: the next sync finds it. Lent
@@ -103,6 +123,7 @@ class MigrationBitmap:
         found = self._spare = self.memory.exchange(DirtyClient.MIGRATION, empty)
         found.difference(self.pending)
         self._seen.add(found)
+        self._sampled = True
         found.clear_all()
         return self._seen
 

@@ -62,6 +62,8 @@ class BlockByBlock(ABC):
     name: ClassVar[str]
     defers: ClassVar[bool] = False
     unconditional = True
+    whole_arrays = False
+    marks = None
 
     def __init__(self, layout: RamLayout, shift: int = CLEAR_BITMAP_SHIFT) -> None:
         self.blocks = layout.blocks

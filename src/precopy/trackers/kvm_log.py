@@ -16,17 +16,22 @@ import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from precopy.abi import kvm
 from precopy.abi.ioctl import call
-from precopy.bitmap import BITS_PER_WORD, Bitmap, Runs, Words
+from precopy.bitmap import BITS_PER_WORD, Bitmap, Runs, Words, kernels
 from precopy.bitmap.words import any_set
 from precopy.dirty.log import LogCounters
+from precopy.dirty.merge import Merge, Merged
 from precopy.errors import Unsupported
 from precopy.memory.layout import RamBlock
 from precopy.trackers.kvm_slots import MemorySlot
+
+if TYPE_CHECKING:  # it imports numba
+    from precopy.trackers.kvm_native import NativeGets
 
 GAP_WORDS = 16384
 """Clean words (64 pages each) between two dirty ones that cost the kernel about as much as another CLEAR_DIRTY_LOG:
@@ -75,6 +80,8 @@ class KvmDirtyLog:
         self._all: list[_Slot] = []
         self._asked: list[_Slot] = []
         self._own: list[_Slot] = []
+        self._is_native = False
+        self._native: NativeGets | None = None
         self._orphans = self._reported_orphans = Bitmap(0)
         self._enable_manual_protect()
 
@@ -99,6 +106,7 @@ class KvmDirtyLog:
                 self._orphans, self._reported_orphans = Bitmap(self._shared.size), Bitmap(self._shared.size)
             self._orphans.add(known.harvest, at=known.first)
         slot.delete(self._vm)
+        self._count_native()
         self._all.remove(known)
         self._gone += _counters(known)
         known.harvest.clear_all()
@@ -118,22 +126,47 @@ class KvmDirtyLog:
         return next(known for known in self._all if known.slot == slot)
 
     def _arrange(self) -> None:
+        self._count_native()
         self._all.sort(key=lambda known: known.first)
         self._firsts = [known.first for known in self._all]
         self._longest = max((known.slot.pages for known in self._all), default=0)
         # A read-only slot has no dirty pages: a guest that writes it leaves to the host, and so does KVM itself.
         self._asked = [known for known in self._all if (self._global or known.wanted) and not known.slot.readonly]
         self._own = [known for known in self._asked if not known.shared]
+        self._native = self._prepare_native() if self._is_native else None
+
+    def use_native(self, on: bool) -> None:
+        """Whether syncs are made by one native call from now on, which needs the extra ``fast``. Raises
+        `Unsupported`."""
+        if on:
+            kernels.load()
+        self._is_native = on
+        self._arrange()
+
+    def _prepare_native(self) -> NativeGets:
+        from precopy.trackers.kvm_native import NativeGets  # noqa: PLC0415 - imports numba, where that pays
+
+        arguments, targets = [known.get for known in self._asked], [known.target for known in self._asked]
+        return NativeGets(self._vm, arguments, targets, self._shared)
+
+    def _count_native(self) -> None:
+        """Has each slot know of the calls that were made natively."""
+        if self._native is not None:
+            for known, calls, spent in zip(self._asked, *self._native.take_counts(), strict=True):
+                known.gets += calls
+                known.get_s += spent
 
     # The log.
 
     @property
     def counters(self) -> LogCounters:
+        self._count_native()
         return sum((_counters(known) for known in self._all), self._gone)
 
     @property
     def slot_counters(self) -> tuple[SlotCounters, ...]:
         """The same for each slot, in ram_addr order."""
+        self._count_native()
         return tuple(SlotCounters(known.slot, _counters(known)) for known in self._all)
 
     def start(self) -> None:
@@ -166,6 +199,20 @@ class KvmDirtyLog:
                 dirty.add(known.harvest, at=known.first)
         self._report_orphans(dirty, 0, self._shared.size)
 
+    def harvest_into(self, found: Bitmap, merge: Merge, *, empty: bool) -> Merged:
+        """As `precopy.dirty.log.MergingLog`."""
+        if self._own or self._orphans.size:
+            self.harvest(found)
+            return merge.take(found, found, empty=False)
+        if self._native is not None:
+            return self._native.sync(found, merge, empty=empty)
+        try:
+            self._get(self._asked)
+        except BaseException:  # what was fetched may be cleared from now on
+            found.add(self._shared)
+            raise
+        return merge.take(found, self._shared, empty=empty)
+
     def _harvest_block(self, dirty: Bitmap, block: RamBlock) -> None:
         slots = [known for known in self._asked if block.first_page <= known.first < block.end_page]
         try:
@@ -184,6 +231,9 @@ class KvmDirtyLog:
             dirty.view(start, count).add(reported)
 
     def _get(self, slots: list[_Slot]) -> None:
+        if self._native is not None and slots is self._asked:
+            self._native.fetch()
+            return
         start = time.perf_counter()
         for known in slots:
             call(self._vm, kvm.GET_DIRTY_LOG, known.get, target=known.target)

@@ -133,7 +133,7 @@ def test_help_is_there_at_once() -> None:
 def test_help_imports_little() -> None:
     """What the ratio comes from, whatever the machine does."""
     imported = modules_of("--help")
-    assert not imported & {"click", "numpy", "msgspec", "rich", "inspect", "shutil", "ctypes", "socket"}
+    assert not imported & {"click", "numpy", "msgspec", "rich", "inspect", "shutil", "ctypes", "socket", "numba"}
 
 
 STATUS = Status("running", "kvm", "machine", "by the user", 1 << 30, 3, 1, 2.0, session="5e55", workload="random")
