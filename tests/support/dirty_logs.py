@@ -69,12 +69,19 @@ def writable(layout: RamLayout) -> list[int]:
     return [page for section in mapped for page in range(section.first_page, section.first_page + section.pages)]
 
 
-def gpa_of(layout: RamLayout, page: int) -> GuestPhysicalAddress:
-    """Where the guest sees a page, in the first section that maps it."""
-    for section in layout.sections:
-        if 0 <= page - section.first_page < section.pages:
-            return gpa_in(section, page)
-    raise AssertionError(f"page {page} is not mapped")
+class Places:
+    """Where a guest sees its pages, in the first section that maps each: looked up once, for pages that are written
+    again and again."""
+
+    def __init__(self, layout: RamLayout) -> None:
+        self._gpas: dict[int, GuestPhysicalAddress] = {}
+        for section in reversed(layout.sections):
+            for page in range(section.first_page, section.first_page + section.pages):
+                self._gpas[page] = gpa_in(section, page)
+
+    def gpa_of(self, page: int) -> GuestPhysicalAddress:
+        assert page in self._gpas, f"page {page} is not mapped"
+        return self._gpas[page]
 
 
 def gpa_in(section: Section, page: int) -> GuestPhysicalAddress:
@@ -87,12 +94,12 @@ class StandIn:
     def __init__(self, layout: RamLayout) -> None:
         self.layout, self.memory = layout, GuestMemory(layout)
         self.log = WriteLog(layout.end_page, layout.runs)
-        self.stamp = 0
+        self.stamp, self._places = 0, Places(layout)
 
     def write(self, pages: Iterable[int]) -> None:
         for page in pages:
             self.stamp += 1
-            word = words_at(self.memory, gpa_of(self.layout, page), 8)
+            word = words_at(self.memory, self._places.gpa_of(page), 8)
             self.log.wrote(page, page)
             word[0] = self.stamp
         self.log.settled()
@@ -107,12 +114,12 @@ class ScriptedHarness:
     def __init__(self, layout: RamLayout) -> None:
         self.layout, self.memory = layout, GuestMemory(layout)
         self.log = ScriptedLog(layout.end_page)
-        self.stamp = 0
+        self.stamp, self._places = 0, Places(layout)
 
     def write(self, pages: Iterable[int]) -> None:
         for page in pages:
             self.stamp += 1
-            words_at(self.memory, gpa_of(self.layout, page), 8)[0] = self.stamp
+            words_at(self.memory, self._places.gpa_of(page), 8)[0] = self.stamp
             self.log.wrote(Runs.of((page, 1)))
 
     def close(self) -> None:
@@ -180,10 +187,10 @@ class RealGuest:
         except BaseException:
             self.guest.close()
             raise
-        self.stamp = 0
+        self.stamp, self._places = 0, Places(layout)
 
     def write(self, pages: Iterable[int]) -> None:
-        self.write_at([gpa_of(self.layout, page) for page in pages])
+        self.write_at([self._places.gpa_of(page) for page in pages])
 
     def write_at(self, addresses: list[GuestPhysicalAddress]) -> None:
         """As `write`, by guest-physical address."""

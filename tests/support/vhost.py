@@ -10,7 +10,7 @@ from precopy.dirty import DirtyMemory
 from precopy.memory import Backing, GuestMemory, RamLayout
 from precopy.trackers.shared_log import SharedLog
 from precopy.trackers.vhost_log import VhostLog
-from support.dirty_logs import gpa_of
+from support.dirty_logs import Places
 
 
 class VhostHarness:
@@ -21,10 +21,10 @@ class VhostHarness:
         self.shared = SharedLog.for_layout(layout)
         self.log = VhostLog(layout, self.shared)
         self.device = VhostDevice("device", self.shared, self.memory)
-        self.stamp = 0
+        self.stamp, self._places = 0, Places(layout)
 
     def write(self, pages: Iterable[int]) -> None:
-        gpas = [gpa_of(self.layout, page) for page in pages]
+        gpas = [self._places.gpa_of(page) for page in pages]
         if gpas:
             self.stamp += 1
             self.device.write(self.stamp, ranges(gpas))
