@@ -31,8 +31,21 @@ The exit code of a command is its error's `exit_code`; success is 0.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import math
 import os
+from collections.abc import Iterator
+
+ADVICE = {
+    errno.EMFILE: "raise the limit on open files (ulimit -n)",
+    errno.ENFILE: "close files of other programs",
+    errno.ENOMEM: "end other programs, or raise the limits on memory and mappings (ulimit -v, vm.max_map_count)",
+    errno.ENOBUFS: "end other programs",
+    errno.EACCES: "ask for the right to it",
+}
+"""What to do where a system call fails with one of these, whatever it was to do."""
+_NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 
 
 class PrecopyError(Exception):
@@ -97,8 +110,25 @@ class KernelCallError(PrecopyError):
     """A system call failed. Data: ``operation`` (its name in the kernel's headers), ``target``, ``errno``."""
 
     def __init__(self, operation: str, target: str, errno: int) -> None:
-        super().__init__(f"{operation} on {target} failed: {os.strerror(errno)} (errno {errno})")
+        advice = f"; {ADVICE[errno]}" if errno in ADVICE else ""
+        super().__init__(f"{operation} on {target} failed: {os.strerror(errno)} (errno {errno}){advice}")
         self.operation, self.target, self.errno = operation, target, errno
+
+
+@contextlib.contextmanager
+def system_call(operation: str, target: str) -> Iterator[None]:
+    """Around one that Python makes by itself: its `OSError` becomes a `KernelCallError`."""
+    try:
+        yield
+    except OSError as error:
+        raise KernelCallError(operation, target, error.errno or 0) from error
+
+
+def raise_without_descriptor(operation: str, target: str, error: BaseException) -> None:
+    """Raises `KernelCallError` where ``error`` says that the process or the system has no descriptor left: then it says
+    nothing about ``target``, whatever else the caller takes it for."""
+    if isinstance(error, OSError) and error.errno in _NO_DESCRIPTOR:
+        raise KernelCallError(operation, target, error.errno) from error
 
 
 class SnapshotError(PrecopyError):

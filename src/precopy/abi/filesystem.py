@@ -5,12 +5,16 @@ Source: include/uapi/linux/magic.h.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from precopy.errors import UsageError
+from precopy.errors import Unsupported, UsageError, system_call
 
 TMPFS = "tmpfs"
 
@@ -75,3 +79,21 @@ def absolute_path(path: str | os.PathLike[str]) -> str:
             f"{name!r} is in the working directory, which is not there any more ({error.strerror}); give a path that "
             f"begins with /, or begin in another directory"
         ) from None
+
+
+@contextlib.contextmanager
+def temporary_directory() -> Iterator[Path]:
+    """A directory of this process's own, which is removed at the end. Raises `Unsupported`, `KernelCallError`."""
+    try:
+        with system_call("mkdir", tempfile.gettempdir()):
+            path = tempfile.mkdtemp(prefix="precopy-")
+    except FileNotFoundError as error:  # which tempfile raises whatever the reason is
+        raise Unsupported(
+            "there is no directory for temporary files", "set TMPDIR, or raise the limit on open files (ulimit -n)"
+        ) from error
+    try:
+        yield Path(path)
+    finally:
+        with contextlib.suppress(OSError):
+            os.rmdir(path)  # takes no descriptor, and a process may have none left
+        shutil.rmtree(path, ignore_errors=True)

@@ -11,6 +11,8 @@ import os
 import sys
 import weakref
 
+from precopy.errors import system_call
+
 _watches: weakref.WeakSet[MappingWatch] = weakref.WeakSet()
 _hooked: list[bool] = []
 # A child process has copies of its parent's watches, and its mappings are none of theirs.
@@ -20,11 +22,12 @@ os.register_at_fork(after_in_child=_watches.clear)
 class MappingWatch:
     """Counts how often this process was about to map the file ``inode``, of whatever device: the kernel and fstat may
     name that differently, and one time too many does no harm. ``fd`` has the count, for other processes, too; it is
-    empty as long as there was none."""
+    empty as long as there was none. Raises `KernelCallError`."""
 
     def __init__(self, inode: int) -> None:
         self.inode, self._count = inode, 0
-        self.fd = os.memfd_create("precopy-mappings", os.MFD_CLOEXEC)
+        with system_call("memfd_create", "this process"):
+            self.fd = os.memfd_create("precopy-mappings", os.MFD_CLOEXEC)
         if not _hooked:
             _hooked.append(True)
             sys.addaudithook(_heard)

@@ -12,8 +12,10 @@ import os
 from collections.abc import Iterator
 from ctypes import c_uint32, c_uint64
 from dataclasses import dataclass
+from io import FileIO
 
 from precopy.abi.ioctl import iowr
+from precopy.errors import KernelCallError, system_call
 
 MAPS = "/proc/self/maps"
 
@@ -86,7 +88,8 @@ PROCMAP_QUERY = iowr("PROCMAP_QUERY", ord("f"), 17, Query)
 
 
 def vmas(start: int, end: int, limit: int | None = None) -> list[Vma]:
-    """The mappings of addresses from ``[start, end)``, ascending; at most ``limit`` of them. Raises `OSError`."""
+    """The mappings of addresses from ``[start, end)``, ascending; at most ``limit`` of them. Raises
+    `KernelCallError`."""
     found: list[Vma] = []
     for vma in _all_from(start):
         if vma.start >= end or len(found) == limit:
@@ -112,7 +115,7 @@ def touchable(address: int, length: int) -> bool:
 
 def _all_from(address: int) -> Iterator[Vma]:
     """The mappings that end above ``address``."""
-    with open(MAPS, "rb", 0) as maps:
+    with _opened() as maps:
         query = Query(size=ctypes.sizeof(Query), query_flags=_OR_NEXT, query_addr=address)
         while True:
             try:
@@ -121,7 +124,7 @@ def _all_from(address: int) -> Iterator[Vma]:
                 if error.errno == errno.ENOENT:
                     return
                 if error.errno != errno.ENOTTY:
-                    raise
+                    raise KernelCallError(PROCMAP_QUERY.name, MAPS, error.errno or 0) from error
                 break
             yield Vma(
                 query.vma_start,
@@ -137,10 +140,16 @@ def _all_from(address: int) -> Iterator[Vma]:
 
 
 def _parsed(address: int) -> Iterator[Vma]:
-    with open(MAPS, "rb") as maps:
-        for line in maps:
-            entry = MapsEntry.of(line)
-            if entry.end > address:
-                major, minor = (int(digits, 16) for digits in entry.device.split(":"))
-                device = os.makedev(major, minor)
-                yield Vma(entry.start, entry.end, entry.readable, entry.shared, device, entry.inode, entry.offset)
+    with _opened() as maps, system_call("read", MAPS):
+        lines = maps.readlines()
+    for line in lines:
+        entry = MapsEntry.of(line)
+        if entry.end > address:
+            major, minor = (int(digits, 16) for digits in entry.device.split(":"))
+            device = os.makedev(major, minor)
+            yield Vma(entry.start, entry.end, entry.readable, entry.shared, device, entry.inode, entry.offset)
+
+
+def _opened() -> FileIO:
+    with system_call("open", MAPS):
+        return open(MAPS, "rb", 0)

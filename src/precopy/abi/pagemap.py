@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from precopy.abi.ioctl import iowr
-from precopy.errors import Unsupported
+from precopy.errors import Unsupported, raise_without_descriptor
 
 PAGEMAP = "/proc/self/pagemap"
 
@@ -53,10 +53,11 @@ PAGEMAP_SCAN = iowr("PAGEMAP_SCAN", ord("f"), 16, PmScanArg)
 
 
 def open_pagemap() -> int:
-    """This process's page map. Raises `Unsupported`."""
+    """This process's page map. Raises `Unsupported`, `KernelCallError`."""
     try:
         return os.open(PAGEMAP, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
+        raise_without_descriptor("open", PAGEMAP, error)
         raise Unsupported(f"{PAGEMAP} cannot be opened ({error.strerror})", "mount /proc") from error
 
 

@@ -20,8 +20,10 @@ import numpy.typing as npt
 
 from precopy.abi.filesystem import TMPFS, file_system
 from precopy.abi.maps import MAPS, MapsEntry
+from precopy.errors import KernelCallError, system_call
 
 _SHM = "/dev/shm"
+_SMAPS = "/proc/self/smaps"
 
 
 @cache
@@ -32,11 +34,11 @@ def _mincore() -> ctypes._NamedFuncPointer:
 
 
 def resident(address: int, pages: int) -> npt.NDArray[np.bool_]:
-    """For each of ``pages`` pages from ``address`` on, whether it is in memory. Raises `OSError`."""
+    """For each of ``pages`` pages from ``address`` on, whether it is in memory. Raises
+    `KernelCallError`."""
     vector = np.empty(pages, np.uint8)
     if _mincore()(address, pages * mmap.PAGESIZE, vector.__array_interface__["data"][0]) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+        raise KernelCallError("mincore", f"{pages} pages of this process", ctypes.get_errno())
     vector &= 1  # the other bits are not defined
     return vector.view(np.bool_)
 
@@ -54,8 +56,9 @@ class Mapped:
 
 def mappings(start: int, end: int, *, swapped: bool) -> list[Mapped]:
     """What is mapped in ``[start, end)``, in ascending order; ``swapped`` asks for that, too, for which the kernel
-    walks all page tables of the process. Raises `OSError`."""
-    with open("/proc/self/smaps" if swapped else MAPS, "rb") as lines:
+    walks all page tables of the process. Raises `KernelCallError`."""
+    path = _SMAPS if swapped else MAPS
+    with system_call("open", path), open(path, "rb") as lines:
         found = _parsed(iter(lines), _shared_memory_devices())
         return [mapping for mapping in found if mapping.end > start and mapping.start < end]
 
@@ -92,7 +95,8 @@ def _shared_memory_devices() -> frozenset[str]:
 
 @cache
 def _device_of_memfds() -> str:
-    fd = os.memfd_create("precopy", os.MFD_CLOEXEC)
+    with system_call("memfd_create", "this process"):
+        fd = os.memfd_create("precopy", os.MFD_CLOEXEC)
     try:
         return _device(fd)
     finally:

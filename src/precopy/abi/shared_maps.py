@@ -6,13 +6,12 @@ same. Source: Documentation/filesystems/proc.rst.
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from precopy.abi.maps import MAPS, MapsEntry
-from precopy.errors import Unsupported
+from precopy.errors import KernelCallError, Unsupported, raise_without_descriptor, system_call
 
 _PIECE = 1 << 20
 """Bytes of a file of /proc that are read in one call."""
@@ -41,15 +40,17 @@ class SharedMapping:
 
 def open_maps() -> int:
     """This process's mappings, to be read now or later, by this process or another that it is sent to. Raises
-    `Unsupported`."""
+    `Unsupported`, `KernelCallError`."""
     try:
         return os.open(MAPS, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
+        raise_without_descriptor("open", MAPS, error)
         raise Unsupported(f"{MAPS} cannot be opened ({error.strerror})", "mount /proc") from error
 
 
 def read_maps(fd: int) -> bytes:
-    """All of it; empty where the process's memory is gone, because it has ended or executes another program."""
+    """All of it; empty where the process's memory is gone, because it has ended or executes another program.
+    Raises `KernelCallError`."""
     parts, at = [], 0
     try:
         while part := os.pread(fd, _PIECE, at):
@@ -57,6 +58,8 @@ def read_maps(fd: int) -> bytes:
             at += len(part)
     except ProcessLookupError:
         return b""
+    except OSError as error:
+        raise KernelCallError("read", "what a process has mapped", error.errno or 0) from error
     return b"".join(parts)
 
 
@@ -74,7 +77,7 @@ def shared_mappings(maps: bytes, file: SharedFile | None = None) -> Iterator[Sha
 
 
 def shared_at(start: int, end: int) -> list[SharedMapping]:
-    """This process's shared mappings in ``[start, end)``, cut to it. Raises `Unsupported`."""
+    """This process's shared mappings in ``[start, end)``, cut to it. Raises `Unsupported`, `KernelCallError`."""
     fd = open_maps()
     try:
         maps = read_maps(fd)
@@ -93,12 +96,17 @@ def shared_at(start: int, end: int) -> list[SharedMapping]:
 
 
 def who_maps(file: SharedFile) -> list[int]:
-    """Other processes that have it mapped, as far as this one may look."""
+    """Other processes that have it mapped, as far as this one may look. Raises `KernelCallError`."""
     found = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
+    with system_call("open", "/proc"):
+        processes = list(filter(str.isdigit, os.listdir("/proc")))
+    for pid in processes:
         if int(pid) == os.getpid():
             continue
-        with contextlib.suppress(OSError), open(f"/proc/{pid}/maps", "rb") as maps:
-            if any(shared_mappings(maps.read(), file)):
-                found.append(int(pid))
+        try:
+            with open(f"/proc/{pid}/maps", "rb") as maps:
+                if any(shared_mappings(maps.read(), file)):
+                    found.append(int(pid))
+        except OSError as error:  # it has ended, or is another user's
+            raise_without_descriptor("open", f"/proc/{pid}/maps", error)
     return found

@@ -5,6 +5,7 @@ Nothing heavy is imported here: each subcommand's module is loaded when it is ca
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from typing import Any, NoReturn
@@ -15,7 +16,7 @@ from precopy import __version__
 from precopy.cli import front
 from precopy.cli.lazy import LazyGroup
 from precopy.cli.say import complain, show_usage
-from precopy.errors import PrecopyError, UsageError
+from precopy.errors import ADVICE, PrecopyError, UsageError
 
 
 class _Front(LazyGroup):
@@ -35,6 +36,17 @@ def cli() -> None:
 
 def run(arguments: list[str]) -> NoReturn:
     """Runs the command and ends the process with its exit code."""
+    try:
+        code = _code(arguments)
+    except (OSError, ImportError) as error:
+        # At a place that has no words of its own for it, such as an import, which may be one of the error's report.
+        code = _refused(arguments, error)
+    sys.exit(code)
+
+
+def _code(arguments: list[str]) -> int:
+    """Runs the command; returns its exit code. Raises `OSError` and `ImportError` where the system refuses what the
+    process itself needs."""
     try:
         _check(arguments)
         result = cli.main(arguments, prog_name="precopy", standalone_mode=False)
@@ -59,12 +71,32 @@ def run(arguments: list[str]) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except Exception as error:
-        if os.environ.get("PRECOPY_DEBUG"):
+        if os.environ.get("PRECOPY_DEBUG") or _advice(error):
             raise
         what = f"internal error: {type(error).__name__}: {error}; set PRECOPY_DEBUG=1 for where it happened"
         _tell(arguments, type(error).__name__, what, 1)
         code = 1
-    sys.exit(code)
+    return code
+
+
+def _advice(error: Exception) -> str:
+    """What to do where the system refused something; empty where ``error`` is none of that kind. What loads a shared
+    library says so in words alone."""
+    if isinstance(error, ImportError):
+        return next((advice for number, advice in ADVICE.items() if str(error).endswith(os.strerror(number))), "")
+    return ADVICE.get(error.errno or 0, "") if isinstance(error, OSError) else ""
+
+
+def _refused(arguments: list[str], error: OSError | ImportError) -> int:
+    """Tells of it without any further import; returns the exit code."""
+    advice = _advice(error)
+    if os.environ.get("PRECOPY_DEBUG") or not advice:
+        raise error
+    what = f"the system refuses what this process needs: {error}; {advice}"
+    sys.stderr.write(f"precopy: {what}\n")
+    with contextlib.suppress(OSError, ImportError):
+        _document(arguments, type(error).__name__, what, 1)
+    return 1
 
 
 def _check(arguments: list[str]) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +18,8 @@ import numpy as np
 import xxhash
 
 from precopy import Memory, receive_memory, replicate, restore, snapshot
-from precopy.errors import PeerLost, VerificationFailed
+from precopy.abi.filesystem import temporary_directory
+from precopy.errors import PeerLost, PrecopyError, VerificationFailed, system_call
 from precopy.report.kinds.demo_memory import MemoryDemo
 
 _ROWS_A_STEP = 16
@@ -72,8 +72,8 @@ def demo_memory(size: int, as_json: bool) -> int:
     from precopy.cli.facts import show_result
     from precopy.report.live import LiveProgress
 
-    with tempfile.TemporaryDirectory(prefix="precopy-") as directory, LiveProgress("starting a standby") as live:
-        done = _run(size, Path(directory), live.say)
+    with temporary_directory() as directory, LiveProgress("starting a standby") as live:
+        done = _run(size, directory, live.say)
     show_result("demo-memory", done, as_json=as_json)
     if done.copy_exact and done.restored_exact:
         return 0
@@ -126,9 +126,12 @@ def _run(size: int, directory: Path, tell: Callable[[str], None]) -> MemoryDemo:
 
 @contextlib.contextmanager
 def _standby(address: str) -> Iterator[subprocess.Popen[str]]:
-    """The other process, which listens when this returns. Raises `PeerLost` where it does not come up."""
+    """The other process, which listens when this returns. Raises `PeerLost` where it does not come up,
+    `KernelCallError`."""
     command = [sys.executable, "-m", "precopy.cli.demo_memory", address]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with system_call("fork", "the standby process"):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    with process:
         path, end = Path(address.removeprefix("unix:")), time.monotonic() + _STANDBY_S
         try:
             while not path.exists():
@@ -145,8 +148,12 @@ def _digest(memory: Memory) -> str:
 
 
 def _receive(address: str) -> None:
-    with receive_memory(address) as memory:
-        print(_digest(memory))  # noqa: T201 - to the process that started this one
+    try:
+        with receive_memory(address) as memory:
+            print(_digest(memory))  # noqa: T201 - to the process that started this one
+    except PrecopyError as error:
+        click.echo(f"precopy: the standby: {error}", err=True)
+        sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":

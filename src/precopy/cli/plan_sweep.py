@@ -254,7 +254,7 @@ def _write_csv(path: Path, swept: PlanSweep) -> UsageError | None:
     could not be written."""
     import csv
 
-    from precopy.errors import UsageError
+    from precopy.errors import UsageError, raise_without_descriptor
 
     try:
         with path.open("w", newline="", encoding="utf-8") as file:
@@ -262,5 +262,6 @@ def _write_csv(path: Path, swept: PlanSweep) -> UsageError | None:
             writer.writerow(swept.columns)
             writer.writerows(zip(*swept.columns.values(), strict=True))
     except OSError as error:
+        raise_without_descriptor("open", str(path), error)
         return UsageError(f"cannot write {path}: {error.strerror}")
     return None

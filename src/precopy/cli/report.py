@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from precopy.cli.options import json_option
-from precopy.errors import UsageError
+from precopy.errors import UsageError, raise_without_descriptor
 
 _STDIN = "-"
 
@@ -69,6 +69,7 @@ def _read(file: str, most: int) -> bytes:
         with open(file, "rb") as content:
             return content.read(most)
     except OSError as error:
+        raise_without_descriptor("open", file, error)
         raise UsageError(f"{file} cannot be read: {os.strerror(error.errno or 0)}") from None
 
 
@@ -78,5 +79,6 @@ def _write(output: Path, html: str) -> int:
     try:
         output.write_bytes(data)
     except OSError as error:
+        raise_without_descriptor("open", str(output), error)
         raise UsageError(f"{output} cannot be written: {os.strerror(error.errno or 0)}") from None
     return len(data)

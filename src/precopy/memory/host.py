@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from precopy.errors import OutOfMemory
+from precopy.errors import OutOfMemory, raise_without_descriptor, system_call
 from precopy.memory.system_memory import available_memory
 from precopy.units import HostAddress
 
@@ -75,15 +75,17 @@ class BorrowedMemory:
 class HostMemory:
     """``size`` zero-filled bytes at ``address``; ``view`` is the writable memoryview over them, ``fd`` the memfd.
 
-    Raises `OutOfMemory` where the system cannot give that much.
+    Raises `OutOfMemory` where the system cannot give that much, `KernelCallError`.
     """
 
     def __init__(self, name: str, size: int, backing: Backing = Backing.ANONYMOUS) -> None:
         self.name, self.size = name, size
         self.fd: int | None = None
-        try:
-            if backing is Backing.MEMFD:
+        if backing is Backing.MEMFD:
+            with system_call("memfd_create", f"block {name!r}"):
                 self.fd = os.memfd_create(name.replace("/", "_"), os.MFD_CLOEXEC)
+        try:
+            if self.fd is not None:
                 os.ftruncate(self.fd, size)
                 self._map = mmap.mmap(self.fd, size)
             else:
@@ -91,6 +93,7 @@ class HostMemory:
         except (OSError, ValueError, OverflowError) as error:
             if self.fd is not None:
                 os.close(self.fd)
+            raise_without_descriptor("mmap", f"block {name!r}", error)
             raise OutOfMemory(name, size, available_memory()) from error
         if size >= _HUGE:
             with contextlib.suppress(OSError):  # a kernel without transparent huge pages works, slower

@@ -18,7 +18,7 @@ from precopy.abi.file_io import read_at
 from precopy.abi.filesystem import usable_path
 from precopy.bitmap import Bitmap
 from precopy.dirty import LogCounters
-from precopy.errors import SnapshotDamaged, SnapshotError, Unsupported, UsageError
+from precopy.errors import SnapshotDamaged, SnapshotError, Unsupported, UsageError, raise_without_descriptor
 from precopy.memory.layout import RamLayout
 from precopy.memory.packing import compressor
 from precopy.memory.system_memory import available_memory
@@ -52,6 +52,7 @@ class RecordingWriter:
         except FileExistsError:
             raise UsageError(f"{self.path} is there already; record into a file that is not") from None
         except OSError as error:
+            raise_without_descriptor("open", str(self.path), error)
             raise UsageError(f"cannot record into {self.path}: {error.strerror}") from error
         try:
             self._packing, self._pack = Packing.ZSTD, compressor(None)
@@ -132,6 +133,7 @@ def read_recording(path: str | os.PathLike[str]) -> Trace:
     except FileNotFoundError:
         raise UsageError(f"there is no file {name}") from None
     except OSError as error:
+        raise_without_descriptor("open", name, error)
         raise SnapshotError(f"cannot read {name}: {error.strerror}") from error
     try:
         status = os.fstat(fd)

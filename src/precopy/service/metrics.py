@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from http.server import ThreadingHTTPServer
 from typing import Any
 
-from precopy.errors import UsageError, missing_extra
+from precopy.errors import UsageError, missing_extra, raise_without_descriptor
 from precopy.migration import Event, Progress, Range, Round, Verdict
 from precopy.transport import Address, listening_advice
 
@@ -136,6 +136,7 @@ class MetricsServer:
         try:
             self._server = _Server(address, _Handler.factory(registry))
         except OSError as error:
+            raise_without_descriptor("socket", str(address), error)
             where = str(address).removeprefix("tcp:")
             said = f"{error.strerror or error}{listening_advice(address, error)}"
             raise UsageError(f"metrics cannot be served at {where}: {said}") from error

@@ -7,14 +7,14 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
-from precopy.errors import PeerLost, PrecopyError
+from precopy.abi.filesystem import temporary_directory
+from precopy.errors import PeerLost, PrecopyError, system_call
 from precopy.service.socket import Command, ask
 from precopy.transport import Address, Listener
 
@@ -40,9 +40,10 @@ class ProcessPair:
 
     def __init__(self, run: Sequence[str], receive: Sequence[str], *, tcp: bool = False) -> None:
         self._run, self._receive = list(run), list(receive)
-        self._directory = tempfile.TemporaryDirectory(prefix="precopy-")
+        self._closing = contextlib.ExitStack()
+        directory = self._closing.enter_context(temporary_directory())
         self.source, self.destination, unix = (
-            Address(path=os.path.join(self._directory.name, name)) for name in ("source", "destination", "wire")
+            Address(path=str(directory / name)) for name in ("source", "destination", "wire")
         )
         self.address = Address(host="127.0.0.1", port=_free_port()) if tcp else unix
         self._children: dict[str, subprocess.Popen[str]] = {}
@@ -90,8 +91,11 @@ class ProcessPair:
                 if pipe is not None:
                     pipe.close()
         self._children.clear()
-        with contextlib.suppress(OSError):
-            self._directory.cleanup()
+        for path in (self.source.path, self.destination.path, self.address.path):
+            if path is not None:
+                with contextlib.suppress(OSError):
+                    os.unlink(path)
+        self._closing.close()
 
     def _start(self, name: str, arguments: list[str], control: Address) -> None:
         command = [
@@ -105,14 +109,15 @@ class ProcessPair:
             str(os.getpid()),
             "--json",
         ]
-        self._children[name] = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,  # the user's Ctrl-C is for us; we end them
-        )
+        with system_call("fork", f"the {name} process"):
+            self._children[name] = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                start_new_session=True,  # the user's Ctrl-C is for us; we end them
+            )
 
     def _await(self, name: str, control: Address) -> None:
         """Until the process answers. Raises `ProcessFailed` where it ends instead."""

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from precopy.errors import PeerError, PrecopyError
+from precopy.errors import KernelCallError, PeerError, PrecopyError
 from precopy.migration import Note, event_name
 from precopy.service.outlet import Outlet
 from precopy.service.request import Request
@@ -175,7 +175,7 @@ class ControlServer:
     def _accept(self, poll: select.poll) -> None:
         try:
             stream = self._listener.accept(TIMEOUT_S)
-        except PeerError:
+        except (PeerError, KernelCallError):
             if not self._closing:  # out of descriptors
                 self._send_first_away(poll)
                 time.sleep(_RETRY_S)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Self
 
 from precopy.abi.filesystem import absolute_path
-from precopy.errors import SnapshotError, UsageError
+from precopy.errors import ADVICE, SnapshotError, UsageError, raise_without_descriptor
 from precopy.snapshot_store.format import MAX_NUMBER
 
 _NAME = re.compile(r"([0-9]{8})\.snapshot")  # \d would be the digits of all scripts
@@ -60,6 +60,7 @@ class Directory:
         except (FileNotFoundError, FileExistsError, NotADirectoryError):
             raise UsageError(f"{self.path} is no directory of snapshots: {_why_none(self.path, create)}") from None
         except OSError as error:
+            raise_without_descriptor("open", str(self.path), error)
             raise UsageError(str(failed("open", str(self.path), error))) from error
 
     def __enter__(self) -> Self:
@@ -182,6 +183,7 @@ class Directory:
 
 
 _ADVICE = {
+    **ADVICE,
     errno.ELOOP: "a symbolic link is not followed here; remove it",
     errno.EISDIR: "a directory is in the place of a file; remove it",
     errno.ENOSPC: "make room on its file system",
@@ -191,8 +193,6 @@ _ADVICE = {
     errno.EACCES: "ask for the right to it, or use another directory",
     errno.EPERM: "ask for the right to it, or use another directory",
     errno.EIO: "the disk fails; what it still reads is told by precopy snapshot verify",
-    errno.EMFILE: "raise the limit on open files (ulimit -n)",
-    errno.ENFILE: "close files of other programs",
 }
 
 

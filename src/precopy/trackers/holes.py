@@ -42,7 +42,7 @@ _WINDOW = 4096
 
 class Holes:
     """Looks for such pages in ``mapping``. Make one before it is protected, and call `protected` when it is. Raises
-    `Unsupported`, `KernelCallError`, `OSError`."""
+    `Unsupported`, `KernelCallError`."""
 
     def __init__(self, mapping: Mapping) -> None:
         self._mapping = mapping
@@ -66,15 +66,14 @@ class Holes:
                 # What has a name tells of its modifications; memfds and the like do not since Linux 6.14.
                 elif key not in told or is_nameless(vma.device):
                     self._shared.append(_Resident(mapping, part))
-            self._files = [_File(os.dup(fd), files[key], told.get(key)) for key, fd in fds.items()]
+            if private.any():
+                self._copies = _Copies(mapping, private)
         except BaseException:
-            self.close()
-            raise
-        finally:
             for fd in fds.values():
                 os.close(fd)
-        if private.any():
-            self._copies = _Copies(mapping, private)
+            self.close()
+            raise
+        self._files = [_File(fd, files[key], told.get(key)) for key, fd in fds.items()]
 
     def _watch(self, fds: dict[tuple[int, int], int]) -> dict[tuple[int, int], int]:
         """Watches the files, and returns what they are called then: those in memory only as far as the system lets this

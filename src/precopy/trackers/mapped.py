@@ -6,11 +6,11 @@ harvest, and whenever its content is asked for. What is unmapped or cut between 
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import os
 
 from precopy.abi.maps import Vma, all_mapped, touchable, vmas
-from precopy.errors import MappingChanged
+from precopy.errors import KernelCallError, MappingChanged, system_call
 from precopy.units import PAGE_SIZE
 
 MANY = 64
@@ -23,7 +23,7 @@ _DESCRIPTORS = "/proc/self/fd"
 
 def check_mapped(address: int, pages: int, target: str) -> list[Vma]:
     """The mappings (at most `MANY`) of the memory from ``address`` on, which errors call ``target``. Raises
-    `MappingChanged` where a part of it is not mapped, or cannot be read."""
+    `MappingChanged` where a part of it is not mapped, or cannot be read, and `KernelCallError`."""
     end = address + pages * PAGE_SIZE
     found = vmas(address, end, MANY)
     at = address
@@ -67,17 +67,31 @@ def check_touchable(address: int, pages: int, target: str) -> None:
 
 
 def descriptors(wanted: set[tuple[int, int]]) -> dict[tuple[int, int], int]:
-    """Of files (device, inode) that this process has open, a descriptor each, for the caller to close."""
+    """Of files (device, inode) that this process has open, a descriptor each, for the caller to close. Raises
+    `KernelCallError`."""
     found: dict[tuple[int, int], int] = {}
-    if 0 < len(wanted) <= _FILES:
-        for fd in map(int, os.listdir(_DESCRIPTORS)):
-            with contextlib.suppress(OSError):
+    if not 0 < len(wanted) <= _FILES:
+        return found
+    with system_call("open", _DESCRIPTORS):
+        numbers = os.listdir(_DESCRIPTORS)
+    try:
+        for fd in map(int, numbers):
+            try:
                 status = os.fstat(fd)
                 key = (status.st_dev, status.st_ino)
-                if key in wanted and key not in found:
-                    mine = os.dup(fd)
-                    if os.path.samestat(os.fstat(mine), status):
-                        found[key] = mine
-                    else:  # another thread has closed it meanwhile, and its number is another file's
-                        os.close(mine)
+                if key not in wanted or key in found:
+                    continue
+                mine = os.dup(fd)
+            except OSError as error:
+                if error.errno != errno.EBADF:  # closed meanwhile
+                    raise KernelCallError("dup", f"descriptor {fd}", error.errno or 0) from error
+                continue
+            if os.path.samestat(os.fstat(mine), status):
+                found[key] = mine
+            else:  # another thread has closed it meanwhile, and its number is another file's
+                os.close(mine)
+    except BaseException:
+        for fd in found.values():
+            os.close(fd)
+        raise
     return found

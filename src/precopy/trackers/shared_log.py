@@ -18,7 +18,15 @@ import numpy as np
 
 from precopy.bitmap import Words
 from precopy.bitmap.words import words_for
-from precopy.errors import KernelCallError, LayoutError, LocalProtocolError, OutOfMemory, PeerProtocolError
+from precopy.errors import (
+    KernelCallError,
+    LayoutError,
+    LocalProtocolError,
+    OutOfMemory,
+    PeerProtocolError,
+    raise_without_descriptor,
+    system_call,
+)
 from precopy.memory import RamLayout
 from precopy.memory.system_memory import available_memory
 
@@ -48,6 +56,7 @@ class SharedLog:
             self.words: Words = np.frombuffer(mmap.mmap(self.fd, self.size), np.uint64)
         except OSError as error:
             os.close(self.fd)
+            raise_without_descriptor("mmap", "the vhost log", error)
             raise OutOfMemory("the vhost log", self.size, available_memory()) from error
 
     @classmethod
@@ -145,4 +154,5 @@ def _checked(fd: int, size: int) -> int:
         sealed = 0
     if not sealed:
         raise PeerProtocolError(f"descriptor {fd} cannot be the vhost log: it is not sealed against shrinking")
-    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 0)
+    with system_call("dup", f"descriptor {fd}, the vhost log"):
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 0)

@@ -239,7 +239,7 @@ class SharedMemoryLog:
         pages: SharedPages,
         own: DirtyLog,
         others: Callable[[], Writer],
-        new_writers: Callable[[], list[Writer]] = list,
+        new_writers: Callable[[], Iterable[Writer]] = tuple,
     ) -> None:
         self.name = own.name
         self._own, self._others, self._new_writers = own, others, new_writers
@@ -316,7 +316,8 @@ class SharedMemoryLog:
         self._held.take_count(start, end - start)
 
     def _find(self, into: Bitmap) -> None:
-        self._writers += self._new_writers()
+        for new in self._new_writers():  # one by one: those before one that fails stay known
+            self._writers.append(new)
         mine = [] if self._mine is None else [self._mine]
         for writer in (*mine, *self._writers):
             before = writer.view.ioctls

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from precopy.errors import PeerError, PeerLost
+from precopy.errors import KernelCallError, PeerError, PeerLost
 from precopy.transport.listener import Listener
 from precopy.transport.sockets import SocketStream
 
@@ -96,15 +96,21 @@ def accept_peer(
     strangers: Strangers,
 ) -> Accepted[R]:
     """The first peer whose hello is whole. Each other one is turned away as one of ``strangers``, and its stream is
-    closed. Raises `PeerError` where ``listener`` is woken."""
+    closed. Raises `PeerError` where ``listener`` is woken, `KernelCallError` where no descriptor is left, none of these
+    connections having one."""
     callers: _Callers[R] = _Callers(strangers)
     callers.poll.register(listener, select.POLLIN)
     others = "it has not greeted, and nobody is waited for any more"
     try:
         while True:
             if callers.wait(listener.fileno()):
-                stream = listener.accept(timeout)
-                callers.add(_Caller(stream, new_reader()))
+                try:
+                    stream = listener.accept(timeout)
+                except KernelCallError:
+                    if not callers.send_oldest_away():
+                        raise
+                else:
+                    callers.add(_Caller(stream, new_reader()))
             greeted = callers.greeted()
             if greeted is not None:
                 others = "it has not greeted, and another has"
@@ -129,9 +135,16 @@ class _Callers(Generic[R]):
 
     def add(self, caller: _Caller[R]) -> None:
         if len(self._all) >= MAX_CALLERS:
-            self._part(next(iter(self._all)), PeerLost("it has not greeted, and others wait"))
+            self.send_oldest_away()
         self._all[caller.stream.fileno()] = caller
         self.poll.register(caller.stream, select.POLLIN)
+
+    def send_oldest_away(self) -> bool:
+        """Whether there was one."""
+        for oldest in self._all:
+            self._part(oldest, PeerLost("it has not greeted, and others wait"))
+            return True
+        return False
 
     def greeted(self) -> _Caller[R] | None:
         """The first peer that has greeted, taken out of these. Peers that can no longer greet are turned away."""

@@ -11,7 +11,7 @@ import stat
 import weakref
 from collections.abc import Callable
 
-from precopy.errors import PeerError, UsageError
+from precopy.errors import ADVICE, PeerError, UsageError, raise_without_descriptor
 from precopy.transport.address import UNIX_PATH_BYTES, Address
 from precopy.transport.sockets import SocketStream
 
@@ -24,7 +24,8 @@ class Listener:
     """Listens at ``address``; a Unix socket's file is removed when it is closed.
 
     Only this user may connect to a Unix socket: it has mode 0600 before it listens, under any umask. A stale socket
-    file, which no process listens at, is replaced. Raises `UsageError` where the address is in use or unusable.
+    file, which no process listens at, is replaced. Raises `UsageError` where the address is in use or unusable,
+    `KernelCallError` where this process has no descriptor left.
     """
 
     def __init__(self, address: Address) -> None:
@@ -41,6 +42,7 @@ class Listener:
                 self._socket = socket.create_server((address.host, address.port), family=family, backlog=_BACKLOG)
                 self.address = Address(host=address.host, port=self._socket.getsockname()[1])
         except (OSError, UnicodeError) as error:
+            raise_without_descriptor("socket", str(address), error)
             said = getattr(error, "strerror", None) or str(error)
             raise UsageError(f"cannot listen at {address}: {said}{listening_advice(address, error)}") from error
 
@@ -54,10 +56,12 @@ class Listener:
         return self._socket.fileno()
 
     def accept(self, timeout: float) -> SocketStream:
-        """The next connection, waited for without limit; ``timeout`` is the stream's. Raises `PeerError`."""
+        """The next connection, waited for without limit; ``timeout`` is the stream's. Raises `PeerError`, and
+        `KernelCallError` where this process has no descriptor left: the connection waits then."""
         try:
             sock, peer = self._socket.accept()
         except OSError as error:
+            raise_without_descriptor("accept", str(self.address), error)
             raise PeerError(f"no connection at {self.address}: {error.strerror or error}") from error
         name = f"the peer at {self.address}" if self.address.path is not None else f"tcp:{peer[0]}:{peer[1]}"
         return SocketStream(sock, name, timeout)
@@ -101,7 +105,7 @@ def listening_advice(address: Address, error: Exception) -> str:
     if not os.path.isdir(folder):
         what = "no directory" if os.path.lexists(folder) else "not there"
         return f"; {folder} is {what}: use a path in a directory that is there"
-    return ""
+    return f"; {ADVICE[number]}" if number in ADVICE else ""
 
 
 def _bound(path: str) -> socket.socket:

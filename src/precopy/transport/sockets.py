@@ -19,7 +19,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
-from precopy.errors import PeerLost
+from precopy.errors import PeerLost, raise_without_descriptor
 from precopy.transport.address import Address
 from precopy.units import SLOWEST_BYTES_PER_S
 
@@ -268,7 +268,8 @@ def _after(buffers: Sequence[Buffer], done: int) -> list[memoryview]:
 
 
 def connect(address: Address, timeout: float) -> SocketStream:
-    """A stream to the listener at ``address``. Raises `PeerLost` where there is none."""
+    """A stream to the listener at ``address``. Raises `PeerLost` where there is none, `KernelCallError`
+    where this process has no descriptor left."""
     try:
         if address.path is not None:
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -282,5 +283,6 @@ def connect(address: Address, timeout: float) -> SocketStream:
         else:
             sock = socket.create_connection((address.host, address.port), timeout)
     except (OSError, UnicodeError) as error:  # a host name may be refused before any name server is asked
+        raise_without_descriptor("socket", str(address), error)
         raise PeerLost(f"cannot connect to {address}: {getattr(error, 'strerror', None) or error}") from error
     return SocketStream(sock, str(address), timeout)

@@ -10,7 +10,7 @@ from functools import cached_property
 
 from precopy.abi import kvm
 from precopy.abi.ioctl import call
-from precopy.errors import KernelCallError, Unsupported
+from precopy.errors import KernelCallError, Unsupported, raise_without_descriptor
 
 DEVICE = "/dev/kvm"
 _MAX_CPUID, _MAX_MSRS = 256, 1024
@@ -21,12 +21,14 @@ _FEATURES, _TOPOLOGY, _AMD_TOPOLOGY = 1, (0xB, 0x1F, 0x80000026), 0x8000001E
 
 
 class KvmSystem:
-    """The opened device. Raises `Unsupported` where it is missing, forbidden or too old."""
+    """The opened device. Raises `Unsupported` where it is missing, forbidden or too old,
+    `KernelCallError` where this process has no descriptor left."""
 
     def __init__(self, device: str = DEVICE) -> None:
         try:
             self.fd = os.open(device, os.O_RDWR | os.O_CLOEXEC)
         except OSError as error:
+            raise_without_descriptor("open", device, error)
             raise Unsupported(*_why_not(device, error)) from error
         try:
             version = call(self.fd, kvm.GET_API_VERSION, target=device)

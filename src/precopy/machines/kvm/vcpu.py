@@ -21,7 +21,7 @@ import numpy as np
 
 from precopy.abi import kvm
 from precopy.abi.ioctl import call
-from precopy.errors import GuestError, KernelCallError
+from precopy.errors import GuestError, KernelCallError, system_call
 from precopy.machines.kvm.system import KvmSystem
 from precopy.machines.vcpu.gate import VcpuGate
 from precopy.trackers.kvm_ring import KvmDirtyRing
@@ -65,13 +65,15 @@ class Vcpu:
         self.number, self._on_io = number, on_io
         self.target = f"vCPU {number}"
         self.fd = call(vm, kvm.CREATE_VCPU, number, target=self.target)
-        self._page = mmap.mmap(self.fd, system.run_size)
+        with system_call("mmap", self.target):
+            self._page = mmap.mmap(self.fd, system.run_size)
         self.run = kvm.Run.from_buffer(self._page)
         self._ring = ring
         if ring is not None:
-            entries = mmap.mmap(
-                self.fd, ring_entries * kvm.DIRTY_GFN_SIZE, offset=kvm.DIRTY_LOG_PAGE_OFFSET * mmap.PAGESIZE
-            )
+            with system_call("mmap", self.target):
+                entries = mmap.mmap(
+                    self.fd, ring_entries * kvm.DIRTY_GFN_SIZE, offset=kvm.DIRTY_LOG_PAGE_OFFSET * mmap.PAGESIZE
+                )
             ring.attach(np.frombuffer(entries, np.uint32).reshape(ring_entries, -1))
         table = system.cpuid_of(number)
         call(self.fd, kvm.SET_CPUID2, table, target=self.target)

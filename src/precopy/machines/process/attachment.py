@@ -11,7 +11,7 @@ from typing import Any, NoReturn, Self, SupportsIndex
 import numpy as np
 
 from precopy.abi.shared_maps import SharedFile, open_maps
-from precopy.errors import UsageError
+from precopy.errors import UsageError, raise_without_descriptor
 from precopy.machines.process.buffers import buffer_of
 from precopy.machines.process.rendezvous import TrackerConnection, shared_pages
 from precopy.units import PAGE_SIZE
@@ -36,8 +36,8 @@ def attach(memory: Any) -> Attachment:
     Until `Attachment.close` is called, or the process ends, the memory stays mapped. A process that is killed leaves
     its last writes unknown: all pages count as written then.
 
-    Raises `UsageError` where the memory is private, or no process has adopted it; `Unsupported` where the kernel cannot
-    track this process's memory.
+    Raises `UsageError` where the memory is private, or no process has adopted it; `Unsupported` and
+    `KernelCallError` where the kernel cannot track this process's memory.
     """
     if isinstance(memory, str):
         known = _attached.get(_named(memory))
@@ -97,10 +97,12 @@ def _mapped(name: str) -> mmap.mmap:
     try:
         descriptor = os.open(_path(name), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
+        raise_without_descriptor("open", _path(name), error)
         raise _none_called(name, error) from error
     try:
         return mmap.mmap(descriptor, 0)
     except (OSError, ValueError) as error:
+        raise_without_descriptor("mmap", _path(name), error)
         raise UsageError(f"the shared memory {name!r} cannot be mapped ({error})") from error
     finally:
         os.close(descriptor)

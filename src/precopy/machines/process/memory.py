@@ -306,7 +306,7 @@ class Memory:
             self._file,
             own,
             partial(own_writer, self._file, (self.address, self.address + self.size), self._alone),
-            list if self._door is None else self._door.new_writers,
+            tuple if self._door is None else self._door.new_writers,
         )
         weakref.finalize(self, log.close).atexit = False
         return log

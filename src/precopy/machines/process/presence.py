@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from precopy.abi.residency import Mapped, mappings, resident, swap_devices, swapped_in
 from precopy.bitmap import NO_RUNS, Runs
+from precopy.errors import KernelCallError
 from precopy.memory import GuestMemory
 from precopy.units import PAGE_SIZE, HostAddress
 
@@ -55,7 +56,7 @@ def never_written(address: HostAddress, runs: Runs) -> Runs:
     """Pages of ``runs``, counted from ``address``, that are zero for certain, because they are nowhere. Reads none."""
     try:
         return _nowhere(int(address), runs)
-    except (OSError, ValueError):  # what the system does not say is read
+    except (KernelCallError, OSError, ValueError):  # what the system does not say is read
         return NO_RUNS
 
 

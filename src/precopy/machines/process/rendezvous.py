@@ -18,6 +18,7 @@ import socket
 import struct
 import time
 import weakref
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +26,7 @@ import numpy as np
 from precopy.abi.mapping_watch import MappingWatch, counted
 from precopy.abi.shared_maps import SharedFile, open_maps, shared_at, who_maps
 from precopy.bitmap import Runs
-from precopy.errors import KernelCallError, Unsupported, UsageError
+from precopy.errors import KernelCallError, Unsupported, UsageError, raise_without_descriptor, system_call
 from precopy.memory.layout import MAX_PAGES
 from precopy.trackers.shared_views import ProcessView, SharedPages, Writer
 from precopy.trackers.write_protection import WriteProtection
@@ -41,6 +42,8 @@ _FORK_S = 1.0
 """Seconds for which a child that was just forked may keep its copy of a socket that was closed here."""
 _CREDENTIALS = struct.Struct("3i")
 _RUN_BYTES = 16
+_SENT = 4
+"""Descriptors that a writer sends: its userfaultfd, page map, list of mappings, and count of these."""
 
 
 def shared_pages(address: int, size: int) -> SharedPages | None:
@@ -67,8 +70,15 @@ def shared_pages(address: int, size: int) -> SharedPages | None:
 def own_writer(pages: SharedPages, skip: tuple[int, int], alone: Alone | None) -> Writer:
     """This process as a writer of ``pages`` through other mappings than at the addresses from and to ``skip``. Raises
     `Unsupported`, `KernelCallError`."""
-    watch = MappingWatch(pages.file.inode)
-    view = ProcessView(pages, WriteProtection(), open_maps(), skip=skip)
+    with contextlib.ExitStack() as undo:
+        watch = MappingWatch(pages.file.inode)
+        undo.callback(watch.close)
+        protection = WriteProtection()
+        undo.callback(protection.close)
+        maps = open_maps()
+        undo.callback(os.close, maps)
+        view = ProcessView(pages, protection, maps, skip=skip)
+        undo.pop_all()
     return Writer(view, lambda: (alone.forked() if alone else b"") + counted(watch.fd), lambda: None, watch.close)
 
 
@@ -116,12 +126,14 @@ def address_of(file: SharedFile) -> str:
 
 class Door:
     """Where writers of ``pages`` come to. Raises `UsageError` where another process, or another memory of this one,
-    tracks the same file."""
+    tracks the same file, `KernelCallError`."""
 
     def __init__(self, pages: SharedPages) -> None:
         self._pages = pages
         self._waiting: list[socket.socket] = []  # connected, and their first message not read yet
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+        self._lost: KernelCallError | None = None  # a writer that came, of which is not known what it writes
+        with system_call("socket", "this process"):
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
         try:
             _bind(self._socket, address_of(pages.file))
             self._socket.listen(_BACKLOG)
@@ -133,25 +145,44 @@ class Door:
             ) from error
         _doors.add(self)
 
-    def new_writers(self) -> list[Writer]:
-        """Writers that have connected since the last call."""
-        with contextlib.suppress(OSError):  # no further connection
-            while True:
+    def new_writers(self) -> Iterator[Writer]:
+        """Writers that have connected since the last call, one after the other. Raises `KernelCallError` where this
+        process cannot take one in for want of descriptors: then it waits for the next call, and so do those after it
+        (law 1)."""
+        self._accept()
+        for sock in tuple(self._waiting):
+            writer = self._writer_at(sock)
+            if writer is not None:
+                yield writer
+
+    def _accept(self) -> None:
+        while True:
+            try:
                 sock, _ = self._socket.accept()
-                sock.setblocking(False)
-                self._waiting.append(sock)
-        found: list[Writer] = []
-        waiting, self._waiting = self._waiting, []
-        for sock in waiting:
-            said, descriptors = (b"", []) if _peer(sock).uid != os.geteuid() else _receive(sock, 4)
-            if said is None:
-                self._waiting.append(sock)  # it has not begun to write yet either
-            elif said == _ATTACH and len(descriptors) == 4:
-                found.append(_writer(sock, descriptors, self._pages))
-            else:
-                _close_all(descriptors)
-                sock.close()
-        return found
+            except OSError as error:  # no further connection
+                raise_without_descriptor("accept", "a process that writes this shared memory", error)
+                return
+            sock.setblocking(False)
+            self._waiting.append(sock)
+
+    def _writer_at(self, sock: socket.socket) -> Writer | None:
+        """What has connected there; None as long as it has not begun to write, and where it is no writer."""
+        if self._lost is not None:
+            raise self._lost
+        _need_descriptors(_SENT)
+        ours = _peer(sock).uid == os.geteuid()
+        said, descriptors, cut = _receive(sock, _SENT) if ours else (b"", [], False)
+        if said is None:
+            return None
+        self._waiting.remove(sock)
+        if said == _ATTACH and len(descriptors) == _SENT:
+            return _writer(sock, descriptors, self._pages)
+        _close_all(descriptors)
+        sock.close()
+        if said == _ATTACH and cut:  # another thread has taken those that there were
+            self._lost = KernelCallError("recvmsg", "a process that writes this shared memory", errno.EMFILE)
+            raise self._lost
+        return None
 
     def close(self) -> None:
         """Refuses further writers. May be called twice."""
@@ -210,16 +241,28 @@ def _writer(sock: socket.socket, descriptors: list[int], pages: SharedPages) -> 
     return Writer(view, mapped, lambda: _last_words(sock, pages), close)
 
 
-def _receive(sock: socket.socket, most: int) -> tuple[bytes | None, list[int]]:
-    """One message, and the descriptors that came with it; empty where the other side is gone, None where there is none
-    yet."""
+def _receive(sock: socket.socket, most: int) -> tuple[bytes | None, list[int], bool]:
+    """One message, the descriptors that came with it, and whether some were cut off; empty where the other side is
+    gone, None where there is none yet."""
     try:
-        said, descriptors, _, _ = socket.recv_fds(sock, 64, most, socket.MSG_CMSG_CLOEXEC)
+        said, descriptors, flags, _ = socket.recv_fds(sock, 64, most, socket.MSG_CMSG_CLOEXEC)
     except BlockingIOError:
-        return None, []
+        return None, [], False
     except OSError:
-        return b"", []
-    return said, list(descriptors)
+        return b"", [], False
+    return said, list(descriptors), bool(flags & socket.MSG_CTRUNC)
+
+
+def _need_descriptors(count: int) -> None:
+    """Raises `KernelCallError` where this process may not open ``count`` more: those that come with a message would be
+    dropped, and the message be gone."""
+    room: list[int] = []
+    try:
+        with system_call("dup", "descriptors that a process sends which writes this shared memory"):
+            room.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+            room.extend(os.dup(room[0]) for _ in range(count - 1))
+    finally:
+        _close_all(room)
 
 
 def _close_all(descriptors: list[int]) -> None:
@@ -229,10 +272,12 @@ def _close_all(descriptors: list[int]) -> None:
 
 def _last_words(sock: socket.socket, pages: SharedPages) -> Runs | None:
     """What a writer says that it wrote, when it goes; None where it has said nothing."""
-    said, descriptors = _receive(sock, 1)
+    said, descriptors, _ = _receive(sock, 1)
     try:
-        if said != _BYE or len(descriptors) != 1:
+        if said != _BYE:
             return None
+        if len(descriptors) != 1:
+            raise ValueError
         table = np.frombuffer(_all(descriptors[0], pages.pages), "<u8").reshape(-1, 2)
         if table.size and table.max() > MAX_PAGES:
             raise ValueError
@@ -319,7 +364,8 @@ def _nobody_tracks(error: OSError) -> UsageError:
 
 
 def _connected(file: SharedFile) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with system_call("socket", "this process"):
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     sock.settimeout(_TIMEOUT_S)
     try:
         sock.connect(address_of(file))

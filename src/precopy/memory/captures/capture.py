@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 
 from precopy.bitmap import BITS_PER_WORD
-from precopy.errors import LayoutError, UsageError
+from precopy.errors import LayoutError, UsageError, raise_without_descriptor
 from precopy.memory.captures.lookup import BlockLookup
 from precopy.memory.captures.mtree import MtreeView, format_mtree, parse_mtree
 from precopy.memory.captures.ramblock import RamblockRow, format_ramblock, parse_ramblock
@@ -91,6 +91,7 @@ class Capture:
                 if text is not None:
                     (directory / file).write_bytes(text.encode())
         except OSError as error:
+            raise_without_descriptor("open", str(directory), error)
             raise UsageError(f"cannot write the captured layout to {directory}: {error.strerror}") from None
 
     def regions(self) -> tuple[AddressSpace, ...]:
@@ -168,6 +169,7 @@ def _read(path: Path) -> str:
             # A monitor on a terminal ends its lines so, and a terminal in between adds one more CR.
             return file.read(MAX_TEXT + 1).decode().replace("\r\r\n", "\n").replace("\r\n", "\n")
     except OSError as error:
+        raise_without_descriptor("open", str(path), error)
         raise UsageError(f"cannot read the captured layout's {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise UsageError(f"the captured layout's {path} is no text: byte {error.start} is not UTF-8") from None

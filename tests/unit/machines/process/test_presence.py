@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from precopy import Memory, restore, snapshot
 from precopy.abi.residency import mappings
 from precopy.bitmap import NO_RUNS, Runs
+from precopy.errors import KernelCallError
 from precopy.machines.process import presence
 from precopy.machines.process.presence import never_written
 from precopy.units import PAGE_SIZE
@@ -173,9 +174,10 @@ def test_on_a_machine_with_swap(
     assert bool(len(check(memory, [5]))) == known
 
 
-def test_where_the_system_does_not_say(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [OSError(1, "no"), KernelCallError("mincore", "this process", 12)])
+def test_where_the_system_does_not_say(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     def fails(*_: Any, **__: Any) -> Any:
-        raise OSError(1, "no")
+        raise error
 
     for name in ("resident", "mappings", "swap_devices"):
         with monkeypatch.context() as patched:
