@@ -229,7 +229,7 @@ class TestRegisteredBuffers:
         thread.start()
         try:
             with replicated(registered.memory, tmp_path) as (handle, _), contextlib.suppress(PrecopyError):
-                until(lambda: handle.error is not None, 2)
+                until(lambda: handle.error is not None, 1.0)  # or does not show itself
                 stop.set()
                 thread.join()
             error = handle.error
@@ -242,7 +242,7 @@ class TestRegisteredBuffers:
             assert "link" not in str(error)
 
 
-def until(holds: Callable[[], bool], timeout: float = 60) -> None:
+def until(holds: Callable[[], bool], timeout: float = IN_TIME_S) -> None:
     end = time.monotonic() + timeout
     while not holds() and time.monotonic() < end:
         time.sleep(0.005)

@@ -101,7 +101,7 @@ def scripted() -> Iterator[Callable[..., ScriptedSource]]:
     made: list[ScriptedSource] = []
     with Pair() as pair:
 
-        def make(timeout: float = 10.0) -> ScriptedSource:
+        def make(timeout: float = IN_TIME_S) -> ScriptedSource:
             made.append(ScriptedSource(pair.another(), timeout))
             return made[-1]
 

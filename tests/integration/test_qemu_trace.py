@@ -32,7 +32,7 @@ def assert_plausible(traced: QemuSyncs, syncs: int) -> None:
     for one in (traced.timed, traced.counted):
         assert one[0].phase == "setup"
         assert one[-1].phase == "complete"
-    assert all(0 < sync.sync_s < 1 for sync in (*traced.timed, *traced.counted))
+    assert all(0 < sync.sync_s < IN_TIME_S for sync in (*traced.timed, *traced.counted))
     assert all(sync.clear_ioctls is None for sync in traced.timed)
     assert all(sync.clear_ioctls is not None for sync in traced.counted)
     assert traced.deferred_clear_ioctls > 0

@@ -25,6 +25,8 @@ from support.patience import IN_TIME_S
 from support.replicas import MIB, WORDS, Steps, Writers, filled, replicated, same, stepping, words
 
 pytestmark = [pytest.mark.needs("pagemap"), pytest.mark.usefixtures("nothing_left")]
+SILENT_S = 3.0
+"""A time-out, in seconds, within which a peer that is there says so, also on a busy machine: twelve signs of life."""
 
 
 @pytest.fixture(params=["tcp", "unix"])
@@ -150,11 +152,11 @@ class TestCutover:
     def test_a_long_block_does_not_lose_the_standby(self) -> None:
         memory = filled(MIB)
         with (
-            Standby("tcp:127.0.0.1:0", timeout=1.0) as standby,
-            precopy.replicate(memory, standby.address, timeout=1.0) as handle,
+            Standby("tcp:127.0.0.1:0", timeout=SILENT_S) as standby,
+            precopy.replicate(memory, standby.address, timeout=SILENT_S) as handle,
         ):
             with handle.cutover():
-                time.sleep(2.5)
+                time.sleep(1.5 * SILENT_S)
                 words(memory)[3] = 4
             assert same(memory, standby.promote())
 
@@ -402,11 +404,11 @@ class TestPointsUnderALock:
 
     def test_a_lock_that_is_held_for_long_loses_nobody(self) -> None:
         memory, lock = filled(MIB), threading.Lock()
-        with Standby("tcp:127.0.0.1:0", timeout=0.6) as standby:
-            with precopy.replicate(memory, standby.address, interval=0.02, lock=lock, timeout=0.6) as handle:
+        with Standby("tcp:127.0.0.1:0", timeout=SILENT_S) as standby:
+            with precopy.replicate(memory, standby.address, interval=0.02, lock=lock, timeout=SILENT_S) as handle:
                 handle.wait(IN_TIME_S)
                 with lock:
-                    time.sleep(1.5)
+                    time.sleep(1.5 * SILENT_S)
                     before = handle.progress.points
                 assert handle.error is None
                 until(lambda: handle.progress.points > before)

@@ -350,12 +350,12 @@ class TestCopies:
             Standby("tcp:127.0.0.1:0") as standby,
             self.at_work(shared.name, method, writers) as (lock, end),
         ):
-            until(lambda: bool(words(memory)[0] > 5), 60)
+            until(lambda: bool(words(memory)[0] > 5))
             with precopy.replicate(memory, standby.address, interval=0.05, lock=lock) as handle:
                 assert handle.wait(IN_TIME_S)
                 for _ in range(5):
                     point = standby.point
-                    until(lambda point=point: standby.point >= point + 2, 40)  # type: ignore[misc]
+                    until(lambda point=point: standby.point >= point + 2)  # type: ignore[misc]
                     with standby._changed:
                         copy = words(standby.memory).copy()  # type: ignore[arg-type]
                     assert copy[0] == copy[-1] > 0  # nobody is inside a step
@@ -585,7 +585,7 @@ class TestTheDoor:
             shared.buf[3 * PAGE_SIZE] = 1
             assert sync() == "[3]"
             assert sync() == "[]"
-        until(lambda: not attachment.alive, 20)
+        until(lambda: not attachment.alive)
         assert "nobody tracks it any more" in repr(attachment)
         with tracker() as sync, precopy.attach(shared) as second:
             assert second is not attachment

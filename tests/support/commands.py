@@ -135,6 +135,23 @@ def called(*arguments: str) -> Finished:
     return done
 
 
+def modules_of(*arguments: str) -> set[str]:
+    """What a command that ends well has imported."""
+    shown = "import atexit, json, sys; atexit.register(lambda: print(json.dumps(sorted(sys.modules)), file=sys.stderr))"
+    code = (
+        f"{shown}; sys.argv = {['precopy', *arguments]}; import runpy; runpy.run_module('precopy', run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=IN_TIME_S)
+    return set(json.loads(done.stderr.splitlines()[-1]))
+
+
+def only_asks(imported: set[str]) -> None:
+    """A command that asks a guest's process has loaded nothing of what that process itself needs, or of tables."""
+    assert {"msgspec", "precopy.service.socket"} <= imported
+    assert not {name for name in imported if name.split(".")[0] in ("numpy", "rich")}
+    assert not imported & {"precopy.migration", "precopy.planning", "precopy.bitmap", "precopy.service.daemon"}
+
+
 class Bench:
     """Starts commands in ``directory``, where their sockets and temporary files lie; `close` finds what is left."""
 

@@ -155,7 +155,7 @@ class Pair:
 
 
 @contextlib.contextmanager
-def stream_pair(kind: str = "unix", timeout: float = 5.0) -> Iterator[tuple[SocketStream, SocketStream]]:
+def stream_pair(kind: str = "unix", timeout: float = IN_TIME_S) -> Iterator[tuple[SocketStream, SocketStream]]:
     """The source's and the destination's end of one connection: ``unix`` is a socket pair, ``tcp`` goes through the
     loopback interface."""
     if kind == "tcp":
@@ -174,7 +174,7 @@ def stream_pair(kind: str = "unix", timeout: float = 5.0) -> Iterator[tuple[Sock
 
 
 @contextlib.contextmanager
-def proxied_pair(fault: Fault | None, timeout: float = 5.0) -> Iterator[tuple[SocketStream, SocketStream, Proxy]]:
+def proxied_pair(fault: Fault | None, timeout: float = IN_TIME_S) -> Iterator[tuple[SocketStream, SocketStream, Proxy]]:
     """As `stream_pair`, with a proxy between the two ends."""
     near, near_proxy = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     far, far_proxy = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -11,8 +11,9 @@ from support.patience import IN_TIME_S
 
 TESTS = Path(__file__).parents[1]
 FILES = sorted(path for path in TESTS.rglob("*.py") if "cases" not in path.relative_to(TESTS).parts)
-WAITS = {"wait", "wait_for", "join", "communicate", "settimeout", "run", "check_output", "urlopen", "create_connection"}
-"""What waits for something else to come, and takes the time for it as its first argument or as ``timeout``."""
+WAITS = {"wait": 0, "join": 0, "communicate": 1, "settimeout": 0, "run": None, "check_output": None, "urlopen": 2}
+WAITS |= {"create_connection": 1, "connect": 1, "finish": 0, "until": 1, "wait_for": 1, "until_state": None}
+"""What waits for something else to come, and takes the time for it as this argument (by position) or as ``timeout``."""
 LONG_S = 1.0
 """Whoever waits for less does not wait for an event: it sees that none comes, or that one did."""
 
@@ -28,18 +29,26 @@ def bounds(tree: ast.AST) -> list[str]:
         if isinstance(target, ast.Name)
     }
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-            named = [word.value for word in node.keywords if word.arg == "timeout"]
-            first = node.args[:1] if node.func.attr in ("wait", "join", "settimeout") else []
-            second = node.args[1:2] if node.func.attr == "wait_for" else []
-            given = (*named, *first, *second)
+        name = _called(node)
+        if isinstance(node, ast.Call) and name in WAITS:
+            at = WAITS[name]
+            given = [word.value for word in node.keywords if word.arg == "timeout"]
+            given += [] if at is None else node.args[at : at + 1]
             numbers = [one.value for one in given if isinstance(one, ast.Constant)]
             numbers += [named_numbers.get(one.id) for one in given if isinstance(one, ast.Name)]
-            if node.func.attr in WAITS and any(isinstance(n, int | float) and LONG_S < n < IN_TIME_S for n in numbers):
+            if any(isinstance(n, int | float) and LONG_S < n < IN_TIME_S for n in numbers):
                 found.append(f"line {node.lineno}: {ast.unparse(node)[:60]}")
         if isinstance(node, ast.Attribute) and ast.unparse(node) == "pytest.mark.timeout":
             found.append(f"line {node.lineno}: {ast.unparse(node)}")
     return found
+
+
+def _called(node: ast.AST) -> str:
+    """The name of the function or method that is called, or nothing."""
+    match node:
+        case ast.Call(func=ast.Attribute(attr=name) | ast.Name(id=name)):
+            return name
+    return ""
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(TESTS).as_posix())
@@ -52,6 +61,10 @@ def test_a_wait_for_an_event_is_as_long_as_all_others(path: Path) -> None:
     [
         ("thread.join(10)", 1),
         ("subprocess.run(command, timeout=60)", 1),
+        ("until(lambda: done, 20)", 1),
+        ("wait_for(ready, timeout=60)", 1),
+        ("command.finish(60)", 1),
+        ("socket.create_connection((host, port), 30)", 1),
         ("pytestmark = pytest.mark.timeout(60)", 1),
         ("PATIENCE_S = 20.0\nchanged.wait_for(arrived, PATIENCE_S)", 1),
         ("QUIET_S = 0.5\nassert not event.wait(QUIET_S)", 0),

@@ -24,6 +24,7 @@ from precopy.trackers import mapped
 from precopy.transport import Address, Listener, connect
 from precopy.transport.address import UNIX_PATH_BYTES
 from precopy.transport.listener import listening_advice
+from support.patience import IN_TIME_S
 
 
 def first(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, happens: Callable[[], object]) -> None:
@@ -61,7 +62,7 @@ class TestASocketsPath:
         with pytest.raises(UsageError, match="another program listens there"):
             Listener(Address(path=str(path)))
         (other,) = made
-        connect(other.address, 30.0).close()
+        connect(other.address, IN_TIME_S).close()
         assert os.listdir(tmp_path) == ["socket"]
         other.close()
         assert os.listdir(tmp_path) == []
@@ -71,7 +72,7 @@ class TestASocketsPath:
         stale(path)
         first(monkeypatch, os, "rename", lambda: os.unlink(path))
         with Listener(Address(path=str(path))) as listener:
-            connect(listener.address, 30.0).close()
+            connect(listener.address, IN_TIME_S).close()
         assert os.listdir(tmp_path) == []
 
     def test_a_stale_one_with_a_short_name_in_a_deep_directory(self, tmp_path: Path) -> None:
@@ -79,7 +80,7 @@ class TestASocketsPath:
         folder.mkdir()
         stale(folder / "s")
         with Listener(Address(path=str(folder / "s"))) as listener:
-            connect(listener.address, 30.0).close()
+            connect(listener.address, IN_TIME_S).close()
         assert os.listdir(folder) == []
 
     def test_whoever_was_in_the_way_has_gone(self, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -19,12 +20,13 @@ from precopy.cli import front
 from precopy.cli.command import cli
 from precopy.cli.facts import host_facts
 from precopy.cli.main import main
+from precopy.progress import Arriving, CpuTime, Progress, Received
 from precopy.report.kinds import load, schema
 from precopy.report.kinds.check import Checked
-from precopy.report.kinds.status import Status
+from precopy.report.kinds.status import Migrating, Status
 from precopy.service import ControlServer
 from precopy.transport import Address
-from support.commands import precopy
+from support.commands import modules_of, only_asks, precopy
 from support.patience import IN_TIME_S
 
 
@@ -139,30 +141,31 @@ def test_help_imports_little() -> None:
 STATUS = Status("running", "kvm", "machine", "by the user", 1 << 30, 3, 1, 2.0, session="5e55", workload="random")
 
 
+MOVING = Progress("round", 2, 5 << 20, 3 << 20, 1e6, 2e7, 1.5, 0.02, None, 4096)
+MIGRATING = replace(STATUS, state="migrating", migration=Migrating("unix:/wire", 1.6, 768, MOVING), last_error="no")
+ARRIVED = Received("5e55", 3, 1 << 20, 300, 44, 0, 1.5, 0.01, 0.02, cpu=CpuTime(0.1, 0.2))
+ARRIVING = replace(STATUS, state="receiving", arriving=Arriving(2, 1 << 20), turned_away=3, received=ARRIVED)
+ANSWERS = {"running": STATUS, "migrating": MIGRATING, "receiving": ARRIVING}
+
+
 @pytest.mark.parametrize("options", [(), ("--json",)], ids=["text", "json"])
-@pytest.mark.parametrize("command", ["status", "check", "pause", "resume", "cancel", "quit"])
-def test_asking_a_guests_process_imports_little(tmp_path: Path, command: str, options: tuple[str, ...]) -> None:
-    """It is done again and again while a guest moves."""
+@pytest.mark.parametrize(
+    ("command", "state"),
+    [("status", "migrating"), ("status", "receiving"), ("cancel", "migrating")]
+    + [(command, "running") for command in ("status", "check", "pause", "resume", "cancel", "quit")],
+)
+def test_asking_a_guests_process_imports_little(
+    tmp_path: Path, command: str, state: str, options: tuple[str, ...]
+) -> None:
+    """It is done again and again while a guest moves; `tests/integration/test_receive.py` asks one that does."""
     checked = Checked(ok=True, steps=3, pages=2, broken=(), pause_s=0.1)
     address = Address(path=str(tmp_path / "control"))
-    server = ControlServer(address, lambda request, _: checked if request.command == "check" else STATUS)
+    server = ControlServer(address, lambda request, _: checked if request.command == "check" else ANSWERS[state])
     try:
         imported = modules_of(command, str(address), *options)
     finally:
         server.close()
-    assert {"msgspec", "precopy.service.socket"} <= imported
-    assert not {name for name in imported if name.split(".")[0] in ("numpy", "rich")}
-    assert not imported & {"precopy.migration", "precopy.planning", "precopy.bitmap", "precopy.service.daemon"}
-
-
-def modules_of(*arguments: str) -> set[str]:
-    """What a command that ends well has imported."""
-    shown = "import atexit, json, sys; atexit.register(lambda: print(json.dumps(sorted(sys.modules)), file=sys.stderr))"
-    code = (
-        f"{shown}; sys.argv = {['precopy', *arguments]}; import runpy; runpy.run_module('precopy', run_name='__main__')"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=IN_TIME_S)
-    return set(json.loads(done.stderr.splitlines()[-1]))
+    only_asks(imported)
 
 
 def seconds(*arguments: str) -> float:

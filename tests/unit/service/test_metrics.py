@@ -162,7 +162,9 @@ class TestServer:
         monkeypatch.setattr("precopy.service.metrics._CLIENT_S", 60.0)
         with MetricsServer(LOCAL, figures) as server, contextlib.ExitStack() as closing:
             for _ in range(60):
-                idle = closing.enter_context(socket.create_connection((server.address.host, server.address.port), 30))
+                idle = closing.enter_context(
+                    socket.create_connection((server.address.host, server.address.port), IN_TIME_S)
+                )
                 idle.sendall(b"GET /met")
             assert b"precopy_migration_rounds_total" in urllib.request.urlopen(server.url, timeout=IN_TIME_S).read()
             wait_for(lambda: sum("process_request_thread" in one.name for one in threading.enumerate()) <= 17)
@@ -173,7 +175,7 @@ class TestServer:
         monkeypatch.setattr("precopy.service.metrics._CLIENT_S", 0.5)
         with (
             MetricsServer(LOCAL, figures) as server,
-            socket.create_connection((server.address.host, server.address.port), 30) as client,
+            socket.create_connection((server.address.host, server.address.port), IN_TIME_S) as client,
         ):
 
             def sent_away() -> bool:
