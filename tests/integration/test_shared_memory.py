@@ -25,7 +25,8 @@ import pytest
 import precopy
 from precopy import Memory, Standby
 from precopy.errors import UsageError
-from precopy.machines.process.rendezvous import address_of, shared_pages
+from precopy.machines.process.rendezvous import address_of
+from precopy.machines.process.sharing import shared_pages
 from precopy.units import PAGE_SIZE
 from support import sharing
 from support.live_guests import until

@@ -31,7 +31,7 @@ from precopy.planning.plan.qemu_model import (
 from precopy.planning.plan.qemu_model import (
     largest_dirty_rate as qemu_largest_dirty_rate,
 )
-from precopy.report.kinds.plan import lever_sentence, verdict
+from precopy.report.plan_words import lever_sentence, verdict
 
 GB, MIB = 1e9, 1 << 20
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from precopy.bitmap import Bitmap
 from precopy.dirty.log import DirtyLog
-from precopy.machines.process.rendezvous import own_writer, shared_pages
+from precopy.machines.process.sharing import own_writer, shared_pages
 from precopy.memory import RamLayout
 from precopy.trackers.content import ContentLog
 from precopy.trackers.pagemap import PagemapLog

@@ -15,7 +15,9 @@ import pytest
 
 import precopy
 from precopy.errors import SnapshotError, UsageError
-from precopy.machines.process import rendezvous
+from precopy.machines.process import tracker_connection
+from precopy.machines.process.rendezvous import address_of
+from precopy.machines.process.sharing import shared_pages
 from precopy.memory.system_memory import peak_resident
 from precopy.snapshot_store import chain, maintenance
 from precopy.snapshot_store.directory import Directory
@@ -164,13 +166,13 @@ def test_the_process_that_tracks_ends_while_another_attaches(
 ) -> None:
     """It listened when it was connected to; before it is told anything, it is gone."""
     held = len(os.listdir("/proc/self/fd"))
-    pages = rendezvous.shared_pages(_address_of(shared), shared.size)
+    pages = shared_pages(_address_of(shared), shared.size)
     assert pages is not None
     ready, go = os.pipe(), os.pipe()
     child = os.fork()
     if not child:
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as door:
-            door.bind(rendezvous.address_of(pages.file))
+            door.bind(address_of(pages.file))
             door.listen()
             os.write(ready[1], b"x")
             os.read(go[0], 1)
@@ -181,7 +183,7 @@ def test_the_process_that_tracks_ends_while_another_attaches(
         os.write(go[1], b"x")
         os.waitpid(child, 0)
 
-    first(monkeypatch, rendezvous, "MappingWatch", ends)
+    first(monkeypatch, tracker_connection, "MappingWatch", ends)
     with pytest.raises(UsageError, match="no process of this user tracks this shared memory"):
         precopy.attach(shared)
     for end in (*ready, *go):

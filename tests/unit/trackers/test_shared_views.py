@@ -13,7 +13,7 @@ import pytest
 from precopy.abi.shared_maps import open_maps, read_maps
 from precopy.bitmap import Bitmap
 from precopy.errors import Unsupported
-from precopy.machines.process.rendezvous import shared_pages
+from precopy.machines.process.sharing import shared_pages
 from precopy.trackers import shared_views
 from precopy.trackers.shared_views import ProcessView, SharedPages, Writer
 from precopy.trackers.write_protection import WriteProtection

@@ -13,7 +13,8 @@ import numpy as np
 from precopy.abi.shared_maps import SharedFile, open_maps
 from precopy.errors import UsageError, raise_without_descriptor
 from precopy.machines.process.buffers import buffer_of
-from precopy.machines.process.rendezvous import TrackerConnection, shared_pages
+from precopy.machines.process.sharing import shared_pages
+from precopy.machines.process.tracker_connection import TrackerConnection
 from precopy.units import PAGE_SIZE
 
 _NAMES = "/dev/shm"

@@ -21,7 +21,8 @@ from precopy.errors import OutOfMemory, UsageError
 from precopy.machines.process.buffers import buffer_of
 from precopy.machines.process.changes import Changes
 from precopy.machines.process.presence import ProcessMemory
-from precopy.machines.process.rendezvous import Alone, Door, own_writer, shared_pages, who_writes
+from precopy.machines.process.rendezvous import Door
+from precopy.machines.process.sharing import Alone, own_writer, shared_pages, who_writes
 from precopy.memory import GuestMemory, RamBlock, RamLayout
 from precopy.memory.host import BorrowedMemory
 from precopy.memory.system_memory import available_memory

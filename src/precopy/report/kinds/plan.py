@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any
 
@@ -12,15 +10,15 @@ from msgspec import Meta
 
 from precopy.bounds import Count, Number, Text
 from precopy.migration.results import Range, finite
-from precopy.planning import Estimate
 from precopy.planning.forecast.simulate import MOST_ROUNDS
 from precopy.planning.model.sync_cost import SyncCost
 from precopy.planning.plan.advice import Advice, Lever
-from precopy.planning.plan.plan import Plan, PlanInput, downtime_after, downtime_with
+from precopy.planning.plan.plan import Plan, PlanInput, downtime_with
 from precopy.planning.plan.qemu_model import QemuModel
 from precopy.report.kinds.kind import Kind, TextPart, fields_of
 from precopy.report.kinds.migrate import bandwidth
 from precopy.report.kinds.older import numbers_as_today
+from precopy.report.plan_words import UNITS, duration_up, lever_sentence, ranged, rate_down, unlimited, verdict
 from precopy.report.table import Column, Shown, Table, tabulate
 from precopy.units import format_duration, format_rate, format_size
 
@@ -159,63 +157,17 @@ def _course(made: Plan) -> PlannedCourse:
     )
 
 
-def verdict(made: Plan) -> str:
-    """One sentence: whether it converges, and what that depends on."""
-    asked, forecast = made.input, made.forecast
-    worse = f"bandwidth, dirty rate and working set are {100 * asked.uncertainty:.3g} %"
-    if forecast.converges:
-        doubt = "" if forecast.sure else f", but not if {worse} worse"
-        count = forecast.rounds.value
-        return (
-            f"converges in {count:.0f} round{'' if count == 1 else 's'}{doubt}: "
-            f"{_range(forecast.total_s, format_duration)} in all, "
-            f"downtime {_range(forecast.downtime_s, format_duration)}"
-        )
-    doubt = "" if forecast.sure else f", unless {worse} better"
-    rounds = f" in {asked.max_rounds} rounds" if downtime_after(asked, MOST_ROUNDS) <= asked.downtime_limit_s else ""
-    return (
-        f"will not converge{rounds}{doubt}: dirty rate is {_share(made)} of the bandwidth, sync time is "
-        f"{format_duration(forecast.likely.rounds[-1].sync_s)}; smallest downtime limit "
-        f"{_range(forecast.smallest_downtime_limit_s, _duration_up)}"
-    )
-
-
-def _share(made: Plan) -> str:
-    return f"{made.input.dirty_rate_bytes_per_s / made.input.bandwidth_bytes_per_s:.2g}"
-
-
-def lever_sentence(lever: Lever, converges: bool) -> str:
-    """What to change, by how much, and what comes of it."""
-    unit = _UNITS[lever.what]
-    if lever.wanted is None or lever.factor is None or lever.total_s is None or lever.downtime_s is None:
-        return f"{lever.what}: none would make it converge by itself"
-    change = f"{lever.what} {unit(lever.value)} -> {unit(lever.wanted)}"
-    ratio = f"{lever.factor:.3g} times" if lever.wanted > lever.value else f"1/{lever.factor:.3g}"
-    clears = "".join(f"; --clear {name} has {format_duration(sync_s)}" for name, sync_s in lever.clears[:2])
-    comes = f"{format_duration(lever.total_s)} in all, downtime {format_duration(lever.downtime_s)}"
-    return f"{change} ({ratio}): {'' if converges else 'converges, '}{comes}{clears}"
-
-
-_UNITS: dict[str, Callable[[float], str]] = {
-    "bandwidth": format_rate,
-    "dirty rate": format_rate,
-    "sync time": format_duration,
-    "downtime limit": format_duration,
-    "rounds": lambda count: f"{count:.0f}",
-}
-
-
 def _text(planned: PlannedMigration) -> list[TextPart]:
     forecast, asked = planned.forecast, planned.input
     share = 100 * asked.uncertainty
     ranges = f"; ranges: bandwidth, dirty rate and working set {share:.3g} % better and worse" if share else ""
     ends = "" if forecast.converges else " (given up)"
     figures = (
-        (f"rounds{ends}", _range(forecast.rounds, _UNITS["rounds"])),
-        (f"total time{ends}", _range(forecast.total_s, format_duration)),
-        (f"downtime{ends}", _range(forecast.downtime_s, format_duration)),
-        ("smallest downtime limit", _range(forecast.smallest_downtime_limit_s, _duration_up)),
-        ("largest dirty rate", _range(forecast.largest_dirty_rate_bytes_per_s, _rate)),
+        (f"rounds{ends}", ranged(forecast.rounds, UNITS["rounds"])),
+        (f"total time{ends}", ranged(forecast.total_s, format_duration)),
+        (f"downtime{ends}", ranged(forecast.downtime_s, format_duration)),
+        ("smallest downtime limit", ranged(forecast.smallest_downtime_limit_s, duration_up)),
+        ("largest dirty rate", ranged(forecast.largest_dirty_rate_bytes_per_s, rate_down)),
     )
     columns = (Column("figure", numeric=False), Column("value", numeric=False))
     parts: list[TextPart] = [planned.verdict, "", _input_line(asked) + ranges, ""]
@@ -281,40 +233,12 @@ def _qemu_line(answers: QemuAnswers) -> str:
     return (
         'QEMU as the patch series "migration: merge fragmented clear_dirty ioctls" models it (no working set, no '
         f"switchover overhead): {settles}, bandwidth as QEMU measures it "
-        f"{_rate(_unlimited(answers.estimated_bandwidth_bytes_per_s))}; {enough}, the dirty rate below "
-        f"{_rate(_unlimited(answers.largest_dirty_rate_bytes_per_s))}"
+        f"{rate_down(unlimited(answers.estimated_bandwidth_bytes_per_s))}; {enough}, the dirty rate below "
+        f"{rate_down(unlimited(answers.largest_dirty_rate_bytes_per_s))}"
     )
 
 
 _ABOVE = "the downtime limit has to be above {}"
-
-
-def _unlimited(figure: float | None) -> float:
-    return math.inf if figure is None else figure
-
-
-def _rate(rate: float) -> str:
-    """Rounded down: with what is shown it still converges."""
-    if math.isinf(rate):
-        return "any"
-    step = 1e7 if rate >= 1e9 else 1e6 if rate >= 1e6 else 1e3 if rate >= 1e3 else 1.0
-    return format_rate(math.floor(rate / step + _EXACT) * step)
-
-
-def _duration_up(seconds: float) -> str:
-    """Rounded up: what is shown is enough as a limit."""
-    if math.isinf(seconds):
-        return format_duration(seconds)
-    step = 1e-6 if seconds < 1e-3 else 1e-4 if seconds < 1 else 1e-2
-    return format_duration(math.ceil(seconds / step - _EXACT) * step)
-
-
-_EXACT = 1e-6
-
-
-def _range(figure: Range | Estimate, unit: Callable[[float], str]) -> str:
-    value, low, high = (unit(_unlimited(end)) for end in (figure.value, figure.low, figure.high))
-    return value if low == high else f"{value} ({low} to {high})"
 
 
 def _body(planned: PlannedMigration) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from precopy.planning.plan.advice import advise
 from precopy.planning.plan.measured_input import measured_input
 from precopy.planning.plan.plan import PlanInput, carry_out, fits, largest_dirty_rate, plan, smallest_limit
 from precopy.planning.plan.sweep import FIGURES, MOST_PLANS, Axis, Grid, frontier, parse_values, run, run_chunk
-from precopy.report.kinds.plan import lever_sentence, verdict
+from precopy.report.plan_words import lever_sentence, verdict
 from precopy.units import parse_count, parse_duration, parse_rate, parse_size
 
 GIB = 1 << 30
