@@ -69,7 +69,9 @@ def test_everything_arrives_and_the_guest_goes_on(workload: str, clear: str, mac
 
 def test_guest_that_writes_as_fast_as_it_can_arrives() -> None:
     with Pair(Workload("random", None), layout="q35", ram=32 * MIB) as pair, stream_pair() as streams:
-        migrate(pair.source, pair.destination, streams).migrated()
+        done = migrate(pair.source, pair.destination, streams).migrated()
+        assert done.sync_way in ("numpy", "numba")
+        assert "a sync" in done.sync_way_why
         assert pair.destination.watch().unequal == []
         stands_still(pair.source)
         runs_on(pair.destination)

@@ -22,6 +22,7 @@ from precopy.ports import (
     Rehearsing,
     SelfChecking,
     StallMeasuring,
+    SyncWayChoosing,
     Throttleable,
     TrackerChoosing,
 )
@@ -31,6 +32,7 @@ from support.scripted import BareGuest, CopiedGuest, ScriptedGuest, World
 
 RAM = 8 << 20
 OPTIONAL = (
+    SyncWayChoosing,
     TrackerChoosing,
     Throttleable,
     DirtyLimiting,
@@ -128,7 +130,7 @@ SCRIPTED = Kind(
     ScriptedGuest.boot,
     ScriptedGuest.live,
     _damage_scripted,
-    ALL - {DirtyLimiting, StallMeasuring},
+    ALL - {DirtyLimiting, StallMeasuring, SyncWayChoosing},
 )
 KVM = Kind("kvm", lambda: KvmGuest(GuestMemory(flat(RAM))), _boot, _sleep, _damage, ALL, "kvm")
 RING = Kind(
@@ -140,7 +142,7 @@ EMULATED = Kind(
     _boot,
     _sleep,
     _damage,
-    ALL - {DirtyLimiting, Rehearsing},
+    ALL - {DirtyLimiting, Rehearsing, SyncWayChoosing},
     "unicorn",
 )
 BARE, COPIED = (

@@ -98,6 +98,8 @@ class Migrated:
     """A migration that completed. ``policy`` decided when to switch over, ``verdicts`` are what was expected after each
     round; ``throttled`` is what slowing it down has cost the guest, ``stall`` what all of it did until the switchover.
 
+    ``sync_way``: how its syncs were made, and ``sync_way_why``: numpy, or numba's one native call.
+
     Times: ``total_s`` runs from the first frame to the destination's last answer, of which ``setup_s`` went by before
     the first page and ``verify_s`` was verification; the rest is ``moving_s``.
 
@@ -128,6 +130,8 @@ class Migrated:
     ram_bytes: Count
     compared_pages: Count
     throttled: Throttled
+    sync_way: Text = "numpy"
+    sync_way_why: Text = ""
     verify_bytes: Count = 0
     setup_bytes: Count = 0
     other_bytes: Count = 0

@@ -43,6 +43,8 @@ from precopy.ports import (
     Clock,
     SelfChecking,
     SourceVm,
+    SyncWay,
+    SyncWayChoosing,
     SystemClock,
     TrackerChoice,
     TrackerChoosing,
@@ -63,6 +65,7 @@ _MAP_PARTS = 128
 """Parts of memory whose dirty pages a round's map counts: about as many as fit into a picture."""
 _CANCEL_GRACE_S = 1.0
 """Seconds from a request to cancel until the stream is cut, if the migration has not ended by itself."""
+_ONLY_WAY = SyncWay("numpy", "what the guest has")
 _WAS_CANCELLED = "the migration was cancelled; the guest runs on at the source"
 
 
@@ -225,6 +228,8 @@ class Source:
             clock=clock,
             tick=self._tick,
         )
+        dirty.start()
+        way = self.vm.choose_sync_way() if isinstance(self.vm, SyncWayChoosing) else _ONLY_WAY
         rounds = Rounds(
             bitmap,
             page_source,
@@ -232,7 +237,6 @@ class Source:
             throttled_share=self._throttling.share_of_round,
             stall=watch.take,
         )
-        dirty.start()
         bitmap.mark_all()
         setup_s = clock.now() - start
         sync = self._converge(bitmap, rounds, controller, choice.tracker)
@@ -253,6 +257,8 @@ class Source:
             tracker=choice.tracker,
             tracker_why=choice.why,
             tracker_pause_s=choice.pause_s,
+            sync_way=way.way,
+            sync_way_why=way.why,
             clear=self.options.clear,
             clear_chunk_shift=self.options.clear_chunk_shift,
             policy=self.options.policy,

@@ -45,6 +45,14 @@ class TrackerChoice:
     pause_s: float = 0.0
 
 
+@dataclass(frozen=True)
+class SyncWay:
+    """The ``way`` in which a guest's syncs are made, ``numpy`` or ``numba``, and ``why``."""
+
+    way: str
+    why: str
+
+
 MAX_THROTTLE = 0.99
 """The largest share of its time that may be taken from a vCPU, as in QEMU."""
 
@@ -119,6 +127,16 @@ class TrackerChoosing(Protocol):
     def choose_tracker(self, wanted: str) -> TrackerChoice:
         """Has the tracker called ``wanted`` tell of its writes (``auto``: whichever suits them); ``dirty`` may be
         another one afterwards. Raises `Unsupported`, `UsageError`, `GuestError`, with the guest as it was."""
+        ...
+
+
+@runtime_checkable
+class SyncWayChoosing(Protocol):
+    """A machine whose syncs can be made in several ways, with the same results in different times."""
+
+    def choose_sync_way(self) -> SyncWay:
+        """Tries them with its own memory, which is being logged, and has its syncs made in the better one from now
+        on. What is found stays dirty. Raises what a sync raises."""
         ...
 
 

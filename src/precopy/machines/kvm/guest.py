@@ -13,6 +13,7 @@ from precopy.errors import GuestError, Unsupported
 from precopy.machines.kvm import state
 from precopy.machines.kvm.machine import SpareVcpu, VirtualMachine
 from precopy.machines.kvm.memory import VmMemory
+from precopy.machines.kvm.sync_way import choose as choose_sync_way
 from precopy.machines.kvm.system import KvmSystem
 from precopy.machines.kvm.tracker_choice import choose
 from precopy.machines.kvm.vcpu import Vcpu, install_kick_handler
@@ -22,7 +23,7 @@ from precopy.machines.workload import BURST_PORT, IDLE_PORT, BootImage, Workload
 from precopy.machines.workload.gaps import GapMeter
 from precopy.machines.workload.pacing import Pacer
 from precopy.memory import DirtyClient, GuestMemory, Section
-from precopy.ports import SelfCheck, StallMeter, Throttled, TrackerChoice
+from precopy.ports import SelfCheck, StallMeter, SyncWay, Throttled, TrackerChoice
 from precopy.ports.vm import MAX_THROTTLE
 from precopy.trackers import kvm_ring
 
@@ -145,6 +146,10 @@ class KvmGuest:
         else:
             choice = TrackerChoice(wanted, "asked for")
         return replace(choice, pause_s=self.use_tracker(choice.tracker))
+
+    def choose_sync_way(self) -> SyncWay:
+        """As `SyncWayChoosing.choose_sync_way`."""
+        return choose_sync_way(self.dirty)
 
     def _dirty_rate(self) -> float:
         """Pages dirtied a second, measured with the present tracker."""

@@ -125,6 +125,11 @@ def tracker_line(done: Migrated) -> str:
     return f"tracker {done.tracker} ({done.tracker_why}){paused}"
 
 
+def sync_way_line(done: Migrated) -> str:
+    """How syncs were made and why, in one line; empty where that is not known."""
+    return f"syncs with {done.sync_way} ({done.sync_way_why})" if done.sync_way_why else ""
+
+
 def downtime_line(downtime: Downtime) -> str:
     """The downtime and its parts, in one line."""
     return (
@@ -201,7 +206,16 @@ def _text(done: Migration) -> list[TextPart]:
         *rounds_table(done.rounds),
         downtime_line(done.downtime),
         total_line(done),
-        *filter(None, (cpu_line(done), expected_line(done), stall_line(done.stall), throttled_line(done.throttled))),
+        *filter(
+            None,
+            (
+                sync_way_line(done),
+                cpu_line(done),
+                expected_line(done),
+                stall_line(done.stall),
+                throttled_line(done.throttled),
+            ),
+        ),
     ]
 
 
