@@ -18,12 +18,12 @@ from precopy.names import CONVERGENCE_POLICIES
 from support.public_api import public
 
 ALWAYS = {
-    "Memory": "size",
-    "Memory.adopt": "buffer writers",
+    "Memory": "size exact",
+    "Memory.adopt": "buffer writers exact",
     "Memory.io_buffer": "start length",
     "Memory.over": "mapping",
     "Memory.touched": "start length",
-    "Memory.track": "by",
+    "Memory.track": "by exact",
     "Memory.writing": "start length",
     "Replication.checkpoint": "wait",
     "Replication.wait": "timeout",
