@@ -33,6 +33,7 @@ ALWAYS = {
     "bench sync": "--layout --ram --ram-share --listeners --variant --paused --repeat --vhost-devices --against-qemu",
     "bench bitmap": "--guest --repeat",
     "bench display": "--width --height --ram --write-rate --refresh --duration --migrate",
+    "bench guest": "--ram --rewritten --write-rate --tracker --clear --clear-chunk --vcpus --downtime-limit --repeat",
     "bench track": "--size --repeat --writer",
     "bench snapshot": "--size --dirty --repeat --disk --restore-size",
     "bench predict": "--migrations --hopeless --record",

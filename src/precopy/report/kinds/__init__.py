@@ -43,6 +43,7 @@ KINDS = {
     "bench-track": Entry(about="Finding what a Python program wrote, beside what it can do today."),
     "bench-snapshot": Entry(about="Incremental snapshots, beside saving everything."),
     "bench-predict": Entry(about="Predicted downtime and total time, beside what then happened."),
+    "bench-guest": Entry(about="What migrations take from the guest before its switchover."),
     "bench-migrate": Entry(
         3, about="Whole migrations, beside the raw socket and beside QEMU."
     ),  # its ratio is to the fastest QEMU
