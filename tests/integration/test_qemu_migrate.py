@@ -118,13 +118,17 @@ class TestMeasurement:
     pytestmark = needs_and_leaves_nothing
 
     def test_figures_agree_with_each_other(self) -> None:
+        began = time.perf_counter()
         measured = measure_migration(
             ram=RAM, rewritten=REWRITTEN, downtime_limit_s=LIMIT, settle=0.1, timeout=IN_TIME_S
         )
+        within_s = time.perf_counter() - began
         assert measured.version[0].isdigit()
         assert 0 < measured.downtime_s <= measured.total_s
-        # What QEMU says, and how long it took to hear of it, which is longer on a busy machine; QEMU rounds to 1 ms.
-        assert measured.wall_s / 20 < measured.total_s < measured.wall_s + 0.01
+        # What QEMU says, and how long it took to hear of it. On a busy machine that is longer, or shorter: QEMU says that
+        # it has completed before it takes the time.
+        assert measured.wall_s / 20 < measured.total_s < within_s
+        assert 0 < measured.wall_s < within_s
         assert measured.transferred_bytes > 0.98 * RAM
         assert measured.throughput_bytes_per_s * measured.total_s == pytest.approx(measured.transferred_bytes)
         assert measured.wall_throughput_bytes_per_s * measured.wall_s == pytest.approx(measured.transferred_bytes)
@@ -154,7 +158,7 @@ class TestFailures:
         with QemuPair(ram=RAM, rewritten=REWRITTEN, timeout=IN_TIME_S) as pair:
             for pid in children() - before:
                 os.kill(pid, signal.SIGKILL)
-            with pytest.raises(PeerLost, match="source"):
+            with pytest.raises(PeerLost, match=r"QEMU \((source|destination)\) is lost"):
                 pair.migrate(LIMIT)
 
     def test_start_failure_carries_what_qemu_said(self, monkeypatch: pytest.MonkeyPatch) -> None:

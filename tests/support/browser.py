@@ -46,7 +46,7 @@ def browse(page: Path, *arguments: str) -> Shown:
             env={**os.environ, "HOME": home, "TMPDIR": home},
             capture_output=True,
             text=True,
-            timeout=IN_TIME_S,
+            timeout=5 * IN_TIME_S,
             check=True,
         )
     return Shown(done.stdout, _CONSOLE.findall(done.stderr))
