@@ -60,7 +60,7 @@ def test_where_numba_is_missing_the_reason_says_so(monkeypatch: pytest.MonkeyPat
         choice = guest.choose_sync_way()
         guest.dirty.stop()
     assert choice.way == "numpy"
-    assert "numba is not installed" in choice.why
+    assert "needs the package numba, which is not installed" in choice.why
 
 
 @pytest.mark.needs("kvm")

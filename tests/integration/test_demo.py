@@ -12,6 +12,7 @@ from precopy.cli.front import COMMANDS
 from precopy.machines.workload import assemble
 from precopy.migration import Downtime, Round, Verdict
 from precopy.names import CLEAR_POLICIES
+from precopy.ports import Stall
 from precopy.progress import CpuTime
 from support.commands import CORRUPTED, Bench, called, corrupt, find_in_memory, processes_of, wait_for
 from support.patience import IN_TIME_S
@@ -25,6 +26,20 @@ KINDS = [
     pytest.param("kvm", marks=pytest.mark.needs("kvm")),
     pytest.param("emulated", marks=pytest.mark.needs("unicorn")),
 ]
+
+
+class StallDocument(msgspec.Struct, forbid_unknown_fields=True):
+    window_s: float
+    longest_s: float
+    stalled_s: float
+    gaps: int
+    unread: int
+
+
+class GuestStallDocument(msgspec.Struct, forbid_unknown_fields=True):
+    before: StallDocument | None
+    precopy: StallDocument | None
+    why_not: str
 
 
 class RoundDocument(msgspec.Struct, forbid_unknown_fields=True):
@@ -61,6 +76,7 @@ class RoundDocument(msgspec.Struct, forbid_unknown_fields=True):
     again_pages: int
     left_pages: int
     found_twice_pages: int
+    stall: StallDocument | None
 
 
 class RangeDocument(msgspec.Struct, forbid_unknown_fields=True):
@@ -141,6 +157,9 @@ class RunDocument(msgspec.Struct, forbid_unknown_fields=True):
     clear_log_ioctls: int
     zero_pages: int
     torn_batches: int
+    sync_way: str
+    sync_way_why: str
+    stall: GuestStallDocument
 
 
 class MachineDocument(msgspec.Struct, forbid_unknown_fields=True):
@@ -171,6 +190,7 @@ class DemoDocument(msgspec.Struct, forbid_unknown_fields=True):
 
 def test_the_schema_here_is_that_of_the_records() -> None:
     assert RoundDocument.__struct_fields__ == Round.__match_args__
+    assert StallDocument.__struct_fields__ == Stall.__match_args__
     assert VerdictDocument.__struct_fields__ == Verdict.__match_args__
     assert DowntimeDocument.__struct_fields__ == Downtime.__match_args__
 

@@ -125,8 +125,8 @@ class TestMeasurement:
         within_s = time.perf_counter() - began
         assert measured.version[0].isdigit()
         assert 0 < measured.downtime_s <= measured.total_s
-        # What QEMU says, and how long it took to hear of it. On a busy machine that is longer, or shorter: QEMU says that
-        # it has completed before it takes the time.
+        # What QEMU says, and how long it took to hear of it. On a busy machine that is longer, or shorter: QEMU says
+        # that it has completed before it takes the time.
         assert measured.wall_s / 20 < measured.total_s < within_s
         assert 0 < measured.wall_s < within_s
         assert measured.transferred_bytes > 0.98 * RAM

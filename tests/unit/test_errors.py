@@ -172,6 +172,7 @@ EXTRAS = {
     "keystone": ("guests", "from precopy.abi.assembler import assemble; assemble('nop')"),
     "unicorn": ("emulated", "from precopy.cli.guest_choice import choose; choose('emulated')"),
     "qemu.qmp": ("qemu", "from precopy.bench.peers.qemu.launcher import require_qemu; require_qemu('/bin/true')"),
+    "numba": ("fast", "from precopy.bitmap import kernels; kernels.load()"),
     "distributed": (
         "cluster",
         "from precopy.cli.plan_sweep import _executor; _executor('tcp://a:1', None).__enter__()",

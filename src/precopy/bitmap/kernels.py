@@ -10,7 +10,7 @@ import importlib
 import importlib.util
 
 from precopy.bitmap import words
-from precopy.errors import Unsupported
+from precopy.errors import missing_extra
 
 
 def missing() -> str | None:
@@ -27,9 +27,8 @@ def load() -> None:
     """Has numba's code do the arithmetic from now on. The first time on a machine it is compiled, for some seconds;
     later it is read from numba's cache on disk. Raises `Unsupported`."""
     if not loaded():
-        why = missing()
-        if why:
-            raise Unsupported(why, "install precopy with its extra `fast`")
+        if missing():
+            raise missing_extra("compiled arithmetic needs", "numba", "fast")
         use(importlib.import_module("precopy.bitmap.native"))
 
 

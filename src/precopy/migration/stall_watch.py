@@ -14,7 +14,8 @@ from precopy.ports import Clock, Pausable, Stall, StallMeasuring, StallMeter
 from precopy.ports.stall import together
 
 _FIRST_GAP_S, _OTHERS_S = 0.1, 0.005
-"""Seconds that a guest is waited for to go on after a switchover, and then for its other vCPUs: nobody else waits."""
+"""Seconds that a guest is waited for to go on after a switchover, and then for its other vCPUs. The result's record
+waits that long, and nothing of the migration."""
 _LOOK_S = 0.0005
 """Seconds between two looks for that."""
 

@@ -98,17 +98,17 @@ class GuestBench:
 
 
 _COLUMNS: tuple[Shown[WayFigures], ...] = (
-    Shown("tracker", lambda one: one.way.tracker, numeric=False),
-    Shown("clear", lambda one: one.way.clear, numeric=False),
-    Shown("chunk", lambda one: str(one.way.clear_chunk_shift) if one.way.clear == "deferred" else "-"),
-    Shown("vCPUs", lambda one: str(one.way.vcpus)),
-    Shown("in gaps", lambda one: _share(one.share)),
-    Shown("idle", lambda one: _share(one.idle_share)),
-    Shown("above idle", lambda one: _share(one.share_above_idle)),
-    Shown("longest gap", lambda one: format_duration(one.longest_s.median)),
-    Shown("idle longest", lambda one: format_duration(one.idle_longest_s.median)),
-    Shown("downtime", lambda one: format_duration(one.downtime_s.median)),
-    Shown("throughput", lambda one: format_rate(one.throughput_bytes_per_s)),
+    Shown("tracker", lambda row: row.way.tracker, numeric=False),
+    Shown("clear", lambda row: row.way.clear, numeric=False),
+    Shown("chunk", lambda row: str(row.way.clear_chunk_shift) if row.way.clear == "deferred" else "-"),
+    Shown("vCPUs", lambda row: str(row.way.vcpus)),
+    Shown("in gaps", lambda row: _share(row.share)),
+    Shown("idle", lambda row: _share(row.idle_share)),
+    Shown("above idle", lambda row: _share(row.share_above_idle)),
+    Shown("longest gap", lambda row: format_duration(row.longest_s.median)),
+    Shown("idle longest", lambda row: format_duration(row.idle_longest_s.median)),
+    Shown("downtime", lambda row: format_duration(row.downtime_s.median)),
+    Shown("throughput", lambda row: format_rate(row.throughput_bytes_per_s)),
 )
 
 _LEGEND = (
