@@ -17,6 +17,7 @@ from precopy.machines.workload import Workload, params, params_gpa
 from precopy.machines.workload.image import words_at
 from precopy.memory import RamBlock
 from precopy.migration import Destination, GuestIs, HelloReader, Migrated, MigrationOptions, Round, Source
+from precopy.ports import SyncWay
 from precopy.units import PAGE_SIZE
 from precopy.wire.default import DEFAULT_FORMAT
 from support.live_guests import Ending, Pair, migrate, runs_on, stands_still, stream_pair
@@ -154,6 +155,24 @@ def test_a_long_sync_keeps_the_link_alive(pair: Pair, monkeypatch: pytest.Monkey
         options = MigrationOptions(clear="per-page", downtime_limit_s=10, on_timeout="switch")
         done = migrate(pair.source, pair.destination, streams, options).migrated()
     assert done.rounds[0].sync_s > 4.0
+    runs_on(pair.destination)
+
+
+def test_a_way_of_syncing_that_has_to_be_compiled_first_keeps_the_link_alive(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For longer than the destination takes silence for the end."""
+    choose = pair.source.choose_sync_way
+
+    def choose_slowly() -> SyncWay:
+        time.sleep(4.5)
+        return choose()
+
+    monkeypatch.setattr(pair.source, "choose_sync_way", choose_slowly)
+    with stream_pair(timeout=3.0) as streams:
+        done = migrate(pair.source, pair.destination, streams, MigrationOptions(downtime_limit_s=10)).migrated()
+    assert done.setup_s > 4.0
+    assert done.sync_way == "numpy"
     runs_on(pair.destination)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 
 from precopy.dirty import DirtyMemory, MigrationBitmap, SyncStats, clear_policy
 from precopy.errors import (
@@ -32,7 +33,7 @@ from precopy.migration.rehearsal import Rehearsal
 from precopy.migration.reporter import Reporter
 from precopy.migration.results import Attempt, Event, Migrated
 from precopy.migration.rounds import Rounds
-from precopy.migration.session import GuestIs, Handover, new_session, open_session, reason_of
+from precopy.migration.session import ALIVE_S, GuestIs, Handover, new_session, open_session, reason_of
 from precopy.migration.stall_watch import StallWatch
 from precopy.migration.switchover import Switchover, patience
 from precopy.migration.throttle_modes import Throttling, throttling_of
@@ -204,6 +205,18 @@ class Source:
             return self.vm.choose_tracker(self.options.tracker)
         return TrackerChoice(self.vm.dirty.name, "what the guest has")
 
+    def _choose_sync_way(self, page_source: PageSource) -> SyncWay:
+        """In a thread of its own, while the destination is told that this side is alive: a way may have to be compiled
+        first, which takes some seconds, and more on a busy machine."""
+        if not isinstance(self.vm, SyncWayChoosing):
+            return _ONLY_WAY
+        with ThreadPoolExecutor(1, "sync way") as executor:
+            chosen = executor.submit(self.vm.choose_sync_way)
+            while not chosen.done():
+                page_source.alive()
+                wait([chosen], ALIVE_S)
+        return chosen.result()
+
     def _migrate(self, dirty: DirtyMemory, choice: TrackerChoice, watch: StallWatch) -> Migrated:
         clock, layout = self._clock, self.vm.memory.layout
         start, used = self._reporter.restart(), cpu_time()
@@ -229,7 +242,7 @@ class Source:
             tick=self._tick,
         )
         dirty.start()
-        way = self.vm.choose_sync_way() if isinstance(self.vm, SyncWayChoosing) else _ONLY_WAY
+        way = self._choose_sync_way(page_source)
         rounds = Rounds(
             bitmap,
             page_source,
