@@ -14,7 +14,7 @@ import pytest
 
 from precopy.bench.bitmap import PATTERNS, BitmapBench, dirty_bitmap, measure
 from precopy.bench.sync_loop import SOURCE, compile_loop
-from precopy.bitmap import Bitmap
+from precopy.bitmap import Bitmap, kernels
 from precopy.cli.bench.bitmap import bitmap as command
 from precopy.errors import Unsupported, UsageError, VerificationFailed
 from support.patience import IN_TIME_S
@@ -55,12 +55,16 @@ def test_the_document(capsys: pytest.CaptureFixture[str]) -> None:
         assert (one["c_per_page_gb_per_s"] is None) == (one["ratio_to_aligned"] is None) == aligned
         for name in ("ours_gb_per_s", "c_gb_per_s", "copy_gb_per_s", "ratio_to_c", "ratio_to_copy"):
             assert one[name] > 0
+        native = kernels.missing() is None
+        assert (one["native_gb_per_s"] is not None) == (one["native_ratio_to_c"] is not None) == native
         assert (one["new_pages"] == 0) == (one["pattern"] == "idle")
 
 
 def test_one_repeat_adds_up() -> None:
     for one in run(SMALL).cases:
         assert one.ratio_to_c == pytest.approx(one.ours_gb_per_s / one.c_gb_per_s)
+        if one.native_gb_per_s is not None:
+            assert one.native_ratio_to_c == pytest.approx(one.native_gb_per_s / one.c_gb_per_s)
         assert one.ratio_to_copy == pytest.approx(one.ours_gb_per_s / one.copy_gb_per_s)
 
 
@@ -103,6 +107,17 @@ def test_a_wrong_result_of_ours_is_noticed(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(Bitmap, "move_into", lambda self, *arguments: right(self, *arguments) + 1)
     with pytest.raises(VerificationFailed, match="precopy counted"):
         run(SMALL)
+
+
+@pytest.mark.needs("numba")
+def test_a_wrong_result_of_what_numba_compiled_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from precopy.bitmap import native
+
+    right = native.take_over
+    monkeypatch.setattr(native, "take_over", lambda *arguments: right(*arguments) + 1)
+    with pytest.raises(VerificationFailed, match="precopy with numba counted"):
+        run(SMALL)
+    assert not kernels.loaded()
 
 
 def test_without_a_compiler(tmp_path: Path) -> None:

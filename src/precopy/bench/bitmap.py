@@ -7,23 +7,25 @@ before each, a buffer larger than the last-level cache is written, as a busy gue
 
 GB/s is bytes of one bitmap by the CPU time of the one thread that each way runs in, which never waits: so what else
 runs on the machine counts for less. A sync reads and writes two bitmaps, a copy reads one and writes one. Every result
-is compared with whole-array arithmetic.
+is compared with whole-array arithmetic. With the extra ``fast`` numpy and numba are measured, each by itself.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from precopy.bench.sync_loop import SOURCE, SyncLoop, compile_loop
-from precopy.bitmap import BITS_PER_WORD, Bitmap, Words
-from precopy.bitmap.words import words_for
+from precopy.bitmap import BITS_PER_WORD, Bitmap, Words, kernels
+from precopy.bitmap import words as arithmetic
+from precopy.bitmap.words import Native, words_for
 from precopy.errors import UsageError, VerificationFailed
 from precopy.report.kinds.bench_bitmap import BitmapBench, BitmapCase
 from precopy.units import PAGE_SIZE, format_size
@@ -59,12 +61,25 @@ def measure(guests: Sequence[int], repeats: int, tell: Callable[[str], None], c_
     loop = compile_loop(c_source)
     cold = np.zeros(_cold_bytes() // 8, np.uint64)
     cases: list[BitmapCase] = []
-    for size in guests:
-        for pattern in PATTERNS:
-            tell(f"{format_size(size)}, {pattern}")
-            cases += _measure_pattern(size, pattern, repeats, loop, cold)
+    with _native() as native:
+        for size in guests:
+            for pattern in PATTERNS:
+                tell(f"{format_size(size)}, {pattern}")
+                cases += _measure_pattern(size, pattern, repeats, loop=loop, cold=cold, native=native)
     ratios = [case.ratio_to_aligned for case in cases if case.ratio_to_aligned is not None]
     return BitmapBench(loop.compiler, tuple(cases), statistics.median(ratios))
+
+
+@contextlib.contextmanager
+def _native() -> Iterator[Native | None]:
+    """What numba compiled, or None where it is not installed. What this process used before is in use again after."""
+    before = arithmetic.native
+    try:
+        if kernels.missing() is None:
+            kernels.load()
+        yield arithmetic.native
+    finally:
+        kernels.use(before)
 
 
 def dirty_bitmap(pattern: str, pages: int, random: np.random.Generator) -> Bitmap:
@@ -122,16 +137,29 @@ def _copy(source: Bitmap, dest: Bitmap, start: int, count: int) -> int:
     return 0
 
 
+def _move_with(native: Native | None) -> Sync:
+    """`Bitmap.move_into` by what numba compiled, or by numpy (None)."""
+
+    def move(source: Bitmap, dest: Bitmap, start: int, count: int) -> int:
+        kernels.use(native)
+        return source.move_into(dest, start, count)
+
+    return move
+
+
 @dataclass(frozen=True)
 class _Speeds:
-    """GB/s over one range in one repeat."""
+    """GB/s over one range in one repeat; ``native``: ours with numba, where there is one."""
 
     ours: float
+    native: float | None
     c: float
     copy: float
 
 
-def _measure_pattern(size: int, pattern: str, repeats: int, loop: SyncLoop, cold: Words) -> list[BitmapCase]:
+def _measure_pattern(
+    size: int, pattern: str, repeats: int, *, loop: SyncLoop, cold: Words, native: Native | None
+) -> list[BitmapCase]:
     """The aligned and the unaligned case."""
     pages = size // PAGE_SIZE
     random = np.random.default_rng(_SEED)
@@ -142,8 +170,8 @@ def _measure_pattern(size: int, pattern: str, repeats: int, loop: SyncLoop, cold
     first = _range(state, HEAD_PAGES, min(part.length, PER_PAGE))
     of_whole, of_part, by_page = [], [], []
     for _ in range(repeats):
-        of_whole.append(_speeds(state, whole, loop))
-        of_part.append(_speeds(state, part, loop))
+        of_whole.append(_speeds(state, whole, loop, native))
+        of_part.append(_speeds(state, part, loop, native))
         by_page.append(_speed(state, first, loop.by_page, "the C loop by page"))
     return [
         _case(size, pattern, whole, of_whole),
@@ -158,6 +186,7 @@ def _measure_pattern(size: int, pattern: str, repeats: int, loop: SyncLoop, cold
 
 def _case(size: int, pattern: str, over: _Range, speeds: Sequence[_Speeds]) -> BitmapCase:
     ours, c, copy = ([getattr(timed, name) for timed in speeds] for name in ("ours", "c", "copy"))
+    native = [timed.native for timed in speeds if timed.native is not None]
     return BitmapCase(
         guest_bytes=size,
         pages=size // PAGE_SIZE,
@@ -174,6 +203,8 @@ def _case(size: int, pattern: str, over: _Range, speeds: Sequence[_Speeds]) -> B
         ratio_to_c=_ratio(ours, c),
         ratio_to_copy=_ratio(ours, copy),
         ratio_to_aligned=None,
+        native_gb_per_s=statistics.median(native) if native else None,
+        native_ratio_to_c=_ratio(native, c) if native else None,
     )
 
 
@@ -185,9 +216,10 @@ def _range(state: _State, start: int, length: int) -> _Range:
     return _Range(start, length, after.count() - state.pending.count(), after)
 
 
-def _speeds(state: _State, over: _Range, loop: SyncLoop) -> _Speeds:
+def _speeds(state: _State, over: _Range, loop: SyncLoop, native: Native | None) -> _Speeds:
     return _Speeds(
-        ours=_speed(state, over, Bitmap.move_into, "precopy"),
+        ours=_speed(state, over, _move_with(None), "precopy"),
+        native=None if native is None else _speed(state, over, _move_with(native), "precopy with numba"),
         c=_speed(state, over, loop.by_word, "the C loop", whole_words=True),
         copy=_speed(state, over, _copy),
     )

@@ -19,7 +19,8 @@ class BitmapCase:
 
     ``c_gb_per_s`` of an unaligned range is that of the words that it touches, aligned, with the bits outside clear
     (``sync_words`` knows nothing else); ``c_per_page_gb_per_s`` is what an unaligned range costs page by page.
-    ``ratio_to_aligned`` is the speed over that of the aligned range, in the same repeat.
+    ``ratio_to_aligned`` is the speed over that of the aligned range, in the same repeat. ``ours_gb_per_s`` is with
+    numpy, ``native_gb_per_s`` with numba, where that is installed.
     """
 
     guest_bytes: Count
@@ -37,6 +38,8 @@ class BitmapCase:
     ratio_to_c: Number
     ratio_to_copy: Number
     ratio_to_aligned: Number | None
+    native_gb_per_s: Number | None = None
+    native_ratio_to_c: Number | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,8 @@ _COLUMNS: tuple[Shown[BitmapCase], ...] = (
     Shown("C by page", lambda case: figure(case.c_per_page_gb_per_s, ".3f")),
     Shown("copy", lambda case: figure(case.copy_gb_per_s, ".2f")),
     Shown("to C", lambda case: figure(case.ratio_to_c, ".2f")),
+    Shown("numba", lambda case: figure(case.native_gb_per_s, ".2f")),
+    Shown("numba to C", lambda case: figure(case.native_ratio_to_c, ".2f")),
     Shown("to copy", lambda case: figure(case.ratio_to_copy, ".2f")),
     Shown("to aligned", lambda case: figure(case.ratio_to_aligned, ".2f")),
 )
@@ -83,8 +88,10 @@ def _least(bench: BitmapBench, pattern: str) -> str:
     cases = [case for case in bench.cases if case.pattern == pattern]
     if not cases:
         return ""
+    natives = [case.native_ratio_to_c for case in cases if case.native_ratio_to_c is not None]
+    native = f" ({min(natives):.2f} with numba)" if natives else ""
     to_c, to_copy = min(case.ratio_to_c for case in cases), min(case.ratio_to_copy for case in cases)
-    return f"{to_c:.2f} times the C loop and {to_copy:.2f} of copy speed"
+    return f"{to_c:.2f} times the C loop{native} and {to_copy:.2f} of copy speed"
 
 
 KIND = Kind(BitmapBench, _text)
