@@ -212,9 +212,8 @@ class Source:
             return _ONLY_WAY
         with ThreadPoolExecutor(1, "sync way") as executor:
             chosen = executor.submit(self.vm.choose_sync_way)
-            while not chosen.done():
+            while wait([chosen], ALIVE_S).not_done:
                 page_source.alive()
-                wait([chosen], ALIVE_S)
         return chosen.result()
 
     def _migrate(self, dirty: DirtyMemory, choice: TrackerChoice, watch: StallWatch) -> Migrated:
@@ -242,6 +241,7 @@ class Source:
             tick=self._tick,
         )
         dirty.start()
+        bitmap.mark_all()
         way = self._choose_sync_way(page_source)
         rounds = Rounds(
             bitmap,
@@ -250,7 +250,6 @@ class Source:
             throttled_share=self._throttling.share_of_round,
             stall=watch.take,
         )
-        bitmap.mark_all()
         setup_s = clock.now() - start
         sync = self._converge(bitmap, rounds, controller, choice.tracker)
         switchover = Switchover(
