@@ -43,9 +43,6 @@ _TURNS, _SYNCS, _WARM_UP = 2, 6, 5
 """How often each is measured at most, syncs for each repeat, and syncs of ours in a turn that do not count."""
 _OURS = (("deferred", "dirty-log"), ("merged", "dirty-log"), ("before-patch", "dirty-log"), ("deferred", "dirty-ring"))
 """Clear policies and trackers."""
-_START_S, _SYNC_S = 120.0, 4.0
-"""Seconds that a QEMU has to start and to send all of its RAM, and for each sync that is to have equal work, of which
-four are made where the machine is too busy, 0.64 s apart."""
 _WINDOW_PAGES = 1 << 20
 """Pages taken at once after a sync: more than are dirty."""
 
@@ -93,8 +90,7 @@ def measure(tell: Callable[[str], None], *, repeat: int, ram: int = _MOST_RAM) -
                 continue
             tell(f"{turn}/{turns}: {name}")
             trace = partial(trace_running, qemu=qemu, ram=ram, pages=_PAGES, interval_s=_INTERVAL_S)
-            timeout = _START_S + _SYNC_S * syncs
-            traced = attempt(name, partial(trace, syncs=syncs, dirty_ring=ring, timeout=timeout))
+            traced = attempt(name, partial(trace, syncs=syncs, dirty_ring=ring))
             if isinstance(traced, Failed):
                 failed[name] = traced
                 continue

@@ -45,13 +45,7 @@ def _verdict(bench: MigrateBench) -> Headline:
         ),
     ]
     if bench.ratio_to_qemu:
-        tiles.append(
-            Tile(
-                "Beside QEMU",
-                f"{bench.ratio_to_qemu:.2f} times",
-                "the throughput of the fastest one, median of the repeats",
-            )
-        )
+        tiles.append(Tile("Beside QEMU", f"{bench.ratio_to_qemu:.2f} times", "its throughput, median of the repeats"))
     every = all(repeat.precopy.verified for repeat in bench.repeats)
     status = f"{several(len(bench.repeats), 'repeat')}, {'verified' if every else 'not verified'}"
     return Headline("plain", status, headline, (), tuple(tiles))
