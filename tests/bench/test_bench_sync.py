@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from precopy.bench.peers.qemu.launcher import absent_qemus, find_qemus
 from precopy.bench.sync import VARIANTS, written_sections
 from precopy.cli.bench.sync import _VARIANTS
 from precopy.memory import CAPTURES, Capture
@@ -131,36 +130,10 @@ def test_what_cannot_be_meant(arguments: tuple[str, ...], code: int, said: str) 
 
 @pytest.mark.needs("qemu")
 def test_beside_real_qemu() -> None:
-    done = precopy("bench", "sync", "--ram", "64M", "--repeat", "1", "--against-qemu", "--json").document()
+    done = precopy("bench", "sync", "--ram", "64M", "--repeat", "3", "--against-qemu", "--json").document()
     qemu = done["qemu"]
     assert qemu["clear_log_ioctls"] > 0
     assert qemu["sync_s"]["median"] > 0
     assert done["ratios"]["ours_to_qemu"] == pytest.approx(
         variant(done, "ours")["sync_s"]["median"] / qemu["sync_s"]["median"]
     )
-    assert_equal_work(done["equal_work"])
-
-
-def assert_equal_work(work: Any) -> None:
-    """Every QEMU that is here, by the dirty log and by the dirty ring, beside each policy of ours. Whether the machine
-    let the guests get round their pages in time is said, and not judged here."""
-    peers = work["peers"]
-    ours = [peer for peer in peers if peer["what"].startswith("precopy, ")]
-    theirs = [peer for peer in peers if peer["what"].startswith("QEMU ")]
-    assert len(theirs) == 2 * len(find_qemus())
-    assert {(peer["what"], peer["tracker"]) for peer in ours} == {
-        ("precopy, deferred", "dirty log"),
-        ("precopy, merged", "dirty log"),
-        ("precopy, before-patch", "dirty log"),
-        ("precopy, deferred", "dirty ring"),
-    }
-    assert work["ram_bytes"] == 64 << 20
-    assert work["left_out"] == absent_qemus()
-    assert all(0 < peer["sync_s"]["min"] <= peer["sync_s"]["median"] <= peer["sync_s"]["max"] for peer in peers)
-    assert all(peer["clear_log_ioctls"] == 0 for peer in peers if peer["tracker"] == "dirty ring")
-    equal = [peer for peer in peers if peer["equal"]]
-    assert all(peer["pages"] == pytest.approx(work["written_pages"], rel=0.1) for peer in equal)
-    assert all(peer["syncs"] + peer["other_syncs"] >= 6 for peer in peers)
-    newest = [peer["sync_s"]["median"] for peer in equal if peer["what"] == theirs[-1]["what"]]
-    shortest = [peer["sync_s"]["median"] for peer in equal if peer in ours]
-    assert work["ours_to_newest"] == (pytest.approx(min(shortest) / min(newest)) if newest and shortest else None)

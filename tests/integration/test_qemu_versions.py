@@ -6,12 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from precopy.bench.pacing import Pacing
 from precopy.bench.peers.qemu.launcher import absent_qemus, find_qemus, qemu_name
 from precopy.bench.peers.qemu.migrate import measure_migration
-from precopy.bench.peers.qemu.running import trace_running
 from precopy.bench.peers.qemu.trace_events import trace_syncs
-from precopy.errors import PeerLost
 from support.patience import IN_TIME_S
 
 FLASH = (
@@ -48,38 +45,6 @@ def test_syncs_are_traced_with_and_without_the_patch_series(version: str) -> Non
         assert traced.clear_ioctls >= CODE_PAGES
     else:
         assert traced.clear_ioctls < 64
-
-
-@pytest.mark.parametrize("dirty_ring", [False, True], ids=["log", "ring"])
-@pytest.mark.parametrize("version", [pytest.param("7.2", marks=pytest.mark.needs("qemu", "kvm")), *VERSIONS])
-def test_syncs_of_a_guest_that_runs_find_what_it_rewrites(version: str, dirty_ring: bool) -> None:
-    """However busy the machine is: the next sync waits until the guest has got round its pages."""
-    path = find_qemus()[0] if version == "7.2" else path_of(version)
-    pages, interval_s = 600, 0.02
-    traced = trace_running(
-        qemu=path, ram=64 << 20, pages=pages, interval_s=interval_s, syncs=4, dirty_ring=dirty_ring, timeout=IN_TIME_S
-    )
-    assert qemu_name(path) == f"QEMU {traced.version.split()[0]}"
-    same = [sync for sync in traced.syncs if Pacing(pages, interval_s).equal(sync.pages)]
-    assert len(same) == 4 or len(traced.syncs) == 16  # in vain, on a machine that hardly runs the guest
-    assert same
-    assert all(sync.interval_s > 0.9 * interval_s for sync in same)
-    assert all(0 < sync.sync_s < 60 for sync in traced.syncs)
-    # The flash's 480 pages and, where the firmware sees them again, 64 more: each in a clear of its own without the
-    # patch series, where the dirty log needs any.
-    each_page = not dirty_ring and not traced.version.startswith("11.")
-    assert traced.clear_ioctls >= 480 if each_page else traced.clear_ioctls < 64
-    assert "system.flash0" in traced.ramblock
-
-
-@pytest.mark.needs("qemu", "kvm")
-def test_a_run_that_takes_too_long_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At whatever it is, and leaves nothing behind."""
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr("tempfile.tempdir", None)
-    with pytest.raises(PeerLost, match="were not traced in"):
-        trace_running(ram=64 << 20, pages=256, interval_s=10 * IN_TIME_S, syncs=4, timeout=8.0)
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -258,33 +258,6 @@ def bench_sync() -> dict[str, Any]:
         "seed": [{"what": "its clears", "clear_log_ioctls": 960, "before_s": 0.049, "after_s": None}],
         "qemu": qemu,
         "ratios": {"ours_to_before_patch": 0.0033, "ours_to_qemu": 0.16},
-        "equal_work": {
-            "ram_bytes": 512 << 20,
-            "flash_bytes": 1_966_080,
-            "written_pages": 1301,
-            "interval_s": 0.02,
-            "peers": [
-                {
-                    "what": what,
-                    "tracker": tracker,
-                    "equal": equal,
-                    "syncs": 54,
-                    "other_syncs": 3,
-                    "sync_s": spread(sync_s),
-                    "interval_s": 0.0212,
-                    "pages": 1301.0 if equal else 612.0,
-                    "clear_log_ioctls": clears,
-                }
-                for what, tracker, equal, sync_s, clears in (
-                    ("QEMU 7.2.22", "dirty log", True, 0.00068, 544),
-                    ("QEMU 11.1.3", "dirty log", True, 0.00004, 2),
-                    ("QEMU 11.1.3", "dirty ring", False, 0.0004, 0),
-                    ("precopy, deferred", "dirty log", True, 0.0003, 0),
-                )
-            ],
-            "ours_to_newest": 7.5,
-            "left_out": ["QEMU 10.0 is not here and was left out; run scripts/install-qemu-versions 10.0"],
-        },
     }
 
 

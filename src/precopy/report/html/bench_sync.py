@@ -6,7 +6,7 @@ from precopy.report.html.charts.bars import RangeBar, Row, Segment, grouped, ran
 from precopy.report.html.charts.scale import SECONDS, count_text, counts, fitting
 from precopy.report.html.parts import Figure, Headline, Key, Part, Report, Tile
 from precopy.report.html.words import NONE, SYNC_TERMS, duration
-from precopy.report.kinds.bench_sync import BlockFigures, EqualWork, SyncBench, SyncParts, VariantFigures
+from precopy.report.kinds.bench_sync import BlockFigures, SyncBench, SyncParts, VariantFigures
 from precopy.report.kinds.shared import Spread
 from precopy.report.table import Column, Table
 from precopy.units import format_size
@@ -25,11 +25,6 @@ _TABLE_READING = (
     "has a length that is no multiple of 64 pages: this is where one clear a page was made."
 )
 
-_EQUAL_READING = (
-    "Clears, pages found and time apart are medians of a sync. Syncs that found other work than the pages that the "
-    "guest rewrites are left out; with an asterisk, all did, and the work was not equal."
-)
-
 
 def bench_sync_report(bench: SyncBench, prefix: str) -> Report:
     intro = (
@@ -37,12 +32,9 @@ def bench_sync_report(bench: SyncBench, prefix: str) -> Report:
         f"{bench.written_pages:,} pages, and in a sync it {'stands still' if bench.paused else 'runs on'}."
     )
     figures = (_times(bench, prefix), _ioctls(bench, prefix))
-    parts = [Part(f"{prefix}sync", "A sync with every variant", intro, figures)]
-    if (work := bench.equal_work) is not None:
-        same = f"Every guest runs and rewrites {work.written_pages:,} pages as fast as it can, in the same layout."
-        parts.append(Part(f"{prefix}equal", "Beside every QEMU, with the same work", same, (_equal(work, prefix),)))
+    parts = (Part(f"{prefix}sync", "A sync with every variant", intro, figures),)
     title = f"Sync benchmark, {bench.layout}, {format_size(bench.ram_bytes)}"
-    return Report(title, _verdict(bench), tuple(parts), SYNC_TERMS)
+    return Report(title, _verdict(bench), parts, SYNC_TERMS)
 
 
 def _verdict(bench: SyncBench) -> Headline:
@@ -95,39 +87,6 @@ def _times(bench: SyncBench, prefix: str) -> Figure:
         (Key(1, "range", "median, from shortest to longest"), *((Key(2, "range", "QEMU"),) if bench.qemu else ())),
         (_SYNC_READING,),
         Table("Sync times and ioctls of each variant", columns, tuple(table)),
-    )
-
-
-def _equal(work: EqualWork, prefix: str) -> Figure:
-    """Syncs of every QEMU and of ours."""
-    rows = [_range(peer.name, peer.sync_s, 1 if peer.what.startswith("precopy") else 2) for peer in work.peers]
-    values = [value for row in rows for value in (row.low, row.value, row.high) if value]
-    title = "How long a sync of the same pages takes: the median, and the shortest and longest that were seen."
-    columns = (
-        *(Column(name, False) for name in ("what", "tracker")),
-        *(Column(name) for name in ("sync time: median", "min", "max", "clear", "pages", "apart", "syncs", "left out")),
-    )
-    table = tuple(
-        (
-            peer.what,
-            peer.tracker,
-            *_spread(peer.sync_s),
-            count_text(peer.clear_log_ioctls),
-            f"{peer.pages:,.0f}{'' if peer.equal else ' *'}",
-            duration(peer.interval_s),
-            f"{peer.syncs:,}",
-            f"{peer.other_syncs:,}",
-        )
-        for peer in work.peers
-    )
-    return Figure(
-        f"{prefix}equal-work",
-        "Sync time with the same work",
-        title,
-        ranges(rows, fitting("sync time", values or [1e-6], SECONDS), title),
-        (Key(1, "range", "precopy"), Key(2, "range", "QEMU")),
-        (_EQUAL_READING, *work.left_out),
-        Table("Sync times, clears and pages found with the same work", columns, table),
     )
 
 

@@ -10,7 +10,7 @@ from msgspec import Meta
 from precopy.bounds import Count, Number, Text
 from precopy.report.kinds.kind import Kind, TextPart
 from precopy.report.kinds.shared import Failed, Spread
-from precopy.report.table import Column, Shown, Table, tabulate
+from precopy.report.table import Column, Table
 from precopy.units import format_duration, format_size
 
 
@@ -115,48 +115,10 @@ class Ratios:
 
 
 @dataclass(frozen=True)
-class RunningSyncs:
-    """``syncs`` of one guest, by ``what`` with ``tracker``: a sync's seconds, how far apart they began (median), pages
-    found in one and clears made in one (medians). ``other_syncs`` found other work and are left out. Where none had
-    equal work, ``equal`` is False, and the figures are those of all."""
-
-    what: Text
-    tracker: Text
-    equal: bool
-    syncs: Count
-    other_syncs: Count
-    sync_s: Spread
-    interval_s: Number
-    pages: Number
-    clear_log_ioctls: Count
-
-    @property
-    def name(self) -> str:
-        return f"{self.what}, {self.tracker.removeprefix('dirty ')}"
-
-
-@dataclass(frozen=True)
-class EqualWork:
-    """Each guest has ``ram_bytes`` of main memory and a flash of ``flash_bytes``, no multiple of 64 pages, and rewrites
-    ``written_pages`` pages as fast as it can; syncs come ``interval_s`` seconds apart, or farther where that takes
-    the guest longer. ``ours_to_newest``: precopy's shortest median over the newest QEMU's shortest, None where either
-    had no equal work. ``left_out`` says which QEMUs are not on this machine."""
-
-    ram_bytes: Count
-    flash_bytes: Count
-    written_pages: Count
-    interval_s: Number
-    peers: Annotated[tuple[RunningSyncs, ...], Meta(max_length=100)]
-    ours_to_newest: Number | None
-    left_out: Annotated[tuple[Text, ...], Meta(max_length=20)] = ()
-
-
-@dataclass(frozen=True)
 class SyncBench:
     """All of it, for a captured ``layout`` with ``ram_bytes`` of main memory, of which the guest writes ``ram_share``.
     ``listeners`` say how the kernel keeps each one's slots; ``repeats`` were made, fewer than wanted where one
-    ``failed``. ``seed`` is what the patch series reports, ``qemu`` syncs of the same layout in the installed QEMU, and
-    ``equal_work`` those of every QEMU beside ours, of the same work."""
+    ``failed``. ``seed`` is what the patch series reports."""
 
     layout: Text
     notes: Annotated[tuple[Text, ...], Meta(max_length=1000)]
@@ -175,7 +137,6 @@ class SyncBench:
     seed: Annotated[tuple[Reported, ...], Meta(max_length=20)]
     qemu: QemuFigures | None
     ratios: Ratios
-    equal_work: EqualWork | None = None
 
 
 def _text(bench: SyncBench) -> list[TextPart]:
@@ -190,7 +151,6 @@ def _text(bench: SyncBench) -> list[TextPart]:
         *([f"not mapped in this layout, and so without a slot: {names}"] if unmapped else []),
         *_LEGEND,
         *_peers(bench),
-        *([] if bench.equal_work is None else _equal_work(bench.equal_work)),
         *bench.notes,
     ]
 
@@ -283,36 +243,6 @@ def _microseconds(spread: Spread) -> str:
     """``median (min to max)``, all in microseconds; just a 0 where nothing was done."""
     median, low, high = (1e6 * value for value in (spread.median, spread.min, spread.max))
     return f"{median:.0f} ({low:.0f} to {high:.0f})" if high else "0"
-
-
-_WORK_COLUMNS: tuple[Shown[RunningSyncs], ...] = (
-    Shown("", lambda peer: peer.what, numeric=False),
-    Shown("tracker", lambda peer: peer.tracker, numeric=False),
-    Shown("sync time us (min to max)", lambda peer: _microseconds(peer.sync_s)),
-    Shown("clears", lambda peer: str(peer.clear_log_ioctls)),
-    Shown("pages", lambda peer: f"{peer.pages:.0f}{'' if peer.equal else '*'}"),
-    Shown("apart", lambda peer: format_duration(peer.interval_s)),
-    Shown("syncs", lambda peer: f"{peer.syncs} of {peer.syncs + peer.other_syncs}"),
-)
-
-
-def _equal_work(work: EqualWork) -> list[TextPart]:
-    """The table of all, and what it was made with."""
-    flash = f"a flash of {work.flash_bytes} bytes, which is no multiple of 64 pages"
-    guest = f"each guest has {format_size(work.ram_bytes)} of RAM and {flash}"
-    paced = (
-        f"syncs come {format_duration(work.interval_s)} apart, or farther where the guest needs longer for its pages"
-    )
-    marked = "* no sync found the pages that the guest rewrites: the work was not equal, and no ratio is made of it"
-    ratio = work.ours_to_newest
-    return [
-        tabulate("Syncs of the same work", _WORK_COLUMNS, work.peers),
-        f"{guest}; it runs, and rewrites {work.written_pages} pages as fast as it can; {paced}",
-        "clears, pages found and time apart are medians of a sync; syncs that found other work are left out",
-        *([] if all(peer.equal for peer in work.peers) else [marked]),
-        *([f"precopy's shortest sync time is {ratio:.2f} of the newest QEMU's shortest"] if ratio else []),
-        *work.left_out,
-    ]
 
 
 KIND = Kind(SyncBench, _text)

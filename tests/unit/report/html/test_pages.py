@@ -241,7 +241,7 @@ def test_a_failed_migration_has_its_rounds() -> None:
             ],
         ),
         ("demo", ["policies", "ioctls", "downtime", "run-1-rounds", "run-2-rounds", "glossary", "machine"]),
-        ("bench-sync", ["sync-times", "ioctls", "equal-work", "glossary", "machine"]),
+        ("bench-sync", ["sync-times", "ioctls", "glossary", "machine"]),
         ("bench-migrate", ["throughput", "downtime", "run-1-rounds", "run-2-rounds", "glossary", "machine"]),
         ("compare", ["policies", "trace-1", "trace-2", "glossary"]),
         (
