@@ -28,9 +28,9 @@ IDLE_PORT = 0x11
 """The vCPU has nothing to do until it is woken."""
 
 _LOOK_EVERY = 4
-"""Steps between two looks at the clock where these are fast; each step has one where they are faults. Any other number
-was measured to cost more of a guest that waits for memory (benchmarks/gap_cost.py), and so was a store at each look,
-which is why only a slow one is written down."""
+"""Steps between two looks at the clock where these are fast; each step has one where they are faults. Of a guest that
+waits for memory, 8 and 16 cost more than 4 where that was tried, on a busy machine, and so did a store at each look:
+therefore only a slow look is written down. benchmarks/gap_cost.py measures what the looks cost."""
 
 _CLOCK = """
     rdtsc                                # rax: the time stamp counter; rdx is lost

@@ -193,12 +193,6 @@ class Machine:
         async with self._failures(command):
             return await asyncio.wait_for(self._client.execute(command, named), _ANSWER_TIMEOUT)
 
-    async def give(self, fd: int, name: str) -> None:
-        """Hands QEMU a copy of the descriptor ``fd``, which it then knows by ``name``."""
-        async with self._failures("getfd"):
-            self._client.send_fd_scm(fd)
-        await self.execute("getfd", fdname=name)
-
     async def version(self) -> str:
         """QEMU's version, such as ``7.2.22 (Debian ...)``."""
         answer = await self.execute("query-version")

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from precopy.bench.peers.qemu.launcher import Json, find_qemu
+from precopy.bench.peers.qemu.launcher import Json
 from precopy.bench.peers.qemu.pair import Completed, QemuPair
 from precopy.defaults import DOWNTIME_LIMIT_S
 from precopy.errors import PeerProtocolError, UsageError
 from precopy.report.kinds.bench_migrate import QemuMigration
 
-__all__ = ["QemuMigration", "QemuPair", "find_qemu", "measure_migration"]
+__all__ = ["QemuMigration", "QemuPair", "measure_migration"]
 
 DEFAULT_RAM = 2 << 30
 """Bytes of guest RAM, filled with random content."""
